@@ -1,0 +1,102 @@
+package api
+
+import (
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/duration"
+)
+
+// Table returns the row of every kind that skiff serves, always in the same order. The slice is the caller's own.
+func Table() []*Resource {
+	return []*Resource{
+		configMap(),
+		endpoints(),
+		event(),
+		namespace(),
+		node(),
+		pod(),
+		secret(),
+		service(),
+		serviceAccount(),
+		deployment(),
+		replicaSet(),
+		lease(),
+		endpointSlice(),
+	}
+}
+
+// allVerbs are the verbs of nearly every kind, in discovery's order.
+func allVerbs() []string {
+	return []string{"create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"}
+}
+
+// statusSub is the status subresource of a kind.
+func statusSub(kind string) Sub {
+	return Sub{Name: "status", Kind: kind, Verbs: []string{"get", "patch", "update"}}
+}
+
+// scaleSub is the scale subresource, the same for all kinds that have replicas.
+func scaleSub() Sub {
+	return Sub{Name: "scale", Kind: "Scale", Group: "autoscaling", Verbs: []string{"get", "patch", "update"}}
+}
+
+// column is one that `kubectl get` always prints.
+func column(name, kind, description string) metav1.TableColumnDefinition {
+	return metav1.TableColumnDefinition{Name: name, Type: kind, Description: description}
+}
+
+// wide is a column that only `kubectl get -o wide` prints.
+func wide(name, kind, description string) metav1.TableColumnDefinition {
+	return metav1.TableColumnDefinition{Name: name, Type: kind, Description: description, Priority: 1}
+}
+
+func nameColumn() metav1.TableColumnDefinition {
+	return metav1.TableColumnDefinition{
+		Name: "Name", Type: "string", Format: "name", Description: metav1.ObjectMeta{}.SwaggerDoc()["name"],
+	}
+}
+
+func ageColumn() metav1.TableColumnDefinition {
+	return column("Age", "string", metav1.ObjectMeta{}.SwaggerDoc()["creationTimestamp"])
+}
+
+// age says how long ago t was, in kubectl's short form: "5m", "3d4h".
+func age(t time.Time) string {
+	if t.IsZero() {
+		return "<unknown>"
+	}
+	return duration.HumanDuration(time.Since(t))
+}
+
+// or is s, or instead where s is empty.
+func or(s, instead string) string {
+	if s == "" {
+		return instead
+	}
+	return s
+}
+
+// setDefault sets *field to value where the client left it out.
+func setDefault[T comparable](field *T, value T) {
+	var zero T
+	if *field == zero {
+		*field = value
+	}
+}
+
+// setDefaultPtr is [setDefault] for a field that is a pointer because its zero value has a meaning of its own.
+func setDefaultPtr[T any](field **T, value T) {
+	if *field == nil {
+		*field = &value
+	}
+}
+
+// deref is what p points at, or the zero value.
+func deref[T any](p *T) T {
+	if p == nil {
+		var zero T
+		return zero
+	}
+	return *p
+}

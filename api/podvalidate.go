@@ -1,0 +1,217 @@
+package api
+
+import (
+	"fmt"
+	"math"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/validation"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+)
+
+func validatePod(p *corev1.Pod) field.ErrorList {
+	path := field.NewPath("spec")
+	errs := validatePodSpec(path, &p.Spec)
+	if len(p.Spec.EphemeralContainers) > 0 {
+		errs = append(errs, field.Forbidden(path.Child("ephemeralContainers"), "cannot be set on create"))
+	}
+	if p.Spec.NodeName != "" && len(p.Spec.SchedulingGates) > 0 {
+		errs = append(errs, field.Forbidden(path.Child("nodeName"), "cannot be set until all schedulingGates have been cleared"))
+	}
+	for i, v := range p.Spec.Volumes {
+		if v.Image != nil && v.Image.Reference == "" { // A template may leave it to whoever makes the pod.
+			errs = append(errs, field.Required(path.Child("volumes").Index(i).Child("image", "reference"), ""))
+		}
+	}
+	errs = append(errs, validateImageSpaces(path.Child("containers"), p.Spec.Containers)...)
+	return append(errs, validateImageSpaces(path.Child("initContainers"), p.Spec.InitContainers)...)
+}
+
+// validateImageSpaces holds for pods only: in templates an image of blanks has always been let through.
+func validateImageSpaces(path *field.Path, containers []corev1.Container) field.ErrorList {
+	var errs field.ErrorList
+	for i, c := range containers {
+		if c.Image != strings.TrimSpace(c.Image) {
+			errs = append(errs, field.Invalid(path.Index(i).Child("image"), c.Image, "must not have leading or trailing whitespace"))
+		}
+	}
+	return errs
+}
+
+// validatePodSpec checks a pod's spec, or that of a template.
+func validatePodSpec(path *field.Path, s *corev1.PodSpec) field.ErrorList {
+	volumes, errs := validateVolumes(path.Child("volumes"), s.Volumes)
+	errs = append(errs, validateContainers(path.Child("containers"), s, volumes)...)
+	errs = append(errs, validateInitContainers(path.Child("initContainers"), s, volumes)...)
+	errs = append(errs, validatePodResources(path.Child("resources"), s)...)
+	errs = append(errs, oneOf(path.Child("restartPolicy"), s.RestartPolicy,
+		corev1.RestartPolicyAlways, corev1.RestartPolicyOnFailure, corev1.RestartPolicyNever)...)
+	errs = append(errs, validateLabels(path.Child("nodeSelector"), s.NodeSelector)...)
+	errs = append(errs, validatePodSecurity(path, s)...)
+	errs = append(errs, validateDNS(path, s)...)
+	errs = append(errs, validatePodNames(path, s)...)
+	errs = append(errs, validateAffinity(path.Child("affinity"), s.Affinity)...)
+	errs = append(errs, validateSpread(path.Child("topologySpreadConstraints"), s.TopologySpreadConstraints)...)
+	errs = append(errs, validateTolerations(path.Child("tolerations"), s.Tolerations)...)
+	for i, alias := range s.HostAliases {
+		at := path.Child("hostAliases").Index(i)
+		errs = append(errs, validateIP(at.Child("ip"), alias.IP)...)
+		for j, name := range alias.Hostnames {
+			errs = append(errs, invalid(at.Child("hostnames").Index(j), name, validation.IsDNS1123Subdomain(name))...)
+		}
+	}
+	for i, gate := range s.ReadinessGates {
+		at, name := path.Child("readinessGates").Index(i).Child("conditionType"), string(gate.ConditionType)
+		errs = append(errs, invalid(at, name, validation.IsQualifiedName(name))...)
+	}
+	var gates []string
+	for i, gate := range s.SchedulingGates {
+		gates = append(gates, gate.Name)
+		errs = append(errs, invalid(path.Child("schedulingGates").Index(i), gate.Name, validation.IsQualifiedName(gate.Name))...)
+	}
+	errs = append(errs, unique(path.Child("schedulingGates"), gates, "")...)
+	if n := s.ActiveDeadlineSeconds; n != nil && (*n < 1 || *n > math.MaxInt32) {
+		errs = append(errs, field.Invalid(path.Child("activeDeadlineSeconds"), *n,
+			validation.InclusiveRangeError(1, math.MaxInt32)))
+	}
+	if s.PreemptionPolicy != nil {
+		errs = append(errs, oneOf(path.Child("preemptionPolicy"), *s.PreemptionPolicy,
+			corev1.PreemptLowerPriority, corev1.PreemptNever)...)
+	}
+	if s.OS != nil {
+		errs = append(errs, required(path.Child("os", "name"), string(s.OS.Name))...)
+		errs = append(errs, oneOfOrNone(path.Child("os"), s.OS.Name, corev1.Linux, corev1.Windows)...)
+	}
+	return errs
+}
+
+// validatePodNames checks every name in a pod that is that of another object, or of the pod's host.
+func validatePodNames(path *field.Path, s *corev1.PodSpec) field.ErrorList {
+	var errs field.ErrorList
+	for _, n := range []struct {
+		field, value string
+		check        func(string) []string
+	}{
+		{"serviceAccountName", s.ServiceAccountName, validation.IsDNS1123Subdomain},
+		{"nodeName", s.NodeName, validation.IsDNS1123Subdomain},
+		{"hostname", s.Hostname, validation.IsDNS1123Label},
+		{"subdomain", s.Subdomain, validation.IsDNS1123Label},
+		{"priorityClassName", s.PriorityClassName, validation.IsDNS1123Subdomain},
+		{"runtimeClassName", deref(s.RuntimeClassName), validation.IsDNS1123Subdomain},
+		{"hostnameOverride", deref(s.HostnameOverride), validation.IsDNS1123Subdomain},
+	} {
+		if n.value != "" {
+			errs = append(errs, invalid(path.Child(n.field), n.value, n.check(n.value))...)
+		}
+	}
+	return errs
+}
+
+func validateDNS(path *field.Path, s *corev1.PodSpec) field.ErrorList {
+	const maxServers, maxSearches, maxSearchLength = 3, 32, 2048
+	errs := oneOf(path.Child("dnsPolicy"), s.DNSPolicy, corev1.DNSClusterFirstWithHostNet, corev1.DNSClusterFirst,
+		corev1.DNSDefault, corev1.DNSNone)
+	at, c := path.Child("dnsConfig"), s.DNSConfig
+	if c == nil {
+		if s.DNSPolicy == corev1.DNSNone {
+			errs = append(errs, field.Required(at, "must provide `dnsConfig` when `dnsPolicy` is None"))
+		}
+		return errs
+	}
+	if s.DNSPolicy == corev1.DNSNone && len(c.Nameservers) == 0 {
+		errs = append(errs, field.Required(at.Child("nameservers"),
+			"must provide at least one DNS nameserver when `dnsPolicy` is None"))
+	}
+	if len(c.Nameservers) > maxServers {
+		errs = append(errs, field.Invalid(at.Child("nameservers"), c.Nameservers,
+			fmt.Sprintf("must not have more than %d nameservers", maxServers)))
+	}
+	for i, ip := range c.Nameservers {
+		errs = append(errs, validateIP(at.Child("nameservers").Index(i), ip)...)
+	}
+	if len(c.Searches) > maxSearches {
+		errs = append(errs, field.Invalid(at.Child("searches"), c.Searches,
+			fmt.Sprintf("must not have more than %d search paths", maxSearches)))
+	}
+	if len(strings.Join(c.Searches, " ")) > maxSearchLength {
+		errs = append(errs, field.Invalid(at.Child("searches"), c.Searches,
+			fmt.Sprintf("must not have more than %d characters (including spaces) in the search list", maxSearchLength)))
+	}
+	for i, name := range c.Searches {
+		if name != "." {
+			name = strings.TrimSuffix(name, ".")
+			errs = append(errs, invalid(at.Child("searches").Index(i), name, validation.IsDNS1123SubdomainWithUnderscore(name))...)
+		}
+	}
+	for i, option := range c.Options {
+		if option.Name == "" {
+			errs = append(errs, field.Required(at.Child("options").Index(i), "must not be empty"))
+		}
+	}
+	return errs
+}
+
+func validatePodSecurity(path *field.Path, s *corev1.PodSpec) field.ErrorList {
+	var errs field.ErrorList
+	if s.HostPID && deref(s.ShareProcessNamespace) {
+		errs = append(errs, field.Invalid(path.Child("shareProcessNamespace"), true,
+			"ShareProcessNamespace and HostPID cannot both be enabled"))
+	}
+	if s.HostUsers != nil && !*s.HostUsers { // A user namespace of its own shares nothing with the node.
+		for _, f := range []struct {
+			name string
+			set  bool
+		}{{"hostNetwork", s.HostNetwork}, {"HostPID", s.HostPID}, {"HostIPC", s.HostIPC}} {
+			if f.set {
+				errs = append(errs, field.Forbidden(path.Child(f.name), "when `hostUsers` is false"))
+			}
+		}
+	}
+	if c := s.SecurityContext; c != nil {
+		at := path.Child("securityContext")
+		errs = append(errs, validateIDs(at, c.RunAsUser, c.RunAsGroup)...)
+		if c.FSGroup != nil {
+			errs = append(errs, invalid(at.Child("fsGroup"), *c.FSGroup, validation.IsValidGroupID(*c.FSGroup))...)
+		}
+		for i, group := range c.SupplementalGroups {
+			errs = append(errs, invalid(at.Child("supplementalGroups").Index(i), group, validation.IsValidGroupID(group))...)
+		}
+		errs = append(errs, oneOfOrNone(at.Child("fsGroupChangePolicy"), deref(c.FSGroupChangePolicy),
+			corev1.FSGroupChangeAlways, corev1.FSGroupChangeOnRootMismatch)...)
+		errs = append(errs, validateSeccomp(at.Child("seccompProfile"), c.SeccompProfile)...)
+	}
+	return errs
+}
+
+func validateIDs(path *field.Path, user, group *int64) field.ErrorList {
+	var errs field.ErrorList
+	if user != nil {
+		errs = append(errs, invalid(path.Child("runAsUser"), *user, validation.IsValidUserID(*user))...)
+	}
+	if group != nil {
+		errs = append(errs, invalid(path.Child("runAsGroup"), *group, validation.IsValidGroupID(*group))...)
+	}
+	return errs
+}
+
+func validateSeccomp(path *field.Path, p *corev1.SeccompProfile) field.ErrorList {
+	if p == nil {
+		return nil
+	}
+	if p.Type == "" {
+		return field.ErrorList{field.Required(path.Child("type"), "type is required when seccompProfile is set")}
+	}
+	errs := oneOf(path.Child("type"), p.Type, corev1.SeccompProfileTypeLocalhost,
+		corev1.SeccompProfileTypeRuntimeDefault, corev1.SeccompProfileTypeUnconfined)
+	at := path.Child("localhostProfile")
+	switch local := p.Type == corev1.SeccompProfileTypeLocalhost; {
+	case local && p.LocalhostProfile == nil:
+		errs = append(errs, field.Required(at, "must be set when seccomp type is Localhost"))
+	case local:
+		errs = append(errs, validateRelativePath(at, *p.LocalhostProfile)...)
+	case p.LocalhostProfile != nil:
+		errs = append(errs, field.Invalid(at, p, "can only be set when seccomp type is Localhost"))
+	}
+	return errs
+}

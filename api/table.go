@@ -1,0 +1,153 @@
+// Package api is skiff's one table of what the Kubernetes API has: a [Resource] for each kind, with its names, verbs and
+// rules. Everything the API server does, it does from this table; nothing about a kind is known elsewhere.
+//
+// The Go types are those of k8s.io/api, in version v1 only: one Go type a kind, no conversion. Each kind has a file named
+// after it, with its defaults, its validation and its printed columns; where that is too much for one file, as for a pod,
+// the files beside it begin with the same name, or are named for the part (containers, volumes, probes).
+//
+// An object goes through a row's rules in this order: Default, then PrepareCreate or PrepareUpdate, then what only the
+// server can add (an address for a Service), then Validate, and for a change ValidateUpdate. Each rule is a function of
+// its arguments alone, so all of them can be tested with YAML in and YAML, or errors, out.
+//
+// In Kubernetes: the internal and versioned types, defaults, conversions, validation, strategies and printers of
+// k8s.io/kubernetes/pkg/apis, pkg/registry and pkg/printers. Left out: every version that is not v1, the second form of
+// events (events.k8s.io), feature gates, and the checks of what stands only in Windows pods, in dynamic resource claims
+// and in the volume sources of single storage vendors. A pod may ask here for what no agent of skiff can do yet: the API
+// stores what Kubernetes stores, and the agent says what it can't run.
+package api
+
+import (
+	"slices"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+	"k8s.io/client-go/kubernetes/scheme"
+)
+
+// Scheme knows the Go types of all kinds.
+var Scheme = scheme.Scheme
+
+// Resource is one row of the table: a kind of object and how the API serves it.
+//
+// The rules take objects of the row's own Go type, which they may change where they are said to. A nil rule is none.
+type Resource struct {
+	Group      string // "" for core.
+	Version    string
+	Name       string // Plural, as in the path: "pods".
+	Singular   string
+	Kind       string
+	ShortNames []string
+	Categories []string // "all": what `kubectl get all` lists.
+	Namespaced bool
+	Verbs      []string // Of create delete deletecollection get list patch update watch.
+	Subs       []Sub    // Subresources.
+
+	Generation     bool // Whether metadata.generation counts the changes of spec.
+	StatusOnCreate bool // Whether a new object may come with a status (a Node that registers itself).
+
+	// Default fills in what the documentation calls defaults. It runs on every object that comes in.
+	Default func(obj runtime.Object)
+	// PrepareCreate sets what a new object must have, whatever the client said (a pod's phase, a service's families).
+	PrepareCreate func(obj runtime.Object)
+	// PrepareUpdate does the same for a change; old is what is stored. (Status, metadata and generation are kept or
+	// counted for all kinds alike by the API server.)
+	PrepareUpdate func(obj, old runtime.Object)
+	// Validate finds what is wrong with an object. Metadata is checked for all kinds alike by the API server, names by
+	// ValidateName.
+	Validate func(obj runtime.Object) field.ErrorList
+	// ValidateUpdate finds what is wrong with a change, besides what Validate finds.
+	ValidateUpdate func(obj, old runtime.Object) field.ErrorList
+	// ValidateName returns what is wrong with a name; nil means a DNS subdomain (RFC 1123).
+	ValidateName func(name string, prefix bool) []string
+	// Fields are the fields that a field selector may name, besides metadata.name and metadata.namespace.
+	Fields func(obj runtime.Object) fields.Set
+
+	// Columns and Row are what `kubectl get` prints, in Kubernetes' order; the first column is the name (the last of an
+	// event). Columns of priority 1 are for -o wide.
+	Columns []metav1.TableColumnDefinition
+	Row     func(obj runtime.Object) []any
+}
+
+// Sub is a subresource: "status", "scale", "log", ...
+type Sub struct {
+	Name  string
+	Kind  string // What it takes and returns, as discovery says: "Pod", "Scale", "PodExecOptions".
+	Group string // Of that kind, where it is not the resource's own: "autoscaling".
+	Verbs []string
+}
+
+// Sub returns the subresource of that name, if there is one.
+func (r *Resource) Sub(name string) (Sub, bool) {
+	i := slices.IndexFunc(r.Subs, func(s Sub) bool { return s.Name == name })
+	if i < 0 {
+		return Sub{}, false
+	}
+	return r.Subs[i], true
+}
+
+// GroupVersion is the row's group and version.
+func (r *Resource) GroupVersion() schema.GroupVersion {
+	return schema.GroupVersion{Group: r.Group, Version: r.Version}
+}
+
+// GroupResource names the row in errors: deployments.apps.
+func (r *Resource) GroupResource() schema.GroupResource {
+	return schema.GroupResource{Group: r.Group, Resource: r.Name}
+}
+
+// GroupVersionKind is the row's kind.
+func (r *Resource) GroupVersionKind() schema.GroupVersionKind {
+	return r.GroupVersion().WithKind(r.Kind)
+}
+
+// New makes an empty object of the row's kind.
+func (r *Resource) New() runtime.Object {
+	obj, err := Scheme.New(r.GroupVersionKind())
+	if err != nil {
+		panic(err) // The table names a kind that the scheme lacks; a test holds that it does not.
+	}
+	return obj
+}
+
+// rules are a kind's own functions, on its own Go type.
+type rules[T any] struct {
+	Default        func(obj *T)
+	PrepareCreate  func(obj *T)
+	PrepareUpdate  func(obj, old *T)
+	Validate       func(obj *T) field.ErrorList
+	ValidateUpdate func(obj, old *T) field.ErrorList
+	Fields         func(obj *T) fields.Set
+	Row            func(obj *T) []any
+}
+
+// row joins a row's data with its kind's rules.
+func row[T any, P interface {
+	*T
+	runtime.Object
+}](r Resource, k rules[T]) *Resource {
+	if k.Default != nil {
+		r.Default = func(obj runtime.Object) { k.Default(obj.(P)) }
+	}
+	if k.PrepareCreate != nil {
+		r.PrepareCreate = func(obj runtime.Object) { k.PrepareCreate(obj.(P)) }
+	}
+	if k.PrepareUpdate != nil {
+		r.PrepareUpdate = func(obj, old runtime.Object) { k.PrepareUpdate(obj.(P), old.(P)) }
+	}
+	if k.Validate != nil {
+		r.Validate = func(obj runtime.Object) field.ErrorList { return k.Validate(obj.(P)) }
+	}
+	if k.ValidateUpdate != nil {
+		r.ValidateUpdate = func(obj, old runtime.Object) field.ErrorList { return k.ValidateUpdate(obj.(P), old.(P)) }
+	}
+	if k.Fields != nil {
+		r.Fields = func(obj runtime.Object) fields.Set { return k.Fields(obj.(P)) }
+	}
+	if k.Row != nil {
+		r.Row = func(obj runtime.Object) []any { return k.Row(obj.(P)) }
+	}
+	return &r
+}

@@ -1,0 +1,135 @@
+package apiserver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+
+	"skiff/api"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+)
+
+// User is who makes a request.
+type User struct {
+	Name   string
+	Groups []string
+}
+
+// The groups that mean something before RBAC is enforced.
+const (
+	administrators = "system:masters"
+	nodes          = "system:nodes"
+	nodePrefix     = "system:node:"
+)
+
+type userKey struct{}
+
+// withUser makes a context for a request that comes from within this process.
+func withUser(ctx context.Context, u User) context.Context {
+	return context.WithValue(ctx, userKey{}, u)
+}
+
+// authenticate finds out who asks: the client certificate's common name is the user, its organizations are the groups.
+// https://kubernetes.io/docs/reference/access-authn-authz/authentication/#x509-client-certificates
+func authenticate(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if _, ok := userOf(r); ok {
+			next.ServeHTTP(w, r)
+			return
+		}
+		if r.TLS == nil || len(r.TLS.VerifiedChains) == 0 {
+			writeError(w, r, apierrors.NewUnauthorized("Unauthorized"))
+			return
+		}
+		subject := r.TLS.VerifiedChains[0][0].Subject
+		u := User{Name: subject.CommonName, Groups: subject.Organization}
+		next.ServeHTTP(w, r.WithContext(withUser(r.Context(), u)))
+	})
+}
+
+func userOf(r *http.Request) (User, bool) {
+	u, ok := r.Context().Value(userKey{}).(User)
+	return u, ok
+}
+
+// attributes say what a request wants to do.
+type attributes struct {
+	verb      string
+	resource  *api.Resource
+	sub       string
+	namespace string
+	name      string
+}
+
+// authorize lets administrators do everything and a node what a node needs. Everyone else waits for RBAC.
+func (s *Server) authorize(r *http.Request, a attributes) error {
+	u, _ := userOf(r)
+	if slices.Contains(u.Groups, administrators) {
+		return nil
+	}
+	if name, ok := strings.CutPrefix(u.Name, nodePrefix); ok && slices.Contains(u.Groups, nodes) && s.nodeMay(name, a) {
+		return nil
+	}
+	return forbidden(u, a)
+}
+
+func forbidden(u User, a attributes) error {
+	resource := a.resource.Name
+	if a.sub != "" {
+		resource += "/" + a.sub
+	}
+	scope := "at the cluster scope"
+	if a.namespace != "" {
+		scope = fmt.Sprintf("in the namespace %q", a.namespace)
+	}
+	gr := schema.GroupResource{Group: a.resource.Group, Resource: a.resource.Name}
+	return apierrors.NewForbidden(gr, a.name, fmt.Errorf("User %q cannot %s resource %q in API group %q %s", u.Name, a.verb, resource, a.resource.Group, scope))
+}
+
+// onlyAdministrators guards what is no resource.
+func onlyAdministrators(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		u, _ := userOf(r)
+		if slices.Contains(u.Groups, administrators) || slices.Contains(u.Groups, nodes) {
+			next.ServeHTTP(w, r)
+			return
+		}
+		writeError(w, r, apierrors.NewForbidden(schema.GroupResource{}, "", errors.New(fmt.Sprintf("User %q cannot get path %q", u.Name, r.URL.Path))))
+	})
+}
+
+// nodeMay is the node restriction: a node reads what pods and services are made of, and writes only what is its own.
+// https://kubernetes.io/docs/reference/access-authn-authz/node/
+func (s *Server) nodeMay(node string, a attributes) bool {
+	read := a.verb == "get" || a.verb == "list" || a.verb == "watch"
+	switch a.resource.GroupResource().String() {
+	case "nodes":
+		return read || a.name == node && (a.sub == "" || a.sub == "status") && (a.verb == "update" || a.verb == "patch") ||
+			a.verb == "create" && a.sub == ""
+	case "pods":
+		if a.sub == "" && read {
+			return true
+		}
+		own := s.onNode(node, objectKey(a.namespace, a.name))
+		return own && (a.sub == "" && a.verb == "delete" || a.sub == "status" && (a.verb == "update" || a.verb == "patch" || a.verb == "get"))
+	case "leases.coordination.k8s.io":
+		return a.namespace == "kube-node-lease" && (a.name == node || a.verb == "create")
+	case "events":
+		return a.verb == "create" || a.verb == "patch" || a.verb == "update"
+	case "services", "endpointslices.discovery.k8s.io", "namespaces":
+		return read
+	case "configmaps", "secrets":
+		return a.verb == "get" && s.usedOn(node, a)
+	}
+	return false
+}
+
+func (s *Server) onNode(node, key string) bool {
+	it := s.shelf("pods").get(key)
+	return it != nil && nodeNameOf(it) == node
+}

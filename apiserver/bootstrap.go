@@ -1,0 +1,182 @@
+package apiserver
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/intstr"
+)
+
+// Bootstrap writes what every cluster begins with: the namespaces, and the Services "kubernetes" and "kube-dns" with
+// their endpoints. Run must be running. What is there already stays; the endpoints are brought up to date.
+func (s *Server) Bootstrap(ctx context.Context) error {
+	for _, name := range []string{metav1.NamespaceDefault, metav1.NamespaceSystem, metav1.NamespacePublic, corev1.NamespaceNodeLease} {
+		if err := s.ensure(ctx, "namespaces", &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}); err != nil {
+			return err
+		}
+	}
+	if err := s.bootstrapService(ctx, s.kubernetesService()); err != nil {
+		return err
+	}
+	if !s.config.ClusterDNS.IsValid() {
+		return nil
+	}
+	return s.bootstrapService(ctx, s.dnsService())
+}
+
+// wellKnown is a Service without selector, whose one endpoint the server knows.
+type wellKnown struct {
+	service *corev1.Service
+	address string
+	ports   []int32
+}
+
+func (s *Server) kubernetesService() wellKnown {
+	first := addTo(s.config.ServiceCIDR.Masked().Addr(), 1)
+	return wellKnown{
+		service: &corev1.Service{
+			ObjectMeta: metav1.ObjectMeta{Name: "kubernetes", Namespace: metav1.NamespaceDefault,
+				Labels: map[string]string{"component": "apiserver", "provider": "kubernetes"}},
+			Spec: corev1.ServiceSpec{
+				ClusterIP: first.String(),
+				Ports:     []corev1.ServicePort{{Name: "https", Protocol: corev1.ProtocolTCP, Port: 443, TargetPort: intstr.FromInt32(int32(s.config.Advertise.Port()))}},
+			},
+		},
+		address: s.config.Advertise.Addr().String(),
+		ports:   []int32{int32(s.config.Advertise.Port())},
+	}
+}
+
+func (s *Server) dnsService() wellKnown {
+	return wellKnown{
+		service: &corev1.Service{
+			ObjectMeta: metav1.ObjectMeta{Name: "kube-dns", Namespace: metav1.NamespaceSystem,
+				Labels: map[string]string{"k8s-app": "kube-dns", "kubernetes.io/name": "CoreDNS"}},
+			Spec: corev1.ServiceSpec{
+				ClusterIP: s.config.ClusterDNS.String(),
+				Ports: []corev1.ServicePort{
+					{Name: "dns", Protocol: corev1.ProtocolUDP, Port: 53, TargetPort: intstr.FromInt32(53)},
+					{Name: "dns-tcp", Protocol: corev1.ProtocolTCP, Port: 53, TargetPort: intstr.FromInt32(53)},
+				},
+			},
+		},
+		// Every node answers on the Service's own address itself.
+		address: s.config.ClusterDNS.String(),
+		ports:   []int32{53, 53},
+	}
+}
+
+func (s *Server) bootstrapService(ctx context.Context, k wellKnown) error {
+	if err := s.ensure(ctx, "services", k.service); err != nil {
+		return err
+	}
+	if err := s.set(ctx, "endpoints", k.endpoints()); err != nil {
+		return err
+	}
+	return s.set(ctx, "endpointslices.discovery.k8s.io", k.slice())
+}
+
+func (k wellKnown) endpoints() *corev1.Endpoints { //nolint:staticcheck // Deprecated, and still read by clients.
+	e := &corev1.Endpoints{ObjectMeta: k.meta(k.service.Name)} //nolint:staticcheck // See above.
+	e.Labels = map[string]string{discoveryv1.LabelSkipMirror: "true"}
+	subset := corev1.EndpointSubset{Addresses: []corev1.EndpointAddress{{IP: k.address}}} //nolint:staticcheck // See above.
+	for i, p := range k.service.Spec.Ports {
+		subset.Ports = append(subset.Ports, corev1.EndpointPort{Name: p.Name, Protocol: p.Protocol, Port: k.ports[i]}) //nolint:staticcheck // See above.
+	}
+	e.Subsets = []corev1.EndpointSubset{subset} //nolint:staticcheck // See above.
+	return e
+}
+
+func (k wellKnown) slice() *discoveryv1.EndpointSlice {
+	slice := &discoveryv1.EndpointSlice{ObjectMeta: k.meta(k.service.Name), AddressType: discoveryv1.AddressTypeIPv4}
+	slice.Labels = map[string]string{discoveryv1.LabelServiceName: k.service.Name}
+	slice.Endpoints = []discoveryv1.Endpoint{{Addresses: []string{k.address}, Conditions: discoveryv1.EndpointConditions{Ready: ptr(true)}}}
+	for i, p := range k.service.Spec.Ports {
+		slice.Ports = append(slice.Ports, discoveryv1.EndpointPort{Name: &p.Name, Protocol: &p.Protocol, Port: &k.ports[i]})
+	}
+	return slice
+}
+
+func (k wellKnown) meta(name string) metav1.ObjectMeta {
+	return metav1.ObjectMeta{Name: name, Namespace: k.service.Namespace}
+}
+
+// ensure creates an object that may be there already.
+func (s *Server) ensure(ctx context.Context, resource string, obj runtime.Object) error {
+	m := metadata(obj)
+	if s.shelf(resource).get(objectKey(m.Namespace, m.Name)) != nil {
+		return nil
+	}
+	_, err := s.create(ctx, s.shelf(resource), m.Namespace, obj, false)
+	if err != nil && !apierrors.IsAlreadyExists(err) {
+		return fmt.Errorf("create %s %s: %w", resource, m.Name, err)
+	}
+	return nil
+}
+
+// set makes an object be as given.
+func (s *Server) set(ctx context.Context, resource string, obj runtime.Object) error {
+	m := metadata(obj)
+	key := objectKey(m.Namespace, m.Name)
+	if s.shelf(resource).get(key) == nil {
+		return s.ensure(ctx, resource, obj)
+	}
+	_, err := s.modify(ctx, s.shelf(resource), key, "", false, func(runtime.Object) (runtime.Object, error) {
+		return obj.DeepCopyObject(), nil
+	})
+	if err != nil {
+		return fmt.Errorf("update %s %s: %w", resource, m.Name, err)
+	}
+	return nil
+}
+
+// eventLife is how long Events are kept, as in Kubernetes (--event-ttl).
+const eventLife = time.Hour
+
+// expireEvents deletes Events that are too old. It sleeps until the oldest is due.
+func (s *Server) expireEvents(ctx context.Context) error {
+	events := s.shelf("events")
+	for {
+		next := time.Now().Add(eventLife)
+		tree, rev := events.snapshot(s.cache)
+		sel, _ := parseSelection(events.resource, "", nil)
+		for _, it := range s.slice(events, tree, rev, sel, "", 0).items {
+			due := lastSeen(it.obj.(*corev1.Event)).Add(eventLife)
+			if due.After(time.Now()) {
+				next = earlier(next, due)
+				continue
+			}
+			// Gone or changed meanwhile: then it is not for us any more, or comes up again.
+			_ = s.cache.remove(ctx, events, it.key, it.rev)
+		}
+		select {
+		case <-time.After(time.Until(next) + time.Second):
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+func earlier(a, b time.Time) time.Time {
+	if b.Before(a) {
+		return b
+	}
+	return a
+}
+
+// lastSeen is when an Event last happened.
+func lastSeen(e *corev1.Event) time.Time {
+	last := e.CreationTimestamp.Time
+	for _, t := range []time.Time{e.LastTimestamp.Time, e.EventTime.Time} {
+		if t.After(last) {
+			last = t
+		}
+	}
+	return last
+}

@@ -1,0 +1,150 @@
+package apiserver
+
+import (
+	"net/http"
+	"strings"
+
+	"skiff/api"
+
+	apidiscovery "k8s.io/api/apidiscovery/v2"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+)
+
+// Discovery tells clients what there is: https://kubernetes.io/docs/concepts/overview/kubernetes-api/#discovery-api
+// It comes in two forms: one document for everything ("aggregated"), and the older one a group at a time.
+type discovery struct {
+	table []*api.Resource
+}
+
+const aggregatedType = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
+
+// wantsAggregated looks for the aggregated form in the Accept header, before plain JSON.
+func wantsAggregated(r *http.Request) bool {
+	for part := range strings.SplitSeq(r.Header.Get("Accept"), ",") {
+		part = strings.ReplaceAll(part, " ", "")
+		if strings.Contains(part, "as=APIGroupDiscoveryList") && strings.Contains(part, "v=v2;") || strings.HasSuffix(part, "as=APIGroupDiscoveryList;v=v2") {
+			return true
+		}
+	}
+	return false
+}
+
+// core serves /api.
+func (d discovery) core(w http.ResponseWriter, r *http.Request) error {
+	if wantsAggregated(r) {
+		return respondAggregated(w, d.aggregated(func(gv schema.GroupVersion) bool { return gv.Group == "" }))
+	}
+	v := &metav1.APIVersions{Versions: []string{"v1"}, ServerAddressByClientCIDRs: []metav1.ServerAddressByClientCIDR{}}
+	v.SetGroupVersionKind(schema.GroupVersionKind{Version: "v1", Kind: "APIVersions"})
+	return respond(w, r, http.StatusOK, v)
+}
+
+// groups serves /apis.
+func (d discovery) groups(w http.ResponseWriter, r *http.Request) error {
+	if wantsAggregated(r) {
+		return respondAggregated(w, d.aggregated(func(gv schema.GroupVersion) bool { return gv.Group != "" }))
+	}
+	list := &metav1.APIGroupList{Groups: []metav1.APIGroup{}}
+	list.SetGroupVersionKind(schema.GroupVersionKind{Version: "v1", Kind: "APIGroupList"})
+	for _, gv := range groupVersions(d.table) {
+		if gv.Group != "" {
+			list.Groups = append(list.Groups, apiGroup(gv))
+		}
+	}
+	return respond(w, r, http.StatusOK, list)
+}
+
+func apiGroup(gv schema.GroupVersion) metav1.APIGroup {
+	v := metav1.GroupVersionForDiscovery{GroupVersion: gv.String(), Version: gv.Version}
+	return metav1.APIGroup{Name: gv.Group, Versions: []metav1.GroupVersionForDiscovery{v}, PreferredVersion: v}
+}
+
+// group serves /apis/GROUP.
+func (d discovery) group(gv schema.GroupVersion) handler {
+	return func(w http.ResponseWriter, r *http.Request) error {
+		g := apiGroup(gv)
+		g.SetGroupVersionKind(schema.GroupVersionKind{Version: "v1", Kind: "APIGroup"})
+		return respond(w, r, http.StatusOK, &g)
+	}
+}
+
+// resources serves /api/v1 and /apis/GROUP/VERSION.
+func (d discovery) resources(gv schema.GroupVersion) handler {
+	list := &metav1.APIResourceList{GroupVersion: gv.String(), APIResources: []metav1.APIResource{}}
+	list.SetGroupVersionKind(schema.GroupVersionKind{Version: "v1", Kind: "APIResourceList"})
+	for _, res := range d.table {
+		if res.GroupVersion() != gv {
+			continue
+		}
+		list.APIResources = append(list.APIResources, metav1.APIResource{
+			Name: res.Name, SingularName: res.Singular, Namespaced: res.Namespaced, Kind: res.Kind,
+			Verbs: res.Verbs, ShortNames: res.ShortNames, Categories: res.Categories,
+		})
+		for _, sub := range res.Subs {
+			gvk := subKind(res, sub)
+			one := metav1.APIResource{Name: res.Name + "/" + sub.Name, Namespaced: res.Namespaced, Kind: sub.Kind, Verbs: sub.Verbs}
+			if gvk.GroupVersion() != gv {
+				one.Group, one.Version = gvk.Group, gvk.Version
+			}
+			list.APIResources = append(list.APIResources, one)
+		}
+	}
+	return func(w http.ResponseWriter, r *http.Request) error { return respond(w, r, http.StatusOK, list) }
+}
+
+func subKind(res *api.Resource, sub api.Sub) schema.GroupVersionKind {
+	group := res.Group
+	if sub.Group != "" {
+		group = sub.Group
+	}
+	return schema.GroupVersionKind{Group: group, Version: "v1", Kind: sub.Kind}
+}
+
+func (d discovery) aggregated(want func(schema.GroupVersion) bool) *apidiscovery.APIGroupDiscoveryList {
+	list := &apidiscovery.APIGroupDiscoveryList{Items: []apidiscovery.APIGroupDiscovery{}}
+	list.SetGroupVersionKind(apidiscovery.SchemeGroupVersion.WithKind("APIGroupDiscoveryList"))
+	for _, gv := range groupVersions(d.table) {
+		if !want(gv) {
+			continue
+		}
+		group := apidiscovery.APIGroupDiscovery{ObjectMeta: metav1.ObjectMeta{Name: gv.Group}}
+		version := apidiscovery.APIVersionDiscovery{Version: gv.Version, Freshness: apidiscovery.DiscoveryFreshnessCurrent}
+		for _, res := range d.table {
+			if res.GroupVersion() == gv {
+				version.Resources = append(version.Resources, aggregatedResource(res))
+			}
+		}
+		group.Versions = append(group.Versions, version)
+		list.Items = append(list.Items, group)
+	}
+	return list
+}
+
+func aggregatedResource(res *api.Resource) apidiscovery.APIResourceDiscovery {
+	scope := apidiscovery.ScopeCluster
+	if res.Namespaced {
+		scope = apidiscovery.ScopeNamespace
+	}
+	out := apidiscovery.APIResourceDiscovery{
+		Resource: res.Name, ResponseKind: responseKind(res.GroupVersionKind()), Scope: scope, SingularResource: res.Singular,
+		Verbs: res.Verbs, ShortNames: res.ShortNames, Categories: res.Categories,
+	}
+	for _, sub := range res.Subs {
+		out.Subresources = append(out.Subresources, apidiscovery.APISubresourceDiscovery{
+			Subresource: sub.Name, ResponseKind: responseKind(subKind(res, sub)), Verbs: sub.Verbs,
+		})
+	}
+	return out
+}
+
+func responseKind(gvk schema.GroupVersionKind) *metav1.GroupVersionKind {
+	return &metav1.GroupVersionKind{Group: gvk.Group, Version: gvk.Version, Kind: gvk.Kind}
+}
+
+func respondAggregated(w http.ResponseWriter, obj runtime.Object) error {
+	w.Header().Set("Content-Type", aggregatedType)
+	w.Header().Set("Vary", "Accept")
+	return jsonSerializer.Encode(obj, w)
+}

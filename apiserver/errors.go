@@ -1,0 +1,73 @@
+package apiserver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"strconv"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// handler is an HTTP handler that may fail; serve turns its error into a Status.
+type handler func(w http.ResponseWriter, r *http.Request) error
+
+func (h handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if err := h(w, r); err != nil {
+		writeError(w, r, err)
+	}
+}
+
+// writeError answers with the Status that err is, or becomes.
+// https://kubernetes.io/docs/reference/kubernetes-api/common-definitions/status/
+func writeError(w http.ResponseWriter, r *http.Request, err error) {
+	status := statusOf(err)
+	if status.Code == http.StatusInternalServerError {
+		slog.Error("request failed", "method", r.Method, "path", r.URL.Path, "err", err)
+	}
+	if d := status.Details; d != nil && d.RetryAfterSeconds > 0 {
+		w.Header().Set("Retry-After", strconv.Itoa(int(d.RetryAfterSeconds)))
+	}
+	if err := respond(w, r, int(status.Code), status); err != nil {
+		_ = respondJSON(w, int(status.Code), status) // The client accepts nothing we speak: it gets JSON.
+	}
+}
+
+func respondJSON(w http.ResponseWriter, code int, obj *metav1.Status) error {
+	w.Header().Set("Content-Type", typeJSON)
+	w.WriteHeader(code)
+	return jsonSerializer.Encode(obj, w)
+}
+
+func statusOf(err error) *metav1.Status {
+	var known apierrors.APIStatus
+	var status metav1.Status
+	switch {
+	case errors.As(err, &known):
+		status = known.Status()
+	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+		status = apierrors.NewTimeoutError("the request ended before it was done", 0).Status()
+	default:
+		status = apierrors.NewInternalError(err).Status()
+	}
+	status.Kind, status.APIVersion = "Status", "v1"
+	return &status
+}
+
+// notFoundPath is the answer for a path that the server does not have.
+func notFoundPath(_ http.ResponseWriter, _ *http.Request) error {
+	return &apierrors.StatusError{ErrStatus: metav1.Status{
+		Status: metav1.StatusFailure, Code: http.StatusNotFound, Reason: metav1.StatusReasonNotFound,
+		Message: "the server could not find the requested resource", Details: &metav1.StatusDetails{},
+	}}
+}
+
+func methodNotAllowed(_ http.ResponseWriter, r *http.Request) error {
+	return &apierrors.StatusError{ErrStatus: metav1.Status{
+		Status: metav1.StatusFailure, Code: http.StatusMethodNotAllowed, Reason: metav1.StatusReasonMethodNotAllowed,
+		Message: fmt.Sprintf("the server does not allow this method on the requested resource: %s %s", r.Method, r.URL.Path),
+	}}
+}

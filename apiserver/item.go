@@ -1,0 +1,116 @@
+package apiserver
+
+import (
+	"bytes"
+	"fmt"
+	"sync/atomic"
+
+	"skiff/api"
+
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime"
+)
+
+// item is one version of one stored object. It never changes: readers, watchers and informers share it. How it reads on
+// the wire is worked out when first asked for, once.
+type item struct {
+	key string // "namespace/name", or "name".
+	rev uint64
+	obj runtime.Object
+
+	json  atomic.Pointer[[]byte] // With kind and apiVersion first, no newline.
+	proto atomic.Pointer[[]byte] // The bare message, without the envelope that names its kind.
+}
+
+// protoMessage is what the generated Kubernetes types can do.
+type protoMessage interface {
+	Marshal() ([]byte, error)
+	Unmarshal(data []byte) error
+}
+
+func (i *item) meta() metav1.Object {
+	m, err := meta.Accessor(i.obj)
+	if err != nil {
+		panic(err) // Every kind of the table has metadata; a test holds it.
+	}
+	return m
+}
+
+func (i *item) labels() labels.Set { return i.meta().GetLabels() }
+
+// encoded gives the object on its own in the media type.
+func (i *item) encoded(media string) ([]byte, error) {
+	switch media {
+	case typeJSON:
+		return i.jsonBytes()
+	case typeProto:
+		raw, err := i.protoBytes()
+		if err != nil {
+			return nil, err
+		}
+		gvk := i.obj.GetObjectKind().GroupVersionKind()
+		return envelope(gvk.GroupVersion().String(), gvk.Kind, raw)
+	}
+	var buf bytes.Buffer
+	err := encode(&buf, media, false, i.obj)
+	return buf.Bytes(), err
+}
+
+func (i *item) jsonBytes() ([]byte, error) {
+	if b := i.json.Load(); b != nil {
+		return *b, nil
+	}
+	var buf bytes.Buffer
+	if err := jsonSerializer.Encode(i.obj, &buf); err != nil {
+		return nil, fmt.Errorf("encode %s: %w", i.key, err)
+	}
+	b := bytes.TrimSuffix(buf.Bytes(), []byte("\n"))
+	i.json.Store(&b)
+	return b, nil
+}
+
+func (i *item) protoBytes() ([]byte, error) {
+	if b := i.proto.Load(); b != nil {
+		return *b, nil
+	}
+	b, err := i.obj.(protoMessage).Marshal()
+	if err != nil {
+		return nil, fmt.Errorf("encode %s: %w", i.key, err)
+	}
+	i.proto.Store(&b)
+	return b, nil
+}
+
+// protoMagic begins every protobuf message of the API: https://kubernetes.io/docs/reference/using-api/api-concepts/#protobuf-encoding
+var protoMagic = []byte("k8s\x00")
+
+func envelope(apiVersion, kind string, raw []byte) ([]byte, error) {
+	unknown := runtime.Unknown{TypeMeta: runtime.TypeMeta{APIVersion: apiVersion, Kind: kind}, Raw: raw}
+	b, err := unknown.Marshal()
+	if err != nil {
+		return nil, fmt.Errorf("encode %s: %w", kind, err)
+	}
+	return append(protoMagic[:len(protoMagic):len(protoMagic)], b...), nil
+}
+
+// The stored form of an object is its bare protobuf message: the key says its kind, and the store its revision.
+
+func marshalStored(obj runtime.Object) ([]byte, error) {
+	m, err := meta.Accessor(obj)
+	if err != nil {
+		return nil, err
+	}
+	m.SetResourceVersion("")
+	return obj.(protoMessage).Marshal()
+}
+
+func unmarshalStored(r *api.Resource, data []byte) (runtime.Object, error) {
+	obj := r.New()
+	if err := obj.(protoMessage).Unmarshal(data); err != nil {
+		return nil, fmt.Errorf("decode a stored %s: %w", r.Kind, err)
+	}
+	obj.GetObjectKind().SetGroupVersionKind(r.GroupVersionKind())
+	return obj, nil
+}

@@ -1,0 +1,79 @@
+package apiserver
+
+import (
+	corev1 "k8s.io/api/core/v1"
+)
+
+func nodeNameOf(it *item) string { return it.obj.(*corev1.Pod).Spec.NodeName }
+
+// usedOn tells whether a pod on the node refers to the ConfigMap or Secret that a request is about.
+func (s *Server) usedOn(node string, a attributes) bool {
+	pods := s.shelf("pods")
+	pods.mu.RLock()
+	defer pods.mu.RUnlock()
+	found := false
+	prefix := a.namespace + "/"
+	pods.tree.AscendGreaterOrEqual(&item{key: prefix}, func(it *item) bool {
+		if it.meta().GetNamespace() != a.namespace {
+			return false
+		}
+		found = nodeNameOf(it) == node && refersTo(&it.obj.(*corev1.Pod).Spec, a.resource.Kind, a.name)
+		return !found
+	})
+	return found
+}
+
+func refersTo(spec *corev1.PodSpec, kind, name string) bool {
+	secret, configMap := kind == "Secret", kind == "ConfigMap"
+	for _, s := range spec.ImagePullSecrets {
+		if secret && s.Name == name {
+			return true
+		}
+	}
+	for _, v := range spec.Volumes {
+		if volumeRefers(&v.VolumeSource, secret, configMap, name) {
+			return true
+		}
+	}
+	for _, list := range [][]corev1.Container{spec.InitContainers, spec.Containers} {
+		for i := range list {
+			if envRefers(&list[i], secret, configMap, name) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func volumeRefers(v *corev1.VolumeSource, secret, configMap bool, name string) bool {
+	if secret && v.Secret != nil && v.Secret.SecretName == name || configMap && v.ConfigMap != nil && v.ConfigMap.Name == name {
+		return true
+	}
+	if v.Projected == nil {
+		return false
+	}
+	for _, p := range v.Projected.Sources {
+		if secret && p.Secret != nil && p.Secret.Name == name || configMap && p.ConfigMap != nil && p.ConfigMap.Name == name {
+			return true
+		}
+	}
+	return false
+}
+
+func envRefers(c *corev1.Container, secret, configMap bool, name string) bool {
+	for _, f := range c.EnvFrom {
+		if secret && f.SecretRef != nil && f.SecretRef.Name == name || configMap && f.ConfigMapRef != nil && f.ConfigMapRef.Name == name {
+			return true
+		}
+	}
+	for _, e := range c.Env {
+		from := e.ValueFrom
+		if from == nil {
+			continue
+		}
+		if secret && from.SecretKeyRef != nil && from.SecretKeyRef.Name == name || configMap && from.ConfigMapKeyRef != nil && from.ConfigMapKeyRef.Name == name {
+			return true
+		}
+	}
+	return false
+}

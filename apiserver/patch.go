@@ -1,0 +1,105 @@
+package apiserver
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"mime"
+	"net/http"
+
+	jsonpatch "gopkg.in/evanphx/json-patch.v4"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/strategicpatch"
+)
+
+// Bounds of one patch, as Kubernetes has them: what a JSON patch may do, and how much it may make the document grow.
+const maxPatchOperations = 10000
+
+// patch is a change of an object's JSON, of one of the kinds of
+// https://kubernetes.io/docs/reference/using-api/api-concepts/#patch-and-apply
+type patch struct {
+	kind types.PatchType
+	body []byte
+}
+
+var patchTypes = []string{string(types.JSONPatchType), string(types.MergePatchType), string(types.StrategicMergePatchType)}
+
+func readPatch(r *http.Request) (patch, error) {
+	media, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
+	if err != nil || !contains(patchTypes, media) {
+		return patch{}, unsupportedMediaType(r.Header.Get("Content-Type"), patchTypes...)
+	}
+	body, err := readBody(r)
+	return patch{types.PatchType(media), body}, err
+}
+
+// apply makes the patched version of old, read with the care that the client asked for.
+func (p patch) apply(old runtime.Object, v *validation) (runtime.Object, error) {
+	gvk := old.GetObjectKind().GroupVersionKind()
+	var before bytes.Buffer
+	if err := jsonSerializer.Encode(old, &before); err != nil {
+		return nil, fmt.Errorf("encode %s: %w", gvk.Kind, err)
+	}
+	after, err := p.document(before.Bytes(), old)
+	if err != nil {
+		return nil, err
+	}
+	v.warnings = nil // This may be the second try.
+	obj, err := decode(after, typeJSON, gvk, v)
+	if err != nil {
+		return nil, invalidPatch(gvk, err)
+	}
+	return obj, nil
+}
+
+// invalidPatch says that it is the result of a patch which is no proper object.
+func invalidPatch(gvk schema.GroupVersionKind, err error) error {
+	var status apierrors.APIStatus
+	if errors.As(err, &status) && status.Status().Code != http.StatusBadRequest {
+		return err
+	}
+	return apierrors.NewBadRequest(err.Error())
+}
+
+func (p patch) document(before []byte, old runtime.Object) ([]byte, error) {
+	switch p.kind {
+	case types.JSONPatchType:
+		return p.operations(before)
+	case types.MergePatchType:
+		if !json.Valid(p.body) {
+			return nil, apierrors.NewBadRequest("error decoding patch: it is not valid JSON")
+		}
+		after, err := jsonpatch.MergePatch(before, p.body)
+		if err != nil {
+			return nil, apierrors.NewBadRequest(err.Error())
+		}
+		return after, nil
+	}
+	after, err := strategicpatch.StrategicMergePatch(before, p.body, old)
+	if err != nil {
+		return nil, apierrors.NewBadRequest(err.Error())
+	}
+	return after, nil
+}
+
+func (p patch) operations(before []byte) ([]byte, error) {
+	ops, err := jsonpatch.DecodePatch(p.body)
+	if err != nil {
+		return nil, apierrors.NewBadRequest(err.Error())
+	}
+	if len(ops) > maxPatchOperations {
+		return nil, apierrors.NewRequestEntityTooLargeError(fmt.Sprintf("The allowed maximum operations in a JSON patch is %d, got %d", maxPatchOperations, len(ops)))
+	}
+	after, err := ops.Apply(before)
+	if err != nil {
+		return nil, &apierrors.StatusError{ErrStatus: metav1.Status{
+			Status: metav1.StatusFailure, Code: http.StatusUnprocessableEntity, Reason: metav1.StatusReasonInvalid, Message: err.Error(),
+		}}
+	}
+	return after, nil
+}

@@ -1,0 +1,221 @@
+// Package apiserver is the Kubernetes API over HTTP: what kubectl, client-go and skiff's own components speak to.
+//
+// A request makes three hops: the route (this file, made from the table in package api), the handler (handlers.go,
+// subresources.go), and the store. Reads and watches are answered from memory (cache.go), which follows the store's
+// watch; writes go through the one store with a compare-and-swap (write.go). Nothing here knows a controller, the
+// scheduler or an agent: between the halves there is only the API.
+//
+// In Kubernetes: kube-apiserver, that is k8s.io/apiserver with pkg/registry and pkg/controlplane. Left out so far:
+// server-side apply, RBAC, admission webhooks, custom resources and every API version that is not v1.
+package apiserver
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"net/netip"
+	"strings"
+
+	"skiff/api"
+	"skiff/apiserver/openapi"
+	"skiff/store"
+
+	"github.com/go-chi/chi/v5"
+	"golang.org/x/sync/errgroup"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/version"
+)
+
+// Config says how the API is served. All fields are required but those that say otherwise.
+type Config struct {
+	Version     version.Info   // What /version answers.
+	ServiceCIDR netip.Prefix   // Where Services get their addresses from.
+	NodePorts   PortRange      // Where they get their node ports from.
+	Advertise   netip.AddrPort // Where pods reach the API: the endpoint of the Service "kubernetes".
+	ClusterDNS  netip.Addr     // Address of the Service "kube-dns"; none if not valid.
+	// NodeTransport connects to nodes, which serve logs, exec, attach and port-forward. It has a certificate of ours.
+	NodeTransport *http.Transport
+}
+
+// Server serves the API from a store.
+type Server struct {
+	config    Config
+	table     []*api.Resource
+	cache     *cache
+	snapshots snapshots
+	allocator allocator
+	documents *openapi.Documents
+	handler   http.Handler
+}
+
+// New reads the store and makes a Server. Run must be running before its handler is used.
+func New(ctx context.Context, s store.Store, config Config) (*Server, error) {
+	table := api.Table()
+	c, err := newCache(ctx, s, table)
+	if err != nil {
+		return nil, err
+	}
+	documents, err := openapi.New(table)
+	if err != nil {
+		return nil, err
+	}
+	srv := &Server{
+		documents: documents,
+		config:    config,
+		table:     table,
+		cache:     c,
+		allocator: allocator{cidr: config.ServiceCIDR, ports: config.NodePorts},
+	}
+	srv.handler = srv.routes()
+	return srv, nil
+}
+
+// Run keeps the server's memory in step with the store and does its housekeeping until ctx ends. Then all watches end.
+func (s *Server) Run(ctx context.Context) error {
+	defer s.cache.closeWatchers()
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return s.cache.run(ctx) })
+	g.Go(func() error { return s.expireEvents(ctx) })
+	return g.Wait()
+}
+
+// ServeHTTP answers a request that came through TLS: its client certificate says who asks.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.handler.ServeHTTP(w, r) }
+
+func (s *Server) shelf(groupResource string) *shelf { return s.cache.resources[groupResource] }
+
+// routes makes the routes of all resources out of the table.
+func (s *Server) routes() http.Handler {
+	mux := chi.NewRouter()
+	mux.NotFound(handler(notFoundPath).ServeHTTP)
+	mux.MethodNotAllowed(handler(methodNotAllowed).ServeHTTP)
+	for _, path := range []string{"/livez", "/readyz", "/healthz"} {
+		mux.Get(path, s.health)
+	}
+	mux.Method(http.MethodGet, "/version", handler(s.version))
+
+	mux.Group(func(mux chi.Router) {
+		mux.Use(authenticate, recoverPanics)
+		mux.NotFound(handler(notFoundPath).ServeHTTP)
+		mux.Group(func(mux chi.Router) {
+			mux.Use(onlyAdministrators)
+			s.discoveryRoutes(mux)
+		})
+		for _, r := range s.table {
+			s.resourceRoutes(mux, r)
+		}
+	})
+	return mux
+}
+
+func (s *Server) discoveryRoutes(mux chi.Router) {
+	d := discovery{s.table}
+	mux.Method(http.MethodGet, "/api", handler(d.core))
+	mux.Method(http.MethodGet, "/apis", handler(d.groups))
+	for _, gv := range groupVersions(s.table) {
+		mux.Method(http.MethodGet, groupPath(gv), d.resources(gv))
+		if gv.Group != "" {
+			mux.Method(http.MethodGet, "/apis/"+gv.Group, d.group(gv))
+		}
+	}
+	mux.Method(http.MethodGet, "/openapi/v3", handler(s.documents.Index))
+	mux.Method(http.MethodGet, "/openapi/v3/*", handler(s.documents.GroupVersion))
+	mux.Method(http.MethodGet, "/openapi/v2", handler(s.documents.V2))
+}
+
+// groupPath is where a group's resources lie: /api/v1, /apis/apps/v1.
+func groupPath(gv schema.GroupVersion) string {
+	if gv.Group == "" {
+		return "/api/" + gv.Version
+	}
+	return "/apis/" + gv.String()
+}
+
+// resourceRoutes routes what the row's verbs and subresources allow; everything else is 405 or 404.
+func (s *Server) resourceRoutes(mux chi.Router, r *api.Resource) {
+	h := &resource{server: s, Resource: r, shelf: s.shelf(r.GroupResource().String())}
+	base := groupPath(r.GroupVersion())
+	all := base + "/" + r.Name
+	one := all + "/{name}"
+	if r.Namespaced {
+		mux.Method(http.MethodGet, all, h.may("list", "", h.getAll))
+		all = base + "/namespaces/{namespace}/" + r.Name
+		one = all + "/{name}"
+	}
+	byVerb := map[string]struct {
+		method, path string
+		handle       handler
+	}{
+		"get":              {http.MethodGet, one, h.getOne},
+		"list":             {http.MethodGet, all, h.getAll},
+		"create":           {http.MethodPost, all, h.post},
+		"update":           {http.MethodPut, one, h.put},
+		"patch":            {http.MethodPatch, one, h.patch},
+		"delete":           {http.MethodDelete, one, h.deleteOne},
+		"deletecollection": {http.MethodDelete, all, h.deleteAll},
+	}
+	for _, verb := range r.Verbs {
+		if route, ok := byVerb[verb]; ok { // "watch" comes with "list".
+			mux.Method(route.method, route.path, h.may(verb, "", route.handle))
+		}
+	}
+	for _, sub := range r.Subs {
+		h.subRoutes(mux, one+"/"+sub.Name, sub)
+	}
+}
+
+// may has the request checked before it is handled.
+func (h *resource) may(verb, sub string, next handler) handler {
+	return func(w http.ResponseWriter, r *http.Request) error {
+		v := verb
+		if v == "list" && isWatch(r) {
+			v = "watch"
+		}
+		a := attributes{verb: v, resource: h.Resource, sub: sub, namespace: chi.URLParam(r, "namespace"), name: chi.URLParam(r, "name")}
+		if err := h.server.authorize(r, a); err != nil {
+			return err
+		}
+		return next(w, r)
+	}
+}
+
+func isWatch(r *http.Request) bool {
+	v := r.URL.Query().Get("watch")
+	return v == "true" || v == "1"
+}
+
+// recoverPanics keeps one broken request from ending the server.
+func recoverPanics(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		defer func() {
+			switch v := recover(); {
+			case v == nil:
+			case v == http.ErrAbortHandler: //nolint:errorlint // Compared as net/http does.
+				panic(v)
+			default:
+				logPanic(r, v)
+				writeError(w, r, errors.New("the server panicked; its log says where"))
+			}
+		}()
+		next.ServeHTTP(w, r)
+	})
+}
+
+// health answers that the server lives; it does not before its store is read.
+func (s *Server) health(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	_, _ = w.Write([]byte("ok"))
+	if _, verbose := r.URL.Query()["verbose"]; verbose {
+		_, _ = w.Write([]byte("\n" + strings.TrimPrefix(r.URL.Path, "/") + " check passed\n"))
+	}
+}
+
+// version answers what this server is, as kubectl and client-go want to know.
+func (s *Server) version(w http.ResponseWriter, r *http.Request) error {
+	body, err := json.MarshalIndent(s.config.Version, "", "  ")
+	if err != nil {
+		return err
+	}
+	return respondBytes(w, typeJSON, http.StatusOK, body)
+}

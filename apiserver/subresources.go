@@ -1,0 +1,247 @@
+package apiserver
+
+import (
+	"fmt"
+	"net/http"
+
+	"skiff/api"
+
+	"github.com/go-chi/chi/v5"
+	appsv1 "k8s.io/api/apps/v1"
+	autoscalingv1 "k8s.io/api/autoscaling/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+)
+
+// subRoutes routes one subresource. The table says which there are; here is what each does.
+func (h *resource) subRoutes(mux chi.Router, path string, sub api.Sub) {
+	route := func(method, verb string, next handler) {
+		mux.Method(method, path, h.may(verb, sub.Name, next))
+	}
+	switch sub.Name {
+	case "status":
+		route(http.MethodGet, "get", h.getOne)
+		route(http.MethodPut, "update", func(w http.ResponseWriter, r *http.Request) error { return h.replace(w, r, sub.Name) })
+		route(http.MethodPatch, "patch", func(w http.ResponseWriter, r *http.Request) error { return h.patchSub(w, r, sub.Name) })
+	case "finalize":
+		route(http.MethodPut, "update", h.finalize)
+	case "scale":
+		route(http.MethodGet, "get", h.getScale)
+		route(http.MethodPut, "update", h.putScale)
+		route(http.MethodPatch, "patch", h.patchScale)
+	case "binding":
+		route(http.MethodPost, "create", h.bind)
+	case "log":
+		route(http.MethodGet, "get", h.logs)
+	case "exec", "attach", "portforward":
+		route(http.MethodGet, "get", h.connect(sub.Name))
+		route(http.MethodPost, "create", h.connect(sub.Name))
+	default:
+		panic(fmt.Sprintf("the table has a subresource that no code serves: %s/%s", h.Name, sub.Name))
+	}
+}
+
+// finalize takes finalizers away from a namespace's spec; without any, a namespace that is being deleted goes.
+func (h *resource) finalize(w http.ResponseWriter, r *http.Request) error {
+	o, err := parseWrite(r)
+	if err != nil {
+		return err
+	}
+	obj, err := h.read(r, o.validation)
+	if err != nil {
+		return err
+	}
+	in := obj.(*corev1.Namespace)
+	return h.change(w, r, "finalize", o, func(old runtime.Object) (runtime.Object, error) {
+		ns := old.DeepCopyObject().(*corev1.Namespace)
+		ns.ResourceVersion = in.ResourceVersion
+		ns.UID = in.UID
+		ns.Spec.Finalizers = in.Spec.Finalizers
+		return ns, nil
+	})
+}
+
+// bind assigns a pod to a node, once.
+func (h *resource) bind(w http.ResponseWriter, r *http.Request) error {
+	o, err := parseWrite(r)
+	if err != nil {
+		return err
+	}
+	body, err := readBody(r)
+	if err != nil {
+		return err
+	}
+	obj, err := decode(body, r.Header.Get("Content-Type"), corev1.SchemeGroupVersion.WithKind("Binding"), o.validation)
+	if err != nil {
+		return err
+	}
+	b := obj.(*corev1.Binding)
+	if b.Target.Name == "" || b.Target.Kind != "" && b.Target.Kind != "Node" {
+		return apierrors.NewInvalid(corev1.SchemeGroupVersion.WithKind("Binding").GroupKind(), b.Name, field.ErrorList{
+			field.Required(field.NewPath("target", "name"), "the node to bind to")})
+	}
+	_, err = h.server.modify(r.Context(), h.shelf, h.key(r), "binding", o.dry, func(old runtime.Object) (runtime.Object, error) {
+		return bound(old.(*corev1.Pod), b)
+	})
+	if err != nil {
+		return err
+	}
+	return respond(w, r, http.StatusCreated, &metav1.Status{
+		TypeMeta: metav1.TypeMeta{Kind: "Status", APIVersion: "v1"}, Status: metav1.StatusSuccess, Code: http.StatusCreated})
+}
+
+func bound(old *corev1.Pod, b *corev1.Binding) (*corev1.Pod, error) {
+	refuse := func(why string) error {
+		return apierrors.NewConflict(corev1.Resource("pods/binding"), old.Name, fmt.Errorf("%s", why))
+	}
+	switch {
+	case b.UID != "" && b.UID != old.UID:
+		return nil, refuse(fmt.Sprintf("Precondition failed: UID in precondition: %s, UID in object meta: %s", b.UID, old.UID))
+	case old.DeletionTimestamp != nil:
+		return nil, refuse(fmt.Sprintf("pod %s is being deleted, cannot be assigned to a host", old.Name))
+	case old.Spec.NodeName != "":
+		return nil, refuse(fmt.Sprintf("pod %s is already assigned to node %q", old.Name, old.Spec.NodeName))
+	}
+	pod := old.DeepCopy()
+	pod.Spec.NodeName = b.Target.Name
+	for k, v := range b.Annotations {
+		metav1.SetMetaDataAnnotation(&pod.ObjectMeta, k, v)
+	}
+	scheduled := corev1.PodCondition{
+		Type: corev1.PodScheduled, Status: corev1.ConditionTrue, ObservedGeneration: pod.Generation, LastTransitionTime: metav1.Now().Rfc3339Copy()}
+	for i, c := range pod.Status.Conditions {
+		if c.Type == corev1.PodScheduled {
+			pod.Status.Conditions[i] = scheduled
+			return pod, nil
+		}
+	}
+	pod.Status.Conditions = append(pod.Status.Conditions, scheduled)
+	return pod, nil
+}
+
+// A Scale is a view of an object that can be told how many replicas it shall have.
+// https://kubernetes.io/docs/reference/kubernetes-api/autoscaling-resources/horizontal-pod-autoscaler-v1/
+
+var scaleKind = autoscalingv1.SchemeGroupVersion.WithKind("Scale")
+
+// scaled are the parts of an object that its Scale shows.
+func scaled(obj runtime.Object) (replicas *int32, now int32, selector *metav1.LabelSelector) {
+	switch o := obj.(type) {
+	case *appsv1.Deployment:
+		return o.Spec.Replicas, o.Status.Replicas, o.Spec.Selector
+	case *appsv1.ReplicaSet:
+		return o.Spec.Replicas, o.Status.Replicas, o.Spec.Selector
+	}
+	panic(fmt.Sprintf("%T has no scale", obj))
+}
+
+func setReplicas(obj runtime.Object, n int32) {
+	switch o := obj.(type) {
+	case *appsv1.Deployment:
+		o.Spec.Replicas = &n
+	case *appsv1.ReplicaSet:
+		o.Spec.Replicas = &n
+	default:
+		panic(fmt.Sprintf("%T has no scale", obj))
+	}
+}
+
+func scaleOf(obj runtime.Object) (*autoscalingv1.Scale, error) {
+	replicas, now, labels := scaled(obj)
+	selector, err := metav1.LabelSelectorAsSelector(labels)
+	if err != nil {
+		return nil, fmt.Errorf("read the selector: %w", err)
+	}
+	m := metadata(obj)
+	s := &autoscalingv1.Scale{
+		ObjectMeta: metav1.ObjectMeta{Name: m.Name, Namespace: m.Namespace, UID: m.UID, ResourceVersion: m.ResourceVersion, CreationTimestamp: m.CreationTimestamp},
+		Spec:       autoscalingv1.ScaleSpec{Replicas: ptrOr(replicas, 1)},
+		Status:     autoscalingv1.ScaleStatus{Replicas: now, Selector: selector.String()},
+	}
+	s.SetGroupVersionKind(scaleKind)
+	return s, nil
+}
+
+func (h *resource) getScale(w http.ResponseWriter, r *http.Request) error {
+	it, err := h.find(r)
+	if err != nil {
+		return err
+	}
+	scale, err := scaleOf(it.obj)
+	if err != nil {
+		return err
+	}
+	return respond(w, r, http.StatusOK, scale)
+}
+
+func (h *resource) putScale(w http.ResponseWriter, r *http.Request) error {
+	o, err := parseWrite(r)
+	if err != nil {
+		return err
+	}
+	body, err := readBody(r)
+	if err != nil {
+		return err
+	}
+	obj, err := decode(body, r.Header.Get("Content-Type"), scaleKind, o.validation)
+	if err != nil {
+		return err
+	}
+	return h.changeScale(w, r, o, func(*autoscalingv1.Scale) (*autoscalingv1.Scale, error) { return obj.(*autoscalingv1.Scale), nil })
+}
+
+func (h *resource) patchScale(w http.ResponseWriter, r *http.Request) error {
+	o, err := parseWrite(r)
+	if err != nil {
+		return err
+	}
+	p, err := readPatch(r)
+	if err != nil {
+		return err
+	}
+	return h.changeScale(w, r, o, func(old *autoscalingv1.Scale) (*autoscalingv1.Scale, error) {
+		obj, err := p.apply(old, o.validation)
+		if err != nil {
+			return nil, err
+		}
+		unpin(obj, old)
+		return obj.(*autoscalingv1.Scale), nil
+	})
+}
+
+func (h *resource) changeScale(w http.ResponseWriter, r *http.Request, o write, f func(old *autoscalingv1.Scale) (*autoscalingv1.Scale, error)) error {
+	obj, err := h.server.modify(r.Context(), h.shelf, h.key(r), "", o.dry, func(old runtime.Object) (runtime.Object, error) {
+		before, err := scaleOf(old)
+		if err != nil {
+			return nil, err
+		}
+		scale, err := f(before)
+		if err != nil {
+			return nil, err
+		}
+		if scale.Spec.Replicas < 0 {
+			return nil, apierrors.NewInvalid(scaleKind.GroupKind(), before.Name, field.ErrorList{
+				field.Invalid(field.NewPath("spec", "replicas"), scale.Spec.Replicas, "must be greater than or equal to 0")})
+		}
+		next := old.DeepCopyObject()
+		m := next.(metav1.ObjectMetaAccessor).GetObjectMeta()
+		m.SetResourceVersion(scale.ResourceVersion)
+		if scale.UID != "" {
+			m.SetUID(scale.UID)
+		}
+		setReplicas(next, scale.Spec.Replicas)
+		return next, nil
+	})
+	if err != nil {
+		return err
+	}
+	scale, err := scaleOf(obj)
+	if err != nil {
+		return err
+	}
+	o.validation.send(w)
+	return respond(w, r, http.StatusOK, scale)
+}

@@ -1,0 +1,148 @@
+package apiserver
+
+import (
+	"bytes"
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"slices"
+
+	"skiff/api"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"sigs.k8s.io/yaml"
+)
+
+var (
+	tableKind       = metav1.SchemeGroupVersion.WithKind("Table")
+	partialKind     = metav1.SchemeGroupVersion.WithKind("PartialObjectMetadata")
+	partialListKind = metav1.SchemeGroupVersion.WithKind("PartialObjectMetadataList")
+)
+
+// newTable prints items the way `kubectl get` shows them: the server makes the columns, so that every client shows the
+// same. https://kubernetes.io/docs/reference/using-api/api-concepts/#receiving-resources-as-tables
+func newTable(r *api.Resource, req *http.Request, items []*item, columns bool) (*metav1.Table, error) {
+	include := metav1.IncludeObjectPolicy(req.URL.Query().Get("includeObject"))
+	t := &metav1.Table{Rows: make([]metav1.TableRow, 0, len(items))}
+	t.SetGroupVersionKind(tableKind)
+	if columns {
+		t.ColumnDefinitions = r.Columns
+	}
+	for _, it := range items {
+		row := metav1.TableRow{Cells: r.Row(it.obj)}
+		switch include {
+		case metav1.IncludeNone:
+		case metav1.IncludeObject:
+			raw, err := it.jsonBytes()
+			if err != nil {
+				return nil, err
+			}
+			row.Object.Raw = raw
+		case "", metav1.IncludeMetadata:
+			raw, err := json.Marshal(partial(it))
+			if err != nil {
+				return nil, fmt.Errorf("encode the metadata of %s: %w", it.key, err)
+			}
+			row.Object.Raw = raw
+		}
+		t.Rows = append(t.Rows, row)
+	}
+	return t, nil
+}
+
+// partial is an object's metadata alone.
+func partial(it *item) *metav1.PartialObjectMetadata {
+	p := &metav1.PartialObjectMetadata{ObjectMeta: metadata(it.obj)}
+	p.SetGroupVersionKind(partialKind)
+	return p
+}
+
+func partialList(p page) *metav1.PartialObjectMetadataList {
+	list := &metav1.PartialObjectMetadataList{ListMeta: p.meta(), Items: []metav1.PartialObjectMetadata{}}
+	list.SetGroupVersionKind(partialListKind)
+	for _, it := range p.items {
+		list.Items = append(list.Items, *partial(it))
+	}
+	return list
+}
+
+// metadata returns an object's ObjectMeta, shared, to be read only.
+func metadata(obj runtime.Object) metav1.ObjectMeta {
+	return *obj.(metav1.ObjectMetaAccessor).GetObjectMeta().(*metav1.ObjectMeta)
+}
+
+// respondAs answers with obj in the negotiated format. A Table is known to JSON and YAML only, as in Kubernetes.
+func respondAs(w http.ResponseWriter, r *http.Request, f format, obj runtime.Object) error {
+	if f.as == "Table" && f.media == typeProto {
+		return notAcceptable(r.Header.Get("Accept"))
+	}
+	var buf bytes.Buffer
+	if err := encode(&buf, f.media, wantsPretty(r), obj); err != nil {
+		return fmt.Errorf("encode the answer: %w", err)
+	}
+	return respondBytes(w, f.media, http.StatusOK, buf.Bytes())
+}
+
+// respondReencoded answers with JSON that is at hand, indented or as YAML.
+func respondReencoded(w http.ResponseWriter, f format, body []byte) error {
+	if f.media == typeYAML {
+		out, err := yaml.JSONToYAML(body)
+		if err != nil {
+			return fmt.Errorf("encode the answer: %w", err)
+		}
+		return respondBytes(w, f.media, http.StatusOK, out)
+	}
+	var buf bytes.Buffer
+	if err := json.Indent(&buf, body, "", "  "); err != nil {
+		return fmt.Errorf("encode the answer: %w", err)
+	}
+	return respondBytes(w, f.media, http.StatusOK, buf.Bytes())
+}
+
+// serveItem answers with one stored object.
+func serveItem(w http.ResponseWriter, r *http.Request, res *api.Resource, code int, it *item) error {
+	f, err := negotiate(r, "Table", "PartialObjectMetadata")
+	if err != nil {
+		return err
+	}
+	switch {
+	case f.as == "Table":
+		t, err := newTable(res, r, []*item{it}, true)
+		if err != nil {
+			return err
+		}
+		t.ResourceVersion = it.meta().GetResourceVersion()
+		return respondAs(w, r, f, t)
+	case f.as == "PartialObjectMetadata":
+		return respondAs(w, r, f, partial(it))
+	case f.media == typeJSON && wantsPretty(r):
+		return respond(w, r, code, it.obj)
+	}
+	body, err := it.encoded(f.media)
+	if err != nil {
+		return err
+	}
+	return respondBytes(w, f.media, code, body)
+}
+
+// appendField appends a length-delimited protobuf field.
+func appendField(b []byte, number uint64, data []byte) []byte {
+	const lengthDelimited = 2
+	b = binary.AppendUvarint(b, number<<3|lengthDelimited)
+	b = binary.AppendUvarint(b, uint64(len(data)))
+	return append(b, data...)
+}
+
+// groupVersions lists the table's groups, each once, in the table's order.
+func groupVersions(table []*api.Resource) []schema.GroupVersion {
+	var gvs []schema.GroupVersion
+	for _, r := range table {
+		if gv := r.GroupVersion(); !slices.Contains(gvs, gv) {
+			gvs = append(gvs, gv)
+		}
+	}
+	return gvs
+}
