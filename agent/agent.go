@@ -1,0 +1,302 @@
+// Package agent is the node: it makes the containers that run here the ones that the API says should run here, and tells
+// the API how they are.
+//
+// Two sides move it, and neither is polled. The API's side is an informer: a pod of this node came, changed or is to go. The
+// kernel's side is [Runtime].Events: a container started or ended. Both only name a pod. For that name the agent looks at
+// what is wanted and at what there is, [decide]s (a pure function), does that, looks again, and writes the pod's status if
+// it has changed. Since nothing is remembered that could not be read again, an agent may be killed at any time: the
+// containers run on, and the next agent finds them by their labels and goes on from there.
+//
+// What the agent cannot do yet, a pod must not silently run without: such a pod stays in Waiting, with a message that
+// names the field (see unsupported.go).
+//
+// The agent also answers the API server's questions about its containers: logs, exec, attach and port-forward (server.go).
+//
+// In Kubernetes: the kubelet. Left out so far: probes, lifecycle hooks, volumes that need a driver, static pods, eviction,
+// device plugins, garbage collection of images, and the pod sandbox container: the pod's namespaces are bind mounts, which
+// need no process.
+package agent
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/kubernetes/scheme"
+	typedv1 "k8s.io/client-go/kubernetes/typed/core/v1"
+	corelisters "k8s.io/client-go/listers/core/v1"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/tools/record"
+
+	"skiff/reconcile"
+)
+
+// Config says which node this is. NodeName, NodeIP, DataDir, RunDir and TLS must be set.
+type Config struct {
+	NodeName string
+	NodeIP   string // The address that other nodes reach this one at; hostNetwork pods have it too.
+
+	DataDir string // Survives a reboot: logs/, and pods/ with the volumes.
+	RunDir  string // On a tmpfs: the contents of Secrets, which must not reach a disk.
+
+	ClusterDNS    string // Address of the cluster's DNS. "": pods get the node's resolv.conf, whatever their dnsPolicy.
+	ClusterDomain string // "": "cluster.local".
+	ResolvConf    string // The node's own. "": /etc/resolv.conf.
+
+	Listen string      // Where the API server reaches the agent. "": ":10250".
+	TLS    *tls.Config // With certificate and client CA. The agent itself decides which clients it lets in.
+
+	Version           string            // The Node's kubeletVersion. "": "v1.37.2+skiff".
+	Labels            map[string]string // More labels for the Node, set when it is registered.
+	MaxPods           int               // 0: 110.
+	MaxRestartBackoff time.Duration     // 0: 5 minutes.
+	HeartbeatInterval time.Duration     // 0: 10 seconds. A Node counts as lost after four.
+	Workers           int               // How many pods are worked on at once. 0: 8.
+}
+
+func (c Config) withDefaults() (Config, error) {
+	for name, value := range map[string]string{"NodeName": c.NodeName, "NodeIP": c.NodeIP, "DataDir": c.DataDir, "RunDir": c.RunDir} {
+		if value == "" {
+			return c, fmt.Errorf("agent: %s is not set", name)
+		}
+	}
+	if c.TLS == nil {
+		return c, errors.New("agent: TLS is not set")
+	}
+	orDefault(&c.ClusterDomain, "cluster.local")
+	orDefault(&c.ResolvConf, "/etc/resolv.conf")
+	orDefault(&c.Listen, ":10250")
+	orDefault(&c.Version, "v1.37.2+skiff")
+	orDefault(&c.MaxPods, 110)
+	orDefault(&c.MaxRestartBackoff, 5*time.Minute)
+	orDefault(&c.HeartbeatInterval, 10*time.Second)
+	orDefault(&c.Workers, 8)
+	return c, nil
+}
+
+func orDefault[T comparable](field *T, value T) {
+	var zero T
+	if *field == zero {
+		*field = value
+	}
+}
+
+// Agent is one node. Build it with [New].
+type Agent struct {
+	Config
+	client   kubernetes.Interface
+	runtime  Runtime
+	network  Network
+	pods     cache.SharedIndexInformer
+	podIndex string // Name of the index of this node's pods by UID.
+	services corelisters.ServiceLister
+	synced   []cache.InformerSynced
+	listener net.Listener
+
+	loop     *reconcile.Loop
+	events   record.EventRecorder
+	cast     record.EventBroadcaster
+	sources  *sources
+	pulls    *pulls
+	dirs     dirs
+	boot     string // The kernel's boot ID: containers of another boot have lost their namespaces.
+	exits    bell
+	listing  listing
+	sessions sync.WaitGroup // Requests whose connection was taken over.
+	memories memories
+	capacity v1.ResourceList
+}
+
+// New makes an agent and opens its port. It asks factory for the informers of pods and services; the caller starts the
+// factory afterwards. The factory's pod informer may be limited to the node (a field selector on spec.nodeName, given
+// with factory.InformerFor) or see all pods: the agent looks at its own only.
+func New(config Config, client kubernetes.Interface, factory informers.SharedInformerFactory, runtime Runtime, network Network) (*Agent, error) {
+	config, err := config.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return nil, fmt.Errorf("read the boot ID: %w", err)
+	}
+	a := &Agent{
+		Config:   config,
+		client:   client,
+		runtime:  runtime,
+		network:  network,
+		pods:     factory.Core().V1().Pods().Informer(),
+		podIndex: "agent/" + config.NodeName,
+		services: factory.Core().V1().Services().Lister(),
+		dirs:     dirs{data: config.DataDir, run: config.RunDir},
+		boot:     strings.TrimSpace(string(boot)),
+		cast:     record.NewBroadcaster(),
+	}
+	a.synced = []cache.InformerSynced{a.pods.HasSynced, factory.Core().V1().Services().Informer().HasSynced}
+	a.events = a.cast.NewRecorder(scheme.Scheme, v1.EventSource{Component: "kubelet", Host: config.NodeName})
+	a.loop = reconcile.New("agent", a.reconcile)
+	a.sources = newSources(client, a.loop.Add)
+	a.pulls = newPulls(runtime, a.loop.Add)
+	if err := a.watchPods(); err != nil {
+		return nil, err
+	}
+	for _, dir := range []string{a.dirs.pods(), a.dirs.logs(), a.dirs.secrets()} {
+		if err := os.MkdirAll(dir, 0o711); err != nil {
+			return nil, fmt.Errorf("make the agent's directory: %w", err)
+		}
+	}
+	if a.capacity, err = capacityOf(config.DataDir, config.MaxPods); err != nil {
+		return nil, err
+	}
+	if a.listener, err = net.Listen("tcp", config.Listen); err != nil {
+		return nil, fmt.Errorf("listen for the API server: %w", err)
+	}
+	return a, nil
+}
+
+// Addr is where the agent listens, with the port it got if Config.Listen asked for port 0.
+func (a *Agent) Addr() net.Addr { return a.listener.Addr() }
+
+// watchPods feeds the loop with the UIDs of this node's pods. The key is the UID, not the name, because a pod may be
+// replaced by another of the same name while its own containers still end.
+func (a *Agent) watchPods() error {
+	mine := func(obj any) []string {
+		if pod, ok := obj.(*v1.Pod); ok && pod.Spec.NodeName == a.NodeName {
+			return []string{string(pod.UID)}
+		}
+		return nil
+	}
+	byUID := cache.Indexers{a.podIndex: func(obj any) ([]string, error) { return mine(obj), nil }}
+	if err := a.pods.AddIndexers(byUID); err != nil {
+		return fmt.Errorf("index the pods of node %s: %w", a.NodeName, err)
+	}
+	return a.loop.Watch(a.pods, mine)
+}
+
+// pod returns the pod with this UID if it belongs to this node and is known. It is shared: read only.
+func (a *Agent) pod(uid string) *v1.Pod {
+	found, err := a.pods.GetIndexer().ByIndex(a.podIndex, uid)
+	if err != nil || len(found) == 0 {
+		return nil
+	}
+	return found[0].(*v1.Pod)
+}
+
+// Run registers the node, keeps it alive, and runs its pods until ctx ends. The containers run on when it returns.
+func (a *Agent) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	a.cast.StartRecordingToSink(&typedv1.EventSinkImpl{Interface: a.client.CoreV1().Events("")})
+	defer a.cast.Shutdown()
+	a.sources.begin(ctx)
+	a.pulls.begin(ctx)
+
+	var wg sync.WaitGroup
+	wg.Go(func() { a.runNode(ctx) })
+	wg.Go(func() { a.runPods(ctx) })
+	err := a.serve(ctx)
+	cancel()
+	wg.Wait()
+	a.sources.wait()
+	a.pulls.wait()
+	return err
+}
+
+// runPods waits until the API's pods are known before it looks at any: a container is an orphan only if the API says so, and
+// a pod must not start before its Services are known, or its environment lacks them.
+func (a *Agent) runPods(ctx context.Context) {
+	if !cache.WaitForCacheSync(ctx.Done(), a.synced...) {
+		return
+	}
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	wg.Go(func() { a.loop.Run(ctx, a.Workers) })
+	a.addAll(ctx)
+	for ctx.Err() == nil {
+		err := a.runtime.Events(ctx, func(uid string) {
+			if uid == "" {
+				a.addAll(ctx)
+				return
+			}
+			a.exits.ring(uid)
+			a.loop.Add(uid)
+		})
+		if ctx.Err() == nil {
+			slog.Warn("container events ended, starting again", "err", err)
+			pause(ctx, time.Second)
+		}
+	}
+}
+
+// addAll asks for every pod that is wanted, and for every one that has left something on this node.
+func (a *Agent) addAll(ctx context.Context) {
+	uids := a.pods.GetIndexer().ListIndexFuncValues(a.podIndex)
+	if containers, err := a.runtime.Containers(ctx); err == nil {
+		for _, c := range containers {
+			uids = append(uids, c.Pod.UID)
+		}
+	}
+	if networks, err := a.network.Pods(ctx); err == nil {
+		uids = append(uids, networks...)
+	}
+	for _, dir := range []string{a.dirs.pods(), a.dirs.secrets()} {
+		entries, _ := os.ReadDir(dir)
+		for _, e := range entries {
+			uids = append(uids, e.Name())
+		}
+	}
+	logs, _ := filepath.Glob(filepath.Join(a.dirs.logs(), "*_*_*"))
+	for _, dir := range logs {
+		uids = append(uids, dir[strings.LastIndexByte(dir, '_')+1:])
+	}
+	for _, uid := range uids {
+		a.exits.ring(uid)
+		a.loop.Add(uid)
+	}
+}
+
+// pause waits for d or for the end of ctx.
+func pause(ctx context.Context, d time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(d):
+	}
+}
+
+// bell lets those who follow a pod's log hear that one of its containers started or ended.
+type bell struct {
+	mu    sync.Mutex
+	rings map[string]chan struct{}
+}
+
+// next returns a channel that is closed at the next ring for uid.
+func (b *bell) next(uid string) <-chan struct{} {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.rings == nil {
+		b.rings = map[string]chan struct{}{}
+	}
+	if b.rings[uid] == nil {
+		b.rings[uid] = make(chan struct{})
+	}
+	return b.rings[uid]
+}
+
+func (b *bell) ring(uid string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if ring := b.rings[uid]; ring != nil {
+		close(ring)
+		delete(b.rings, uid)
+	}
+}

@@ -1,0 +1,141 @@
+package agent
+
+import (
+	"bytes"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+)
+
+// A volume of files from the API looks like this, as in Kubernetes, so that all of its files change at one moment:
+//
+//	NAME -> ..data/NAME       what the container opens
+//	..data -> ..1             replaced by rename when the object changes
+//	..1/NAME                  the contents
+const (
+	dataLink    = "..data"
+	dataLinkNew = "..data_new"
+)
+
+// writeVolume makes dir hold exactly files. It works through an [os.Root], so that nothing can be written elsewhere.
+func writeVolume(dir string, files map[string]file, group *int64) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	current, _ := root.Readlink(dataLink)
+	if current != "" && sameFiles(root, current, files, group) {
+		return nil
+	}
+	n, _ := strconv.Atoi(strings.TrimPrefix(current, ".."))
+	next := ".." + strconv.Itoa(n+1)
+	if err := root.RemoveAll(next); err != nil { // Left by an agent that was killed here.
+		return err
+	}
+	if err := writeFiles(root, next, files, group); err != nil {
+		return err
+	}
+	if err := root.RemoveAll(dataLinkNew); err != nil {
+		return err
+	}
+	if err := root.Symlink(next, dataLinkNew); err != nil {
+		return err
+	}
+	if err := root.Rename(dataLinkNew, dataLink); err != nil {
+		return err
+	}
+	if err := linkFiles(root, files); err != nil {
+		return err
+	}
+	if current == "" {
+		return nil
+	}
+	return root.RemoveAll(current)
+}
+
+func writeFiles(root *os.Root, dir string, files map[string]file, group *int64) error {
+	if err := root.Mkdir(dir, 0o755); err != nil {
+		return err
+	}
+	for path, f := range files {
+		path = filepath.Join(dir, path)
+		if err := root.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			return err
+		}
+		if err := root.WriteFile(path, f.content, 0o600); err != nil {
+			return err
+		}
+		if group != nil {
+			if err := root.Chown(path, -1, int(*group)); err != nil {
+				return err
+			}
+		}
+		if err := root.Chmod(path, groupMode(f.mode, group)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// groupMode lets the pod's fsGroup read what the owner can read.
+func groupMode(mode fs.FileMode, group *int64) fs.FileMode {
+	if group != nil {
+		mode |= 0o440
+	}
+	return mode
+}
+
+// linkFiles makes the names that containers open, and removes those that are gone.
+func linkFiles(root *os.Root, files map[string]file) error {
+	wanted := map[string]bool{}
+	for path := range files {
+		first, _, _ := strings.Cut(path, "/")
+		wanted[first] = true
+	}
+	entries, err := fs.ReadDir(root.FS(), ".")
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if !wanted[e.Name()] && !strings.HasPrefix(e.Name(), "..") {
+			if err := root.Remove(e.Name()); err != nil {
+				return err
+			}
+		}
+		delete(wanted, e.Name())
+	}
+	for name := range wanted {
+		if err := root.Symlink(filepath.Join(dataLink, name), name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// sameFiles says whether dir holds exactly files.
+func sameFiles(root *os.Root, dir string, files map[string]file, group *int64) bool {
+	seen := 0
+	err := fs.WalkDir(root.FS(), dir, func(path string, e fs.DirEntry, err error) error {
+		if err != nil || e.IsDir() {
+			return err
+		}
+		seen++
+		f, ok := files[strings.TrimPrefix(path, dir+"/")]
+		info, err := e.Info()
+		if err != nil || !ok || info.Mode().Perm() != groupMode(f.mode, group).Perm() {
+			return fs.ErrInvalid
+		}
+		content, err := root.ReadFile(path)
+		if err != nil || !bytes.Equal(content, f.content) {
+			return fs.ErrInvalid
+		}
+		return nil
+	})
+	return err == nil && seen == len(files)
+}

@@ -1,0 +1,281 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/labels"
+)
+
+// ready is a pod whose network, volumes and files are there.
+type ready struct {
+	network PodNetwork
+	ips     []string          // The node's for a pod on the host's network.
+	volumes map[string]string // Paths on the host, by name.
+	files   []Mount
+}
+
+// containerConfig works out all that the runtime has to know. Its errors are the user's to mend.
+func (a *Agent) containerConfig(ctx context.Context, pod *v1.Pod, s start, r *ready, image Image) (ContainerConfig, error) {
+	c := s.container
+	services, err := a.services.List(labels.Everything())
+	if err != nil {
+		return ContainerConfig{}, fmt.Errorf("list services: %w", err)
+	}
+	links := serviceVariables(services, pod.Namespace, pod.Spec.EnableServiceLinks == nil || *pod.Spec.EnableServiceLinks)
+	links["HOSTNAME"] = podHostname(pod, a.NodeName)
+	env, err := environment(ctx, pod, c, r.ips, a.NodeIP, links, a.allocatable(), a.sources)
+	if err != nil {
+		return ContainerConfig{}, err
+	}
+	mounts, err := a.mounts(pod, s, r)
+	if err != nil {
+		return ContainerConfig{}, err
+	}
+	security, err := securityOf(pod, c, image)
+	if err != nil {
+		return ContainerConfig{}, err
+	}
+	memory := a.allocatable()[v1.ResourceMemory]
+	return ContainerConfig{
+		ID:      fmt.Sprintf("%s-%s-%d", pod.UID, c.Name, s.attempt),
+		Pod:     PodRef{UID: string(pod.UID), Namespace: pod.Namespace, Name: pod.Name},
+		Name:    c.Name,
+		Attempt: s.attempt,
+		Image:   c.Image,
+		Labels:  map[string]string{labelBoot: a.boot, labelBackoff: s.backoff.String()},
+
+		Command:    expandAll(c.Command, env.values),
+		Args:       expandAll(c.Args, env.values),
+		Env:        env.list(),
+		WorkingDir: c.WorkingDir,
+		Stdin:      c.Stdin,
+		StdinOnce:  c.StdinOnce,
+		TTY:        c.TTY,
+
+		Mounts:    mounts,
+		LogPath:   a.dirs.log(pod, c.Name, s.attempt),
+		Resources: resourcesOf(pod, c, memory.Value()),
+		Security:  security,
+
+		NetNS: r.network.NetNS, IPCNS: r.network.IPCNS, UTSNS: r.network.UTSNS,
+		HostPID: pod.Spec.HostPID, HostIPC: pod.Spec.HostIPC,
+		CgroupParent: "/skiff/" + string(pod.UID),
+	}, nil
+}
+
+func expandAll(words []string, values map[string]string) []string {
+	var expanded []string
+	for _, w := range words {
+		expanded = append(expanded, expand(w, values))
+	}
+	return expanded
+}
+
+// mounts are the container's volumes, then the files of /etc that it does not bring itself, then the file for its
+// last words.
+func (a *Agent) mounts(pod *v1.Pod, s start, r *ready) ([]Mount, error) {
+	c := s.container
+	var mounts []Mount
+	taken := map[string]bool{}
+	for _, m := range c.VolumeMounts {
+		source, ok := r.volumes[m.Name]
+		if !ok {
+			return nil, fmt.Errorf("volume %q of the mount at %s is not in the pod", m.Name, m.MountPath)
+		}
+		target := path.Clean("/" + m.MountPath)
+		taken[target] = true
+		mounts = append(mounts, Mount{Source: source, Target: target, ReadOnly: m.ReadOnly || isObject(pod, m.Name), Propagation: propagation(m.MountPropagation)})
+	}
+	for _, m := range r.files {
+		if !taken[m.Target] {
+			m.ReadOnly = c.SecurityContext != nil && isTrue(c.SecurityContext.ReadOnlyRootFilesystem)
+			mounts = append(mounts, m)
+		}
+	}
+	if target := path.Clean("/" + c.TerminationMessagePath); target != "/" && !taken[target] {
+		source := a.dirs.message(pod.UID, c.Name, s.attempt)
+		if err := makeMessageFile(source); err != nil {
+			return nil, err
+		}
+		mounts = append(mounts, Mount{Source: source, Target: target})
+	}
+	return mounts, nil
+}
+
+// isObject says that a volume shows an object of the API, which a container must not write to.
+func isObject(pod *v1.Pod, volume string) bool {
+	for _, v := range pod.Spec.Volumes {
+		if v.Name == volume {
+			return v.ConfigMap != nil || v.Secret != nil
+		}
+	}
+	return false
+}
+
+func propagation(mode *v1.MountPropagationMode) string {
+	if mode == nil {
+		return "private"
+	}
+	switch *mode {
+	case v1.MountPropagationHostToContainer:
+		return "rslave"
+	case v1.MountPropagationBidirectional:
+		return "rshared"
+	}
+	return "private"
+}
+
+// makeMessageFile makes an empty file that a container's process of any user can write to.
+func makeMessageFile(file string) error {
+	if err := os.MkdirAll(filepath.Dir(file), 0o711); err != nil {
+		return fmt.Errorf("make the termination message file: %w", err)
+	}
+	if err := os.WriteFile(file, nil, 0o666); err != nil {
+		return fmt.Errorf("make the termination message file: %w", err)
+	}
+	if err := os.Chmod(file, 0o666); err != nil { // The umask has cut it.
+		return fmt.Errorf("make the termination message file: %w", err)
+	}
+	return nil
+}
+
+// Kinds of CPU limits: shares and the quota's period are the kernel's defaults for a whole CPU.
+const (
+	sharesPerCPU = 1024
+	minShares    = 2
+	quotaPeriod  = 100_000
+	minQuota     = 1_000
+)
+
+// resourcesOf turns requests and limits into what the kernel understands.
+func resourcesOf(pod *v1.Pod, c *v1.Container, nodeMemory int64) Resources {
+	request, limit := c.Resources.Requests, c.Resources.Limits
+	cpu := request.Cpu().MilliValue()
+	if _, asked := request[v1.ResourceCPU]; !asked {
+		cpu = limit.Cpu().MilliValue()
+	}
+	r := Resources{
+		CPUShares:   uint64(max(cpu*sharesPerCPU/1000, minShares)),
+		MemoryLimit: limit.Memory().Value(),
+		OOMScoreAdj: oomScore(pod, c, nodeMemory),
+	}
+	if milli := limit.Cpu().MilliValue(); milli > 0 {
+		r.CPUPeriod = quotaPeriod
+		r.CPUQuota = max(milli*quotaPeriod/1000, minQuota)
+	}
+	return r
+}
+
+// oomScore says who dies first when the node's memory is short: those who promised nothing, then those who use more than they
+// asked for, Guaranteed pods last.
+func oomScore(pod *v1.Pod, c *v1.Container, nodeMemory int64) int {
+	const guaranteed, bestEffort = -997, 1000
+	switch {
+	case pod.Spec.PriorityClassName == "system-node-critical" || qosClass(pod) == v1.PodQOSGuaranteed:
+		return guaranteed
+	case qosClass(pod) == v1.PodQOSBestEffort || nodeMemory <= 0:
+		return bestEffort
+	}
+	score := bestEffort - int(bestEffort*c.Resources.Requests.Memory().Value()/nodeMemory)
+	return min(max(score, bestEffort+guaranteed), bestEffort-1)
+}
+
+// qosClass is the one that the API server gave the pod or, where it gave none, would have given.
+func qosClass(pod *v1.Pod) v1.PodQOSClass {
+	if pod.Status.QOSClass != "" {
+		return pod.Status.QOSClass
+	}
+	asked, guaranteed := false, true
+	for _, c := range allContainers(&pod.Spec) {
+		for _, name := range []v1.ResourceName{v1.ResourceCPU, v1.ResourceMemory} {
+			limit, limited := c.Resources.Limits[name]
+			request, requested := c.Resources.Requests[name]
+			asked = asked || limited || requested
+			guaranteed = guaranteed && limited && (!requested || request.Cmp(limit) == 0)
+		}
+	}
+	switch {
+	case !asked:
+		return v1.PodQOSBestEffort
+	case guaranteed:
+		return v1.PodQOSGuaranteed
+	}
+	return v1.PodQOSBurstable
+}
+
+// securityOf merges the pod's and the container's security contexts; the container's wins.
+func securityOf(pod *v1.Pod, c *v1.Container, image Image) (Security, error) {
+	var s Security
+	var nonRoot *bool
+	if p := pod.Spec.SecurityContext; p != nil {
+		s.UID, s.GID, nonRoot = p.RunAsUser, p.RunAsGroup, p.RunAsNonRoot
+		s.SupplementalGroups = append(s.SupplementalGroups, p.SupplementalGroups...)
+		if p.FSGroup != nil {
+			s.SupplementalGroups = append(s.SupplementalGroups, *p.FSGroup)
+		}
+		if p.SeccompProfile != nil {
+			s.Seccomp = string(p.SeccompProfile.Type)
+		}
+	}
+	if sc := c.SecurityContext; sc != nil {
+		if sc.RunAsUser != nil {
+			s.UID = sc.RunAsUser
+		}
+		if sc.RunAsGroup != nil {
+			s.GID = sc.RunAsGroup
+		}
+		if sc.RunAsNonRoot != nil {
+			nonRoot = sc.RunAsNonRoot
+		}
+		if sc.SeccompProfile != nil {
+			s.Seccomp = string(sc.SeccompProfile.Type)
+		}
+		if sc.Capabilities != nil {
+			s.AddCapabilities = capabilities(sc.Capabilities.Add)
+			s.DropCapabilities = capabilities(sc.Capabilities.Drop)
+		}
+		s.Privileged = isTrue(sc.Privileged)
+		s.ReadOnlyRootFS = isTrue(sc.ReadOnlyRootFilesystem)
+		s.NoNewPrivileges = sc.AllowPrivilegeEscalation != nil && !*sc.AllowPrivilegeEscalation
+	}
+	if isTrue(nonRoot) {
+		if err := checkNonRoot(s.UID, image.User); err != nil {
+			return s, err
+		}
+	}
+	return s, nil
+}
+
+func capabilities(names []v1.Capability) []string {
+	var list []string
+	for _, name := range names {
+		list = append(list, string(name))
+	}
+	return list
+}
+
+func checkNonRoot(uid *int64, imageUser string) error {
+	if uid != nil {
+		if *uid == 0 {
+			return errors.New("container's runAsUser breaks non-root policy")
+		}
+		return nil
+	}
+	user, _, _ := strings.Cut(imageUser, ":")
+	number, err := strconv.ParseInt(user, 10, 64)
+	switch {
+	case user == "" || err == nil && number == 0:
+		return errors.New("container has runAsNonRoot and image will run as root")
+	case err != nil:
+		return fmt.Errorf("container has runAsNonRoot and image has non-numeric user (%s), cannot verify user is non-root", user)
+	}
+	return nil
+}

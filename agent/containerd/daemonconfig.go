@@ -1,0 +1,65 @@
+package containerd
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"text/template"
+)
+
+// DaemonConfig says where a containerd of our own lives.
+type DaemonConfig struct {
+	Binary string // "" is the containerd on PATH.
+	Root   string // Images, snapshots and what is known of containers: DATA/containerd.
+	State  string // Shims' sockets and bundles, the pid file: RUN/containerd. Should not outlive a reboot.
+	Socket string // "" is State/containerd.sock.
+	Log    string // A file; "" is Root/containerd.log.
+}
+
+func (c DaemonConfig) withDefaults() DaemonConfig {
+	if c.Binary == "" {
+		c.Binary = "containerd"
+	}
+	if c.Socket == "" {
+		c.Socket = filepath.Join(c.State, "containerd.sock")
+	}
+	if c.Log == "" {
+		c.Log = filepath.Join(c.Root, "containerd.log")
+	}
+	return c
+}
+
+func (c DaemonConfig) file() string { return filepath.Join(c.State, "config.toml") }
+
+// memoryEnv makes the daemon collect its garbage earlier: it does little, and memory is what a small machine lacks.
+func memoryEnv() []string { return []string{"GOGC=40"} }
+
+// configuration is written in the version that both containerd 1.6 and 2 read. What nothing here uses is off: it costs
+// memory and time at start, and some of it makes folders of its own outside of Root and State.
+var configuration = template.Must(template.New("config.toml").Parse(`version = 2
+root = {{printf "%q" .Root}}
+state = {{printf "%q" .State}}
+disabled_plugins = [
+  "io.containerd.grpc.v1.cri", "io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime",
+  "io.containerd.grpc.v1.sandbox-controllers", "io.containerd.podsandbox.controller.v1.podsandbox",
+  "io.containerd.snapshotter.v1.aufs", "io.containerd.snapshotter.v1.blockfile", "io.containerd.snapshotter.v1.btrfs",
+  "io.containerd.snapshotter.v1.devmapper", "io.containerd.snapshotter.v1.erofs", "io.containerd.snapshotter.v1.zfs",
+  "io.containerd.internal.v1.opt", "io.containerd.internal.v1.restart", "io.containerd.internal.v1.tracing",
+  "io.containerd.tracing.processor.v1.otlp", "io.containerd.monitor.v1.cgroups", "io.containerd.monitor.task.v1.cgroups",
+  "io.containerd.nri.v1.nri",
+]
+[grpc]
+  address = {{printf "%q" .Socket}}
+[ttrpc]
+  address = {{printf "%q" (print .Socket ".ttrpc")}}
+[debug]
+  level = "warn"
+`))
+
+func (c DaemonConfig) write() error {
+	var text bytes.Buffer
+	if err := configuration.Execute(&text, c); err != nil {
+		return err
+	}
+	return os.WriteFile(c.file(), text.Bytes(), 0o644)
+}

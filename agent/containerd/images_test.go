@@ -1,0 +1,314 @@
+package containerd
+
+import (
+	"bytes"
+	"compress/gzip"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-containerregistry/pkg/registry"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/empty"
+	"github.com/google/go-containerregistry/pkg/v1/layout"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/tarball"
+
+	"skiff/agent"
+)
+
+func TestImages(t *testing.T) {
+	n := newNode(t)
+	t.Run("import", func(t *testing.T) { testImport(t, n) })
+	t.Run("watch", func(t *testing.T) { testWatch(t, n) })
+	t.Run("pull", func(t *testing.T) { testPull(t, n) })
+}
+
+func testImport(t *testing.T, n *node) {
+	ctx := t.Context()
+	local, err := n.runtime.Image(ctx, "box")
+	if err != nil || local.Digest == "" || local.Size < 100<<10 || !cmp.Equal(local.Names, []string{"docker.io/library/box:latest"}) {
+		t.Fatalf("the imported image is %+v, %v", local, err)
+	}
+	if _, err := n.runtime.Image(ctx, "nonsense"); !errors.Is(err, agent.ErrNoImage) {
+		t.Errorf("an image that is not there: %v, want ErrNoImage", err)
+	}
+	if byDigest, err := n.runtime.Image(ctx, "box@"+local.Digest); err != nil || byDigest.Digest != local.Digest {
+		t.Errorf("by digest it is %+v, %v", byDigest, err)
+	}
+	if _, err := n.runtime.Image(ctx, "other@"+local.Digest); !errors.Is(err, agent.ErrNoImage) {
+		t.Errorf("another repository's image of this digest: %v, want ErrNoImage", err)
+	}
+
+	zipped := compressed(t, n.saveImage("zipped.tar", "registry.example/zipped:v1"))
+	oci := ociTar(t, n.dir, "me/oci:v2")
+	for file, want := range map[string]string{zipped: "registry.example/zipped:v1", oci: "docker.io/me/oci:v2"} {
+		if names, err := n.runtime.Import(ctx, file); err != nil || !cmp.Equal(names, []string{want}) {
+			t.Errorf("import %s: %v, %v; want %s", file, names, err, want)
+		}
+	}
+	all, err := n.runtime.Images(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, image := range all {
+		names = append(names, image.Names...)
+	}
+	if len(names) != 3 {
+		t.Errorf("the images are %v, want three names", names)
+	}
+	for text, want := range map[string]string{
+		"not a tar at all": "import images of", "": "import images of", string(archive(t, map[string]string{"some": "file"})): "import images of",
+	} {
+		bad := filepath.Join(n.dir, "bad.tar")
+		if err := os.WriteFile(bad, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if names, err := n.runtime.Import(ctx, bad); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("import of %.20q: %v, %v; want an error", text, names, err)
+		}
+	}
+}
+
+func compressed(t *testing.T, path string) string {
+	t.Helper()
+	plain, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file, err := os.Create(path + ".gz")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	w := gzip.NewWriter(file)
+	if _, err := w.Write(plain); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return file.Name()
+}
+
+// ociTar writes the test's image as a tar of an OCI layout.
+func ociTar(t *testing.T, dir, ref string) string {
+	t.Helper()
+	root := filepath.Join(dir, "layout")
+	out, err := layout.Write(root, empty.Index)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := out.AppendImage(boxImage(t), layout.WithAnnotations(map[string]string{"org.opencontainers.image.ref.name": ref})); err != nil {
+		t.Fatal(err)
+	}
+	files := map[string]string{}
+	err = filepath.WalkDir(root, func(path string, e os.DirEntry, err error) error {
+		if err != nil || e.IsDir() {
+			return err
+		}
+		text, err := os.ReadFile(path)
+		files[strings.TrimPrefix(path, root+"/")] = string(text)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, "oci.tar")
+	if err := os.WriteFile(path, archive(t, files), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// A file in the folder is imported at once and once; a bad one harms nobody.
+func testWatch(t *testing.T, n *node) {
+	dir := filepath.Join(n.dir, "images")
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(n.saveImage("first.tar", "first:1"), filepath.Join(dir, "first.tar")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "bad.tar"), []byte("bad"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	watch := func(during func()) {
+		t.Helper()
+		ctx, cancel := context.WithCancel(t.Context())
+		ready, done := make(chan struct{}), make(chan error, 1)
+		go func() { done <- n.runtime.WatchImages(ctx, dir, func() { close(ready) }) }()
+		<-ready
+		during()
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("watch: %v", err)
+		}
+	}
+	has := func(ref string) bool {
+		_, err := n.runtime.Image(t.Context(), ref)
+		return err == nil
+	}
+	watch(func() {
+		if !has("first:1") {
+			t.Error("the first file was not imported when the watch was ready")
+		}
+		if err := os.Rename(n.saveImage("moved.tar", "moved:1"), filepath.Join(dir, "moved.tar")); err != nil {
+			t.Fatal(err)
+		}
+		n.eventually("the moved file is imported", func() bool { return has("moved:1") })
+		text, err := os.ReadFile(n.saveImage("written.tar", "written:1"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, "written.tar"), text, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		n.eventually("the written file is imported", func() bool { return has("written:1") })
+	})
+	created := func() (stamp string) {
+		image, err := n.runtime.client.ImageService().Get(n.runtime.in(t.Context()), "docker.io/library/first:1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return image.UpdatedAt.String()
+	}
+	before := created()
+	watch(func() {})
+	if after := created(); after != before {
+		t.Errorf("an unchanged file was imported again: the image is of %s, was of %s", after, before)
+	}
+}
+
+// Images come through a mirror that stands for docker.io; pods that want the same one share the pull.
+func testPull(t *testing.T, n *node) {
+	var layers atomic.Int32
+	slow := make(chan struct{})
+	handler := registry.New(registry.Logger(log.New(io.Discard, "", 0)))
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodGet && strings.Contains(r.URL.Path, "/blobs/") {
+			layers.Add(1)
+			<-slow
+		}
+		handler.ServeHTTP(w, r)
+	}))
+	defer server.Close()
+	noise := make([]byte, 1<<20) // What no other test has brought here.
+	if _, err := rand.Read(noise); err != nil {
+		t.Fatal(err)
+	}
+	file := archive(t, map[string]string{"noise": string(noise)})
+	layer, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(file)), nil })
+	if err != nil {
+		t.Fatal(err)
+	}
+	image, err := mutate.AppendLayers(boxImage(t), layer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	push(t, handler, "library/pulled", "latest", image)
+	hosts := filepath.Join(n.dir, "registries", "docker.io", "hosts.toml")
+	if err := os.MkdirAll(filepath.Dir(hosts), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	text := fmt.Sprintf("server = %q\n[host.%q]\n  capabilities = [\"pull\", \"resolve\"]\n", server.URL, server.URL)
+	if err := os.WriteFile(hosts, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+
+	var done, total atomic.Int64
+	var pulls sync.WaitGroup
+	for range 3 {
+		pulls.Go(func() {
+			image, err := n.runtime.Pull(t.Context(), "pulled", func(d, all int64) { done.Store(d); total.Store(all) })
+			if err != nil || !cmp.Equal(image.Names, []string{"docker.io/library/pulled:latest"}) {
+				t.Errorf("pull: %+v, %v", image, err)
+			}
+		})
+	}
+	n.eventually("progress is told", func() bool { return total.Load() > 0 })
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := n.runtime.Pull(ctx, "pulled", nil); !errors.Is(err, context.Canceled) {
+		t.Errorf("a pull that nobody waits for: %v, want context.Canceled", err)
+	}
+	close(slow)
+	pulls.Wait()
+	if d, all := done.Load(), total.Load(); d != all || all < 1<<20 {
+		t.Errorf("at the end %d of %d bytes were told", d, all)
+	}
+	if got := layers.Load(); got != 2 { // The configuration and the layer, once each.
+		t.Errorf("%d blobs were asked for, want 2", got)
+	}
+	if _, err := n.runtime.Pull(t.Context(), "nonsense", nil); !errors.Is(err, agent.ErrNoImage) {
+		t.Errorf("pull of an image that is not there: %v, want ErrNoImage", err)
+	}
+	server.Close()
+	if _, err := n.runtime.Pull(t.Context(), "gone:1", nil); err == nil || errors.Is(err, agent.ErrNoImage) {
+		t.Errorf("pull from a registry that is away: %v, want another error than ErrNoImage", err)
+	}
+}
+
+// push puts an image into a registry.
+func push(t *testing.T, to http.Handler, repository, tag string, image v1.Image) {
+	t.Helper()
+	put := func(method, path, mediaType string, body []byte) {
+		t.Helper()
+		request := httptest.NewRequest(method, "/v2/"+repository+path, bytes.NewReader(body))
+		request.Header.Set("Content-Type", mediaType)
+		answer := httptest.NewRecorder()
+		if to.ServeHTTP(answer, request); answer.Code != http.StatusCreated {
+			t.Fatalf("%s %s: %d %s", method, path, answer.Code, answer.Body)
+		}
+	}
+	layers, err := image.Layers()
+	if err != nil {
+		t.Fatal(err)
+	}
+	blobs := map[string][]byte{}
+	for _, layer := range layers {
+		digest, err := layer.Digest()
+		if err != nil {
+			t.Fatal(err)
+		}
+		r, err := layer.Compressed()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if blobs[digest.String()], err = io.ReadAll(r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	configName, err := image.ConfigName()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if blobs[configName.String()], err = image.RawConfigFile(); err != nil {
+		t.Fatal(err)
+	}
+	for digest, blob := range blobs {
+		put(http.MethodPost, "/blobs/uploads/?digest="+digest, "application/octet-stream", blob)
+	}
+	manifest, err := image.RawManifest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	mediaType, err := image.MediaType()
+	if err != nil {
+		t.Fatal(err)
+	}
+	put(http.MethodPut, "/manifests/"+tag, string(mediaType), manifest)
+}

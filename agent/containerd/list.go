@@ -1,0 +1,196 @@
+package containerd
+
+import (
+	"bufio"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/containerd/containerd/api/services/tasks/v1"
+	tasktypes "github.com/containerd/containerd/api/types/task"
+	containerd "github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/core/containers"
+
+	"skiff/agent"
+)
+
+// Labels of our containers. Others, but containerd's own, are the agent's.
+const (
+	labelPrefix       = "skiff.runtime/"
+	labelID           = labelPrefix + "id" // As the agent says it.
+	labelPodUID       = labelPrefix + "pod-uid"
+	labelPodNamespace = labelPrefix + "pod-namespace"
+	labelPodName      = labelPrefix + "pod-name"
+	labelName         = labelPrefix + "name"
+	labelAttempt      = labelPrefix + "attempt"
+	labelImage        = labelPrefix + "image"
+	labelImageID      = labelPrefix + "image-id"
+	labelLogPath      = labelPrefix + "log-path"
+	labelStdinOnce    = labelPrefix + "stdin-once"
+	labelImageFile    = labelPrefix + "file" // Of an image: the file that it was imported from.
+)
+
+func labelsOf(c agent.ContainerConfig, imageID string) map[string]string {
+	labels := map[string]string{
+		labelID: c.ID, labelPodUID: c.Pod.UID, labelPodNamespace: c.Pod.Namespace, labelPodName: c.Pod.Name, labelName: c.Name,
+		labelAttempt: strconv.Itoa(c.Attempt), labelImage: c.Image, labelImageID: imageID, labelLogPath: c.LogPath,
+	}
+	if c.StdinOnce {
+		labels[labelStdinOnce] = "true"
+	}
+	for k, v := range c.Labels {
+		labels[k] = v
+	}
+	return labels
+}
+
+// maxID is containerd's limit for an identifier.
+const maxID = 76
+
+// containerdID is id, or what stands for it where it is too long for containerd.
+func containerdID(id string) string {
+	if len(id) <= maxID {
+		return id
+	}
+	sum := sha256.Sum256([]byte(id))
+	return id[:36] + "-" + hex.EncodeToString(sum[:16])
+}
+
+// Containers lists every container that Start made and Remove did not remove.
+func (r *Runtime) Containers(ctx context.Context) ([]agent.Container, error) {
+	r.mu.Lock()
+	starting := make(map[string]bool, len(r.starting)) // Before the list: a Start that ends meanwhile may still be in it.
+	for id := range r.starting {
+		starting[id] = true
+	}
+	r.mu.Unlock()
+	records, tasks, err := r.list(r.in(ctx))
+	if err != nil {
+		return nil, err
+	}
+	all := make([]agent.Container, 0, len(records))
+	for _, record := range records {
+		c := describe(record)
+		switch task := tasks[record.ID]; {
+		case task != nil:
+			r.describeTask(&c, record, task)
+		case starting[record.ID]:
+			c.State = agent.Created
+		default:
+			c.State, c.ExitCode, c.Unknown = agent.Exited, 137, true
+			c.Started = r.started(record)
+			c.Finished = r.missed(record)
+		}
+		all = append(all, c)
+	}
+	return all, nil
+}
+
+// list returns the containers and their tasks by ID. A task whose shim does not answer is not among them.
+func (r *Runtime) list(ctx context.Context) ([]containers.Container, map[string]*tasktypes.Process, error) {
+	records, err := r.client.ContainerService().List(ctx, fmt.Sprintf("labels.%q", labelID))
+	if err != nil {
+		return nil, nil, fmt.Errorf("list containers: %w", err)
+	}
+	response, err := r.client.TaskService().List(ctx, &tasks.ListTasksRequest{})
+	if err != nil {
+		return nil, nil, fmt.Errorf("list tasks: %w", err)
+	}
+	byID := make(map[string]*tasktypes.Process, len(response.Tasks))
+	for _, t := range response.Tasks {
+		byID[t.ID] = t
+	}
+	return records, byID, nil
+}
+
+// describe reads what the labels say.
+func describe(record containers.Container) agent.Container {
+	l := record.Labels
+	attempt, _ := strconv.Atoi(l[labelAttempt])
+	own := map[string]string{}
+	for k, v := range l {
+		if !strings.HasPrefix(k, labelPrefix) && k != containerd.StopSignalLabel {
+			own[k] = v
+		}
+	}
+	return agent.Container{
+		ID: l[labelID], Pod: agent.PodRef{UID: l[labelPodUID], Namespace: l[labelPodNamespace], Name: l[labelPodName]},
+		Name: l[labelName], Attempt: attempt, Image: l[labelImage], ImageID: l[labelImageID], Labels: own, LogPath: l[labelLogPath],
+		Created: record.CreatedAt,
+	}
+}
+
+func (r *Runtime) describeTask(c *agent.Container, record containers.Container, t *tasktypes.Process) {
+	switch t.Status {
+	case tasktypes.Status_CREATED:
+		c.State = agent.Created
+	case tasktypes.Status_STOPPED:
+		c.State = agent.Exited
+		c.Started = r.started(record)
+		c.Finished = t.ExitedAt.AsTime()
+		c.ExitCode = int(t.ExitStatus)
+		// The kernel may also have killed a child only: then the container ends by a code of its own, if at all.
+		c.OOM = c.ExitCode == 137 && oomKilled(filepath.Join(r.config.CgroupRoot, c.Pod.UID, t.ID))
+	default: // Paused ones are alive too.
+		c.State = agent.Running
+		c.Started = r.started(record)
+	}
+}
+
+// Files of a container whose times are all that they say: when it had started, and when it was found without its task.
+const (
+	startedFile = "started"
+	missedFile  = "missed"
+)
+
+// started is when the container started; its creation stands for it after a reboot, which those files do not survive.
+func (r *Runtime) started(record containers.Container) time.Time {
+	info, err := os.Stat(filepath.Join(r.containerDir(record.ID), startedFile))
+	if err != nil {
+		return record.CreatedAt
+	}
+	return info.ModTime()
+}
+
+// missed is when it was first seen that a container has no task any more. Every later call says the same.
+func (r *Runtime) missed(record containers.Container) time.Time {
+	file := filepath.Join(r.containerDir(record.ID), missedFile)
+	info, err := os.Stat(file)
+	if err != nil {
+		err = errors.Join(os.MkdirAll(filepath.Dir(file), 0o700), os.WriteFile(file, nil, 0o600))
+		if err == nil {
+			info, err = os.Stat(file)
+		}
+	}
+	if err != nil {
+		r.log.Error("the time of a container's end can't be kept", "container", record.ID, "err", err)
+		return time.Now()
+	}
+	return info.ModTime()
+}
+
+// oomKilled asks the kernel whether it killed a process of the cgroup for its memory. The cgroup is there until the task
+// is deleted.
+func oomKilled(cgroup string) bool {
+	for _, file := range []string{
+		filepath.Join("/sys/fs/cgroup", cgroup, "memory.events"),
+		filepath.Join("/sys/fs/cgroup/memory", cgroup, "memory.oom_control"),
+	} {
+		if f, err := os.Open(file); err == nil {
+			defer f.Close()
+			for lines := bufio.NewScanner(f); lines.Scan(); {
+				if count, ok := strings.CutPrefix(lines.Text(), "oom_kill "); ok {
+					return count != "0"
+				}
+			}
+		}
+	}
+	return false
+}

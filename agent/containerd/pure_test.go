@@ -1,0 +1,131 @@
+package containerd
+
+import (
+	"encoding/binary"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+)
+
+func TestFullName(t *testing.T) {
+	const sum = "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
+	for ref, want := range map[string]string{
+		"nginx":                       "docker.io/library/nginx:latest",
+		"nginx:1.29":                  "docker.io/library/nginx:1.29",
+		"me/app":                      "docker.io/me/app:latest",
+		"localhost:5000/app":          "localhost:5000/app:latest",
+		"registry.k8s.io/pause:3.10":  "registry.k8s.io/pause:3.10",
+		"nginx@" + sum:                "docker.io/library/nginx@" + sum,
+		"nginx:1.29@" + sum:           "docker.io/library/nginx@" + sum,
+		"docker.io/library/nginx:new": "docker.io/library/nginx:new",
+	} {
+		got, err := fullName(ref)
+		if err != nil || got != want {
+			t.Errorf("fullName(%q) = %q, %v; want %q", ref, got, err, want)
+		}
+	}
+	for _, ref := range []string{"", "Nginx", "a b", "nginx:"} {
+		if got, err := fullName(ref); err == nil {
+			t.Errorf("fullName(%q) = %q; want an error", ref, got)
+		}
+	}
+}
+
+func TestContainerdID(t *testing.T) {
+	short := "2b0a1c34-5d6e-7f80-9102-a3b4c5d6e7f8-app-0"
+	if got := containerdID(short); got != short {
+		t.Errorf("a short ID became %q", got)
+	}
+	long := "2b0a1c34-5d6e-7f80-9102-a3b4c5d6e7f8-" + strings.Repeat("x", 63) + "-"
+	a, b := containerdID(long+"0"), containerdID(long+"1")
+	if len(a) > maxID || len(b) > maxID || a == b {
+		t.Errorf("long IDs became %q and %q", a, b)
+	}
+}
+
+func TestCheckVersion(t *testing.T) {
+	for version, ok := range map[string]bool{
+		"1.6.20~ds1": true, "v1.7.27": true, "v2.1.4": true, "2.0.0-rc.1": true, "1.5.18": false, "v0.9": false, "deadbeef.m": true,
+	} {
+		if err := checkVersion(version); (err == nil) != ok {
+			t.Errorf("checkVersion(%q) = %v; want accepted: %v", version, err, ok)
+		}
+	}
+	if got := releaseOf("1.6.20~ds1"); got != "1.6.20" {
+		t.Errorf("releaseOf(1.6.20~ds1) = %q", got)
+	}
+}
+
+func TestAppendCRI(t *testing.T) {
+	long := strings.Repeat("x", maxLine)
+	tests := []struct {
+		name, partial, data string
+		want, rest          string
+	}{
+		{name: "a line", data: "one\n", want: "T stdout F one\n"},
+		{name: "lines and a beginning", data: "one\n\ntwo", want: "T stdout F one\nT stdout F \n", rest: "two"},
+		{name: "the end of a beginning", partial: "tw", data: "o\nthree\n", want: "T stdout F two\nT stdout F three\n"},
+		{name: "only more of it", partial: "tw", data: "o", rest: "two"},
+		{name: "nothing", partial: "tw", data: "", rest: "tw"},
+		{name: "a line just as long as it may be", data: long + "\n", want: "T stdout F " + long + "\n"},
+		{name: "a longer one", data: long + "yz\n", want: "T stdout P " + long + "\nT stdout F yz\n"},
+		{name: "a longer one with a beginning", partial: "ab", data: long + "\n", want: "T stdout P ab" + long[2:] + "\nT stdout F xx\n"},
+	}
+	for _, tc := range tests {
+		t.Run(tc.name, func(t *testing.T) {
+			out, rest := appendCRI(nil, []byte("T"), "stdout", []byte(tc.partial), []byte(tc.data))
+			if diff := cmp.Diff([]string{tc.want, tc.rest}, []string{string(out), string(rest)}); diff != "" {
+				t.Errorf("entries and rest (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// A log never takes more room than its files may have, and what is younger than that is all there, in order.
+func TestLogRotation(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "pod", "0.log")
+	l, err := openLog(path, slog.Default())
+	if err != nil {
+		t.Fatal(err)
+	}
+	line := strings.Repeat("x", 1000) + "\n"
+	for range 80 { // 80 MB in lines of 1 kB.
+		l.write(false, []byte(strings.Repeat(line, 1000)))
+	}
+	l.write(true, []byte("no end of line"))
+	l.close()
+	files, err := filepath.Glob(path + "*")
+	if err != nil || len(files) != logFiles {
+		t.Fatalf("there are %d files, want %d: %v %v", len(files), logFiles, files, err)
+	}
+	for _, file := range files {
+		if info, err := os.Stat(file); err != nil || info.Size() > maxLog+2<<20 {
+			t.Errorf("%s: %v bytes (%v), want at most about %d", file, info.Size(), err, maxLog)
+		}
+	}
+	text, err := os.ReadFile(path)
+	if err != nil || !strings.HasSuffix(string(text), " stderr P no end of line\n") {
+		t.Errorf("the newest file ends with %q (%v)", text[max(0, len(text)-80):], err)
+	}
+}
+
+func TestWrittenFiles(t *testing.T) {
+	var events []byte
+	event := func(name string, padded uint32) {
+		head := make([]byte, unix.SizeofInotifyEvent)
+		binary.NativeEndian.PutUint32(head[12:], padded)
+		events = append(append(events, head...), append([]byte(name), make([]byte, int(padded)-len(name))...)...)
+	}
+	event("a.tar", 16)
+	event("", 0)
+	event("b.tar", 16)
+	event("a.tar", 16)
+	if diff := cmp.Diff([]string{"a.tar", "b.tar"}, writtenFiles(events)); diff != "" {
+		t.Errorf("names (-want +got):\n%s", diff)
+	}
+}

@@ -1,0 +1,247 @@
+package containerd
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/containerd/containerd/v2/contrib/seccomp"
+	"github.com/containerd/containerd/v2/core/containers"
+	"github.com/containerd/containerd/v2/pkg/oci"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"skiff/agent"
+)
+
+// groupAnnotation makes the runc shim take a container to the others of the same value.
+const groupAnnotation = "io.containerd.runc.v2.group"
+
+// specVersion is what every runc 1.x and crun in use understands; nothing newer is needed.
+const specVersion = "1.0.2"
+
+// termEnv is what a process with a terminal is told of it.
+const termEnv = "TERM=xterm"
+
+// spec works out how the container runs: the image's configuration first, what the pod says over it. shm is the pod's
+// /dev/shm.
+func spec(c agent.ContainerConfig, id string, image oci.Image, shm string) []oci.SpecOpts {
+	opts := []oci.SpecOpts{
+		oci.WithDefaultUnixDevices,
+		oci.WithoutRunMount,
+		oci.WithImageConfigArgs(image, c.Args),
+		set(func(s *oci.Spec) { base(s, c) }),
+		withCommand(c),
+		oci.WithEnv(c.Env),
+		oci.WithAnnotations(map[string]string{groupAnnotation: c.Pod.UID}),
+		oci.WithCgroup(c.CgroupParent + "/" + id),
+	}
+	opts = append(opts, user(c.Security)...)
+	opts = append(opts, isolation(c)...)
+	opts = append(opts, set(func(s *oci.Spec) { mounts(s, c, shm) }))
+	opts = append(opts, set(func(s *oci.Spec) { resources(s, c.Resources) }))
+	return append(opts, security(c.Security)...)
+}
+
+func set(change func(*oci.Spec)) oci.SpecOpts {
+	return func(_ context.Context, _ oci.Client, _ *containers.Container, s *oci.Spec) error {
+		change(s)
+		return nil
+	}
+}
+
+func base(s *oci.Spec, c agent.ContainerConfig) {
+	s.Version = specVersion
+	s.Process.Rlimits = nil // The daemon's own, as Kubernetes has it.
+	s.Process.Terminal = c.TTY
+	if c.TTY {
+		s.Process.Env = append(s.Process.Env, termEnv)
+	}
+	if c.WorkingDir != "" {
+		s.Process.Cwd = c.WorkingDir
+	}
+}
+
+// withCommand follows Kubernetes' table: command replaces ENTRYPOINT and CMD, args alone replace CMD.
+func withCommand(c agent.ContainerConfig) oci.SpecOpts {
+	return func(_ context.Context, _ oci.Client, _ *containers.Container, s *oci.Spec) error {
+		if len(c.Command) > 0 {
+			s.Process.Args = append(slices.Clone(c.Command), c.Args...)
+		}
+		if len(s.Process.Args) == 0 {
+			return fmt.Errorf("no command specified: neither the pod nor image %s names one", c.Image)
+		}
+		return nil
+	}
+}
+
+func user(sec agent.Security) []oci.SpecOpts {
+	var opts []oci.SpecOpts
+	if sec.UID != nil {
+		opts = append(opts, oci.WithUserID(uint32(*sec.UID)), oci.WithAdditionalGIDs(strconv.FormatInt(*sec.UID, 10)))
+	}
+	return append(opts, set(func(s *oci.Spec) {
+		u := &s.Process.User
+		if sec.GID != nil {
+			u.GID = uint32(*sec.GID)
+		}
+		// The first of the image's groups is its own idea of the primary one.
+		if len(u.AdditionalGids) > 0 {
+			u.AdditionalGids[0] = u.GID
+		}
+		groups := slices.Compact(u.AdditionalGids)
+		for _, g := range sec.SupplementalGroups {
+			if !slices.Contains(groups, uint32(g)) {
+				groups = append(groups, uint32(g))
+			}
+		}
+		u.AdditionalGids = groups
+	}))
+}
+
+func isolation(c agent.ContainerConfig) []oci.SpecOpts {
+	var opts []oci.SpecOpts
+	join := func(kind specs.LinuxNamespaceType, path string, host bool) {
+		switch {
+		case host:
+			opts = append(opts, oci.WithHostNamespace(kind))
+		case path != "":
+			opts = append(opts, oci.WithLinuxNamespace(specs.LinuxNamespace{Type: kind, Path: path}))
+		}
+	}
+	join(specs.NetworkNamespace, c.NetNS, c.NetNS == "")
+	join(specs.IPCNamespace, c.IPCNS, c.HostIPC)
+	join(specs.UTSNamespace, c.UTSNS, false)
+	join(specs.PIDNamespace, "", c.HostPID)
+	// With cgroup v1 a container sees the host's tree, as containerd does it for Kubernetes; with v2 its own part.
+	if cgroup2() {
+		opts = append(opts, oci.WithLinuxNamespace(specs.LinuxNamespace{Type: specs.CgroupNamespace}))
+	}
+	return opts
+}
+
+func cgroup2() bool {
+	var fs unix.Statfs_t
+	return unix.Statfs("/sys/fs/cgroup", &fs) == nil && fs.Type == unix.CGROUP2_SUPER_MAGIC
+}
+
+// mounts adds the pod's to the standard ones. A mount of the pod's takes the place of a standard one at the same path.
+func mounts(s *oci.Spec, c agent.ContainerConfig, shm string) {
+	s.Mounts = append(s.Mounts, specs.Mount{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup",
+		Options: []string{"nosuid", "noexec", "nodev", "relatime", "ro"}})
+	all := append([]agent.Mount{{Source: shm, Target: "/dev/shm"}}, c.Mounts...)
+	for _, m := range all {
+		s.Mounts = slices.DeleteFunc(s.Mounts, func(old specs.Mount) bool { return old.Destination == m.Target })
+		s.Mounts = append(s.Mounts, bind(m))
+		switch {
+		case m.Propagation == "rshared":
+			s.Linux.RootfsPropagation = "rshared"
+		case m.Propagation == "rslave" && s.Linux.RootfsPropagation == "":
+			s.Linux.RootfsPropagation = "rslave"
+		}
+	}
+}
+
+func bind(m agent.Mount) specs.Mount {
+	propagation := m.Propagation
+	if propagation == "" || propagation == "private" {
+		propagation = "rprivate"
+	}
+	access := "rw"
+	if m.ReadOnly {
+		access = "ro"
+	}
+	return specs.Mount{Destination: m.Target, Type: "bind", Source: m.Source, Options: []string{"rbind", propagation, access}}
+}
+
+func resources(s *oci.Spec, want agent.Resources) {
+	r := s.Linux.Resources
+	cpu := &specs.LinuxCPU{}
+	if want.CPUShares > 0 {
+		cpu.Shares = &want.CPUShares
+	}
+	if want.CPUQuota > 0 {
+		cpu.Quota, cpu.Period = &want.CPUQuota, &want.CPUPeriod
+	}
+	r.CPU = cpu
+	if want.MemoryLimit > 0 {
+		// Swap is memory and swap together: equal means none.
+		r.Memory = &specs.LinuxMemory{Limit: &want.MemoryLimit, Swap: &want.MemoryLimit}
+	}
+	if want.PidsLimit > 0 {
+		r.Pids = &specs.LinuxPids{Limit: &want.PidsLimit}
+	}
+	adj := oomScoreAdj(want.OOMScoreAdj)
+	s.Process.OOMScoreAdj = &adj
+}
+
+// oomScoreAdj is what the kernel grants of it: without CAP_SYS_RESOURCE nobody may go below the own value.
+func oomScoreAdj(want int) int {
+	text, err := os.ReadFile("/proc/self/oom_score_adj")
+	if err != nil {
+		return want
+	}
+	own, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	if err != nil || want >= own || capable(unix.CAP_SYS_RESOURCE) {
+		return want
+	}
+	return own
+}
+
+// capable says whether this process has the capability.
+func capable(capability uint) bool {
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	if err := unix.Capget(&header, &data[0]); err != nil {
+		return false
+	}
+	return data[capability/32].Effective&(1<<(capability%32)) != 0
+}
+
+func security(sec agent.Security) []oci.SpecOpts {
+	opts := []oci.SpecOpts{set(func(s *oci.Spec) {
+		s.Process.NoNewPrivileges = sec.NoNewPrivileges
+		s.Root.Readonly = sec.ReadOnlyRootFS
+	})}
+	if sec.Privileged {
+		return append(opts, oci.WithPrivileged, oci.WithHostDevices, oci.WithAllDevicesAllowed)
+	}
+	opts = append(opts, capabilities(sec)...)
+	switch sec.Seccomp {
+	case "", "Unconfined":
+	case "RuntimeDefault":
+		opts = append(opts, seccomp.WithDefaultProfile()) // Last: it depends on the capabilities.
+	default:
+		opts = append(opts, func(context.Context, oci.Client, *containers.Container, *oci.Spec) error {
+			return fmt.Errorf("seccomp profile %q is not supported: only RuntimeDefault and Unconfined are", sec.Seccomp)
+		})
+	}
+	return opts
+}
+
+// capabilities changes the default set: what ALL says first, then one by one, and a drop wins over nothing but ALL.
+func capabilities(sec agent.Security) []oci.SpecOpts {
+	names := func(from []string) (all bool, caps []string) {
+		for _, name := range from {
+			if name == "ALL" {
+				all = true
+				continue
+			}
+			caps = append(caps, "CAP_"+strings.TrimPrefix(strings.ToUpper(name), "CAP_"))
+		}
+		return all, caps
+	}
+	addAll, add := names(sec.AddCapabilities)
+	dropAll, drop := names(sec.DropCapabilities)
+	var opts []oci.SpecOpts
+	if addAll {
+		opts = append(opts, oci.WithAllCurrentCapabilities)
+	}
+	if dropAll {
+		opts = append(opts, oci.WithCapabilities(nil))
+	}
+	return append(opts, oci.WithAddedCapabilities(add), oci.WithDroppedCapabilities(drop))
+}

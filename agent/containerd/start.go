@@ -1,0 +1,249 @@
+package containerd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/containerd/containerd/api/types/runc/options"
+	containerd "github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/core/leases"
+	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/containerd/v2/pkg/cio"
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+
+	"skiff/agent"
+)
+
+const (
+	runcShim       = "io.containerd.runc.v2"
+	cleanupTimeout = 15 * time.Second // For what must still be done when the caller's context has ended.
+)
+
+// Start makes a container and starts its process.
+func (r *Runtime) Start(ctx context.Context, c agent.ContainerConfig) error {
+	id := containerdID(c.ID)
+	r.mu.Lock()
+	if r.starting[id] {
+		r.mu.Unlock()
+		return fmt.Errorf("container %s is being started already", c.ID)
+	}
+	r.starting[id] = true
+	r.mu.Unlock()
+	defer func() {
+		r.mu.Lock()
+		delete(r.starting, id)
+		r.mu.Unlock()
+	}()
+
+	ctx = leases.WithLease(r.in(ctx), lease)
+	image, err := r.find(ctx, c.Image)
+	if err != nil {
+		return err
+	}
+	shm, err := r.shm(c)
+	if err != nil {
+		return err
+	}
+	container, err := r.create(ctx, id, c, image, shm)
+	if err != nil {
+		return fmt.Errorf("create container: %w", err)
+	}
+	if err := r.run(ctx, container, c); err != nil {
+		clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
+		defer cancel()
+		return errors.Join(err, r.discard(clean, container, true))
+	}
+	return nil
+}
+
+// create makes the container with its snapshot. An image that is here but not unpacked is unpacked; a snapshot that a
+// killed Start left is replaced.
+func (r *Runtime) create(ctx context.Context, id string, c agent.ContainerConfig, image containerd.Image, shm string) (containerd.Container, error) {
+	snapshotLabels := snapshots.WithLabels(map[string]string{labelID: c.ID})
+	try := func() (containerd.Container, error) {
+		return r.client.NewContainer(ctx, id,
+			containerd.WithRuntime(runcShim, &options.Options{Root: filepath.Join(r.config.RunDir, "runc")}),
+			containerd.WithSnapshotter(r.snapshotter),
+			containerd.WithNewSnapshot(id, image, snapshotLabels),
+			containerd.WithAdditionalContainerLabels(labelsOf(c, image.Target().Digest.String())),
+			containerd.WithImageStopSignal(image, "SIGTERM"),
+			containerd.WithNewSpec(spec(c, id, image, shm)...))
+	}
+	container, err := try()
+	if errdefs.IsAlreadyExists(err) {
+		if _, loadErr := r.client.LoadContainer(ctx, id); loadErr == nil {
+			return nil, err
+		}
+		if err := r.removeSnapshot(ctx, id); err != nil {
+			return nil, err
+		}
+		container, err = try()
+	}
+	if errdefs.IsNotFound(err) {
+		if err := image.Unpack(ctx, r.snapshotter); err != nil {
+			return nil, fmt.Errorf("unpack image %s: %w", image.Name(), err)
+		}
+		container, err = try()
+	}
+	if err != nil && !errdefs.IsAlreadyExists(err) {
+		clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
+		defer cancel()
+		err = errors.Join(err, r.removeSnapshot(clean, id))
+	}
+	return container, err
+}
+
+func (r *Runtime) removeSnapshot(ctx context.Context, id string) error {
+	err := r.client.SnapshotService(r.snapshotter).Remove(ctx, id)
+	if errdefs.IsNotFound(err) {
+		return nil
+	}
+	return err
+}
+
+// run makes the container's task and starts it, its output connected before.
+func (r *Runtime) run(ctx context.Context, container containerd.Container, c agent.ContainerConfig) error {
+	pipes, err := makePipes(r.containerDir(container.ID()), c.Stdin, c.TTY)
+	if err != nil {
+		return fmt.Errorf("make output pipes: %w", err)
+	}
+	defer pipes.release()
+	if err := r.readPipes(container.ID(), pipes, c.LogPath); err != nil {
+		return err
+	}
+	task, err := container.NewTask(ctx, pipes.creator())
+	if err != nil {
+		return fmt.Errorf("create task: %w", err)
+	}
+	if err := task.Start(ctx); err != nil {
+		return fmt.Errorf("start task: %w", err)
+	}
+	return os.WriteFile(filepath.Join(r.containerDir(container.ID()), startedFile), nil, 0o600)
+}
+
+// pipes are the FIFOs between a process and this package, and our end of those that it writes.
+type pipes struct {
+	config         cio.Config
+	stdout, stderr *os.File // stderr is nil with a terminal.
+	holders        []*os.File
+}
+
+// makePipes makes FIFOs in dir and opens those for output. Until release they have a writer of our own, so that reading
+// before the shim has opened them is not taken for the end.
+func makePipes(dir string, stdin, tty bool) (p *pipes, err error) {
+	p = &pipes{config: cio.Config{Terminal: tty}}
+	defer func() {
+		if err != nil {
+			p.release()
+			p.closeOutputs()
+		}
+	}()
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return p, err
+	}
+	if stdin {
+		p.config.Stdin = filepath.Join(dir, "stdin")
+		if err := makeFIFO(p.config.Stdin); err != nil {
+			return p, err
+		}
+	}
+	p.config.Stdout = filepath.Join(dir, "stdout")
+	if p.stdout, err = p.open(p.config.Stdout); err != nil {
+		return p, err
+	}
+	if !tty { // The shim wants both or, with a terminal, one.
+		p.config.Stderr = filepath.Join(dir, "stderr")
+		p.stderr, err = p.open(p.config.Stderr)
+	}
+	return p, err
+}
+
+func (p *pipes) open(path string) (*os.File, error) {
+	if err := makeFIFO(path); err != nil {
+		return nil, err
+	}
+	holder, err := os.OpenFile(path, os.O_RDWR|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	p.holders = append(p.holders, holder)
+	return openOutput(path)
+}
+
+// openOutput opens the reading end. Reading ends when nobody has it open for writing.
+func openOutput(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	conn, err := f.SyscallConn()
+	if err == nil {
+		// More room for what is written while nobody reads. The kernel may say no; then it stays at 64 KiB.
+		err = conn.Control(func(fd uintptr) { _, _ = unix.FcntlInt(fd, unix.F_SETPIPE_SZ, 1<<20) })
+	}
+	return f, err
+}
+
+func makeFIFO(path string) error {
+	if err := unix.Mkfifo(path, 0o600); err != nil && !errors.Is(err, unix.EEXIST) {
+		return fmt.Errorf("make %s: %w", path, err)
+	}
+	return nil
+}
+
+func (p *pipes) release() {
+	for _, f := range p.holders {
+		f.Close()
+	}
+	p.holders = nil
+}
+
+func (p *pipes) closeOutputs() {
+	for _, f := range []*os.File{p.stdout, p.stderr} {
+		if f != nil {
+			f.Close()
+		}
+	}
+}
+
+// creator tells the client the FIFOs' paths, and keeps it from doing anything with them.
+func (p *pipes) creator() cio.Creator {
+	return func(string) (cio.IO, error) { return cio.Load(cio.NewFIFOSet(p.config, func() error { return nil })) }
+}
+
+// shm returns the pod's /dev/shm, which all its containers share: a memory file system of the size that Kubernetes'
+// runtimes give it.
+func (r *Runtime) shm(c agent.ContainerConfig) (string, error) {
+	if c.HostIPC {
+		return "/dev/shm", nil
+	}
+	dir := r.shmDir(c.Pod.UID)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if err := os.MkdirAll(dir, 0o711); err != nil {
+		return "", err
+	}
+	mounted, err := isMountPoint(dir)
+	if err != nil || mounted {
+		return dir, err
+	}
+	if err := unix.Mount("shm", dir, "tmpfs", unix.MS_NOEXEC|unix.MS_NOSUID|unix.MS_NODEV, "mode=1777,size=64m"); err != nil {
+		return "", fmt.Errorf("mount the pod's /dev/shm: %w", err)
+	}
+	return dir, nil
+}
+
+func (r *Runtime) shmDir(podUID string) string { return filepath.Join(r.config.RunDir, "shm", podUID) }
+
+func isMountPoint(dir string) (bool, error) {
+	var own, parent unix.Stat_t
+	if err := errors.Join(unix.Stat(dir, &own), unix.Stat(filepath.Dir(dir), &parent)); err != nil {
+		return false, err
+	}
+	return own.Dev != parent.Dev, nil
+}

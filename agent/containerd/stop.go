@@ -1,0 +1,161 @@
+package containerd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	containerd "github.com/containerd/containerd/v2/client"
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+
+	"skiff/agent"
+)
+
+// Signal asks the container's first process to stop, or kills all of its processes.
+func (r *Runtime) Signal(ctx context.Context, id string, kill bool) error {
+	ctx = r.in(ctx)
+	container, err := r.load(ctx, id)
+	if err != nil {
+		return err
+	}
+	task, err := container.Task(ctx, nil)
+	if errdefs.IsNotFound(err) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("signal container %s: %w", id, err)
+	}
+	if kill {
+		err = task.Kill(ctx, syscall.SIGKILL, containerd.WithKillAll)
+	} else {
+		var signal syscall.Signal
+		if signal, err = containerd.GetStopSignal(ctx, container, syscall.SIGTERM); err == nil {
+			err = task.Kill(ctx, signal)
+		}
+	}
+	if err != nil && !errdefs.IsNotFound(err) {
+		return fmt.Errorf("signal container %s: %w", id, err)
+	}
+	return nil
+}
+
+// load finds a container, or says ErrNoContainer.
+func (r *Runtime) load(ctx context.Context, id string) (containerd.Container, error) {
+	container, err := r.client.LoadContainer(ctx, containerdID(id))
+	if errdefs.IsNotFound(err) {
+		return nil, fmt.Errorf("%s: %w", id, agent.ErrNoContainer)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("load container %s: %w", id, err)
+	}
+	return container, nil
+}
+
+// Remove deletes an ended container with its writable layer. One that runs is an error.
+func (r *Runtime) Remove(ctx context.Context, id string) error {
+	ctx = r.in(ctx)
+	container, err := r.load(ctx, id)
+	if errors.Is(err, agent.ErrNoContainer) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if err := r.discard(ctx, container, false); err != nil {
+		return fmt.Errorf("remove container %s: %w", id, err)
+	}
+	return nil
+}
+
+// discard deletes the task, if there is one, the container, its snapshot, and its FIFOs. With kill it may be running.
+func (r *Runtime) discard(ctx context.Context, container containerd.Container, kill bool) error {
+	task, err := container.Task(ctx, nil)
+	if err != nil && !errdefs.IsNotFound(err) {
+		return err
+	}
+	if err == nil {
+		var opts []containerd.ProcessDeleteOpts
+		if kill {
+			opts = append(opts, containerd.WithProcessKill)
+		} else if out := r.output(container.ID()); out != nil {
+			out.drain(ctx) // The shim waits for it too, but longer.
+		}
+		if _, err := task.Delete(ctx, opts...); err != nil && !errdefs.IsNotFound(err) {
+			return err
+		}
+	}
+	if err := container.Delete(ctx, containerd.WithSnapshotCleanup); err != nil && !errdefs.IsNotFound(err) {
+		return err
+	}
+	if out := r.forget(container.ID()); out != nil {
+		out.close()
+	}
+	return os.RemoveAll(r.containerDir(container.ID()))
+}
+
+// RemovePod deletes what is left of a pod when its containers are removed: its /dev/shm and its cgroups.
+func (r *Runtime) RemovePod(_ context.Context, podUID string) error {
+	if podUID == "" || podUID != filepath.Base(podUID) || podUID == "." || podUID == ".." {
+		return fmt.Errorf("%q is not a pod's UID", podUID)
+	}
+	err := errors.Join(
+		unmount(r.shmDir(podUID)),
+		os.RemoveAll(r.shmDir(podUID)),
+		removeCgroups(filepath.Join(r.config.CgroupRoot, podUID)))
+	if err != nil {
+		return fmt.Errorf("remove the rest of pod %s: %w", podUID, err)
+	}
+	return nil
+}
+
+// unmount takes away what is mounted on path, if anything is.
+func unmount(path string) error {
+	err := unix.Unmount(path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+	if err == nil || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	return fmt.Errorf("unmount %s: %w", path, err)
+}
+
+// removeCgroups removes a cgroup, and those under it, from every hierarchy.
+func removeCgroups(cgroup string) error {
+	var errs []error
+	for _, dir := range cgroupDirs(cgroup) {
+		errs = append(errs, removeCgroup(dir))
+	}
+	return errors.Join(errs...)
+}
+
+// cgroupDirs lists a cgroup's directories that are there: in the hierarchy of v2, in all of v1, or in both.
+func cgroupDirs(cgroup string) []string {
+	v1, _ := filepath.Glob("/sys/fs/cgroup/*" + cgroup) // The pattern is a good one.
+	v2, _ := filepath.Glob("/sys/fs/cgroup" + cgroup)
+	return append(v1, v2...)
+}
+
+// removeCgroup removes a tree of cgroups bottom up. The files in them are the kernel's: only directories can be removed.
+func removeCgroup(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if e.IsDir() {
+			if err := removeCgroup(filepath.Join(dir, e.Name())); err != nil {
+				return err
+			}
+		}
+	}
+	if err := unix.Rmdir(dir); err != nil && !errors.Is(err, unix.ENOENT) {
+		return fmt.Errorf("remove cgroup %s: %w", dir, err)
+	}
+	return nil
+}

@@ -1,0 +1,417 @@
+// Package fake is a container runtime and a pod network that live in memory, for tests of what stands on them. They keep the
+// promises of [agent.Runtime] and [agent.Network], their refusals included: an image that is not here cannot be started, an ID
+// is not used twice, a running container is not removed. What a real container would do by itself, a test does for it: it
+// exits, it says something.
+//
+// In Kubernetes: pkg/kubelet/container/testing. Left out: calls recorded one by one; tests look at what came of them.
+package fake
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"slices"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/distribution/reference"
+
+	"skiff/agent"
+)
+
+var _ agent.Runtime = (*Runtime)(nil)
+
+// Command is what an executable does when a test runs it by Exec; it returns its exit status.
+type Command func(ctx context.Context, args []string, streams agent.Streams) int
+
+// Runtime is an [agent.Runtime] in memory. Build it with [NewRuntime].
+type Runtime struct {
+	mu         sync.Mutex
+	down       error
+	images     map[string]agent.Image // By full name.
+	registry   map[string]agent.Image
+	noRegistry error
+	startError error
+	stubborn   bool
+	commands   map[string]Command
+	containers map[string]*container
+	watchers   map[int]func(string)
+	nextWatch  int
+}
+
+type container struct {
+	agent.Container
+	config   agent.ContainerConfig
+	ended    chan struct{}
+	attached []agent.Streams
+}
+
+// NewRuntime makes a runtime that has nothing but these images.
+func NewRuntime(images ...string) *Runtime {
+	r := &Runtime{
+		images: map[string]agent.Image{}, registry: map[string]agent.Image{}, commands: map[string]Command{},
+		containers: map[string]*container{}, watchers: map[int]func(string){},
+	}
+	for _, name := range images {
+		r.AddImage(name, agent.Image{})
+	}
+	return r
+}
+
+func fullName(ref string) string {
+	named, err := reference.ParseNormalizedNamed(ref)
+	if err != nil {
+		return ref
+	}
+	return reference.TagNameOnly(named).String()
+}
+
+func complete(name string, image agent.Image) agent.Image {
+	image.Names = []string{fullName(name)}
+	if image.Digest == "" {
+		image.Digest = "sha256:" + fmt.Sprintf("%064x", len(name))
+	}
+	return image
+}
+
+// AddImage puts an image into the local store.
+func (r *Runtime) AddImage(name string, image agent.Image) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.images[fullName(name)] = complete(name, image)
+}
+
+// Publish puts an image into the registry, from where Pull gets it.
+func (r *Runtime) Publish(name string, image agent.Image) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.registry[fullName(name)] = complete(name, image)
+}
+
+// CutRegistry makes every Pull fail with err; nil mends it.
+func (r *Runtime) CutRegistry(err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.noRegistry = err
+}
+
+// Break makes the runtime's daemon fail with err; nil mends it. Running containers go on.
+func (r *Runtime) Break(err error) {
+	r.mu.Lock()
+	r.down = err
+	r.mu.Unlock()
+	if err == nil {
+		r.tell("")
+	}
+}
+
+// FailStarts makes every Start fail with err; nil mends it.
+func (r *Runtime) FailStarts(err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.startError = err
+}
+
+// IgnoreSignals makes containers go on when asked to stop, until they are killed.
+func (r *Runtime) IgnoreSignals() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.stubborn = true
+}
+
+// Install gives every container an executable for Exec.
+func (r *Runtime) Install(name string, do Command) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.commands[name] = do
+}
+
+// Config returns what a container was started with.
+func (r *Runtime) Config(id string) (agent.ContainerConfig, bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	c, ok := r.containers[id]
+	if !ok {
+		return agent.ContainerConfig{}, false
+	}
+	return c.config, true
+}
+
+// Exit lets a running container end by itself.
+func (r *Runtime) Exit(id string, code int) error { return r.end(id, code, 0) }
+
+// Reboot forgets all containers, as a host does whose runtime keeps its state in memory.
+func (r *Runtime) Reboot() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for id, c := range r.containers {
+		if c.State == agent.Running {
+			close(c.ended)
+		}
+		delete(r.containers, id)
+	}
+}
+
+// Say lets a container write a line, to its log and to who is attached.
+func (r *Runtime) Say(id, stream, line string) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	c, ok := r.containers[id]
+	if !ok || c.State != agent.Running {
+		return fmt.Errorf("say something in %s: %w", id, agent.ErrNotRunning)
+	}
+	for _, s := range c.attached {
+		if stream == "stdout" && s.Stdout != nil {
+			fmt.Fprintln(s.Stdout, line)
+		}
+		if stream == "stderr" && s.Stderr != nil {
+			fmt.Fprintln(s.Stderr, line)
+		}
+	}
+	f, err := os.OpenFile(c.LogPath, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	_, err = fmt.Fprintf(f, "%s %s F %s\n", time.Now().UTC().Format(time.RFC3339Nano), stream, line)
+	return err
+}
+
+// Version implements [agent.Runtime].
+func (r *Runtime) Version(context.Context) (string, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return "containerd://fake", r.down
+}
+
+// Image implements [agent.Runtime].
+func (r *Runtime) Image(_ context.Context, ref string) (agent.Image, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.down != nil {
+		return agent.Image{}, r.down
+	}
+	image, ok := r.images[fullName(ref)]
+	if !ok {
+		return agent.Image{}, fmt.Errorf("%s: %w", ref, agent.ErrNoImage)
+	}
+	return image, nil
+}
+
+// Pull implements [agent.Runtime].
+func (r *Runtime) Pull(ctx context.Context, ref string, progress func(done, total int64)) (agent.Image, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	image, ok := r.registry[fullName(ref)]
+	switch {
+	case ctx.Err() != nil:
+		return agent.Image{}, ctx.Err()
+	case r.noRegistry != nil:
+		return agent.Image{}, fmt.Errorf("pull %s: %w", ref, r.noRegistry)
+	case !ok:
+		return agent.Image{}, fmt.Errorf("%s: %w", fullName(ref), agent.ErrNoImage)
+	}
+	if progress != nil {
+		progress(image.Size, image.Size)
+	}
+	r.images[fullName(ref)] = image
+	return image, nil
+}
+
+// Images implements [agent.Runtime].
+func (r *Runtime) Images(context.Context) ([]agent.Image, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.SortedFunc(maps.Values(r.images), func(a, b agent.Image) int { return slices.Compare(a.Names, b.Names) }), r.down
+}
+
+// Start implements [agent.Runtime].
+func (r *Runtime) Start(_ context.Context, c agent.ContainerConfig) error {
+	r.mu.Lock()
+	image, ok := r.images[fullName(c.Image)]
+	_, twice := r.containers[c.ID]
+	var err error
+	switch {
+	case r.down != nil:
+		err = r.down
+	case r.startError != nil:
+		err = r.startError
+	case !ok:
+		err = fmt.Errorf("start container %s: %s: %w", c.ID, c.Image, agent.ErrNoImage)
+	case twice:
+		err = fmt.Errorf("start container %s: it is already there", c.ID)
+	default:
+		err = checkMounts(c)
+	}
+	if err != nil {
+		r.mu.Unlock()
+		return err
+	}
+	now := time.Now()
+	r.containers[c.ID] = &container{
+		Container: agent.Container{
+			ID: c.ID, Pod: c.Pod, Name: c.Name, Attempt: c.Attempt, Image: c.Image, ImageID: image.Digest, Labels: maps.Clone(c.Labels),
+			LogPath: c.LogPath, State: agent.Running, Created: now, Started: now,
+		},
+		config: c,
+		ended:  make(chan struct{}),
+	}
+	r.mu.Unlock()
+	r.tell(c.Pod.UID)
+	return nil
+}
+
+// checkMounts refuses what a real runtime would: a bind mount of nothing.
+func checkMounts(c agent.ContainerConfig) error {
+	for _, m := range c.Mounts {
+		if _, err := os.Stat(m.Source); err != nil {
+			return fmt.Errorf("start container %s: mount at %s: %w", c.ID, m.Target, err)
+		}
+	}
+	return nil
+}
+
+// Containers implements [agent.Runtime].
+func (r *Runtime) Containers(context.Context) ([]agent.Container, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var list []agent.Container
+	for _, id := range slices.Sorted(maps.Keys(r.containers)) {
+		list = append(list, r.containers[id].Container)
+	}
+	return list, r.down
+}
+
+// Signal implements [agent.Runtime].
+func (r *Runtime) Signal(_ context.Context, id string, kill bool) error {
+	r.mu.Lock()
+	c, ok := r.containers[id]
+	stubborn, down := r.stubborn, r.down
+	r.mu.Unlock()
+	switch {
+	case down != nil:
+		return down
+	case !ok:
+		return fmt.Errorf("signal %s: %w", id, agent.ErrNoContainer)
+	case kill:
+		return r.end(c.ID, 128+int(syscall.SIGKILL), int(syscall.SIGKILL))
+	case stubborn:
+		return nil
+	}
+	return r.end(c.ID, 0, 0)
+}
+
+func (r *Runtime) end(id string, code, signal int) error {
+	r.mu.Lock()
+	c, ok := r.containers[id]
+	if !ok {
+		r.mu.Unlock()
+		return fmt.Errorf("end %s: %w", id, agent.ErrNoContainer)
+	}
+	if c.State == agent.Running {
+		c.State, c.Finished, c.ExitCode, c.Signal = agent.Exited, time.Now(), code, signal
+		close(c.ended)
+	}
+	r.mu.Unlock()
+	r.tell(c.Pod.UID)
+	return nil
+}
+
+// Remove implements [agent.Runtime].
+func (r *Runtime) Remove(_ context.Context, id string) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	c, ok := r.containers[id]
+	if ok && c.State == agent.Running {
+		return fmt.Errorf("remove container %s: it is running", id)
+	}
+	delete(r.containers, id)
+	return r.down
+}
+
+// RemovePod implements [agent.Runtime].
+func (r *Runtime) RemovePod(_ context.Context, podUID string) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, c := range r.containers {
+		if c.Pod.UID == podUID {
+			return fmt.Errorf("remove pod %s: it has container %s", podUID, c.ID)
+		}
+	}
+	return r.down
+}
+
+// Exec implements [agent.Runtime].
+func (r *Runtime) Exec(ctx context.Context, id string, e agent.ExecConfig) (int, error) {
+	r.mu.Lock()
+	c, ok := r.containers[id]
+	do := r.commands[e.Command[0]]
+	running := ok && c.State == agent.Running
+	r.mu.Unlock()
+	switch {
+	case !ok:
+		return 0, fmt.Errorf("exec in %s: %w", id, agent.ErrNoContainer)
+	case !running:
+		return 0, fmt.Errorf("exec in %s: %w", id, agent.ErrNotRunning)
+	case do == nil:
+		return 0, fmt.Errorf("exec: %q: executable file not found in $PATH", e.Command[0])
+	}
+	return do(ctx, e.Command[1:], e.Streams), nil
+}
+
+// Attach implements [agent.Runtime]. What comes by stdin, the container says.
+func (r *Runtime) Attach(ctx context.Context, id string, s agent.Streams) error {
+	r.mu.Lock()
+	c, ok := r.containers[id]
+	if !ok || c.State != agent.Running {
+		r.mu.Unlock()
+		return fmt.Errorf("attach to %s: %w", id, agent.ErrNotRunning)
+	}
+	c.attached = append(c.attached, s)
+	r.mu.Unlock()
+	if s.Stdin != nil {
+		go r.echo(id, s.Stdin)
+	}
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-c.ended:
+		return nil
+	}
+}
+
+func (r *Runtime) echo(id string, in io.Reader) {
+	buffer := make([]byte, 1024)
+	for {
+		n, err := in.Read(buffer)
+		if n > 0 && r.Say(id, "stdout", string(buffer[:n])) != nil || err != nil {
+			return
+		}
+	}
+}
+
+// Events implements [agent.Runtime].
+func (r *Runtime) Events(ctx context.Context, changed func(podUID string)) error {
+	r.mu.Lock()
+	watch := r.nextWatch
+	r.nextWatch++
+	r.watchers[watch] = changed
+	r.mu.Unlock()
+	<-ctx.Done()
+	r.mu.Lock()
+	delete(r.watchers, watch)
+	r.mu.Unlock()
+	return ctx.Err()
+}
+
+func (r *Runtime) tell(uid string) {
+	r.mu.Lock()
+	watchers := slices.Collect(maps.Values(r.watchers))
+	r.mu.Unlock()
+	for _, changed := range watchers {
+		changed(uid)
+	}
+}

@@ -1,0 +1,77 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// finish is the end of a pod none of whose containers is alive. One that is to be deleted leaves nothing; of one that ran to
+// its end the containers and logs stay to be looked at.
+func (a *Agent) finish(ctx context.Context, pod *v1.Pod, containers []Container, m *memory) error {
+	uid := string(pod.UID)
+	if pod.DeletionTimestamp == nil {
+		if m.torn {
+			return nil
+		}
+		if err := a.network.Teardown(ctx, uid); err != nil {
+			return fmt.Errorf("tear down the network of pod %s/%s: %w", pod.Namespace, pod.Name, err)
+		}
+		a.sources.release(uid)
+		a.pulls.forget(uid)
+		m.torn, m.ready = true, nil
+		a.loop.Add(uid) // To tell.
+		return nil
+	}
+	if err := a.clean(ctx, uid, containers); err != nil {
+		return err
+	}
+	m.ready = nil
+	err := a.client.CoreV1().Pods(pod.Namespace).Delete(ctx, pod.Name, metav1.DeleteOptions{
+		GracePeriodSeconds: new(int64), Preconditions: metav1.NewUIDPreconditions(uid),
+	})
+	if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
+		return fmt.Errorf("delete pod %s/%s: %w", pod.Namespace, pod.Name, err)
+	}
+	return nil
+}
+
+// clean removes all that a pod has on this node.
+func (a *Agent) clean(ctx context.Context, uid string, containers []Container) error {
+	a.sources.release(uid)
+	a.pulls.forget(uid)
+	for _, c := range containers {
+		if err := a.removeContainer(ctx, c.ID); err != nil {
+			return err
+		}
+	}
+	if err := a.runtime.RemovePod(ctx, uid); err != nil {
+		return fmt.Errorf("remove what the runtime keeps for pod %s: %w", uid, err)
+	}
+	if err := a.network.Teardown(ctx, uid); err != nil {
+		return fmt.Errorf("tear down the network of pod %s: %w", uid, err)
+	}
+	return a.dirs.removePod(uid)
+}
+
+// reconcileOrphan removes what is left of a pod that the API does not have any more.
+func (a *Agent) reconcileOrphan(ctx context.Context, uid string, containers []Container) (time.Duration, error) {
+	m := a.memories.of(uid)
+	s := seen{pod: &v1.Pod{}, containers: containers, told: m.told, now: time.Now()}
+	d := decideOrphan(s)
+	if err := a.do(ctx, s, d, m); err != nil {
+		return 0, err
+	}
+	if !d.ended {
+		return d.again, nil
+	}
+	if err := a.clean(ctx, uid, containers); err != nil {
+		return 0, err
+	}
+	a.memories.forget(uid)
+	return 0, nil
+}

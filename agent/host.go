@@ -1,0 +1,138 @@
+package agent
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+)
+
+// What the node keeps for itself; below it a condition says that the node is short. The kubelet's own defaults.
+const (
+	memoryReserve = 100 << 20 // Bytes.
+	diskReserve   = 10        // Percent of the disk under DataDir.
+	inodeReserve  = 5         // Percent, likewise.
+	pidReserve    = 10        // Percent of the kernel's process IDs.
+)
+
+// capacityOf reads what the host has.
+func capacityOf(dataDir string, maxPods int) (v1.ResourceList, error) {
+	memory, err := meminfo("MemTotal")
+	if err != nil {
+		return nil, err
+	}
+	var disk unix.Statfs_t
+	if err := unix.Statfs(dataDir, &disk); err != nil {
+		return nil, fmt.Errorf("measure the disk under %s: %w", dataDir, err)
+	}
+	return v1.ResourceList{
+		v1.ResourceCPU:              *resource.NewQuantity(int64(runtime.NumCPU()), resource.DecimalSI),
+		v1.ResourceMemory:           *resource.NewQuantity(memory, resource.BinarySI),
+		v1.ResourceEphemeralStorage: *resource.NewQuantity(int64(disk.Blocks)*disk.Bsize, resource.BinarySI),
+		v1.ResourcePods:             *resource.NewQuantity(int64(maxPods), resource.DecimalSI),
+	}, nil
+}
+
+// allocatableOf is the capacity less what the node keeps.
+func allocatableOf(capacity v1.ResourceList) v1.ResourceList {
+	list := capacity.DeepCopy()
+	memory, disk := list[v1.ResourceMemory], list[v1.ResourceEphemeralStorage]
+	list[v1.ResourceMemory] = *resource.NewQuantity(max(memory.Value()-memoryReserve, 0), resource.BinarySI)
+	list[v1.ResourceEphemeralStorage] = *resource.NewQuantity(disk.Value()/100*(100-diskReserve), resource.BinarySI)
+	return list
+}
+
+// meminfo reads a line of /proc/meminfo, in bytes.
+func meminfo(name string) (int64, error) {
+	f, err := os.Open("/proc/meminfo")
+	if err != nil {
+		return 0, fmt.Errorf("read the host's memory: %w", err)
+	}
+	defer f.Close()
+	for lines := bufio.NewScanner(f); lines.Scan(); {
+		fields := strings.Fields(lines.Text())
+		if len(fields) >= 2 && fields[0] == name+":" {
+			kilobytes, err := strconv.ParseInt(fields[1], 10, 64)
+			if err != nil {
+				return 0, fmt.Errorf("read the host's memory: %w", err)
+			}
+			return kilobytes * 1024, nil
+		}
+	}
+	return 0, fmt.Errorf("read the host's memory: no %s in /proc/meminfo", name)
+}
+
+// pressures says what the host is short of.
+func pressures(dataDir string) (memory, disk, pids bool, err error) {
+	available, memoryErr := meminfo("MemAvailable")
+	var fs unix.Statfs_t
+	diskErr := unix.Statfs(dataDir, &fs)
+	used, most, pidErr := processes()
+	if err := errors.Join(memoryErr, diskErr, pidErr); err != nil {
+		return false, false, false, fmt.Errorf("measure the host: %w", err)
+	}
+	disk = fs.Bavail*100 < fs.Blocks*diskReserve || fs.Files > 0 && fs.Ffree*100 < fs.Files*inodeReserve
+	return available < memoryReserve, disk, (most-used)*100 < most*pidReserve, nil
+}
+
+// processes counts the host's processes and threads, and how many there may be.
+func processes() (used, most int64, err error) {
+	load, err := readWord("/proc/loadavg", 3) // "1/234": running and all.
+	if err != nil {
+		return 0, 0, err
+	}
+	_, all, _ := strings.Cut(load, "/")
+	limit, err := readWord("/proc/sys/kernel/pid_max", 0)
+	if err != nil {
+		return 0, 0, err
+	}
+	used, usedErr := strconv.ParseInt(all, 10, 64)
+	most, mostErr := strconv.ParseInt(limit, 10, 64)
+	return used, most, errors.Join(usedErr, mostErr)
+}
+
+// readWord reads the nth word of a file, counted from 0.
+func readWord(path string, n int) (string, error) {
+	content, err := os.ReadFile(path)
+	if err != nil {
+		return "", err
+	}
+	words := strings.Fields(string(content))
+	if n >= len(words) {
+		return "", fmt.Errorf("%s has no word %d", path, n)
+	}
+	return words[n], nil
+}
+
+// systemInfo reads what a Node tells of its host. What cannot be read stays empty.
+func systemInfo(bootID, version, runtimeVersion string) v1.NodeSystemInfo {
+	machine, _ := readWord("/etc/machine-id", 0)
+	system, _ := readWord("/sys/class/dmi/id/product_uuid", 0)
+	kernel, _ := readWord("/proc/sys/kernel/osrelease", 0)
+	return v1.NodeSystemInfo{
+		MachineID: machine, SystemUUID: system, BootID: bootID, KernelVersion: kernel, OSImage: osImage(),
+		ContainerRuntimeVersion: runtimeVersion, KubeletVersion: version,
+		OperatingSystem: runtime.GOOS, Architecture: runtime.GOARCH,
+	}
+}
+
+// osImage is what the host's distribution calls itself.
+func osImage() string {
+	content, err := os.ReadFile("/etc/os-release")
+	if err != nil {
+		return "Linux"
+	}
+	for line := range strings.Lines(string(content)) {
+		if name, ok := strings.CutPrefix(strings.TrimSpace(line), "PRETTY_NAME="); ok {
+			return strings.Trim(name, `"'`)
+		}
+	}
+	return "Linux"
+}

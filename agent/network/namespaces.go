@@ -1,0 +1,163 @@
+package network
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// The files in a pod's folder: its namespaces, and its address.
+const addressFile = "address"
+
+func namespaceKinds(hostNetwork bool) []string {
+	if hostNetwork {
+		return []string{"ipc", "uts"}
+	}
+	return []string{"net", "ipc", "uts"}
+}
+
+func (n *Network) path(uid, file string) string { return filepath.Join(n.config.Dir, uid, file) }
+
+// pin makes the pod's namespaces and mounts them onto files.
+func (n *Network) pin(pod Pod) error {
+	if err := n.unpin(pod.UID); err != nil { // What a try that was killed may have left.
+		return err
+	}
+	if err := os.Mkdir(filepath.Join(n.config.Dir, pod.UID), 0o755); err != nil {
+		return err
+	}
+	flags := unix.CLONE_NEWIPC | unix.CLONE_NEWUTS
+	if !pod.HostNetwork {
+		flags |= unix.CLONE_NEWNET
+	}
+	return onOwnThread(func() error {
+		if err := unix.Unshare(flags); err != nil {
+			return fmt.Errorf("make namespaces: %w", err)
+		}
+		if err := unix.Sethostname([]byte(pod.Hostname)); err != nil {
+			return fmt.Errorf("set hostname %q: %w", pod.Hostname, err)
+		}
+		for _, kind := range namespaceKinds(pod.HostNetwork) {
+			if err := pinOne(kind, n.path(pod.UID, kind)); err != nil {
+				return err
+			}
+		}
+		if pod.HostNetwork {
+			return nil
+		}
+		return allowUnprivileged()
+	})
+}
+
+func pinOne(kind, file string) error {
+	if err := os.WriteFile(file, nil, 0o444); err != nil {
+		return err
+	}
+	source := fmt.Sprintf("/proc/self/task/%d/ns/%s", unix.Gettid(), kind)
+	if err := unix.Mount(source, file, "", unix.MS_BIND, ""); err != nil {
+		return fmt.Errorf("mount %s namespace: %w", kind, err)
+	}
+	return nil
+}
+
+// allowUnprivileged lets the pod's users bind every port and ping, as containerd 2 does for Kubernetes: in a namespace of
+// its own a low port protects nobody.
+func allowUnprivileged() error {
+	return errors.Join(
+		sysctl("net/ipv4/ip_unprivileged_port_start", "0"),
+		sysctl("net/ipv4/ping_group_range", "0 2147483647"))
+}
+
+// pinned says whether all of the pod's namespaces are there. After a reboot the files may be left, but nothing is mounted.
+func (n *Network) pinned(uid string, network bool) bool {
+	for _, kind := range namespaceKinds(!network) {
+		var fs unix.Statfs_t
+		if unix.Statfs(n.path(uid, kind), &fs) != nil || fs.Type != unix.NSFS_MAGIC {
+			return false
+		}
+	}
+	return true
+}
+
+// unpin removes the pod's folder with its mounts. The kernel drops each namespace with its last process.
+func (n *Network) unpin(uid string) error {
+	for _, kind := range namespaceKinds(false) {
+		err := unix.Unmount(n.path(uid, kind), unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+		// EINVAL: a file on which nothing is mounted.
+		if err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOTDIR) {
+			return fmt.Errorf("unmount %s namespace: %w", kind, err)
+		}
+	}
+	return os.RemoveAll(filepath.Join(n.config.Dir, uid))
+}
+
+// readAddress returns the pod's address, the zero Addr for a pod on the host's network, or an error if Setup was not done.
+func (n *Network) readAddress(uid string) (netip.Addr, error) {
+	data, err := os.ReadFile(n.path(uid, addressFile))
+	if err != nil {
+		return netip.Addr{}, errors.New("its setup was not finished")
+	}
+	text := strings.TrimSpace(string(data))
+	if text == "host" {
+		return netip.Addr{}, nil
+	}
+	return netip.ParseAddr(text)
+}
+
+func (n *Network) writeAddress(uid string, addr netip.Addr) error {
+	text := "host"
+	if addr.IsValid() {
+		text = addr.String()
+	}
+	return os.WriteFile(n.path(uid, addressFile), []byte(text+"\n"), 0o644)
+}
+
+// onOwnThread runs do on a thread that ends with it, so that do may put the thread into other namespaces.
+func onOwnThread(do func() error) error {
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread() // Never unlocked: the runtime then drops the thread.
+		if unix.Gettid() == unix.Getpid() {
+			// All but the process's first thread, which lives on and would keep the namespaces for ever. While it is
+			// locked here, do runs on another one.
+			defer runtime.UnlockOSThread()
+			done <- onOwnThread(do)
+			return
+		}
+		done <- do()
+	}()
+	return <-done
+}
+
+// inNamespace runs do in a network namespace. Sockets that do makes stay in it wherever they are used later.
+func inNamespace(path string, do func() error) error {
+	return onOwnThread(func() error {
+		file, err := os.Open(path)
+		if err != nil {
+			return err
+		}
+		defer file.Close()
+		if err := unix.Setns(int(file.Fd()), unix.CLONE_NEWNET); err != nil {
+			return fmt.Errorf("enter network namespace %s: %w", path, err)
+		}
+		return do()
+	})
+}
+
+// sysctl sets a kernel parameter, unless it has that value: in some containers /proc/sys is read-only but right.
+func sysctl(name, value string) error {
+	file := filepath.Join("/proc/sys", name)
+	if have, err := os.ReadFile(file); err == nil && strings.Join(strings.Fields(string(have)), " ") == value {
+		return nil
+	}
+	if err := os.WriteFile(file, []byte(value), 0o644); err != nil {
+		return fmt.Errorf("set kernel parameter %s to %s: %w", strings.ReplaceAll(name, "/", "."), value, err)
+	}
+	return nil
+}

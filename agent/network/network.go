@@ -1,0 +1,287 @@
+// Package network gives a pod its namespaces, its address and its way out.
+//
+// A pod's network namespace is joined to the node by a veth pair. There is no bridge between pods: the node is a router,
+// the pod has a /32 address, and the node has one route for it:
+//
+//	pod:   eth0 10.42.0.5/32, default via 10.42.0.1 dev eth0 onlink
+//	node:  10.42.0.5 dev veth0a2a0005 src 10.42.0.1
+//	       skiff0 (a bridge without ports) holds 10.42.0.1, the gateway, and the cluster's DNS address
+//
+// So everything a pod sends passes the node's IP hooks, where Services are translated, also what goes to the pod next
+// door; with a bridge this would hang on the br_netfilter module. Both ends of the pair have fixed hardware addresses and
+// permanent neighbour entries: there is no ARP, no proxy_arp, and the first packet goes out at once. A source address
+// that is not the pod's is dropped at its veth (rp_filter).
+//
+// Packets for the cluster's own ranges must not leave by the node's default route. What belongs to no pod ends at an
+// unreachable route for the cluster range. The service range needs a real route, because the kernel routes a packet of
+// the node's own before the proxy can rewrite its destination, and an unreachable one would refuse it there. So the
+// range is routed to skiff0, which leads nowhere, with the gateway address as the source; and what the proxy leaves
+// untouched is refused by two rules that stand behind the proxy's, so the answer comes at once and not after ARP's 3
+// seconds. As these are nat rules, they see the first packet of a connection only.
+//
+// The namespaces (network, IPC, UTS) belong to no process: they are bind mounts under Dir, so there is no pause
+// container. Beside them stands a file with the pod's address. Nothing else is remembered: a new [Network] reads it back.
+// Processes that use the mounts (containerd) must be in the mount namespace of this one.
+//
+// In Kubernetes: the pause container of the container runtime, and a CNI plugin (bridge, host-local, loopback). Left out:
+// CNI itself, IPv6, host ports, bandwidth limits, and routes to other nodes.
+package network
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/vishvananda/netlink"
+)
+
+// Config says where the node's pods get their addresses.
+type Config struct {
+	// Dir holds the namespaces, a folder a pod. It must be absolute, should not outlive a reboot, and belongs to this
+	// package alone: RUN/ns.
+	Dir string
+
+	PodCIDR     netip.Prefix // This node's pods. Its first address is the gateway.
+	ClusterCIDR netip.Prefix // All pods. The same as PodCIDR if there is one node only.
+	ServiceCIDR netip.Prefix // The Services' virtual addresses.
+
+	// LocalAddresses are served on the node itself, for its pods and its own processes: the DNS address.
+	LocalAddresses []netip.Addr
+
+	MTU int // Of the pods' interfaces; 0 is the kernel's default.
+}
+
+// Pod is what a pod wants.
+type Pod struct {
+	UID         string
+	Hostname    string
+	HostNetwork bool // No network namespace and no address of its own.
+}
+
+// Result is what a pod got.
+type Result struct {
+	Addr                netip.Addr // Zero with HostNetwork.
+	NetNS, IPCNS, UTSNS string     // Paths; NetNS is empty with HostNetwork.
+}
+
+// Network sets up pods. Its methods may be called from many goroutines; the changes are made one after another, as the
+// kernel does it anyway.
+type Network struct {
+	config Config
+	log    *slog.Logger
+
+	mu        sync.Mutex
+	addresses *pool
+	pods      map[string]netip.Addr // By UID; the zero Addr for pods on the host's network.
+}
+
+// New prepares the node and takes over the pods that an earlier process left. What it had not finished is removed.
+func New(c Config) (*Network, error) {
+	if err := c.check(); err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(c.Dir, 0o755); err != nil {
+		return nil, err
+	}
+	n := &Network{config: c, log: slog.With("component", "network"), addresses: newPool(c.PodCIDR), pods: map[string]netip.Addr{}}
+	if err := n.prepareNode(); err != nil {
+		return nil, err
+	}
+	if err := n.adopt(); err != nil {
+		return nil, err
+	}
+	return n, nil
+}
+
+func (c Config) check() error {
+	if !filepath.IsAbs(c.Dir) {
+		return fmt.Errorf("the namespaces' directory %q is not absolute", c.Dir)
+	}
+	for name, p := range map[string]netip.Prefix{"pod": c.PodCIDR, "cluster": c.ClusterCIDR, "service": c.ServiceCIDR} {
+		if !p.IsValid() || !p.Addr().Is4() || p != p.Masked() {
+			return fmt.Errorf("the %s range %q is not an IPv4 network such as 10.42.0.0/16", name, p)
+		}
+	}
+	if c.PodCIDR.Bits() > 29 {
+		return fmt.Errorf("the pod range %s is too small: a node needs at least a /29", c.PodCIDR)
+	}
+	if c.ClusterCIDR.Bits() > c.PodCIDR.Bits() || !c.ClusterCIDR.Contains(c.PodCIDR.Addr()) {
+		return fmt.Errorf("the pod range %s lies outside of the cluster range %s", c.PodCIDR, c.ClusterCIDR)
+	}
+	if c.ClusterCIDR.Overlaps(c.ServiceCIDR) {
+		return fmt.Errorf("the service range %s and the cluster range %s overlap", c.ServiceCIDR, c.ClusterCIDR)
+	}
+	return nil
+}
+
+// gateway is the node's address in its pods' eyes.
+func (c Config) gateway() netip.Addr { return c.PodCIDR.Addr().Next() }
+
+// adopt reads back the pods under Dir.
+func (n *Network) adopt() error {
+	entries, err := os.ReadDir(n.config.Dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		uid := e.Name()
+		addr, err := n.readAddress(uid)
+		if err == nil && !n.pinned(uid, addr.IsValid()) {
+			err = errors.New("its namespaces are gone")
+		}
+		if err == nil && addr.IsValid() {
+			err = n.addresses.take(addr)
+		}
+		if err != nil {
+			n.log.Warn("removing the rest of a pod's network", "pod", uid, "why", err)
+			if err := n.unpin(uid); err != nil {
+				return err
+			}
+			continue
+		}
+		n.pods[uid] = addr
+	}
+	return nil
+}
+
+// Setup makes the pod's namespaces and connects them. For a pod that has them already, it returns the same.
+func (n *Network) Setup(ctx context.Context, pod Pod) (Result, error) {
+	if err := checkUID(pod.UID); err != nil {
+		return Result{}, err
+	}
+	if err := ctx.Err(); err != nil {
+		return Result{}, err
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	addr, known := n.pods[pod.UID]
+	if !known {
+		var err error
+		if addr, err = n.make(pod); err != nil {
+			return Result{}, fmt.Errorf("set up the network of pod %s: %w", pod.UID, err)
+		}
+		n.pods[pod.UID] = addr
+	} else if addr.IsValid() {
+		if err := n.connect(n.path(pod.UID, "net"), addr); err != nil {
+			return Result{}, fmt.Errorf("connect pod %s: %w", pod.UID, err)
+		}
+	}
+	result := Result{Addr: addr, IPCNS: n.path(pod.UID, "ipc"), UTSNS: n.path(pod.UID, "uts")}
+	if addr.IsValid() {
+		result.NetNS = n.path(pod.UID, "net")
+	}
+	return result, nil
+}
+
+// make does the whole work for a new pod, or leaves nothing. The address file is written last: it says that the rest is
+// there.
+func (n *Network) make(pod Pod) (addr netip.Addr, err error) {
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, n.unpin(pod.UID))
+			n.addresses.free(addr)
+			addr = netip.Addr{}
+		}
+	}()
+	if !pod.HostNetwork {
+		if addr, err = n.addresses.next(); err != nil {
+			return addr, err
+		}
+	}
+	if err := n.pin(pod); err != nil {
+		return addr, err
+	}
+	if addr.IsValid() {
+		if err := n.connect(n.path(pod.UID, "net"), addr); err != nil {
+			return addr, err
+		}
+	}
+	return addr, n.writeAddress(pod.UID, addr)
+}
+
+// Teardown removes what Setup made. The pod's processes should have ended: the kernel keeps a namespace while it is used.
+func (n *Network) Teardown(_ context.Context, podUID string) error {
+	if err := checkUID(podUID); err != nil {
+		return err
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.teardown(podUID)
+}
+
+func (n *Network) teardown(podUID string) error {
+	addr := n.pods[podUID]
+	if addr.IsValid() {
+		// The kernel removes the pair some time after its namespace; the route must not lead there meanwhile.
+		if err := n.disconnect(addr); err != nil {
+			return fmt.Errorf("remove the route of pod %s: %w", podUID, err)
+		}
+	}
+	if err := n.unpin(podUID); err != nil {
+		return fmt.Errorf("remove the namespaces of pod %s: %w", podUID, err)
+	}
+	delete(n.pods, podUID)
+	n.addresses.free(addr)
+	return nil
+}
+
+// Pods lists the UIDs of the pods that have something for Teardown to remove.
+func (n *Network) Pods(context.Context) ([]string, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	uids := make([]string, 0, len(n.pods))
+	for uid := range n.pods {
+		uids = append(uids, uid)
+	}
+	return uids, nil
+}
+
+// Purge removes every pod and what New made. The Network must not be used afterwards.
+func (n *Network) Purge(ctx context.Context) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	var errs []error
+	for uid := range n.pods {
+		errs = append(errs, n.teardown(uid))
+	}
+	errs = append(errs, n.removeLinks(ctx), n.restoreNode(), os.RemoveAll(n.config.Dir))
+	return errors.Join(errs...)
+}
+
+// removeLinks sees the pods' links off. The kernel removes them by itself once their namespaces are dropped, many at a
+// time and much cheaper than one by one, so only what is left after a while is deleted here.
+func (n *Network) removeLinks(ctx context.Context) error {
+	patience := time.After(2 * time.Second)
+	for {
+		left, err := n.podLinks()
+		if err != nil || len(left) == 0 {
+			return err
+		}
+		select {
+		case <-time.After(5 * time.Millisecond):
+		case <-patience:
+			var errs []error
+			for _, link := range left {
+				errs = append(errs, netlink.LinkDel(link))
+			}
+			return errors.Join(errs...)
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// checkUID refuses what is no single, plain file name.
+func checkUID(uid string) error {
+	if uid == "" || len(uid) > 128 || strings.HasPrefix(uid, ".") || strings.ContainsAny(uid, "/\x00") {
+		return fmt.Errorf("%q is not a pod's UID", uid)
+	}
+	return nil
+}

@@ -1,0 +1,498 @@
+package network
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+)
+
+// alone runs the test in a process of its own with network and mount namespaces of its own: whatever the test does there
+// ends with it. It says true in that process.
+func alone(t *testing.T) bool {
+	t.Helper()
+	if os.Getuid() != 0 {
+		t.Skip("needs root: links, routes and namespaces are made for real")
+	}
+	const mark = "SKIFF_NETWORK_TEST_ALONE"
+	if os.Getenv(mark) == t.Name() {
+		return true
+	}
+	cmd := exec.Command("/proc/self/exe", "-test.run=^"+t.Name()+"$", "-test.v", "-test.timeout=60s")
+	cmd.Env = append(os.Environ(), mark+"="+t.Name())
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET | unix.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	if strings.Contains(string(out), "--- SKIP") {
+		t.Skipf("%s", out)
+	}
+	return false
+}
+
+func testConfig(t *testing.T) Config {
+	return Config{
+		Dir: filepath.Join(t.TempDir(), "ns"), PodCIDR: netip.MustParsePrefix("10.42.0.0/24"),
+		ClusterCIDR: netip.MustParsePrefix("10.42.0.0/16"), ServiceCIDR: netip.MustParsePrefix("10.43.0.0/16"),
+		LocalAddresses: []netip.Addr{netip.MustParseAddr("10.43.0.10")},
+	}
+}
+
+func newNetwork(t *testing.T, c Config) *Network {
+	t.Helper()
+	lo, err := netlink.LinkByName("lo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := netlink.LinkSetUp(lo); err != nil {
+		t.Fatal(err)
+	}
+	n, err := New(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := n.Purge(context.Background()); err != nil {
+			t.Errorf("purge: %v", err)
+		}
+	})
+	return n
+}
+
+func setup(t *testing.T, n *Network, uid string) Result {
+	t.Helper()
+	result, err := n.Setup(t.Context(), Pod{UID: uid, Hostname: "host-" + uid})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return result
+}
+
+// world is what lies behind the node's default route: a namespace with the address 203.0.113.2, the node being
+// 203.0.113.1 there.
+type world struct {
+	ns    string
+	links *netlink.Handle
+}
+
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "world")
+	if err := onOwnThread(func() error {
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			return err
+		}
+		return pinOne("net", path)
+	}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(path, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	ns, err := netns.GetFromPath(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ns.Close()
+	inside, err := netlink.NewHandleAt(ns)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(inside.Close)
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name, attrs.HardwareAddr = "uplink", net.HardwareAddr{2, 0, 0, 0, 0, 1}
+	if err := netlink.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: "world", PeerNamespace: netlink.NsFd(ns),
+		PeerHardwareAddr: net.HardwareAddr{2, 0, 0, 0, 0, 2}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := withoutIPv6("uplink"); err != nil {
+		t.Fatal(err)
+	}
+	// Permanent neighbours: so every packet that is counted is one that somebody sent on purpose.
+	for _, end := range []struct {
+		handle      *netlink.Handle
+		link        string
+		addr, other string
+		otherMAC    net.HardwareAddr
+	}{{inside, "world", "203.0.113.2", "203.0.113.1", net.HardwareAddr{2, 0, 0, 0, 0, 1}},
+		{&netlink.Handle{}, "uplink", "203.0.113.1", "203.0.113.2", net.HardwareAddr{2, 0, 0, 0, 0, 2}}} {
+		link, err := end.handle.LinkByName(end.link)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := inOrder(
+			func() error {
+				return end.handle.AddrAdd(link, &netlink.Addr{IPNet: &net.IPNet{IP: net.ParseIP(end.addr), Mask: net.CIDRMask(24, 32)}})
+			},
+			func() error { return end.handle.LinkSetUp(link) },
+			func() error {
+				return end.handle.NeighSet(permanent(link.Attrs().Index, net.ParseIP(end.other), end.otherMAC))
+			}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := netlink.RouteAdd(&netlink.Route{Gw: net.ParseIP("203.0.113.2")}); err != nil {
+		t.Fatal(err)
+	}
+	return &world{ns: path, links: inside}
+}
+
+// received counts the packets that came out there.
+func (w *world) received(t *testing.T) uint64 {
+	t.Helper()
+	link, err := w.links.LinkByName("world")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return link.Attrs().Statistics.RxPackets
+}
+
+// serve answers every TCP connection with the client's address. An empty ns is the node.
+func serve(t *testing.T, ns, addr string) {
+	t.Helper()
+	var listener net.Listener
+	listen := func() (err error) {
+		listener, err = net.Listen("tcp4", addr)
+		return err
+	}
+	if err := at(ns, listen); err != nil {
+		t.Fatalf("listen on %s: %v", addr, err)
+	}
+	var serving sync.WaitGroup
+	serving.Go(func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			host, _, _ := net.SplitHostPort(conn.RemoteAddr().String())
+			fmt.Fprint(conn, host)
+			conn.Close()
+		}
+	})
+	t.Cleanup(func() {
+		listener.Close()
+		serving.Wait()
+	})
+}
+
+func at(ns string, do func() error) error {
+	if ns == "" {
+		return do()
+	}
+	return inNamespace(ns, do)
+}
+
+// ask connects and returns as whom the server sees it.
+func ask(ns, addr string) (seen string, err error) {
+	err = at(ns, func() error {
+		conn, err := net.DialTimeout("tcp4", addr, 5*time.Second)
+		if err != nil {
+			return err
+		}
+		defer conn.Close()
+		text, err := io.ReadAll(conn)
+		seen = string(text)
+		return err
+	})
+	return seen, err
+}
+
+// Whoever should reach another does, and is seen with the right address.
+func TestReachability(t *testing.T) {
+	if !alone(t) {
+		return
+	}
+	world := newWorld(t)
+	n := newNetwork(t, testConfig(t))
+	a, b := setup(t, n, "a"), setup(t, n, "b")
+	if a.Addr.String() != "10.42.0.2" || b.Addr.String() != "10.42.0.3" {
+		t.Fatalf("the pods have the addresses %s and %s", a.Addr, b.Addr)
+	}
+	serve(t, a.NetNS, "10.42.0.2:80")
+	serve(t, a.NetNS, "127.0.0.1:81")
+	serve(t, b.NetNS, "10.42.0.3:80")
+	serve(t, "", "10.42.0.1:80")
+	serve(t, "", "10.43.0.10:53")
+	serve(t, world.ns, "203.0.113.2:80")
+	for _, tc := range []struct{ name, from, to, seen string }{
+		{"node to pod", "", "10.42.0.2:80", "10.42.0.1"},
+		{"pod to pod", a.NetNS, "10.42.0.3:80", "10.42.0.2"},
+		{"and back", b.NetNS, "10.42.0.2:80", "10.42.0.3"},
+		{"pod to itself", a.NetNS, "10.42.0.2:80", "10.42.0.2"},
+		{"pod to its loopback", a.NetNS, "127.0.0.1:81", "127.0.0.1"},
+		{"pod to node", a.NetNS, "10.42.0.1:80", "10.42.0.2"},
+		{"pod to DNS", a.NetNS, "10.43.0.10:53", "10.42.0.2"},
+		{"node to DNS", "", "10.43.0.10:53", "10.43.0.10"},
+		{"pod to the world", a.NetNS, "203.0.113.2:80", "203.0.113.1"},
+		{"node to the world", "", "203.0.113.2:80", "203.0.113.1"},
+	} {
+		if seen, err := ask(tc.from, tc.to); err != nil || seen != tc.seen {
+			t.Errorf("%s: seen as %q, %v; want %s", tc.name, seen, err, tc.seen)
+		}
+	}
+	conn, err := n.Dial(t.Context(), "a", 81)
+	if err != nil {
+		t.Fatalf("dial the pod's loopback: %v", err)
+	}
+	text, err := io.ReadAll(conn)
+	if conn.Close(); err != nil || string(text) != "127.0.0.1" {
+		t.Errorf("the pod's loopback saw %q, %v", text, err)
+	}
+	if _, err := n.Dial(t.Context(), "a", 82); !errors.Is(err, unix.ECONNREFUSED) {
+		t.Errorf("dial a port where nobody listens: %v", err)
+	}
+	if _, err := n.Dial(t.Context(), "nobody", 81); err == nil {
+		t.Error("a pod that is not there could be dialled")
+	}
+}
+
+// What belongs to nobody is refused at once and does not leave by the default route: not even without our nft table.
+func TestNothingLeaves(t *testing.T) {
+	if !alone(t) {
+		return
+	}
+	world := newWorld(t)
+	n := newNetwork(t, testConfig(t))
+	a := setup(t, n, "a")
+	for _, tc := range []struct {
+		name, from, to string
+		want           error
+	}{
+		{"pod to no pod", a.NetNS, "10.42.0.99:80", unix.EHOSTUNREACH},
+		{"pod to no other node's pod", a.NetNS, "10.42.9.9:80", unix.EHOSTUNREACH},
+		{"node to no pod", "", "10.42.0.99:80", unix.EHOSTUNREACH},
+		{"pod to no service", a.NetNS, "10.43.0.99:80", unix.ECONNREFUSED},
+		{"node to no service", "", "10.43.0.99:80", unix.ECONNREFUSED},
+		{"pod to DNS, where nobody listens", a.NetNS, "10.43.0.10:53", unix.ECONNREFUSED},
+	} {
+		start := time.Now()
+		_, err := ask(tc.from, tc.to)
+		if took := time.Since(start); !errors.Is(err, tc.want) || took > time.Second {
+			t.Errorf("%s: %v after %s; want %v at once", tc.name, err, took, tc.want)
+		}
+	}
+	send := func() {
+		for _, from := range []string{"", a.NetNS} {
+			for _, to := range []string{"10.42.0.99:53", "10.43.0.99:53"} {
+				err := at(from, func() error {
+					conn, err := net.Dial("udp4", to)
+					if err != nil {
+						return err
+					}
+					defer conn.Close()
+					_, err = conn.Write([]byte("hello"))
+					return err
+				})
+				// Refused here, unreachable there: any error is right, and none if the packet was dropped later.
+				t.Logf("UDP from %q to %s: %v", from, to, err)
+			}
+		}
+	}
+	send()
+	if err := n.removeRules(); err != nil {
+		t.Fatal(err)
+	}
+	send()
+	if got := world.received(t); got != 0 {
+		t.Errorf("%d packets left by the default route", got)
+	}
+}
+
+// A proxy that rewrites a service's address gets to do so, for pods and for the node.
+func TestProxyGoesFirst(t *testing.T) {
+	if !alone(t) {
+		return
+	}
+	if _, err := exec.LookPath("nft"); err != nil {
+		t.Skip("needs the nft program: apt-get install nftables")
+	}
+	newWorld(t)
+	n := newNetwork(t, testConfig(t))
+	a, b := setup(t, n, "a"), setup(t, n, "b")
+	serve(t, b.NetNS, "10.42.0.3:8080")
+	nft := exec.Command("nft", "-f", "-")
+	nft.Stdin = strings.NewReader(`table ip test {
+		chain pre { type nat hook prerouting priority -100; ip daddr 10.43.0.7 tcp dport 80 dnat to 10.42.0.3:8080; }
+		chain out { type nat hook output priority -100; ip daddr 10.43.0.7 tcp dport 80 dnat to 10.42.0.3:8080; }
+	}`)
+	if out, err := nft.CombinedOutput(); err != nil {
+		t.Fatalf("nft: %v\n%s", err, out)
+	}
+	for from, seen := range map[string]string{a.NetNS: "10.42.0.2", "": "10.42.0.1"} {
+		if got, err := ask(from, "10.43.0.7:80"); err != nil || got != seen {
+			t.Errorf("service from %q: seen as %q, %v; want %s", from, got, err, seen)
+		}
+		if _, err := ask(from, "10.43.0.7:81"); !errors.Is(err, unix.ECONNREFUSED) {
+			t.Errorf("another port of it from %q: %v, want refused", from, err)
+		}
+	}
+}
+
+// A new Network finds the pods of the last one as they were, and removes what was not finished.
+func TestRestart(t *testing.T) {
+	if !alone(t) {
+		return
+	}
+	c := testConfig(t)
+	n := newNetwork(t, c)
+	a := setup(t, n, "a")
+	setup(t, n, "b")
+	serve(t, a.NetNS, "10.42.0.2:80")
+	hostPod := Pod{UID: "h", Hostname: "node", HostNetwork: true}
+	h, err := n.Setup(t.Context(), hostPod)
+	if err != nil || h.Addr.IsValid() || h.NetNS != "" || h.UTSNS == "" || h.IPCNS == "" {
+		t.Errorf("a pod on the host's network got %+v, %v", h, err)
+	}
+	if err := os.Mkdir(filepath.Join(c.Dir, "half"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := n.pin(Pod{UID: "killed", Hostname: "x"}); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll(filepath.Join(c.Dir, "rebooted"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(c.Dir, "rebooted", addressFile), []byte("10.42.0.50\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+
+	again, err := New(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	uids, err := again.Pods(t.Context())
+	if err != nil || len(uids) != 3 {
+		t.Errorf("after the restart the pods are %v, %v; want a, b and h", uids, err)
+	}
+	if got := setup(t, again, "a"); got != a {
+		t.Errorf("pod a got %+v, had %+v", got, a)
+	}
+	if got, err := again.Setup(t.Context(), hostPod); err != nil || got != h {
+		t.Errorf("pod h got %+v, %v; had %+v", got, err, h)
+	}
+	if got := setup(t, again, "c"); got.Addr.String() != "10.42.0.4" {
+		t.Errorf("the next pod got %s, want 10.42.0.4", got.Addr)
+	}
+	if seen, err := ask("", "10.42.0.2:80"); err != nil || seen != "10.42.0.1" {
+		t.Errorf("pod a after the restart: %q, %v", seen, err)
+	}
+
+	// Somebody took the node's end away: Setup mends it.
+	link, err := netlink.LinkByName(linkName(a.Addr))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := netlink.LinkDel(link); err != nil {
+		t.Fatal(err)
+	}
+	setup(t, again, "a")
+	if seen, err := ask("", "10.42.0.2:80"); err != nil || seen != "10.42.0.1" {
+		t.Errorf("pod a after it was mended: %q, %v", seen, err)
+	}
+	if got := hostname(t, a.UTSNS); got != "host-a" {
+		t.Errorf("pod a's hostname is %q", got)
+	}
+	if err := again.Purge(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
+func hostname(t *testing.T, uts string) (name string) {
+	t.Helper()
+	if err := onOwnThread(func() error {
+		f, err := os.Open(uts)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		if err := unix.Setns(int(f.Fd()), unix.CLONE_NEWUTS); err != nil {
+			return err
+		}
+		name, err = os.Hostname()
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	return name
+}
+
+// Many pods at once have addresses of their own; torn down and purged, nothing of them is left.
+func TestManyPodsAndNothingLeft(t *testing.T) {
+	if !alone(t) {
+		return
+	}
+	c := testConfig(t)
+	n := newNetwork(t, c)
+	const count = 40
+	results := make([]Result, count)
+	var setups sync.WaitGroup
+	start := time.Now()
+	for i := range results {
+		setups.Go(func() { results[i] = setup(t, n, fmt.Sprint("pod-", i)) })
+	}
+	setups.Wait()
+	t.Logf("%d pods set up in %s", count, time.Since(start))
+	owner := map[netip.Addr]int{}
+	for i, r := range results {
+		if other, taken := owner[r.Addr]; taken {
+			t.Errorf("pods %d and %d both have %s", other, i, r.Addr)
+		}
+		owner[r.Addr] = i
+	}
+	start = time.Now()
+	for i := range count / 2 {
+		for range 2 { // The second time there is nothing to do.
+			if err := n.Teardown(t.Context(), fmt.Sprint("pod-", i)); err != nil {
+				t.Errorf("tear down pod %d: %v", i, err)
+			}
+		}
+	}
+	t.Logf("%d pods torn down in %s", count/2, time.Since(start))
+	if _, err := ask("", netip.AddrPortFrom(results[0].Addr, 80).String()); !errors.Is(err, unix.EHOSTUNREACH) {
+		t.Errorf("a pod that is gone: %v, want unreachable", err)
+	}
+	if err := n.Purge(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	links, err := whole(netlink.LinkList)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, link := range links {
+		if name := link.Attrs().Name; name == nodeDevice || strings.HasPrefix(name, vethPrefix) {
+			t.Errorf("link %s is left", name)
+		}
+	}
+	routes, err := whole(func() ([]netlink.Route, error) { return netlink.RouteList(nil, netlink.FAMILY_V4) })
+	if err != nil || len(routes) > 0 {
+		t.Errorf("routes are left: %v (%v)", routes, err)
+	}
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil || strings.Contains(string(mounts), c.Dir) {
+		t.Errorf("mounts are left (%v):\n%s", err, mounts)
+	}
+	if _, err := os.Stat(c.Dir); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the folder is left (%v)", err)
+	}
+	if err := n.removeRules(); err != nil {
+		t.Errorf("purge again: %v", err)
+	}
+}

@@ -1,0 +1,297 @@
+package agent
+
+import (
+	"cmp"
+	"slices"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+)
+
+// Labels that the agent keeps with a container, beside what [Container] says already.
+const (
+	labelBoot    = "skiff.dev/boot"    // The boot that it was started in.
+	labelBackoff = "skiff.dev/backoff" // How long to wait, once it has ended, before the next attempt.
+)
+
+// Back-off of restarts: the first restart is at once, the next after firstBackoff, then twice as long each time up to
+// Config.MaxRestartBackoff. A container that ran twice that maximum starts afresh.
+const firstBackoff = 10 * time.Second
+
+// minGrace is what a container gets at least to end by itself, unless its pod's grace period is zero; and what containers
+// get whose pod the API no longer has.
+const minGrace = 2 * time.Second
+
+// troubleRepeat is after how long a start is tried again that failed for a reason in the pod's surroundings, if nothing
+// tells sooner that they have changed.
+const troubleRepeat = 30 * time.Second
+
+// killRepeat is after how long a container that survived SIGKILL gets it again.
+const killRepeat = 5 * time.Second
+
+// trouble is a start that came to nothing.
+type trouble struct {
+	reason, message string
+	at              time.Time
+	delay           time.Duration // Before the next try. Zero: try again whenever the pod is looked at.
+}
+
+// decision is what to do about a pod, and when to look again without being called.
+type decision struct {
+	stop    []stop
+	remove  []string                 // Container IDs.
+	start   []start                  // In this order.
+	waiting map[string]time.Duration // By container name: its restart waits, so long in all.
+	fail    *failure
+	ended   bool // The pod is to end and no container of it is alive.
+	again   time.Duration
+}
+
+type stop struct {
+	id, name string
+	kill     bool
+	why      string // Of the Killing event.
+}
+
+type start struct {
+	container *v1.Container
+	attempt   int
+	backoff   time.Duration // After this attempt.
+}
+
+// failure is the end of a pod that its containers did not bring about.
+type failure struct{ reason, message string }
+
+func (d *decision) lookAgain(after time.Duration) {
+	if after > 0 && (d.again == 0 || after < d.again) {
+		d.again = after
+	}
+}
+
+// decide is the agent's mind. It changes nothing and asks nobody.
+func decide(s seen) decision {
+	var d decision
+	s.discard(&d)
+	pod := s.pod
+	switch {
+	case pod.DeletionTimestamp != nil:
+		s.end(&d, gracePeriod(pod))
+	case pod.Status.Phase == v1.PodSucceeded || pod.Status.Phase == v1.PodFailed:
+		s.end(&d, gracePeriod(pod)) // Usually nothing is alive; but others may fail a pod too, to evict it.
+	case s.pastDeadline(&d):
+		d.fail = &failure{"DeadlineExceeded", "Pod was active on the node longer than the specified deadline"}
+		s.end(&d, gracePeriod(pod))
+	case len(s.unsupported) > 0:
+	default:
+		s.run(&d)
+	}
+	return d
+}
+
+// decideOrphan is decide for containers that no pod of the API wants.
+func decideOrphan(s seen) decision {
+	var d decision
+	s.pod = &v1.Pod{}
+	s.end(&d, minGrace)
+	return d
+}
+
+func gracePeriod(pod *v1.Pod) time.Duration {
+	switch {
+	case pod.DeletionGracePeriodSeconds != nil:
+		return time.Duration(*pod.DeletionGracePeriodSeconds) * time.Second
+	case pod.Spec.TerminationGracePeriodSeconds != nil:
+		return time.Duration(*pod.Spec.TerminationGracePeriodSeconds) * time.Second
+	}
+	return v1.DefaultTerminationGracePeriodSeconds * time.Second
+}
+
+func (s seen) pastDeadline(d *decision) bool {
+	limit := s.pod.Spec.ActiveDeadlineSeconds
+	if limit == nil || s.pod.Status.StartTime == nil {
+		return false
+	}
+	left := s.pod.Status.StartTime.Add(time.Duration(*limit) * time.Second).Sub(s.now)
+	d.lookAgain(left)
+	return left <= 0
+}
+
+// discard removes what nobody needs any more: containers that were made but never started, and of the dead all but the
+// latest and, for `logs --previous`, the one before.
+func (s seen) discard(d *decision) {
+	for _, name := range s.names() {
+		for i, c := range s.attempts(name) {
+			if c.State == Created || c.State == Exited && i >= 2 {
+				d.remove = append(d.remove, c.ID)
+			}
+		}
+	}
+}
+
+// run decides for a pod that is to run: the init containers one after the other, then the others together.
+func (s seen) run(d *decision) {
+	spec := &s.pod.Spec
+	initialized := s.initialized()
+	for i := range spec.InitContainers {
+		c := &spec.InitContainers[i]
+		switch {
+		case isSidecar(c):
+			s.keep(d, c, v1.RestartPolicyAlways)
+			if !initialized && !s.running(c.Name) {
+				return
+			}
+		case initialized || s.initDone(c.Name):
+		default:
+			policy := initPolicy(spec.RestartPolicy)
+			if !s.thisBoot(c.Name) {
+				policy = v1.RestartPolicyAlways // However it ended, it is due again.
+			}
+			if over := s.keep(d, c, policy); over {
+				s.end(d, gracePeriod(s.pod)) // It failed for good: the sidecars before it have nothing to wait for.
+			}
+			return
+		}
+	}
+	over := true
+	for i := range spec.Containers {
+		if !s.keep(d, &spec.Containers[i], spec.RestartPolicy) {
+			over = false
+		}
+	}
+	if over {
+		s.end(d, gracePeriod(s.pod))
+	}
+}
+
+// initPolicy: an init container that succeeded is never started again.
+func initPolicy(policy v1.RestartPolicy) v1.RestartPolicy {
+	if policy == v1.RestartPolicyAlways {
+		return v1.RestartPolicyOnFailure
+	}
+	return policy
+}
+
+// keep decides for one container that is to run now, and says whether it has ended for good.
+func (s seen) keep(d *decision, c *v1.Container, policy v1.RestartPolicy) (over bool) {
+	latest := s.latest(c.Name)
+	if latest != nil && latest.State == Running {
+		if latest.Image != c.Image {
+			s.stop(d, latest, gracePeriod(s.pod), "Container "+c.Name+" definition changed, will be restarted")
+		}
+		return false
+	}
+	next := start{container: c, attempt: s.nextAttempt(c.Name)}
+	if end := s.ending(c.Name, ""); end != nil {
+		if !s.replaced(c, latest) && !restarts(policy, end.ExitCode) {
+			return true
+		}
+		if latest == nil {
+			next.backoff = firstBackoff
+		} else {
+			delay := s.backoff(latest)
+			next.backoff = min(max(firstBackoff, 2*delay), s.maxBackoff)
+			if wait := latest.Finished.Add(delay).Sub(s.now); wait > 0 && !s.replaced(c, latest) {
+				d.wait(c.Name, delay)
+				d.lookAgain(wait)
+				return false
+			}
+		}
+	}
+	if t, ok := s.trouble[c.Name]; ok {
+		if t.reason == reasonStartError {
+			return true
+		}
+		if t.reason == reasonPull {
+			d.lookAgain(t.at.Add(pullBackoffShownFor).Sub(s.now))
+		}
+		if wait := t.at.Add(t.delay).Sub(s.now); t.delay > 0 && wait > 0 {
+			d.lookAgain(wait)
+			return false
+		}
+		d.lookAgain(troubleRepeat)
+	}
+	d.start = append(d.start, next)
+	return false
+}
+
+func (d *decision) wait(name string, delay time.Duration) {
+	if d.waiting == nil {
+		d.waiting = map[string]time.Duration{}
+	}
+	d.waiting[name] = delay
+}
+
+func restarts(policy v1.RestartPolicy, exitCode int32) bool {
+	return policy == v1.RestartPolicyAlways || policy == v1.RestartPolicyOnFailure && exitCode != 0
+}
+
+// backoff is how long to wait after the end of c before the next attempt.
+func (s seen) backoff(c *Container) time.Duration {
+	if c.Finished.Sub(c.Started) > 2*s.maxBackoff {
+		return 0
+	}
+	delay, err := time.ParseDuration(c.Labels[labelBackoff])
+	if err != nil {
+		return 0
+	}
+	return min(delay, s.maxBackoff)
+}
+
+// end decides for a pod none of whose containers is to live: first all but the sidecars, then those, the last one first.
+func (s seen) end(d *decision, grace time.Duration) {
+	d.start = nil // Sidecars are not brought back any more.
+	var sidecars, others []*Container
+	for i := range s.containers {
+		c := &s.containers[i]
+		if c.State != Running {
+			continue
+		}
+		if s.sidecarIndex(c.Name) >= 0 {
+			sidecars = append(sidecars, c)
+		} else {
+			others = append(others, c)
+		}
+	}
+	if len(others) == 0 && len(sidecars) > 0 {
+		last := slices.MaxFunc(sidecars, func(a, b *Container) int { return s.sidecarIndex(a.Name) - s.sidecarIndex(b.Name) })
+		others, grace = append(others, last), s.sidecarGrace(last, grace)
+	}
+	for _, c := range others {
+		s.stop(d, c, grace, "Stopping container "+c.Name)
+	}
+	d.ended = len(others) == 0
+}
+
+// sidecarGrace is what is left of the pod's grace period for a sidecar, whose turn comes last, but never nothing.
+func (s seen) sidecarGrace(c *Container, grace time.Duration) time.Duration {
+	asked, ok := s.told[c.ID]
+	if !ok {
+		asked = s.now
+	}
+	first := asked
+	for _, t := range s.told {
+		if t.Before(first) {
+			first = t
+		}
+	}
+	if grace <= 0 {
+		return 0
+	}
+	return max(first.Add(grace).Sub(asked), minGrace)
+}
+
+// stop asks a container to end, and kills it when its time is over.
+func (s seen) stop(d *decision, c *Container, grace time.Duration, why string) {
+	told, ok := s.told[c.ID]
+	if !ok {
+		d.stop = append(d.stop, stop{id: c.ID, name: c.Name, kill: grace <= 0, why: why})
+		d.lookAgain(cmp.Or(max(grace, 0), killRepeat))
+		return
+	}
+	if left := told.Add(grace).Sub(s.now); left > 0 {
+		d.lookAgain(left)
+		return
+	}
+	d.stop = append(d.stop, stop{id: c.ID, name: c.Name, kill: true})
+	d.lookAgain(killRepeat)
+}

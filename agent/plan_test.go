@@ -1,0 +1,179 @@
+package agent
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	v1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+const thisBoot = "boot-2"
+
+var noon = time.Date(2030, 1, 1, 12, 0, 0, 0, time.UTC)
+
+// have reads containers as a person writes them: "app-1 exited 3 ran=20s ago=5s backoff=10s boot=boot-1".
+func have(t *testing.T, text string) []Container {
+	t.Helper()
+	var list []Container
+	for _, line := range strings.Split(text, ";") {
+		fields := strings.Fields(line)
+		if len(fields) == 0 {
+			continue
+		}
+		name, attempt, _ := strings.Cut(fields[0], "-")
+		c := Container{ID: fields[0], Name: name, Image: "nginx", State: State(fields[1]), Labels: map[string]string{labelBoot: thisBoot}}
+		if _, err := fmt.Sscan(attempt, &c.Attempt); err != nil {
+			t.Fatalf("container %q: %v", line, err)
+		}
+		ran, ago := time.Minute, time.Duration(0)
+		for _, field := range fields[2:] {
+			key, value, _ := strings.Cut(field, "=")
+			duration, _ := time.ParseDuration(value)
+			switch key {
+			case "ran":
+				ran = duration
+			case "ago":
+				ago = duration
+			case "backoff":
+				c.Labels[labelBackoff] = value
+			case "boot":
+				c.Labels[labelBoot] = value
+			case "image":
+				c.Image = value
+			default:
+				if _, err := fmt.Sscan(field, &c.ExitCode); err != nil {
+					t.Fatalf("container %q: what is %q?", line, field)
+				}
+			}
+		}
+		c.Finished = noon.Add(-ago)
+		c.Started = c.Finished.Add(-ran)
+		list = append(list, c)
+	}
+	return list
+}
+
+// tellDecision writes a decision as have reads containers.
+func tellDecision(d decision) string {
+	var words []string
+	for _, s := range d.stop {
+		verb := "stop"
+		if s.kill {
+			verb = "kill"
+		}
+		words = append(words, verb+" "+s.id)
+	}
+	for _, id := range d.remove {
+		words = append(words, "remove "+id)
+	}
+	for _, s := range d.start {
+		words = append(words, fmt.Sprintf("start %s-%d backoff=%s", s.container.Name, s.attempt, s.backoff))
+	}
+	for name, delay := range d.waiting {
+		words = append(words, fmt.Sprintf("%s waits %s", name, delay))
+	}
+	if d.fail != nil {
+		words = append(words, "fail "+d.fail.reason)
+	}
+	if d.ended {
+		words = append(words, "ended")
+	}
+	if d.again > 0 {
+		words = append(words, "again "+d.again.String())
+	}
+	return strings.Join(words, ", ")
+}
+
+func TestDecide(t *testing.T) {
+	always := v1.ContainerRestartPolicyAlways
+	status := func(cs v1.ContainerStatus) func(*v1.Pod) {
+		return func(p *v1.Pod) { cs.Name = "app"; p.Status.ContainerStatuses = []v1.ContainerStatus{cs} }
+	}
+	inits := func(p *v1.Pod) {
+		p.Spec.InitContainers = []v1.Container{{Name: "side", Image: "nginx", RestartPolicy: &always}, {Name: "init", Image: "nginx"}}
+	}
+	policy := func(policy v1.RestartPolicy) func(*v1.Pod) { return func(p *v1.Pod) { p.Spec.RestartPolicy = policy } }
+	deleted := func(grace int64) func(*v1.Pod) {
+		return func(p *v1.Pod) {
+			p.DeletionTimestamp, p.DeletionGracePeriodSeconds = &metav1.Time{Time: noon}, &grace
+		}
+	}
+	for _, tc := range []struct {
+		name    string
+		pod     []func(*v1.Pod)
+		have    string
+		told    map[string]time.Duration // Ago.
+		trouble map[string]trouble
+		want    string
+	}{
+		{name: "a new pod", want: "start app-0 backoff=0s"},
+		{name: "it runs", have: "app-0 running", want: ""},
+		{name: "left by an agent that was killed in between", have: "app-0 created", want: "remove app-0, start app-0 backoff=0s"},
+		{name: "first exit", have: "app-0 exited 1 backoff=0s", want: "start app-1 backoff=10s"},
+		{name: "second exit", have: "app-1 exited 1 ago=4s backoff=10s", want: "app waits 10s, again 6s"},
+		{name: "its back-off is over", have: "app-1 exited 1 ago=10s backoff=10s", want: "start app-2 backoff=20s"},
+		{name: "back-off has a maximum", have: "app-9 exited 1 ago=300s backoff=5m0s", want: "start app-10 backoff=5m0s"},
+		{name: "it ran long enough to start afresh", have: "app-9 exited 1 ran=11m backoff=5m0s", want: "start app-10 backoff=10s"},
+		{name: "older dead ones go", have: "app-1 exited; app-2 exited; app-3 running", want: "remove app-1"},
+		{name: "gone with a reboot", pod: []func(*v1.Pod){status(v1.ContainerStatus{ContainerID: "containerd://x", RestartCount: 4,
+			State: v1.ContainerState{Running: &v1.ContainerStateRunning{}}})}, want: "start app-5 backoff=10s"},
+		{name: "it had completed before the reboot", pod: []func(*v1.Pod){policy(v1.RestartPolicyOnFailure), status(v1.ContainerStatus{ContainerID: "containerd://x",
+			State: v1.ContainerState{Terminated: &v1.ContainerStateTerminated{}}})}, want: "ended"},
+		{name: "done", pod: []func(*v1.Pod){policy(v1.RestartPolicyNever)}, have: "app-0 exited 1", want: "ended"},
+		{name: "another image", have: "app-0 running image=old", want: "stop app-0, again 30s"},
+		{name: "replaced by the agent", pod: []func(*v1.Pod){policy(v1.RestartPolicyNever)}, have: "app-0 exited image=old",
+			told: map[string]time.Duration{"app-0": time.Second}, want: "start app-1 backoff=10s"},
+		{name: "the sidecar is first", pod: []func(*v1.Pod){inits}, want: "start side-0 backoff=0s"},
+		{name: "then the init container", pod: []func(*v1.Pod){inits}, have: "side-0 running", want: "start init-0 backoff=0s"},
+		{name: "nothing else meanwhile", pod: []func(*v1.Pod){inits}, have: "side-0 running; init-0 running", want: ""},
+		{name: "it failed", pod: []func(*v1.Pod){inits}, have: "side-0 running; init-0 exited 1", want: "start init-1 backoff=10s"},
+		{name: "it failed for good", pod: []func(*v1.Pod){inits, policy(v1.RestartPolicyNever)}, have: "side-0 running; init-0 exited 1", want: "stop side-0, again 30s"},
+		{name: "then the others", pod: []func(*v1.Pod){inits}, have: "side-0 running; init-0 exited", want: "start app-0 backoff=0s"},
+		{name: "a sidecar that died comes back", pod: []func(*v1.Pod){inits}, have: "side-0 exited; init-0 exited; app-0 running", want: "start side-1 backoff=10s"},
+		{name: "init containers run again after a reboot", pod: []func(*v1.Pod){inits},
+			have: "side-0 running; init-0 exited boot=boot-1; app-0 exited 137 boot=boot-1", want: "start init-1 backoff=10s"},
+		{name: "and if all containers are lost", pod: []func(*v1.Pod){inits, func(p *v1.Pod) {
+			p.Status.InitContainerStatuses = []v1.ContainerStatus{{Name: "init", ContainerID: "containerd://x", State: v1.ContainerState{Terminated: &v1.ContainerStateTerminated{}}}}
+		}}, have: "side-0 running", want: "start init-1 backoff=10s"},
+		{name: "a sidecar ends with the pod", pod: []func(*v1.Pod){inits, policy(v1.RestartPolicyNever)},
+			have: "side-0 running; init-0 exited; app-0 exited", want: "stop side-0, again 30s"},
+		{name: "deleted", pod: []func(*v1.Pod){inits, deleted(20)}, have: "side-0 running; init-0 exited; app-0 running", want: "stop app-0, again 20s"},
+		{name: "it takes its time", pod: []func(*v1.Pod){deleted(20)}, have: "app-0 running",
+			told: map[string]time.Duration{"app-0": 15 * time.Second}, want: "again 5s"},
+		{name: "its time is over", pod: []func(*v1.Pod){deleted(20)}, have: "app-0 running",
+			told: map[string]time.Duration{"app-0": 20 * time.Second}, want: "kill app-0, again 5s"},
+		{name: "no grace", pod: []func(*v1.Pod){deleted(0)}, have: "app-0 running", want: "kill app-0, again 5s"},
+		{name: "the sidecar's turn, with what time is left", pod: []func(*v1.Pod){inits, deleted(20)}, have: "side-0 running; app-0 exited",
+			told: map[string]time.Duration{"app-0": 15 * time.Second}, want: "stop side-0, again 5s"},
+		{name: "all have ended", pod: []func(*v1.Pod){deleted(20)}, have: "app-0 exited", want: "ended"},
+		{name: "deleted before it ran", pod: []func(*v1.Pod){deleted(20)}, want: "ended"},
+		{name: "failed by somebody else", pod: []func(*v1.Pod){func(p *v1.Pod) { p.Status.Phase = v1.PodFailed }}, have: "app-0 running", want: "stop app-0, again 30s"},
+		{name: "a start that failed waits", trouble: map[string]trouble{"app": {reason: reasonRunError, at: noon.Add(-4 * time.Second), delay: 10 * time.Second}}, want: "again 6s"},
+		{name: "and is tried again", trouble: map[string]trouble{"app": {reason: reasonRunError, at: noon.Add(-10 * time.Second), delay: 10 * time.Second}},
+			want: "start app-0 backoff=0s, again 30s"},
+		{name: "past its deadline", pod: []func(*v1.Pod){func(p *v1.Pod) {
+			p.Spec.ActiveDeadlineSeconds, p.Status.StartTime = new(int64), &metav1.Time{Time: noon.Add(-time.Minute)}
+			*p.Spec.ActiveDeadlineSeconds = 60
+		}}, have: "app-0 running", want: "stop app-0, fail DeadlineExceeded, again 30s"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			pod := &v1.Pod{Spec: v1.PodSpec{RestartPolicy: v1.RestartPolicyAlways, Containers: []v1.Container{{Name: "app", Image: "nginx"}}}}
+			for _, change := range tc.pod {
+				change(pod)
+			}
+			told := map[string]time.Time{}
+			for id, ago := range tc.told {
+				told[id] = noon.Add(-ago)
+			}
+			got := tellDecision(decide(seen{pod: pod, containers: have(t, tc.have), told: told, trouble: tc.trouble,
+				boot: thisBoot, maxBackoff: 5 * time.Minute, now: noon}))
+			if diff := cmp.Diff(tc.want, got); diff != "" {
+				t.Errorf("with %q (-want +got):\n%s", tc.have, diff)
+			}
+		})
+	}
+}

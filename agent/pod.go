@@ -1,0 +1,255 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/strategicpatch"
+)
+
+// containerScheme stands before a container's ID in the API.
+const containerScheme = "containerd"
+
+// reconcile brings one pod, named by its UID, a step nearer to what the API wants: look, decide, do, look again, tell.
+func (a *Agent) reconcile(ctx context.Context, uid string) (time.Duration, error) {
+	containers, err := a.containers(ctx, uid)
+	if err != nil {
+		return 0, err
+	}
+	pod := a.pod(uid)
+	if pod == nil {
+		return a.reconcileOrphan(ctx, uid, containers)
+	}
+	if err := checkNames(pod); err != nil {
+		return 0, err
+	}
+	m := a.memories.of(uid)
+	pod = m.newest(pod)
+	s := a.see(pod, containers, m)
+	d := decide(s)
+	workErr := a.prepare(ctx, s, d, m)
+	if workErr != nil {
+		d.start = nil
+	}
+	workErr = errors.Join(workErr, a.do(ctx, s, d, m))
+	if len(d.stop)+len(d.remove)+len(d.start) > 0 {
+		if containers, err = a.containers(ctx, uid); err != nil {
+			return 0, err
+		}
+	}
+	s = a.see(pod, containers, m)
+	d = decide(s)
+	if err := errors.Join(workErr, a.writeStatus(ctx, s, d, m)); err != nil {
+		return 0, err
+	}
+	if d.ended {
+		return d.again, a.finish(ctx, pod, containers, m)
+	}
+	return d.again, nil
+}
+
+// see gathers what a decision rests on.
+func (a *Agent) see(pod *v1.Pod, containers []Container, m *memory) seen {
+	for i := range containers {
+		c := &containers[i]
+		if _, read := m.messages[c.ID]; !read && c.State == Exited {
+			m.messages[c.ID] = a.terminationMessage(pod, c)
+		}
+	}
+	return seen{
+		pod: pod, containers: containers, unsupported: unsupported(pod),
+		told: m.told, trouble: m.trouble, messages: m.messages,
+		boot: a.boot, maxBackoff: a.MaxRestartBackoff, now: time.Now(),
+	}
+}
+
+// prepare sees to all that a pod's containers share: network, volumes, files of /etc. Of a pod that runs already it keeps the
+// volumes up to date.
+func (a *Agent) prepare(ctx context.Context, s seen, d decision, m *memory) error {
+	pod := s.pod
+	if d.ended || d.fail != nil || len(s.unsupported) > 0 || over(pod) {
+		return nil
+	}
+	if m.ready == nil {
+		network, err := a.network.Setup(ctx, PodNetworkConfig{
+			UID: string(pod.UID), Hostname: podHostname(pod, a.NodeName), HostNetwork: pod.Spec.HostNetwork,
+		})
+		if err != nil {
+			return a.complain(pod, m, "FailedCreatePodSandBox", "Failed to create pod sandbox: ", err)
+		}
+		m.ready = &ready{network: network, ips: network.IPs}
+		if pod.Spec.HostNetwork {
+			m.ready.ips = []string{a.NodeIP}
+		}
+	}
+	if len(d.start) == 0 && !showsObjects(pod) {
+		return nil
+	}
+	volumes, err := a.volumes(ctx, pod)
+	if err != nil && len(d.start) == 0 {
+		return nil // What runs keeps the contents that it has.
+	}
+	if err != nil {
+		return a.complain(pod, m, "FailedMount", "", err)
+	}
+	m.ready.volumes = volumes
+	if m.ready.files == nil && len(d.start) > 0 {
+		if m.ready.files, err = a.podFiles(pod, m.ready.ips); err != nil {
+			return a.complain(pod, m, "FailedMount", "", err)
+		}
+	}
+	m.complaint = ""
+	return nil
+}
+
+// over says that no container of the pod is to be started any more.
+func over(pod *v1.Pod) bool {
+	return pod.DeletionTimestamp != nil || pod.Status.Phase == v1.PodSucceeded || pod.Status.Phase == v1.PodFailed
+}
+
+func showsObjects(pod *v1.Pod) bool {
+	return slices.ContainsFunc(pod.Spec.Volumes, func(v v1.Volume) bool { return v.ConfigMap != nil || v.Secret != nil })
+}
+
+// complain tells of an error in an Event, once, and returns it.
+func (a *Agent) complain(pod *v1.Pod, m *memory, reason, prefix string, err error) error {
+	if m.complaint != err.Error() {
+		m.complaint = err.Error()
+		a.events.Event(pod, v1.EventTypeWarning, reason, prefix+err.Error())
+	}
+	return fmt.Errorf("prepare pod %s/%s: %w", pod.Namespace, pod.Name, err)
+}
+
+// do carries out a decision. What hinders a single container becomes its trouble, not an error.
+func (a *Agent) do(ctx context.Context, s seen, d decision, m *memory) error {
+	var errs []error
+	for _, st := range d.stop {
+		if st.why != "" && s.pod.Name != "" {
+			a.tell(s.pod, st.name, v1.EventTypeNormal, "Killing", st.why)
+		}
+		if _, told := m.told[st.id]; !told {
+			m.told[st.id] = s.now
+		}
+		if err := a.runtime.Signal(ctx, st.id, st.kill); err != nil && !errors.Is(err, ErrNoContainer) {
+			errs = append(errs, fmt.Errorf("stop container %s: %w", st.id, err))
+		}
+	}
+	for _, id := range d.remove {
+		errs = append(errs, a.removeContainer(ctx, id))
+		delete(m.told, id)
+		delete(m.messages, id)
+	}
+	for _, st := range d.start {
+		errs = append(errs, a.start(ctx, s, st, m))
+	}
+	return errors.Join(errs...)
+}
+
+// removeContainer deletes a container that is not alive. One that was made but never started may still hold a process.
+func (a *Agent) removeContainer(ctx context.Context, id string) error {
+	if err := a.runtime.Signal(ctx, id, true); err != nil && !errors.Is(err, ErrNoContainer) {
+		return fmt.Errorf("kill what is left of container %s: %w", id, err)
+	}
+	if err := a.runtime.Remove(ctx, id); err != nil && !errors.Is(err, ErrNoContainer) {
+		return fmt.Errorf("remove container %s: %w", id, err)
+	}
+	return nil
+}
+
+// start starts one container, or notes why it could not.
+func (a *Agent) start(ctx context.Context, s seen, st start, m *memory) error {
+	pod, c := s.pod, st.container
+	image, ok := a.image(ctx, pod, c, m)
+	if !ok {
+		return nil
+	}
+	config, err := a.containerConfig(ctx, pod, st, m.ready, image)
+	if err != nil {
+		m.trouble[c.Name] = trouble{reason: reasonConfigError, message: err.Error(), at: s.now}
+		return nil
+	}
+	if err := makeLog(config.LogPath); err != nil {
+		return err
+	}
+	if err := a.runtime.Start(ctx, config); err != nil {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		reason := reasonRunError
+		if !restarts(s.policy(c), exitStartError) {
+			reason = reasonStartError
+		}
+		m.retry(c.Name, reason, err.Error(), time.Now(), a.MaxRestartBackoff)
+		return nil
+	}
+	delete(m.trouble, c.Name)
+	a.tell(pod, c.Name, v1.EventTypeNormal, "Created", "Container created")
+	a.tell(pod, c.Name, v1.EventTypeNormal, "Started", "Container started")
+	return nil
+}
+
+// policy is a container's own restart policy.
+func (s seen) policy(c *v1.Container) v1.RestartPolicy {
+	switch {
+	case isSidecar(c):
+		return v1.RestartPolicyAlways
+	case slices.ContainsFunc(s.pod.Spec.InitContainers, func(i v1.Container) bool { return i.Name == c.Name }):
+		return initPolicy(s.pod.Spec.RestartPolicy)
+	}
+	return s.pod.Spec.RestartPolicy
+}
+
+// writeStatus tells the API how the pod is, if that has changed.
+func (a *Agent) writeStatus(ctx context.Context, s seen, d decision, m *memory) error {
+	at := place{nodeIP: a.NodeIP, scheme: containerScheme}
+	if m.ready != nil {
+		at.network = &m.ready.network
+	}
+	status := podStatus(s, d, at)
+	if apiequality.Semantic.DeepEqual(status, s.pod.Status) {
+		return nil
+	}
+	patch, err := statusPatch(s.pod.UID, &s.pod.Status, &status)
+	if err != nil {
+		return err
+	}
+	written, err := a.client.CoreV1().Pods(s.pod.Namespace).Patch(ctx, s.pod.Name, types.StrategicMergePatchType, patch, metav1.PatchOptions{}, "status")
+	switch {
+	case apierrors.IsNotFound(err), apierrors.IsConflict(err): // Gone, or replaced by another pod of its name: the informer will tell.
+		return nil
+	case err != nil:
+		return fmt.Errorf("write the status of pod %s/%s: %w", s.pod.Namespace, s.pod.Name, err)
+	}
+	m.written = written
+	for _, e := range statusEvents(s.pod, &status) {
+		a.tell(s.pod, e.container, e.kind, e.reason, e.message)
+	}
+	return nil
+}
+
+// statusPatch says what changes from one status to the next, and nothing of what others keep there. The UID makes it fail if the
+// name now belongs to another pod.
+func statusPatch(uid types.UID, from, to *v1.PodStatus) ([]byte, error) {
+	before, err := json.Marshal(map[string]any{"status": from})
+	if err != nil {
+		return nil, fmt.Errorf("encode a pod's status: %w", err)
+	}
+	after, err := json.Marshal(map[string]any{"metadata": map[string]any{"uid": uid}, "status": to})
+	if err != nil {
+		return nil, fmt.Errorf("encode a pod's status: %w", err)
+	}
+	patch, err := strategicpatch.CreateTwoWayMergePatch(before, after, v1.Pod{})
+	if err != nil {
+		return nil, fmt.Errorf("compare a pod's status: %w", err)
+	}
+	return patch, nil
+}

@@ -1,0 +1,129 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+)
+
+// pullsAtOnce bounds how many images are fetched at the same time.
+const pullsAtOnce = 3
+
+// pullPatience is how long a pull may make no progress. A registry that cannot be reached must not hold a pod up for
+// ever, least of all one whose image is already here.
+const pullPatience = 30 * time.Second
+
+// pulls fetches images in the background: a pod's worker must stay free to end the pod meanwhile. Pods that want the same
+// image share one pull.
+type pulls struct {
+	runtime Runtime
+	done    func(uid string)
+	ctx     context.Context
+	wg      sync.WaitGroup
+	slots   chan struct{}
+
+	mu    sync.Mutex
+	calls map[string]*pull            // By image name: under way.
+	mine  map[string]map[string]*pull // By pod UID, then container: asked for and not yet taken.
+}
+
+// pull is one fetch and its outcome.
+type pull struct {
+	ref      string
+	uids     map[string]bool
+	progress func(done, total int64)
+	asked    time.Time
+	begun    time.Time
+	ended    time.Time // Zero while it is under way.
+	image    Image
+	err      error
+}
+
+func newPulls(runtime Runtime, done func(uid string)) *pulls {
+	return &pulls{
+		runtime: runtime, done: done, slots: make(chan struct{}, pullsAtOnce),
+		calls: map[string]*pull{}, mine: map[string]map[string]*pull{},
+	}
+}
+
+// begin sets when all pulls end; to be called before any pod asks.
+func (p *pulls) begin(ctx context.Context) { p.ctx = ctx }
+
+// wait returns when all pulls have ended.
+func (p *pulls) wait() { p.wg.Wait() }
+
+// take returns the outcome of the container's pull. Without one under way it begins one, and says so by fresh; while it is
+// under way, it returns nil. An outcome is taken once.
+func (p *pulls) take(uid, container, ref string, progress func(done, total int64)) (outcome *pull, fresh bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if call := p.mine[uid][container]; call != nil && call.ref == ref {
+		if call.ended.IsZero() {
+			return nil, false
+		}
+		delete(p.mine[uid], container)
+		return call, false
+	}
+	call := p.calls[ref]
+	if call == nil {
+		call = &pull{ref: ref, uids: map[string]bool{}, asked: time.Now(), progress: progress}
+		p.calls[ref] = call
+		p.wg.Go(func() { p.fetch(call) })
+	}
+	call.uids[uid] = true
+	if p.mine[uid] == nil {
+		p.mine[uid] = map[string]*pull{}
+	}
+	p.mine[uid][container] = call
+	return nil, true
+}
+
+// forget drops what a pod has not taken.
+func (p *pulls) forget(uid string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.mine, uid)
+}
+
+func (p *pulls) fetch(call *pull) {
+	var image Image
+	var err error
+	begun := time.Now()
+	select {
+	case p.slots <- struct{}{}:
+		begun = time.Now()
+		image, err = p.patiently(call)
+		<-p.slots
+	case <-p.ctx.Done():
+		err = p.ctx.Err()
+	}
+	p.mu.Lock()
+	call.image, call.err, call.begun, call.ended = image, err, begun, time.Now()
+	delete(p.calls, call.ref)
+	p.mu.Unlock()
+	for uid := range call.uids { // Complete: take adds only to calls that are in p.calls.
+		p.done(uid)
+	}
+}
+
+// patiently pulls as long as there is progress.
+func (p *pulls) patiently(call *pull) (Image, error) {
+	ctx, cancel := context.WithCancelCause(p.ctx)
+	defer cancel(nil)
+	stuck := time.AfterFunc(pullPatience, func() { cancel(fmt.Errorf("no progress for %s", pullPatience)) })
+	defer stuck.Stop()
+	last := int64(-1)
+	image, err := p.runtime.Pull(ctx, call.ref, func(done, total int64) {
+		if done != last {
+			last = done
+			stuck.Reset(pullPatience)
+		}
+		call.progress(done, total)
+	})
+	if err != nil && ctx.Err() != nil && !errors.Is(context.Cause(ctx), context.Canceled) {
+		err = fmt.Errorf("%w: %w", context.Cause(ctx), err)
+	}
+	return image, err
+}

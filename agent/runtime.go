@@ -1,0 +1,181 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"io"
+	"time"
+)
+
+// Errors that a [Runtime] wraps and the agent acts on.
+var (
+	ErrNoImage     = errors.New("image not found")          // Neither here nor, for Pull, in its registry.
+	ErrNoContainer = errors.New("container not found")      // It was never there or is removed.
+	ErrNotRunning  = errors.New("container is not running") // Exec, Attach: there is no process to talk to.
+)
+
+// Runtime runs containers for the agent. The one for real is agent/containerd. It keeps no wishes of its own: the agent
+// says what to start and what to stop, and learns what there is from Containers, also after either of them restarted.
+// Its containers live on when the agent or the runtime's own daemon stops.
+type Runtime interface {
+	// Version is what a Node reports, for example "containerd://1.6.20".
+	Version(ctx context.Context) (string, error)
+
+	// Image returns the local image that ref names, or ErrNoImage. ref is what a pod says: "nginx", "nginx:1.29", with or
+	// without registry, or with a digest; its full name follows docker's rules ("docker.io/library/nginx:latest").
+	Image(ctx context.Context, ref string) (Image, error)
+
+	// Pull fetches and unpacks ref from its registry, or from a mirror that stands for it. ErrNoImage if the registry says
+	// that there is none. progress, if not nil, is told now and then the bytes had and the bytes in all known so far.
+	Pull(ctx context.Context, ref string, progress func(done, total int64)) (Image, error)
+
+	// Images lists the local images.
+	Images(ctx context.Context) ([]Image, error)
+
+	// Start makes a container and starts its process. When it fails nothing is left. Its error is what a user reads as
+	// the container's message.
+	Start(ctx context.Context, c ContainerConfig) error
+
+	// Containers lists every container that Start made and Remove did not remove, ended ones with how they ended.
+	Containers(ctx context.Context) ([]Container, error)
+
+	// Signal asks the container's first process to stop, by the image's stop signal (SIGTERM where it names none); kill
+	// sends SIGKILL to all of its processes instead. No error if it has ended already.
+	Signal(ctx context.Context, id string, kill bool) error
+
+	// Remove deletes an ended container with its writable layer; its log stays. No error if it is gone already.
+	Remove(ctx context.Context, id string) error
+
+	// RemovePod deletes what is left of a pod when its containers are removed: its cgroups, and what the runtime keeps for
+	// the whole pod. No error if it is gone already.
+	RemovePod(ctx context.Context, podUID string) error
+
+	// Exec runs a command in a running container and returns its exit status when it has ended and its output is copied.
+	// When ctx ends the process is killed.
+	Exec(ctx context.Context, id string, e ExecConfig) (status int, err error)
+
+	// Attach connects streams to the container's first process until it ends or ctx does.
+	Attach(ctx context.Context, id string, s Streams) error
+
+	// Events calls changed with a container's pod UID whenever one of the pod's containers starts or ends, and with "" when
+	// events may have been missed (the daemon was away): list then. It blocks until ctx ends.
+	Events(ctx context.Context, changed func(podUID string)) error
+}
+
+// Image is an image in the runtime's store.
+type Image struct {
+	Names  []string // Full names, "docker.io/library/nginx:latest".
+	Digest string   // Of its manifest, "sha256:...". ContainerStatus.imageID is made of it.
+	Size   int64    // Bytes, compressed.
+
+	// What the image asks for, where the pod does not say otherwise.
+	User string // "", "101", "nginx", "101:101".
+}
+
+// ContainerConfig is a container to be started, with everything of the pod's spec worked out: nothing in it refers to
+// the API. Empty means the image's or the runtime's default.
+type ContainerConfig struct {
+	ID      string // Unique on the node: "<pod uid>-<name>-<attempt>".
+	Pod     PodRef
+	Name    string            // The container's name in the pod.
+	Attempt int               // 0 for the first container of this name, then counting restarts.
+	Image   string            // As in the pod.
+	Labels  map[string]string // Kept with the container and given back by Containers; the agent's own notes.
+
+	Command    []string // The image's ENTRYPOINT if empty.
+	Args       []string // The image's CMD if this and Command are empty.
+	Env        []string // "KEY=value", added to and overriding the image's.
+	WorkingDir string
+	Stdin      bool // Keep stdin open for Attach.
+	StdinOnce  bool // Close it when the first attached client goes.
+	TTY        bool
+
+	Mounts    []Mount
+	LogPath   string // The agent's CRI log file: the runtime writes it.
+	Resources Resources
+	Security  Security
+
+	// Paths of the pod's pinned namespaces. Empty NetNS means the host's network.
+	NetNS, IPCNS, UTSNS string
+	HostPID, HostIPC    bool
+	CgroupParent        string // "/skiff/<pod uid>"; the container gets a child of it.
+}
+
+// PodRef says whose container this is.
+type PodRef struct{ UID, Namespace, Name string }
+
+// Mount is a bind mount of a host path into the container.
+type Mount struct {
+	Source, Target string
+	ReadOnly       bool
+	Propagation    string // "private" (default), "rslave", "rshared".
+}
+
+// Resources are the kernel's limits. Zero means none.
+type Resources struct {
+	CPUShares   uint64 // cgroup v1 cpu.shares; weight on v2 is derived from it.
+	CPUQuota    int64  // Microseconds per CPUPeriod.
+	CPUPeriod   uint64
+	MemoryLimit int64 // Bytes.
+	OOMScoreAdj int   // What the kernel grants of it.
+	PidsLimit   int64
+}
+
+// Security is what the container's processes may do.
+type Security struct {
+	UID, GID           *int64 // nil: the image's.
+	SupplementalGroups []int64
+	Privileged         bool
+	NoNewPrivileges    bool
+	ReadOnlyRootFS     bool
+	AddCapabilities    []string // "NET_ADMIN"; "ALL".
+	DropCapabilities   []string
+	Seccomp            string // "" or "Unconfined", "RuntimeDefault".
+}
+
+// State is a container's place in its life.
+type State string
+
+// The states of a Container.
+const (
+	Created State = "created"
+	Running State = "running"
+	Exited  State = "exited"
+)
+
+// Container is what the runtime knows of a container.
+type Container struct {
+	ID       string
+	Pod      PodRef
+	Name     string
+	Attempt  int
+	Image    string // As it was asked for.
+	ImageID  string // Digest.
+	Labels   map[string]string
+	LogPath  string
+	State    State
+	Created  time.Time
+	Started  time.Time // Zero if never.
+	Finished time.Time // Zero unless Exited.
+	ExitCode int
+	Signal   int
+	OOM      bool // Ended by the kernel's memory limit.
+	Unknown  bool // How it ended could not be learned: exit code 137, reason ContainerStatusUnknown.
+}
+
+// Streams are the ends that Exec and Attach connect to a process. Nil ones are not connected.
+type Streams struct {
+	Stdin          io.Reader
+	Stdout, Stderr io.Writer // With a TTY all output goes to Stdout.
+	TTY            bool
+	Resize         <-chan Size
+}
+
+// ExecConfig is a command to run in a container.
+type ExecConfig struct {
+	Streams
+	Command []string
+}
+
+// Size is a terminal's, in characters.
+type Size struct{ Width, Height uint16 }

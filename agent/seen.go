@@ -1,0 +1,126 @@
+package agent
+
+import (
+	"slices"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+)
+
+// seen is all that a decision about a pod rests on.
+type seen struct {
+	pod         *v1.Pod
+	containers  []Container          // The pod's, as the runtime has them.
+	unsupported []string             // Of the pod's spec.
+	told        map[string]time.Time // By container ID: when it was first asked to stop.
+	trouble     map[string]trouble   // By container name: why its last start came to nothing.
+	messages    map[string]string    // By container ID: what an ended container left as its termination message.
+	boot        string
+	maxBackoff  time.Duration
+	now         time.Time
+}
+
+// names lists the containers' names in order of first appearance.
+func (s seen) names() []string {
+	var names []string
+	for _, c := range s.containers {
+		if !slices.Contains(names, c.Name) {
+			names = append(names, c.Name)
+		}
+	}
+	return names
+}
+
+// attempts lists the containers of a name, the newest first.
+func (s seen) attempts(name string) []*Container {
+	var found []*Container
+	for i := range s.containers {
+		if s.containers[i].Name == name {
+			found = append(found, &s.containers[i])
+		}
+	}
+	slices.SortFunc(found, func(a, b *Container) int { return b.Attempt - a.Attempt })
+	return found
+}
+
+// latest is the newest container of a name that was started.
+func (s seen) latest(name string) *Container {
+	for _, c := range s.attempts(name) {
+		if c.State != Created {
+			return c
+		}
+	}
+	return nil
+}
+
+func (s seen) running(name string) bool {
+	c := s.latest(name)
+	return c != nil && c.State == Running
+}
+
+// past is what the pod's status says of a container.
+func (s seen) past(name string) *v1.ContainerStatus {
+	for _, statuses := range [][]v1.ContainerStatus{s.pod.Status.InitContainerStatuses, s.pod.Status.ContainerStatuses} {
+		for i := range statuses {
+			if statuses[i].Name == name {
+				return &statuses[i]
+			}
+		}
+	}
+	return nil
+}
+
+// initialized says that the init containers are behind us. Those of an earlier boot do not count: what they set up in the
+// pod's namespaces went with the boot.
+func (s seen) initialized() bool {
+	for i := range s.pod.Spec.Containers {
+		for _, c := range s.attempts(s.pod.Spec.Containers[i].Name) {
+			if c.State != Created && c.Labels[labelBoot] == s.boot {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func (s seen) initDone(name string) bool {
+	c := s.latest(name)
+	return s.thisBoot(name) && c.State == Exited && c.ExitCode == 0 && !c.Unknown
+}
+
+// thisBoot says that the latest container of a name was started in this boot.
+func (s seen) thisBoot(name string) bool {
+	c := s.latest(name)
+	return c != nil && c.Labels[labelBoot] == s.boot
+}
+
+func isSidecar(c *v1.Container) bool {
+	return c.RestartPolicy != nil && *c.RestartPolicy == v1.ContainerRestartPolicyAlways
+}
+
+// replaced says that the agent itself ended the container because the pod now names another image.
+func (s seen) replaced(c *v1.Container, latest *Container) bool {
+	if latest == nil || latest.Image == c.Image {
+		return false
+	}
+	_, told := s.told[latest.ID]
+	return told
+}
+
+func (s seen) sidecarIndex(name string) int {
+	return slices.IndexFunc(s.pod.Spec.InitContainers, func(c v1.Container) bool { return c.Name == name && isSidecar(&c) })
+}
+
+// nextAttempt goes on counting from the runtime's containers and, if those are gone, from the pod's status.
+func (s seen) nextAttempt(name string) int {
+	next := 0
+	if past := s.past(name); past != nil && (past.ContainerID != "" || past.RestartCount > 0) {
+		next = int(past.RestartCount) + 1
+	}
+	for _, c := range s.attempts(name) {
+		if c.State != Created {
+			next = max(next, c.Attempt+1)
+		}
+	}
+	return next
+}

@@ -1,0 +1,275 @@
+package agent
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/distribution/reference"
+	v1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// Reasons of containers' states, as the kubelet spells them.
+const (
+	reasonCreating     = "ContainerCreating"
+	reasonInitializing = "PodInitializing"
+	reasonCrashLoop    = "CrashLoopBackOff"
+	reasonConfigError  = "CreateContainerConfigError"
+	reasonRunError     = "RunContainerError"
+	reasonStartError   = "StartError"
+	reasonPull         = "ErrImagePull"
+	reasonPullBackoff  = "ImagePullBackOff"
+	reasonNeverPull    = "ErrImageNeverPull"
+	reasonInspect      = "ImageInspectError"
+	reasonInvalidImage = "InvalidImageName"
+	reasonUnknown      = "ContainerStatusUnknown"
+)
+
+// Exit codes that no process has chosen.
+const (
+	exitUnknown    = 137 // Nobody saw how it ended.
+	exitStartError = 128 // It never ran.
+)
+
+// pullBackoffShownFor is how long ErrImagePull is shown before it becomes ImagePullBackOff.
+const pullBackoffShownFor = 2 * time.Second
+
+// place is what a status says of where the pod is.
+type place struct {
+	nodeIP  string
+	network *PodNetwork // nil: not set up.
+	scheme  string      // Of container IDs: "containerd".
+}
+
+// podStatus is the status of a pod as seen, with d decided about it. It starts from the status that the pod has and keeps
+// what others have written there.
+func podStatus(s seen, d decision, at place) v1.PodStatus {
+	status := *s.pod.Status.DeepCopy()
+	status.ObservedGeneration = s.pod.Generation
+	if status.StartTime == nil {
+		status.StartTime = &metav1.Time{Time: s.now.Truncate(time.Second)}
+	}
+	status.HostIP, status.HostIPs = at.nodeIP, []v1.HostIP{{IP: at.nodeIP}}
+	ips := []string{}
+	if s.pod.Spec.HostNetwork {
+		ips = []string{at.nodeIP}
+	} else if at.network != nil {
+		ips = at.network.IPs
+	}
+	if len(ips) > 0 {
+		status.PodIP, status.PodIPs = ips[0], nil
+		for _, ip := range ips {
+			status.PodIPs = append(status.PodIPs, v1.PodIP{IP: ip})
+		}
+	}
+	status.InitContainerStatuses, status.ContainerStatuses = nil, nil
+	for i := range s.pod.Spec.InitContainers {
+		status.InitContainerStatuses = append(status.InitContainerStatuses, s.containerStatus(&s.pod.Spec.InitContainers[i], d, at, true))
+	}
+	for i := range s.pod.Spec.Containers {
+		status.ContainerStatuses = append(status.ContainerStatuses, s.containerStatus(&s.pod.Spec.Containers[i], d, at, false))
+	}
+	if status.Phase != v1.PodSucceeded && status.Phase != v1.PodFailed {
+		status.Phase = s.phase(&status, d)
+		if d.fail != nil {
+			status.Reason, status.Message = d.fail.reason, d.fail.message
+		}
+	}
+	s.conditions(&status, at)
+	return status
+}
+
+// containerStatus tells one container's state.
+func (s seen) containerStatus(c *v1.Container, d decision, at place, init bool) v1.ContainerStatus {
+	cs := v1.ContainerStatus{Name: c.Name, Image: c.Image, Started: new(bool)}
+	past, latest, end := s.past(c.Name), s.latest(c.Name), s.ending(c.Name, at.scheme)
+	if past != nil {
+		cs.RestartCount, cs.LastTerminationState = past.RestartCount, past.LastTerminationState
+		cs.ContainerID, cs.ImageID, cs.Image = past.ContainerID, past.ImageID, past.Image
+	}
+	if latest != nil {
+		cs.RestartCount = int32(latest.Attempt)
+		cs.ContainerID = containerID(latest, at.scheme)
+		cs.Image, cs.ImageID = imageNames(latest.Image, latest.ImageID)
+		cs.LastTerminationState.Terminated = s.endBefore(latest, past, at.scheme)
+	}
+	waiting := s.waiting(c, d)
+	switch {
+	case latest != nil && latest.State == Running:
+		cs.State.Running = &v1.ContainerStateRunning{StartedAt: seconds(latest.Started)}
+		cs.Ready = !init || isSidecar(c)
+		*cs.Started = cs.Ready
+	case s.trouble[c.Name].reason == reasonStartError:
+		t := s.trouble[c.Name]
+		cs.State.Terminated = &v1.ContainerStateTerminated{ExitCode: exitStartError, Reason: reasonStartError, Message: t.message, FinishedAt: seconds(t.at)}
+	case waiting != nil:
+		cs.State.Waiting = waiting
+		if end != nil {
+			cs.LastTerminationState.Terminated = end
+		}
+	case end != nil:
+		cs.State.Terminated = end
+		cs.Ready = init && end.ExitCode == 0
+	case len(s.unsupported) > 0:
+		cs.State.Waiting = &v1.ContainerStateWaiting{Reason: reasonConfigError, Message: unsupportedMessage(s.unsupported)}
+	case len(s.pod.Spec.InitContainers) > 0 && !s.initialized():
+		cs.State.Waiting = &v1.ContainerStateWaiting{Reason: reasonInitializing}
+	default:
+		cs.State.Waiting = &v1.ContainerStateWaiting{Reason: reasonCreating}
+	}
+	return cs
+}
+
+// waiting is why a container that is to run does not, nil if nothing special holds it up.
+func (s seen) waiting(c *v1.Container, d decision) *v1.ContainerStateWaiting {
+	if delay, ok := d.waiting[c.Name]; ok {
+		return &v1.ContainerStateWaiting{Reason: reasonCrashLoop, Message: fmt.Sprintf("back-off %s restarting failed container=%s pod=%s_%s(%s)",
+			delay, c.Name, s.pod.Name, s.pod.Namespace, s.pod.UID)}
+	}
+	t, ok := s.trouble[c.Name]
+	switch {
+	case !ok || t.reason == reasonStartError:
+		return nil
+	case t.reason == reasonPull && s.now.Sub(t.at) >= pullBackoffShownFor:
+		return &v1.ContainerStateWaiting{Reason: reasonPullBackoff, Message: fmt.Sprintf("Back-off pulling image %q: %s: %s", c.Image, t.reason, t.message)}
+	}
+	return &v1.ContainerStateWaiting{Reason: t.reason, Message: t.message}
+}
+
+// ending is how the latest container of a name ended; nil if it lives or was never there. If the runtime has none left,
+// after a reboot for example, the pod's status is the only witness.
+func (s seen) ending(name, scheme string) *v1.ContainerStateTerminated {
+	if latest := s.latest(name); latest != nil {
+		if latest.State != Exited {
+			return nil
+		}
+		return s.terminated(latest, scheme)
+	}
+	return lastEnd(s.past(name))
+}
+
+// endBefore is how the container before latest ended.
+func (s seen) endBefore(latest *Container, past *v1.ContainerStatus, scheme string) *v1.ContainerStateTerminated {
+	for _, c := range s.attempts(latest.Name) {
+		if c.Attempt < latest.Attempt && c.State == Exited {
+			return s.terminated(c, scheme)
+		}
+	}
+	if past != nil && past.ContainerID == containerID(latest, scheme) {
+		return past.LastTerminationState.Terminated
+	}
+	return lastEnd(past)
+}
+
+// lastEnd is how the container that a status tells of ended, given that it is not there any more.
+func lastEnd(past *v1.ContainerStatus) *v1.ContainerStateTerminated {
+	switch {
+	case past == nil:
+		return nil
+	case past.State.Terminated != nil:
+		return past.State.Terminated.DeepCopy()
+	case past.State.Running != nil:
+		return &v1.ContainerStateTerminated{
+			ExitCode: exitUnknown, Reason: reasonUnknown, Message: "The container could not be located when the pod was terminated",
+			StartedAt: past.State.Running.StartedAt, ContainerID: past.ContainerID,
+		}
+	}
+	return past.LastTerminationState.Terminated.DeepCopy()
+}
+
+// terminated tells how an ended container ended.
+func (s seen) terminated(c *Container, scheme string) *v1.ContainerStateTerminated {
+	t := &v1.ContainerStateTerminated{
+		ExitCode: int32(c.ExitCode), Signal: int32(c.Signal), Message: s.messages[c.ID],
+		StartedAt: seconds(c.Started), FinishedAt: seconds(c.Finished), ContainerID: containerID(c, scheme),
+	}
+	switch {
+	case c.Unknown:
+		t.ExitCode, t.Reason, t.Message = exitUnknown, reasonUnknown, "The container could not be located when the pod was terminated"
+	case c.OOM:
+		t.Reason = "OOMKilled"
+	case c.ExitCode == 0:
+		t.Reason = "Completed"
+	default:
+		t.Reason = "Error"
+	}
+	return t
+}
+
+func containerID(c *Container, scheme string) string { return scheme + "://" + c.ID }
+
+// seconds is what the API keeps of a time.
+func seconds(t time.Time) metav1.Time {
+	if t.IsZero() {
+		return metav1.Time{}
+	}
+	return metav1.NewTime(t.Truncate(time.Second))
+}
+
+// imageNames makes of a pod's image name and a digest what a status says: the full name, and the name with the digest.
+func imageNames(image, digest string) (name, id string) {
+	named, err := reference.ParseNormalizedNamed(image)
+	if err != nil {
+		return image, digest
+	}
+	return reference.TagNameOnly(named).String(), named.Name() + "@" + digest
+}
+
+// phase sums the containers' states up. A pod is Succeeded or Failed only once nothing of it is alive.
+func (s seen) phase(status *v1.PodStatus, d decision) v1.PodPhase {
+	var waiting, running, stopped, failed int
+	for _, cs := range status.ContainerStatuses {
+		switch {
+		case cs.State.Running != nil:
+			running++
+		case cs.State.Terminated != nil && cs.State.Terminated.ExitCode != 0:
+			stopped++
+			failed++
+		case cs.State.Terminated != nil:
+			stopped++
+		case cs.LastTerminationState.Terminated != nil:
+			stopped++
+			failed++
+		default:
+			waiting++
+		}
+	}
+	policy := s.pod.Spec.RestartPolicy
+	switch {
+	case d.ended && (d.fail != nil || failed+waiting > 0 && s.pod.DeletionTimestamp != nil):
+		return v1.PodFailed
+	case d.ended && s.pod.DeletionTimestamp != nil:
+		return v1.PodSucceeded
+	case running+stopped == 0 && d.ended && s.initFailed(status):
+		return v1.PodFailed
+	case waiting > 0 || len(s.initsOpen(status)) > 0:
+		return v1.PodPending
+	case running > 0 || policy == v1.RestartPolicyAlways || !d.ended:
+		return v1.PodRunning
+	case failed == 0:
+		return v1.PodSucceeded
+	}
+	return v1.PodFailed
+}
+
+// initFailed says that an init container has failed and may not be tried again.
+func (s seen) initFailed(status *v1.PodStatus) bool {
+	return s.pod.Spec.RestartPolicy == v1.RestartPolicyNever && slices.ContainsFunc(status.InitContainerStatuses, func(cs v1.ContainerStatus) bool {
+		return s.sidecarIndex(cs.Name) < 0 && cs.State.Terminated != nil && cs.State.Terminated.ExitCode != 0
+	})
+}
+
+// initsOpen names the init containers that the others still wait for.
+func (s seen) initsOpen(status *v1.PodStatus) []string {
+	if s.initialized() {
+		return nil
+	}
+	var open []string
+	for _, cs := range status.InitContainerStatuses {
+		if !cs.Ready {
+			open = append(open, cs.Name)
+		}
+	}
+	return open
+}

@@ -1,0 +1,107 @@
+package agent
+
+import (
+	"fmt"
+	"strings"
+
+	v1 "k8s.io/api/core/v1"
+)
+
+// unsupported lists the fields of a pod that ask for what this agent cannot do yet. A pod with any of them is not started: to
+// run without a probe, a limit or a profile that somebody asked for would be worse.
+func unsupported(pod *v1.Pod) []string {
+	var fields []string
+	add := func(asked bool, format string, args ...any) {
+		if asked {
+			fields = append(fields, fmt.Sprintf(format, args...))
+		}
+	}
+	spec := &pod.Spec
+	add(len(spec.EphemeralContainers) > 0, "spec.ephemeralContainers")
+	add(spec.ShareProcessNamespace != nil && *spec.ShareProcessNamespace, "spec.shareProcessNamespace")
+	add(spec.HostUsers != nil && !*spec.HostUsers, "spec.hostUsers")
+	add(spec.RuntimeClassName != nil && *spec.RuntimeClassName != "", "spec.runtimeClassName")
+	add(len(spec.ImagePullSecrets) > 0, "spec.imagePullSecrets")
+	add(spec.SetHostnameAsFQDN != nil && *spec.SetHostnameAsFQDN, "spec.setHostnameAsFQDN")
+	add(spec.OS != nil && spec.OS.Name != v1.Linux, "spec.os.name")
+	add(len(spec.ResourceClaims) > 0, "spec.resourceClaims")
+	add(spec.Resources != nil, "spec.resources")
+	for i := range spec.Volumes {
+		unsupportedVolume(add, &spec.Volumes[i], fmt.Sprintf("spec.volumes[%d]", i))
+	}
+	if sc := spec.SecurityContext; sc != nil {
+		add(sc.SELinuxOptions != nil, "spec.securityContext.seLinuxOptions")
+		add(sc.WindowsOptions != nil, "spec.securityContext.windowsOptions")
+		add(len(sc.Sysctls) > 0, "spec.securityContext.sysctls")
+		add(sc.SupplementalGroupsPolicy != nil && *sc.SupplementalGroupsPolicy != v1.SupplementalGroupsPolicyMerge, "spec.securityContext.supplementalGroupsPolicy")
+		unsupportedProfiles(add, sc.SeccompProfile, sc.AppArmorProfile, "spec.securityContext")
+	}
+	for i := range spec.InitContainers {
+		c := &spec.InitContainers[i]
+		unsupportedContainer(add, pod, c, fmt.Sprintf("spec.initContainers[%d]", i))
+		add(c.RestartPolicy != nil && !isSidecar(c), "spec.initContainers[%d].restartPolicy", i)
+	}
+	for i := range spec.Containers {
+		unsupportedContainer(add, pod, &spec.Containers[i], fmt.Sprintf("spec.containers[%d]", i))
+		add(spec.Containers[i].RestartPolicy != nil, "spec.containers[%d].restartPolicy", i)
+	}
+	return fields
+}
+
+type adder func(asked bool, format string, args ...any)
+
+func unsupportedContainer(add adder, pod *v1.Pod, c *v1.Container, path string) {
+	add(c.LivenessProbe != nil, "%s.livenessProbe", path)
+	add(c.ReadinessProbe != nil, "%s.readinessProbe", path)
+	add(c.StartupProbe != nil, "%s.startupProbe", path)
+	add(c.Lifecycle != nil && *c.Lifecycle != v1.Lifecycle{}, "%s.lifecycle", path)
+	add(len(c.RestartPolicyRules) > 0, "%s.restartPolicyRules", path)
+	add(len(c.VolumeDevices) > 0, "%s.volumeDevices", path)
+	add(len(c.Resources.Claims) > 0, "%s.resources.claims", path)
+	for name := range c.Resources.Limits {
+		add(name != v1.ResourceCPU && name != v1.ResourceMemory, "%s.resources.limits[%s]", path, name)
+	}
+	for i, p := range c.Ports {
+		add(p.HostPort != 0 && !pod.Spec.HostNetwork, "%s.ports[%d].hostPort", path, i)
+	}
+	for i, m := range c.VolumeMounts {
+		add(m.SubPath != "", "%s.volumeMounts[%d].subPath", path, i)
+		add(m.SubPathExpr != "", "%s.volumeMounts[%d].subPathExpr", path, i)
+		add(m.RecursiveReadOnly != nil && *m.RecursiveReadOnly == v1.RecursiveReadOnlyEnabled, "%s.volumeMounts[%d].recursiveReadOnly", path, i)
+	}
+	for i, e := range c.Env {
+		add(e.ValueFrom != nil && e.ValueFrom.FileKeyRef != nil, "%s.env[%d].valueFrom.fileKeyRef", path, i)
+	}
+	if sc := c.SecurityContext; sc != nil {
+		add(sc.SELinuxOptions != nil, "%s.securityContext.seLinuxOptions", path)
+		add(sc.WindowsOptions != nil, "%s.securityContext.windowsOptions", path)
+		add(sc.ProcMount != nil && *sc.ProcMount != v1.DefaultProcMount, "%s.securityContext.procMount", path)
+		unsupportedProfiles(add, sc.SeccompProfile, sc.AppArmorProfile, path+".securityContext")
+	}
+}
+
+func unsupportedProfiles(add adder, seccomp *v1.SeccompProfile, armor *v1.AppArmorProfile, path string) {
+	add(seccomp != nil && seccomp.Type == v1.SeccompProfileTypeLocalhost, "%s.seccompProfile.localhostProfile", path)
+	add(armor != nil && armor.Type != v1.AppArmorProfileTypeUnconfined, "%s.appArmorProfile", path)
+}
+
+func unsupportedVolume(add adder, v *v1.Volume, path string) {
+	switch {
+	case v.EmptyDir != nil:
+		add(v.EmptyDir.Medium != v1.StorageMediumDefault, "%s.emptyDir.medium", path)
+		add(v.EmptyDir.SizeLimit != nil, "%s.emptyDir.sizeLimit", path)
+	case v.HostPath != nil, v.ConfigMap != nil, v.Secret != nil:
+	case v.DownwardAPI != nil:
+		add(true, "%s.downwardAPI", path)
+	case v.Projected != nil:
+		add(true, "%s.projected", path)
+	case v.PersistentVolumeClaim != nil:
+		add(true, "%s.persistentVolumeClaim", path)
+	default:
+		add(true, "%s", path)
+	}
+}
+
+func unsupportedMessage(fields []string) string {
+	return "skiff cannot run this yet: " + strings.Join(fields, ", ")
+}
