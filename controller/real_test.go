@@ -1,0 +1,322 @@
+package controller
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/version"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+
+	"skiff/apiserver"
+	"skiff/store/bolt"
+)
+
+// These tests run all controllers against a real API server on a real store. There is no agent: pods that are not on a
+// node go as soon as they are deleted.
+
+type cluster struct {
+	*testing.T
+	ctx    context.Context
+	client kubernetes.Interface
+}
+
+const rootCA = "-----BEGIN CERTIFICATE-----\n"
+
+// startCluster runs an API server and all controllers until the test ends.
+func startCluster(t *testing.T) *cluster {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	store, err := bolt.Open(filepath.Join(t.TempDir(), "state.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	server, err := apiserver.New(ctx, store, apiserver.Config{
+		Version:     version.Info{Major: "1", Minor: "37", GitVersion: "v1.37.0"},
+		ServiceCIDR: netip.MustParsePrefix("10.43.0.0/16"),
+		NodePorts:   apiserver.PortRange{First: 30000, Last: 32767},
+		Advertise:   netip.MustParseAddrPort("192.0.2.1:6443"),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	client, err := kubernetes.NewForConfig(&rest.Config{
+		Host: "http://memory", QPS: -1,
+		Transport:     server.Transport(apiserver.User{Name: "test", Groups: []string{"system:masters"}}),
+		ContentConfig: rest.ContentConfig{ContentType: "application/vnd.kubernetes.protobuf"},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	factory := informers.NewSharedInformerFactory(client, 0)
+	controllers, err := New(client, factory, Config{RootCA: []byte(rootCA), ClusterCIDR: netip.MustParsePrefix("10.42.0.0/16")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var running sync.WaitGroup
+	running.Go(func() {
+		if err := server.Run(ctx); err != nil && !errors.Is(err, context.Canceled) {
+			t.Errorf("API server: %v", err)
+		}
+	})
+	t.Cleanup(func() {
+		cancel()
+		running.Wait()
+		factory.Shutdown()
+		if err := store.Close(); err != nil {
+			t.Errorf("close the store: %v", err)
+		}
+	})
+	if err := server.Bootstrap(ctx); err != nil {
+		t.Fatal(err)
+	}
+	factory.Start(ctx.Done())
+	running.Go(func() {
+		if err := controllers.Run(ctx); err != nil {
+			t.Errorf("controllers: %v", err)
+		}
+	})
+	return &cluster{T: t, ctx: ctx, client: client}
+}
+
+// eventually waits until what returns "", and fails with the last thing that it returned instead.
+func (c *cluster) eventually(promise string, what func() string) {
+	c.Helper()
+	wrong := ""
+	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); {
+		if wrong = what(); wrong == "" {
+			return
+		}
+		<-time.After(5 * time.Millisecond)
+	}
+	c.Fatalf("%s: not within 10 s: %s", promise, wrong)
+}
+
+func (c *cluster) must(err error) {
+	c.Helper()
+	if err != nil {
+		c.Fatal(err)
+	}
+}
+
+// podCount is how many pods there are.
+func (c *cluster) podCount(namespace string, want int) func() string {
+	return func() string {
+		list, err := c.client.CoreV1().Pods(namespace).List(c.ctx, metav1.ListOptions{})
+		if err != nil {
+			return err.Error()
+		}
+		if len(list.Items) != want {
+			return fmt.Sprintf("%d pods, want %d", len(list.Items), want)
+		}
+		return ""
+	}
+}
+
+func (c *cluster) createWeb(namespace string, size int32) {
+	c.Helper()
+	d := web(size)
+	d.Namespace = namespace
+	_, err := c.client.AppsV1().Deployments(namespace).Create(c.ctx, d, metav1.CreateOptions{})
+	c.must(err)
+	c.eventually("the deployment gets its pods", c.podCount(namespace, int(size)))
+}
+
+func gonePlease(err error) string {
+	if apierrors.IsNotFound(err) {
+		return ""
+	}
+	return fmt.Sprintf("it is there: %v", err)
+}
+
+// TestFurnished promises what each namespace has, and that it comes back.
+func TestFurnished(t *testing.T) {
+	c := startCluster(t)
+	_, err := c.client.CoreV1().Namespaces().Create(c.ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "team"}}, metav1.CreateOptions{})
+	c.must(err)
+	furnished := func() string {
+		if _, err := c.client.CoreV1().ServiceAccounts("team").Get(c.ctx, "default", metav1.GetOptions{}); err != nil {
+			return err.Error()
+		}
+		ca, err := c.client.CoreV1().ConfigMaps("team").Get(c.ctx, "kube-root-ca.crt", metav1.GetOptions{})
+		if err != nil {
+			return err.Error()
+		}
+		if ca.Data["ca.crt"] != rootCA || len(ca.Data) != 1 {
+			return fmt.Sprintf("kube-root-ca.crt has %q", ca.Data)
+		}
+		return ""
+	}
+	c.eventually("a new namespace is furnished", furnished)
+	c.must(c.client.CoreV1().ServiceAccounts("team").Delete(c.ctx, "default", metav1.DeleteOptions{}))
+	c.must(c.client.CoreV1().ConfigMaps("team").Delete(c.ctx, "kube-root-ca.crt", metav1.DeleteOptions{}))
+	c.eventually("what is deleted comes back", furnished)
+	spoilt := []byte(`{"data":{"ca.crt":"mine","more":"x"}}`)
+	_, err = c.client.CoreV1().ConfigMaps("team").Patch(c.ctx, "kube-root-ca.crt", types.MergePatchType, spoilt, metav1.PatchOptions{})
+	c.must(err)
+	c.eventually("what is spoilt is put right", furnished)
+}
+
+// TestNamespaceDeletion promises that all goes with a namespace, and then the namespace itself.
+func TestNamespaceDeletion(t *testing.T) {
+	c := startCluster(t)
+	_, err := c.client.CoreV1().Namespaces().Create(c.ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "team"}}, metav1.CreateOptions{})
+	c.must(err)
+	c.createWeb("team", 3)
+	held := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "held", Namespace: "team", Finalizers: []string{"example.com/keep"}}}
+	_, err = c.client.CoreV1().ConfigMaps("team").Create(c.ctx, held, metav1.CreateOptions{})
+	c.must(err)
+	c.must(c.client.CoreV1().Namespaces().Delete(c.ctx, "team", metav1.DeleteOptions{}))
+	c.eventually("its conditions say what remains", func() string {
+		ns, err := c.client.CoreV1().Namespaces().Get(c.ctx, "team", metav1.GetOptions{})
+		if err != nil {
+			return err.Error()
+		}
+		said := ""
+		for _, condition := range ns.Status.Conditions {
+			if condition.Status == corev1.ConditionTrue {
+				said += condition.Reason + ": " + condition.Message + "\n"
+			}
+		}
+		want := "SomeResourcesRemain: Some resources are remaining: configmaps. has 1 resource instances\n" +
+			"SomeFinalizersRemain: Some content in the namespace has finalizers remaining: example.com/keep in 1 resource instances\n"
+		if said != want || ns.Status.Phase != corev1.NamespaceTerminating {
+			return fmt.Sprintf("phase %s, conditions %q", ns.Status.Phase, said)
+		}
+		return ""
+	})
+	_, err = c.client.CoreV1().ConfigMaps("team").Patch(c.ctx, "held", types.MergePatchType, []byte(`{"metadata":{"finalizers":null}}`), metav1.PatchOptions{})
+	c.must(err)
+	c.eventually("the namespace goes", func() string {
+		_, err := c.client.CoreV1().Namespaces().Get(c.ctx, "team", metav1.GetOptions{})
+		return gonePlease(err)
+	})
+	c.eventually("the pods are gone", c.podCount("team", 0))
+}
+
+// TestPropagation promises what becomes of a Deployment's dependents under each policy.
+func TestPropagation(t *testing.T) {
+	c := startCluster(t)
+	deployments, sets := c.client.AppsV1().Deployments("default"), c.client.AppsV1().ReplicaSets("default")
+	remove := func(policy metav1.DeletionPropagation) {
+		t.Helper()
+		c.must(deployments.Delete(c.ctx, "web", metav1.DeleteOptions{PropagationPolicy: &policy}))
+		c.eventually(fmt.Sprintf("%s: the deployment goes", policy), func() string {
+			_, err := deployments.Get(c.ctx, "web", metav1.GetOptions{})
+			return gonePlease(err)
+		})
+	}
+	setCount := func(want int) func() string {
+		return func() string {
+			list, err := sets.List(c.ctx, metav1.ListOptions{})
+			if err != nil || len(list.Items) != want {
+				return fmt.Sprintf("%d replica sets, want %d; error %v", len(list.Items), want, err)
+			}
+			return ""
+		}
+	}
+
+	c.createWeb("default", 2)
+	remove(metav1.DeletePropagationForeground)
+	if wrong := setCount(0)() + c.podCount("default", 0)(); wrong != "" {
+		t.Errorf("Foreground: the deployment is gone, but %s", wrong)
+	}
+
+	c.createWeb("default", 2)
+	remove(metav1.DeletePropagationBackground)
+	c.eventually("Background: the replica set goes", setCount(0))
+	c.eventually("Background: the pods go", c.podCount("default", 0))
+
+	c.createWeb("default", 2)
+	remove(metav1.DeletePropagationOrphan)
+	list, err := sets.List(c.ctx, metav1.ListOptions{})
+	c.must(err)
+	if len(list.Items) != 1 || len(list.Items[0].OwnerReferences) != 0 {
+		t.Fatalf("Orphan: replica sets %v, want one without owner", list.Items)
+	}
+	c.createWeb("default", 2)
+	list, err = sets.List(c.ctx, metav1.ListOptions{})
+	c.must(err)
+	if len(list.Items) != 1 || len(list.Items[0].OwnerReferences) != 1 {
+		t.Errorf("a new deployment does not adopt the orphan: %v", list.Items)
+	}
+}
+
+// TestAbsentOwner promises that an object goes whose owner never was, or was another of the name, and that one stays
+// that has an owner left or an owner of a kind that nobody knows.
+func TestAbsentOwner(t *testing.T) {
+	c := startCluster(t)
+	maps := c.client.CoreV1().ConfigMaps("default")
+	create := func(name string, owners ...metav1.OwnerReference) *corev1.ConfigMap {
+		t.Helper()
+		made, err := maps.Create(c.ctx, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: name, OwnerReferences: owners}}, metav1.CreateOptions{})
+		c.must(err)
+		return made
+	}
+	ref := func(kind, name string, uid types.UID) metav1.OwnerReference {
+		return metav1.OwnerReference{APIVersion: "v1", Kind: kind, Name: name, UID: uid}
+	}
+	owner := create("owner")
+	strange := ref("Widget", "w", "3")
+	strange.APIVersion = "example.com/v1"
+	create("stranger", strange)
+	create("never", ref("ConfigMap", "never-was", "1"))
+	create("other", ref("ConfigMap", "owner", "2"))
+	create("half", ref("ConfigMap", "never-was", "1"), ref("ConfigMap", "owner", owner.UID))
+	for _, name := range []string{"never", "other"} {
+		c.eventually(name+" goes", func() string {
+			_, err := maps.Get(c.ctx, name, metav1.GetOptions{})
+			return gonePlease(err)
+		})
+	}
+	c.eventually("half keeps the owner that is there", func() string {
+		half, err := maps.Get(c.ctx, "half", metav1.GetOptions{})
+		if err != nil || len(half.OwnerReferences) != 1 || half.OwnerReferences[0].Name != "owner" {
+			return fmt.Sprintf("%v, error %v", half, err)
+		}
+		return ""
+	})
+	c.must(maps.Delete(c.ctx, "owner", metav1.DeleteOptions{}))
+	c.eventually("half goes with its last owner", func() string {
+		_, err := maps.Get(c.ctx, "half", metav1.GetOptions{})
+		return gonePlease(err)
+	})
+	if _, err := maps.Get(c.ctx, "stranger", metav1.GetOptions{}); err != nil {
+		t.Errorf("the object of an owner of unknown kind: %v, want it to stay", err)
+	}
+}
+
+// TestNodeRanges promises each node a range of its own.
+func TestNodeRanges(t *testing.T) {
+	c := startCluster(t)
+	seen := map[string]string{}
+	for _, name := range strings.Fields("a b c") {
+		_, err := c.client.CoreV1().Nodes().Create(c.ctx, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}}, metav1.CreateOptions{})
+		c.must(err)
+	}
+	for _, name := range strings.Fields("a b c") {
+		c.eventually("node "+name+" gets a range", func() string {
+			node, err := c.client.CoreV1().Nodes().Get(c.ctx, name, metav1.GetOptions{})
+			if err != nil || node.Spec.PodCIDR == "" {
+				return fmt.Sprintf("podCIDR is empty; error %v", err)
+			}
+			seen[node.Spec.PodCIDR] = name
+			return ""
+		})
+	}
+	if len(seen) != 3 || seen["10.42.0.0/24"] == "" || seen["10.42.1.0/24"] == "" || seen["10.42.2.0/24"] == "" {
+		t.Errorf("ranges %v, want the first three /24 of 10.42.0.0/16", seen)
+	}
+}

@@ -1,0 +1,277 @@
+// Package scheduler chooses a node for each pod that has none, and binds it there.
+//
+// It works in three steps. Filters say on which nodes the pod can run at all and, for the others, why not. Scores rank
+// those that are left. Then the pod is bound through the API, and the node's agent takes over. Filters and scores are
+// pure functions of the pod and what is known of the nodes (filter.go, score.go, affinity.go, spread.go); what is known
+// is kept up to date by events (cache.go) and counts a pod from the moment that its node is chosen, so that the next
+// choice need not wait for the first one's write. A pod that fits nowhere waits until something changes that might make
+// it fit. When nothing changes, nothing runs.
+//
+// In Kubernetes: kube-scheduler. Left out: priorities and preemption, volumes and resource claims (a pod with one stays
+// pending, with an Event that names the field), the scores for preferred pod affinity and topology spread, profiles,
+// extenders and plugins.
+package scheduler
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
+	corelisters "k8s.io/client-go/listers/core/v1"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/tools/record"
+
+	"skiff/reconcile"
+)
+
+// DefaultName is the scheduler that a pod asks for if it asks for none.
+const DefaultName = corev1.DefaultSchedulerName
+
+// workers bounds how many bindings are under way at once. Choosing is done one at a time; the writes overlap.
+const workers = 16
+
+// Config is what the scheduler needs to know besides what the API says.
+type Config struct {
+	// Name is the spec.schedulerName of the pods that are this scheduler's, and the source of its Events. Empty means
+	// [DefaultName].
+	Name string
+}
+
+// Scheduler binds pods to nodes. Build it with [New].
+type Scheduler struct {
+	client     kubernetes.Interface
+	name       string
+	loop       *reconcile.Loop
+	pods       corelisters.PodLister
+	namespaces corelisters.NamespaceLister
+	synced     []cache.InformerSynced
+	writer     *reconcile.Events
+	events     record.EventRecorder
+
+	mu     sync.Mutex // Held while choosing, and by what changes what is known.
+	known  cluster
+	misfit map[string]bool // Keys of pods that fit nowhere at present; true for those to whom neighbours matter.
+}
+
+// New builds a scheduler. It asks the factory for the informers that it needs, so start the factory afterwards.
+func New(client kubernetes.Interface, factory informers.SharedInformerFactory, config Config) (*Scheduler, error) {
+	if config.Name == "" {
+		config.Name = DefaultName
+	}
+	core := factory.Core().V1()
+	s := &Scheduler{
+		client:     client,
+		name:       config.Name,
+		pods:       core.Pods().Lister(),
+		namespaces: core.Namespaces().Lister(),
+		writer:     reconcile.NewEvents(client),
+		known:      newCluster(),
+		misfit:     map[string]bool{},
+	}
+	s.events = s.writer.Recorder(s.name)
+	s.loop = reconcile.New("scheduler", s.Reconcile)
+	return s, errors.Join(
+		s.watch(core.Pods().Informer(), cache.ResourceEventHandlerFuncs{
+			AddFunc:    func(obj any) { s.podChanged(nil, obj.(*corev1.Pod)) },
+			UpdateFunc: func(before, after any) { s.podChanged(before.(*corev1.Pod), after.(*corev1.Pod)) },
+			DeleteFunc: func(obj any) { s.podGone(last(obj).(*corev1.Pod)) },
+		}),
+		s.watch(core.Nodes().Informer(), cache.ResourceEventHandlerFuncs{
+			AddFunc:    func(obj any) { s.nodeChanged(nil, obj.(*corev1.Node)) },
+			UpdateFunc: func(before, after any) { s.nodeChanged(before.(*corev1.Node), after.(*corev1.Node)) },
+			DeleteFunc: func(obj any) { s.nodeGone(last(obj).(*corev1.Node)) },
+		}),
+		s.watch(core.Namespaces().Informer(), cache.ResourceEventHandlerFuncs{}),
+	)
+}
+
+func (s *Scheduler) watch(informer cache.SharedIndexInformer, handler cache.ResourceEventHandlerFuncs) error {
+	registration, err := informer.AddEventHandler(handler)
+	if err != nil {
+		return fmt.Errorf("build the scheduler: %w", err)
+	}
+	// Not only the informer's cache but what the handlers make of it must be complete before the first choice.
+	s.synced = append(s.synced, registration.HasSynced)
+	return nil
+}
+
+func last(obj any) any {
+	if gone, ok := obj.(cache.DeletedFinalStateUnknown); ok {
+		return gone.Obj
+	}
+	return obj
+}
+
+// Run schedules until ctx ends, and returns when the last binding under way has ended.
+func (s *Scheduler) Run(ctx context.Context) error {
+	s.writer.Start()
+	defer s.writer.Stop()
+	if !cache.WaitForCacheSync(ctx.Done(), s.synced...) {
+		return fmt.Errorf("run the scheduler: %w before the informers were filled", context.Cause(ctx))
+	}
+	s.loop.Run(ctx, workers)
+	return nil
+}
+
+func key(pod *corev1.Pod) string { return pod.Namespace + "/" + pod.Name }
+
+func (s *Scheduler) podChanged(before, pod *corev1.Pod) {
+	s.mu.Lock()
+	freed := s.known.putPod(pod)
+	s.mu.Unlock()
+	relabelled := before != nil && !equality.Semantic.DeepEqual(before.Labels, pod.Labels) || before == nil && pod.Spec.NodeName != ""
+	bound := before != nil && before.Spec.NodeName == "" && pod.Spec.NodeName != ""
+	if freed || relabelled || bound {
+		s.retryMisfits(!freed) // A new neighbour may be what an affinity waits for, but makes no room.
+	}
+	// The scheduler's own word in the status must not bring the pod back.
+	if s.waiting(pod) && (before == nil || !equality.Semantic.DeepEqual(before.Spec, pod.Spec) || relabelled) {
+		s.loop.Add(key(pod))
+	}
+}
+
+func (s *Scheduler) podGone(pod *corev1.Pod) {
+	s.mu.Lock()
+	freed := s.known.removePod(pod.UID)
+	delete(s.misfit, key(pod))
+	s.mu.Unlock()
+	if freed {
+		s.retryMisfits(false)
+	}
+}
+
+func (s *Scheduler) nodeChanged(before, node *corev1.Node) {
+	s.mu.Lock()
+	s.known.putNode(node)
+	s.mu.Unlock()
+	if before == nil || !equality.Semantic.DeepEqual(before.Spec, node.Spec) || !equality.Semantic.DeepEqual(before.Labels, node.Labels) ||
+		!equality.Semantic.DeepEqual(before.Status.Allocatable, node.Status.Allocatable) {
+		s.retryMisfits(false)
+	}
+}
+
+func (s *Scheduler) nodeGone(node *corev1.Node) {
+	s.mu.Lock()
+	s.known.removeNode(node.Name)
+	s.mu.Unlock()
+	s.retryMisfits(true) // With fewer domains to spread over, a pod may fit that did not.
+}
+
+// retryMisfits brings back the pods that fit nowhere so far: all, or only those to whom neighbours matter.
+func (s *Scheduler) retryMisfits(neighbourly bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for key, matters := range s.misfit {
+		if matters || !neighbourly {
+			s.loop.Add(key)
+			delete(s.misfit, key)
+		}
+	}
+}
+
+// waiting says whether the pod is this scheduler's to bind.
+func (s *Scheduler) waiting(pod *corev1.Pod) bool {
+	return pod.Spec.NodeName == "" && pod.Spec.SchedulerName == s.name && pod.DeletionTimestamp == nil &&
+		pod.Status.Phase != corev1.PodSucceeded && pod.Status.Phase != corev1.PodFailed && len(pod.Spec.SchedulingGates) == 0
+}
+
+// Reconcile chooses a node for one pod and binds it, or says why it cannot.
+func (s *Scheduler) Reconcile(ctx context.Context, key string) (time.Duration, error) {
+	namespace, name, _ := cache.SplitMetaNamespaceKey(key)
+	pod, err := s.pods.Pods(namespace).Get(name)
+	if apierrors.IsNotFound(err) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	if !s.waiting(pod) {
+		return 0, nil
+	}
+	node, failure := s.choose(pod)
+	if failure != "" {
+		return 0, s.reject(ctx, pod, failure)
+	}
+	if node == "" {
+		return 0, nil // It was bound a moment ago, and the cache does not show it yet.
+	}
+	return 0, s.bind(ctx, pod, node)
+}
+
+// choose picks a node and counts the pod there from now on. Failure says why there is none; then the pod is noted to be
+// tried again when something changes. Both are empty for a pod that is counted on a node already.
+func (s *Scheduler) choose(pod *corev1.Pod) (node, failure string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.known.has(pod.UID) {
+		return "", ""
+	}
+	wanted, failure := newRequest(pod, s.namespaces)
+	if failure == "" {
+		var fitting []*nodeInfo
+		fitting, failure = feasible(wanted, s.known.sorted())
+		if failure == "" {
+			node = best(wanted, fitting).node.Name
+			s.known.assume(pod, node)
+			return node, ""
+		}
+	}
+	s.misfit[key(pod)] = len(affinityTerms(pod))+len(antiAffinityTerms(pod))+len(pod.Spec.TopologySpreadConstraints) > 0
+	return "", failure
+}
+
+func (s *Scheduler) bind(ctx context.Context, pod *corev1.Pod, node string) error {
+	err := s.client.CoreV1().Pods(pod.Namespace).Bind(ctx, &corev1.Binding{
+		ObjectMeta: metav1.ObjectMeta{Namespace: pod.Namespace, Name: pod.Name, UID: pod.UID},
+		Target:     corev1.ObjectReference{Kind: "Node", Name: node},
+	}, metav1.CreateOptions{})
+	if err == nil {
+		s.events.Eventf(pod, corev1.EventTypeNormal, "Scheduled", "Successfully assigned %s/%s to %s", pod.Namespace, pod.Name, node)
+		return nil
+	}
+	s.mu.Lock()
+	s.known.forget(pod.UID)
+	s.mu.Unlock()
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	return fmt.Errorf("bind pod %s to node %s: %w", key(pod), node, err)
+}
+
+// reject tells the pod's owner why it stays pending.
+func (s *Scheduler) reject(ctx context.Context, pod *corev1.Pod, failure string) error {
+	s.events.Event(pod, corev1.EventTypeWarning, "FailedScheduling", failure)
+	i := slices.IndexFunc(pod.Status.Conditions, func(c corev1.PodCondition) bool { return c.Type == corev1.PodScheduled })
+	changed := metav1.Now()
+	if i >= 0 {
+		now := pod.Status.Conditions[i]
+		if now.Status == corev1.ConditionFalse && now.Reason == corev1.PodReasonUnschedulable && now.Message == failure {
+			return nil
+		}
+		if now.Status == corev1.ConditionFalse {
+			changed = now.LastTransitionTime
+		}
+	}
+	patch, err := conditionPatch(pod, corev1.PodCondition{
+		Type: corev1.PodScheduled, Status: corev1.ConditionFalse, Reason: corev1.PodReasonUnschedulable, Message: failure,
+		ObservedGeneration: pod.Generation, LastTransitionTime: changed,
+	})
+	if err != nil {
+		return err
+	}
+	_, err = s.client.CoreV1().Pods(pod.Namespace).Patch(ctx, pod.Name, types.StrategicMergePatchType, patch, metav1.PatchOptions{}, "status")
+	if err != nil && !apierrors.IsNotFound(err) {
+		return fmt.Errorf("write the condition PodScheduled of pod %s: %w", key(pod), err)
+	}
+	return nil
+}
