@@ -1,0 +1,143 @@
+package proxy
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"slices"
+
+	"github.com/google/nftables"
+)
+
+// load reads the elements that the kernel holds. errDamaged: it must be told everything.
+func (t *table) load() (elements map[key]value, err error) {
+	defer t.closeOnError(&err)
+	conn, err := t.dial()
+	if err != nil {
+		return nil, err
+	}
+	tables, err := conn.ListTablesOfFamily(nftables.TableFamilyINet)
+	if err != nil {
+		return nil, fmt.Errorf("list tables: %w", err)
+	}
+	if !slices.ContainsFunc(tables, func(other *nftables.Table) bool { return other.Name == t.config.Table }) {
+		return nil, errDamaged
+	}
+	if err := t.checkMaps(conn); err != nil {
+		return nil, err
+	}
+	if err := t.loadCounts(conn); err != nil {
+		return nil, err
+	}
+	if err := t.checkChains(conn); err != nil {
+		return nil, err
+	}
+	return t.loadElements(conn)
+}
+
+// checkMaps compares the names of the kernel's maps with those that should be there.
+func (t *table) checkMaps(conn *nftables.Conn) error {
+	sets, err := conn.GetSets(t.ref())
+	if err != nil {
+		return fmt.Errorf("list maps: %w", err)
+	}
+	want := elementMaps()
+	for _, m := range verdictMaps() {
+		want = append(want, m.name)
+	}
+	var have []string
+	for _, s := range sets {
+		have = append(have, s.Name)
+	}
+	slices.Sort(have)
+	slices.Sort(want)
+	if !slices.Equal(have, want) {
+		return errDamaged
+	}
+	return nil
+}
+
+// loadCounts learns which pick chains there are.
+func (t *table) loadCounts(conn *nftables.Conn) error {
+	t.have = counts{}
+	for _, m := range verdictMaps() {
+		elements, err := conn.GetSetElements(&nftables.Set{Table: t.ref(), Name: m.name})
+		if err != nil {
+			return fmt.Errorf("read map %s: %w", m.name, err)
+		}
+		ends := 0
+		for _, e := range elements {
+			switch n, ok := countOf(e.Key); {
+			case !ok:
+				return errDamaged
+			case n == 0 || n == dropCount:
+				ends++
+			default:
+				t.have[m.name] = append(t.have[m.name], n)
+			}
+		}
+		if ends != 2 {
+			return errDamaged
+		}
+		slices.Sort(t.have[m.name])
+	}
+	return nil
+}
+
+// checkChains compares the chains and rules of the kernel with those that should be there.
+func (t *table) checkChains(conn *nftables.Conn) error {
+	listed, err := conn.ListChainsOfTableFamily(nftables.TableFamilyINet)
+	if err != nil {
+		return fmt.Errorf("list chains: %w", err)
+	}
+	there := map[string]bool{}
+	for _, ch := range listed {
+		if ch.Table.Name == t.config.Table {
+			there[ch.Name] = true
+		}
+	}
+	want := chains(t.config, t.have)
+	if len(there) != len(want) {
+		return errDamaged
+	}
+	for _, ch := range want {
+		if !there[ch.name] {
+			return errDamaged
+		}
+		rules, err := conn.GetRules(t.ref(), &nftables.Chain{Name: ch.name})
+		if err != nil {
+			return fmt.Errorf("read chain %s: %w", ch.name, err)
+		}
+		if !slices.EqualFunc(rules, ch.rules, func(have *nftables.Rule, want rule) bool {
+			return bytes.Equal(have.UserData, want.signature())
+		}) {
+			return errDamaged
+		}
+	}
+	return nil
+}
+
+func countOf(key []byte) (n uint32, ok bool) {
+	if len(key) != 4 {
+		return 0, false
+	}
+	return binary.BigEndian.Uint32(key), true
+}
+
+func (t *table) loadElements(conn *nftables.Conn) (map[key]value, error) {
+	all := map[key]value{}
+	for _, in := range elementMaps() {
+		elements, err := conn.GetSetElements(&nftables.Set{Table: t.ref(), Name: in})
+		if err != nil {
+			return nil, fmt.Errorf("read map %s: %w", in, err)
+		}
+		for _, e := range elements {
+			k, v, err := decode(in, e.Key, e.Val)
+			if err != nil {
+				return nil, errDamaged
+			}
+			all[k] = v
+		}
+	}
+	return all, nil
+}

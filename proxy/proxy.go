@@ -1,0 +1,307 @@
+// Package proxy makes the addresses of Services work on a node: it turns Services and EndpointSlices into a [Ruleset], and
+// the Ruleset into elements of nftables maps in the kernel.
+//
+// The first part decides and is pure. The second part is a difference: what changed goes to the kernel as one atomic
+// batch of netlink messages. The rules themselves do not change with the Services. Roughly, they say
+//
+//	address . protocol . port          -> number of endpoints        (map services4)
+//	number of endpoints                -> chain that draws one slot  (map pick4)
+//	address . protocol . port . slot   -> endpoint                   (map endpoints4)
+//
+// so that a packet costs the same with one Service as with ten thousand, and a change costs what changed. Only the first packet of
+// a connection takes this way; the kernel remembers the answer for the others.
+//
+// What holds: a Service without endpoints, and any address or port of the service range that no Service uses, is refused at once.
+// From outside the node a cluster address does not answer. No commit has a gap in it, a restart of the proxy neither: it reads
+// what the kernel holds and sends the difference. When Run ends the rules stay and connections go on; [Purge] removes them.
+// Connections to endpoints that are gone are forgotten, so that UDP finds a live endpoint and TCP is reset.
+//
+// In Kubernetes: kube-proxy in its nftables mode, which has a chain for each Service and each endpoint. Left out for now:
+// IPv6, session affinity, externalTrafficPolicy Local, external and load-balancer addresses, topology hints.
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/client-go/informers"
+	corelisters "k8s.io/client-go/listers/core/v1"
+	"k8s.io/client-go/tools/cache"
+
+	"skiff/reconcile"
+)
+
+// Config says where the proxy works. All fields but LocalAddresses are required.
+type Config struct {
+	NodeName       string
+	ClusterCIDR    netip.Prefix // Pod addresses. IPv4.
+	ServiceCIDR    netip.Prefix // Cluster addresses of Services. IPv4.
+	LocalAddresses []netip.Addr // In the service range, but answered by the node itself and never translated, like the node's DNS.
+	Table          string       // Name of the nftables table, family inet, which belongs to the proxy alone.
+}
+
+func (c Config) validate() error {
+	if c.NodeName == "" || c.Table == "" {
+		return errors.New("proxy needs a node name and a table name")
+	}
+	for _, p := range []netip.Prefix{c.ClusterCIDR, c.ServiceCIDR} {
+		if !p.IsValid() || !p.Addr().Is4() {
+			return fmt.Errorf("proxy needs IPv4 ranges for pods and Services, not %q", p)
+		}
+	}
+	return nil
+}
+
+// Proxy keeps the kernel's rules like the Services. Build one with [New].
+type Proxy struct {
+	services    corelisters.ServiceLister
+	slices      cache.Indexer
+	cachesReady []cache.InformerSynced
+	kernel      kernel
+	rulesLoop   *reconcile.Loop
+	flowsLoop   *reconcile.Loop
+	synced      chan struct{}
+	once        sync.Once
+
+	mu    sync.Mutex
+	dirty map[string]bool // Services to look at again, by "namespace/name".
+	rules *Ruleset
+
+	// Of the one worker of rulesLoop:
+	every   time.Duration // How often the kernel is read and compared, should somebody else have changed the table.
+	known   bool          // The kernel holds what rules held before its latest changes.
+	checked time.Time     // When the kernel was last read.
+}
+
+// kernel is where a Ruleset goes; see table.
+type kernel interface {
+	load() (map[key]value, error)
+	replace(all map[key]value) error
+	commit(d diff) error
+	close()
+}
+
+const (
+	checkEvery = time.Minute
+	// onlyKey: there is one table, and one thing to do with it.
+	onlyKey = "table"
+	// byService is the index of EndpointSlices by the Service that they belong to.
+	byService = "proxy/service"
+)
+
+// New prepares a proxy that works with the kernel's network namespace of this process.
+func New(c Config, factory informers.SharedInformerFactory) (*Proxy, error) {
+	return newProxy(c, factory, &table{config: c})
+}
+
+func newProxy(c Config, factory informers.SharedInformerFactory, k kernel) (*Proxy, error) {
+	if err := c.validate(); err != nil {
+		return nil, err
+	}
+	serviceInformer := factory.Core().V1().Services()
+	sliceInformer := factory.Discovery().V1().EndpointSlices().Informer()
+	p := &Proxy{
+		services:    serviceInformer.Lister(),
+		slices:      sliceInformer.GetIndexer(),
+		cachesReady: []cache.InformerSynced{serviceInformer.Informer().HasSynced, sliceInformer.HasSynced},
+		kernel:      k,
+		synced:      make(chan struct{}),
+		every:       checkEvery,
+		dirty:       map[string]bool{},
+		rules:       NewRuleset(c),
+	}
+	p.rulesLoop = reconcile.New("proxy", p.sync)
+	p.flowsLoop = reconcile.New("proxy connections", p.forget)
+	err := sliceInformer.AddIndexers(cache.Indexers{byService: func(obj any) ([]string, error) { return serviceOf(obj), nil }})
+	if err != nil {
+		return nil, fmt.Errorf("index EndpointSlices: %w", err)
+	}
+	if err := p.rulesLoop.Watch(serviceInformer.Informer(), p.touched(reconcile.ObjectKey)); err != nil {
+		return nil, err
+	}
+	if err := p.rulesLoop.Watch(sliceInformer, p.touched(serviceOf)); err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+// serviceOf returns the "namespace/name" of the Service that an EndpointSlice says it belongs to.
+func serviceOf(obj any) []string {
+	slice, ok := obj.(*discoveryv1.EndpointSlice)
+	if !ok || slice.Labels[discoveryv1.LabelServiceName] == "" {
+		return nil
+	}
+	return []string{slice.Namespace + "/" + slice.Labels[discoveryv1.LabelServiceName]}
+}
+
+// touched notes the Services of an object and has the one key of the loop queued: many events become one batch.
+func (p *Proxy) touched(names func(obj any) []string) func(obj any) []string {
+	return func(obj any) []string {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		for _, name := range names(obj) {
+			p.dirty[name] = true
+		}
+		return []string{onlyKey}
+	}
+}
+
+// Synced is closed when the kernel holds the rules for all Services for the first time.
+func (p *Proxy) Synced() <-chan struct{} { return p.synced }
+
+// Run keeps the kernel's rules like the Services until ctx ends. It leaves the rules in place. The informers must be started
+// by the caller.
+func (p *Proxy) Run(ctx context.Context) error {
+	// Rules written before all Services are known would cut off those that are still to come.
+	if !cache.WaitForCacheSync(ctx.Done(), p.cachesReady...) {
+		return nil
+	}
+	if err := p.touchAll(); err != nil {
+		return err
+	}
+	defer p.kernel.close()
+	p.rulesLoop.Add(onlyKey)
+	var wg sync.WaitGroup
+	wg.Go(func() { p.rulesLoop.Run(ctx, 1) })
+	wg.Go(func() { p.flowsLoop.Run(ctx, 1) })
+	wg.Wait()
+	return nil
+}
+
+// touchAll notes every Service: the informers may know them before they have told.
+func (p *Proxy) touchAll() error {
+	all, err := p.services.List(labels.Everything())
+	if err != nil {
+		return fmt.Errorf("list services: %w", err)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, svc := range all {
+		p.dirty[svc.Namespace+"/"+svc.Name] = true
+	}
+	return nil
+}
+
+// sync brings the kernel up to date with the Services.
+func (p *Proxy) sync(context.Context, string) (time.Duration, error) {
+	if err := p.update(); err != nil {
+		return 0, err
+	}
+	if time.Since(p.checked) >= p.every {
+		p.known = false
+	}
+	d, err := p.program()
+	if err != nil {
+		p.known = false // Nobody knows what the kernel took: read it.
+		return 0, err
+	}
+	if len(d.remove) > 0 || p.rules.died {
+		p.flowsLoop.Add(onlyKey)
+	}
+	p.mu.Lock()
+	p.rules.told()
+	p.mu.Unlock()
+	p.once.Do(func() { close(p.synced) })
+	return p.every, nil
+}
+
+// update computes the touched Services anew.
+func (p *Proxy) update() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for name := range p.dirty {
+		svc, endpointSlices, err := p.read(name)
+		if err != nil {
+			return err
+		}
+		before := p.rules.unsupported(name)
+		p.rules.Set(name, svc, endpointSlices)
+		if now := p.rules.unsupported(name); len(now) > 0 && !slices.Equal(before, now) {
+			slog.Warn("the proxy does not support all that the Service asks for", "service", name, "ignored", now)
+		}
+		delete(p.dirty, name)
+	}
+	return nil
+}
+
+func (p *Proxy) read(name string) (*corev1.Service, []*discoveryv1.EndpointSlice, error) {
+	namespace, short, err := cache.SplitMetaNamespaceKey(name)
+	if err != nil {
+		return nil, nil, err
+	}
+	svc, err := p.services.Services(namespace).Get(short)
+	if apierrors.IsNotFound(err) {
+		return nil, nil, nil
+	}
+	if err != nil {
+		return nil, nil, fmt.Errorf("get service %s: %w", name, err)
+	}
+	objs, err := p.slices.ByIndex(byService, name)
+	if err != nil {
+		return nil, nil, fmt.Errorf("get EndpointSlices of %s: %w", name, err)
+	}
+	found := make([]*discoveryv1.EndpointSlice, 0, len(objs))
+	for _, obj := range objs {
+		found = append(found, obj.(*discoveryv1.EndpointSlice))
+	}
+	return svc, found, nil
+}
+
+// program sends the difference and returns it.
+func (p *Proxy) program() (diff, error) {
+	if p.known {
+		d := p.rules.news()
+		if d.empty() {
+			return d, nil
+		}
+		return d, p.kernel.commit(d)
+	}
+	return p.check()
+}
+
+// check reads the kernel and sends the difference to that, or everything where the table is not as it should be.
+func (p *Proxy) check() (diff, error) {
+	have, err := p.kernel.load()
+	damaged := errors.Is(err, errDamaged)
+	if err != nil && !damaged {
+		return diff{}, err
+	}
+	d := p.rules.against(have)
+	switch {
+	case damaged:
+		slog.Info("writing the table of Services anew", "elements", len(d.add))
+		err = p.kernel.replace(d.add)
+	case !d.empty():
+		slog.Info("mending the table of Services", "remove", len(d.remove), "add", len(d.add))
+		err = p.kernel.commit(d)
+	}
+	if err != nil {
+		return diff{}, err
+	}
+	p.known, p.checked = true, time.Now()
+	p.flowsLoop.Add(onlyKey) // Also connections to what went away while nobody looked.
+	return d, nil
+}
+
+// forget removes the connections that lead nowhere. It has a loop of its own: reading a long list must not delay the rules.
+func (p *Proxy) forget(context.Context, string) (time.Duration, error) {
+	n, err := forget(func(f flow) bool {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		return p.rules.stale(f)
+	})
+	if n > 0 {
+		slog.Info("forgot connections to endpoints that are gone", "count", n)
+	}
+	return 0, err
+}

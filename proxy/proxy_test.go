@@ -1,0 +1,257 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes/fake"
+)
+
+// cluster is an API with a proxy that watches it.
+type cluster struct {
+	t      testing.TB
+	client *fake.Clientset
+}
+
+func newCluster(t testing.TB) *cluster { return &cluster{t, fake.NewClientset()} }
+
+// start runs a proxy until stop is called or the test ends, and waits until the kernel has all.
+func (c *cluster) start(k kernel) (stop func()) {
+	c.t.Helper()
+	ctx, cancel := context.WithCancel(c.t.Context())
+	factory := informers.NewSharedInformerFactory(c.client, 0)
+	p, err := newProxy(testConfig(), factory, k)
+	must(c.t, err)
+	p.every = 20 * time.Millisecond
+	factory.Start(ctx.Done())
+	done := make(chan error)
+	go func() { done <- p.Run(ctx) }()
+	select {
+	case <-p.Synced():
+	case <-time.After(10 * time.Second):
+		c.t.Fatal("proxy not synced within 10s")
+	}
+	stop = sync.OnceFunc(func() { cancel(); factory.Shutdown(); must(c.t, <-done) })
+	c.t.Cleanup(stop)
+	return stop
+}
+
+func (c *cluster) create(svc *corev1.Service, addrs ...string) {
+	c.t.Helper()
+	_, err := c.client.CoreV1().Services(svc.Namespace).Create(c.t.Context(), svc, metav1.CreateOptions{})
+	must(c.t, err)
+	_, err = c.client.DiscoveryV1().EndpointSlices(svc.Namespace).Create(c.t.Context(), newTestSlice(svc.Name, addrs...), metav1.CreateOptions{})
+	must(c.t, err)
+}
+
+func (c *cluster) scale(service string, addrs ...string) {
+	c.t.Helper()
+	_, err := c.client.DiscoveryV1().EndpointSlices("default").Update(c.t.Context(), newTestSlice(service, addrs...), metav1.UpdateOptions{})
+	must(c.t, err)
+}
+
+func TestStaleConnections(t *testing.T) {
+	newNode(t)
+	one, two, client := newPod(t, "10.42.0.11"), newPod(t, "10.42.0.12"), newPod(t, "10.42.0.20")
+	one.serve(t, 8080)
+	two.serve(t, 8080)
+	c := newCluster(t)
+	c.create(newTestService("web", "10.43.0.80"), "10.42.0.11")
+	c.start(&table{config: testConfig()})
+
+	datagrams, err := client.dial(t, "udp", "10.43.0.80:80")
+	must(t, err)
+	defer datagrams.Close()
+	if r, err := exchange(datagrams); err != nil || r.from != one.name {
+		t.Fatalf("first datagram: %v, %v; want %s", r, err, one.name)
+	}
+	stream, err := client.dial(t, "tcp", "10.43.0.80:80")
+	must(t, err)
+	defer stream.Close()
+	if r, err := exchange(stream); err != nil || r.from != one.name {
+		t.Fatalf("connection: %v, %v; want %s", r, err, one.name)
+	}
+
+	c.scale("web", "(10.42.0.11)", "10.42.0.12")
+	eventually(t, "datagrams of the same socket go to the live endpoint", func() bool {
+		r, err := exchange(datagrams)
+		return err == nil && r.from == two.name
+	})
+	if _, err := stream.Write([]byte("x")); err != nil {
+		t.Errorf("connection to a terminating endpoint: %v, want it to live on", err)
+	}
+	if _, err := stream.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+		t.Errorf("connection to a terminating endpoint: %v, want the end of what was sent", err)
+	}
+
+	c.scale("web", "10.42.0.12")
+	eventually(t, "the connection to the endpoint that is gone is reset", func() bool {
+		_, err := stream.Write([]byte("x"))
+		return errors.Is(err, unix.ECONNRESET) || errors.Is(err, unix.EPIPE)
+	})
+
+	c.scale("web")
+	eventually(t, "datagrams are refused when no endpoint is left", func() bool {
+		_, err := exchange(datagrams)
+		return refused(err)
+	})
+}
+
+func TestRestartAndDrift(t *testing.T) {
+	newNode(t)
+	one, client := newPod(t, "10.42.0.11"), newPod(t, "10.42.0.20")
+	one.serve(t, 8080)
+	c := newCluster(t)
+	c.create(newTestService("web", "10.43.0.80"), "10.42.0.11")
+	c.create(newTestService("old", "10.43.0.81"), "10.42.0.11")
+	stop := c.start(&table{config: testConfig()})
+
+	failures := client.keepAsking(t, "10.43.0.80:80")
+	stop()
+	must(t, c.client.CoreV1().Services("default").Delete(t.Context(), "old", metav1.DeleteOptions{}))
+	c.start(&table{config: testConfig()})
+	if n := failures(); n > 0 {
+		t.Errorf("%d connections failed during the restart", n)
+	}
+	wantRefused(t, client, "tcp", "10.43.0.81:80")
+
+	must(t, Purge(testConfig().Table))
+	eventually(t, "the table is back after somebody removed it", func() bool {
+		_, err := client.ask(t, "tcp", "10.43.0.80:80")
+		return err == nil
+	})
+}
+
+// TestNoConnectionLost updates the endpoints over and over while clients connect.
+func TestNoConnectionLost(t *testing.T) {
+	const updates = 5000
+	newNode(t)
+	client := newPod(t, "10.42.0.20")
+	for i := range 3 {
+		newPod(t, fmt.Sprintf("10.42.0.1%d", i)).serve(t, 8080)
+	}
+	p := newProgrammed(t)
+	svc := newTestService("web", "10.43.0.80")
+	states := [][]string{{"10.42.0.10"}, {"10.42.0.10", "10.42.0.11", "10.42.0.12"}, {"10.42.0.12"}, {"10.42.0.11", "10.42.0.12"}}
+	p.set(svc, states[0]...)
+	failures := client.keepAsking(t, "10.43.0.80:80")
+	for i := range updates {
+		p.set(svc, states[i%len(states)]...)
+	}
+	if n := failures(); n > 0 {
+		t.Errorf("%d connections failed during %d updates", n, updates)
+	}
+}
+
+// keepAsking connects over and over until the returned function is called, which says how many connections failed.
+func (h *host) keepAsking(t testing.TB, address string) (stop func() int64) {
+	t.Helper()
+	var failed, asked atomic.Int64
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			for ctx.Err() == nil {
+				var c net.Conn
+				var err error
+				h.do(t, func() { c, err = net.DialTimeout("tcp", address, 3*time.Second) })
+				if err == nil {
+					_, err = exchange(c)
+					_ = c.(*net.TCPConn).SetLinger(0) // A reset leaves no TIME_WAIT: ports would run out.
+					c.Close()
+				}
+				if err != nil {
+					t.Log(err)
+					failed.Add(1)
+				}
+				asked.Add(1)
+			}
+		})
+	}
+	eventually(t, "the first connections", func() bool { return asked.Load() > 20 })
+	stop = sync.OnceValue(func() int64 {
+		cancel()
+		wg.Wait()
+		t.Logf("%d connections", asked.Load())
+		return failed.Load()
+	})
+	t.Cleanup(func() { stop() })
+	return stop
+}
+
+// TestFollowsEvents runs a whole proxy against a kernel in memory.
+func TestFollowsEvents(t *testing.T) {
+	c := newCluster(t)
+	c.create(newTestService("a", "10.43.0.1"), "10.42.0.1")
+	m := &shared{}
+	c.start(m)
+	c.create(newTestService("b", "10.43.0.2"), "10.42.0.2")
+	c.scale("a", "10.42.0.1", "10.42.0.3")
+	m.mu.Lock()
+	m.elements = nil // Somebody removed the table.
+	m.mu.Unlock()
+	must(t, c.client.CoreV1().Services("default").Delete(t.Context(), "b", metav1.DeleteOptions{}))
+
+	want := NewRuleset(testConfig())
+	want.Set("default/a", newTestService("a", "10.43.0.1"), []*discoveryv1.EndpointSlice{newTestSlice("a", "10.42.0.1", "10.42.0.3")})
+	eventually(t, "the kernel holds Service a with two endpoints and nothing of b", func() bool {
+		return len(want.against(m.copy()).remove) == 0 && len(want.against(m.copy()).add) == 0
+	})
+}
+
+// shared is a memory for several goroutines.
+type shared struct {
+	mu sync.Mutex
+	memory
+}
+
+func (s *shared) load() (map[key]value, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.memory.load()
+}
+
+func (s *shared) replace(all map[key]value) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.memory.replace(all)
+}
+
+func (s *shared) commit(d diff) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.memory.commit(d)
+}
+
+func (s *shared) copy() map[key]value {
+	have, _ := s.load()
+	return have
+}
+
+func TestConfig(t *testing.T) {
+	for name, change := range map[string]func(*Config){
+		"no node name":     func(c *Config) { c.NodeName = "" },
+		"no table":         func(c *Config) { c.Table = "" },
+		"no pod range":     func(c *Config) { c.ClusterCIDR = netip.Prefix{} },
+		"no service range": func(c *Config) { c.ServiceCIDR = netip.Prefix{} },
+	} {
+		c := testConfig()
+		change(&c)
+		if _, err := New(c, informers.NewSharedInformerFactory(fake.NewClientset(), 0)); err == nil {
+			t.Errorf("%s: no error", name)
+		}
+	}
+}

@@ -1,0 +1,262 @@
+package proxy
+
+import (
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+)
+
+// A Ruleset says what the kernel should hold: the fixed rules and, for each Service, its elements. It is declarative: two
+// Rulesets with the same Services are equal, whatever happened in between.
+type Ruleset struct {
+	config   Config
+	services map[string]*service // By "namespace/name".
+	elements map[key]claim
+	rivals   map[key][]claim        // Further claims to the same key, in order of owner.
+	alive    map[netip.AddrPort]int // How many Services know this endpoint.
+	changed  map[key]change         // What set touched since the kernel was last told.
+	died     bool                   // An endpoint left alive since then.
+}
+
+// A claim is a Service's wish for an element. Two Services may want the same key: the endpoint of both is the same pod (hairpin),
+// or one took over the address of the other and the news of that one's end is still on its way. The first by name wins.
+type claim struct {
+	owner string
+	value value
+}
+
+// A change remembers what an element was before the first touch.
+type change struct {
+	value value
+	there bool
+}
+
+// NewRuleset returns the Ruleset without any Service.
+func NewRuleset(c Config) *Ruleset {
+	return &Ruleset{
+		config:   c,
+		services: map[string]*service{},
+		elements: map[key]claim{},
+		rivals:   map[key][]claim{},
+		alive:    map[netip.AddrPort]int{},
+		changed:  map[key]change{},
+	}
+}
+
+// Set makes the Ruleset hold what the Service called name ("namespace/name") wants, instead of what it wanted before. A nil svc
+// is one that is gone.
+func (r *Ruleset) Set(name string, svc *corev1.Service, endpointSlices []*discoveryv1.EndpointSlice) {
+	r.set(name, newService(r.config, svc, endpointSlices))
+}
+
+func (r *Ruleset) set(name string, want *service) {
+	have := r.services[name]
+	kept := make(map[key]value)
+	want.elements(func(k key, v value) { kept[k] = v })
+	have.elements(func(k key, _ value) {
+		if _, ok := kept[k]; !ok {
+			r.withdraw(k, name)
+		}
+	})
+	for k, v := range kept {
+		r.claim(k, claim{owner: name, value: v})
+	}
+	if want != nil {
+		r.services[name] = want
+		for _, target := range want.alive {
+			r.alive[target]++
+		}
+	} else {
+		delete(r.services, name)
+	}
+	if have != nil {
+		for _, target := range have.alive {
+			if r.alive[target]--; r.alive[target] == 0 {
+				delete(r.alive, target)
+				r.died = true
+			}
+		}
+	}
+}
+
+// unsupported names what the Service called name asks for and does not get.
+func (r *Ruleset) unsupported(name string) []string {
+	if s := r.services[name]; s != nil {
+		return s.unsupported
+	}
+	return nil
+}
+
+func (r *Ruleset) claim(k key, c claim) {
+	first, taken := r.elements[k]
+	switch {
+	case !taken, first.owner == c.owner:
+		r.put(k, c)
+	case c.owner < first.owner:
+		r.rivals[k] = append(r.rivals[k], first)
+		r.put(k, c)
+	default:
+		others := slices.DeleteFunc(r.rivals[k], func(o claim) bool { return o.owner == c.owner })
+		r.rivals[k] = append(others, c)
+	}
+}
+
+func (r *Ruleset) withdraw(k key, owner string) {
+	others := slices.DeleteFunc(r.rivals[k], func(o claim) bool { return o.owner == owner })
+	if r.elements[k].owner == owner {
+		if len(others) == 0 {
+			r.touch(k)
+			delete(r.elements, k)
+		} else {
+			next := slices.MinFunc(others, func(a, b claim) int { return strings.Compare(a.owner, b.owner) })
+			others = slices.DeleteFunc(others, func(o claim) bool { return o.owner == next.owner })
+			r.put(k, next)
+		}
+	}
+	if len(others) == 0 {
+		delete(r.rivals, k)
+	} else {
+		r.rivals[k] = others
+	}
+}
+
+func (r *Ruleset) put(k key, c claim) {
+	before, there := r.elements[k]
+	if !there || before.value != c.value {
+		r.touch(k)
+	}
+	r.elements[k] = c
+}
+
+func (r *Ruleset) touch(k key) {
+	if _, touched := r.changed[k]; !touched {
+		before, there := r.elements[k]
+		r.changed[k] = change{before.value, there}
+	}
+}
+
+// A diff leads the kernel from one state to another. An element that changes is in both.
+type diff struct {
+	remove []key
+	add    map[key]value
+}
+
+func (d diff) empty() bool { return len(d.remove) == 0 && len(d.add) == 0 }
+
+// news returns what changed since the last call of told.
+func (r *Ruleset) news() diff {
+	d := diff{add: map[key]value{}}
+	for k, before := range r.changed {
+		now, there := r.elements[k]
+		d.compare(k, before.value, before.there, now.value, there)
+	}
+	return d
+}
+
+// against returns what leads from the elements have to r.
+func (r *Ruleset) against(have map[key]value) diff {
+	d := diff{add: map[key]value{}}
+	for k, v := range have {
+		now, there := r.elements[k]
+		d.compare(k, v, true, now.value, there)
+	}
+	for k, c := range r.elements {
+		if _, there := have[k]; !there {
+			d.add[k] = c.value
+		}
+	}
+	return d
+}
+
+func (d *diff) compare(k key, before value, wasThere bool, now value, isThere bool) {
+	if wasThere && (!isThere || before != now) {
+		d.remove = append(d.remove, k)
+	}
+	if isThere && (!wasThere || before != now) {
+		d.add[k] = now
+	}
+}
+
+// told forgets what changed: the kernel holds r now.
+func (r *Ruleset) told() {
+	r.changed = map[key]change{} // Not clear: after the first time it is large.
+	r.died = false
+}
+
+// String writes the Ruleset in nft's syntax, as `nft -f` reads it. Equal Rulesets have the same text.
+func (r *Ruleset) String() string {
+	var b strings.Builder
+	all := make(map[key]value, len(r.elements))
+	for k, c := range r.elements {
+		all[k] = c.value
+	}
+	writeTable(&b, r.config, all)
+	return b.String()
+}
+
+func writeTable(b *strings.Builder, c Config, elements map[key]value) {
+	fmt.Fprintf(b, "table inet %s {\n", c.Table)
+	keys := slices.SortedFunc(maps.Keys(elements), compareKeys)
+	for _, in := range elementMaps() {
+		writeMap(b, in, keys, elements)
+	}
+	counts := countsOf(elements)
+	for _, v := range verdictMaps() {
+		fmt.Fprintf(b, "\tmap %s {\n\t\ttype mark : verdict\n\t\telements = {\n", v.name)
+		for _, e := range v.elements(counts) {
+			fmt.Fprintf(b, "\t\t\t%d : %s,\n", e.count, e.verdictText())
+		}
+		b.WriteString("\t\t}\n\t}\n")
+	}
+	for _, ch := range chains(c, counts) {
+		fmt.Fprintf(b, "\tchain %s {\n", ch.name)
+		if ch.hook != "" {
+			fmt.Fprintf(b, "\t\t%s\n", ch.hook)
+		}
+		for _, r := range ch.rules {
+			fmt.Fprintf(b, "\t\t%s\n", r.text)
+		}
+		b.WriteString("\t}\n")
+	}
+	b.WriteString("}\n")
+}
+
+// mapType writes what the map is called and holds. The slot has the type of a number drawn; nft wants the draw spelled out.
+func mapType(in string) string {
+	const slot = "numgen random mod 2"
+	switch in {
+	case services:
+		return "map services4 {\n\t\ttype ipv4_addr . inet_proto . inet_service : mark"
+	case endpoints:
+		return "map endpoints4 {\n\t\ttypeof ip daddr . meta l4proto . th dport . " + slot + " : ip daddr . th dport"
+	case nodePorts:
+		return "map nodeports4 {\n\t\ttype inet_proto . inet_service : mark"
+	case nodeSlots:
+		return "map nodeslots4 {\n\t\ttypeof meta l4proto . th dport . " + slot + " : ip daddr . th dport"
+	}
+	return "set hairpin4 {\n\t\ttype ipv4_addr . ipv4_addr"
+}
+
+func writeMap(b *strings.Builder, in string, keys []key, elements map[key]value) {
+	fmt.Fprintf(b, "\t%s\n", mapType(in))
+	open := false
+	for _, k := range keys {
+		if k.in != in {
+			continue
+		}
+		if !open {
+			b.WriteString("\t\telements = {\n")
+			open = true
+		}
+		fmt.Fprintf(b, "\t\t\t%s,\n", text(k, elements[k]))
+	}
+	if open {
+		b.WriteString("\t\t}\n")
+	}
+	b.WriteString("\t}\n")
+}

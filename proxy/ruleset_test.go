@@ -1,0 +1,310 @@
+package proxy
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	"sigs.k8s.io/yaml"
+
+	"skiff/reconcile"
+)
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+// TestGolden turns the Services and EndpointSlices of each testdata/*.yaml into the ruleset beside it.
+func TestGolden(t *testing.T) {
+	inputs, err := filepath.Glob("testdata/*.yaml")
+	must(t, err)
+	if len(inputs) == 0 {
+		t.Fatal("no testdata/*.yaml")
+	}
+	for _, input := range inputs {
+		t.Run(strings.TrimSuffix(filepath.Base(input), ".yaml"), func(t *testing.T) {
+			got := readRuleset(t, input).String()
+			golden := strings.TrimSuffix(input, ".yaml") + ".nft"
+			if *update {
+				must(t, os.WriteFile(golden, []byte(got), 0o644))
+			}
+			want, err := os.ReadFile(golden)
+			must(t, err)
+			if diff := cmp.Diff(strings.Split(string(want), "\n"), strings.Split(got, "\n")); diff != "" {
+				t.Errorf("%s and %s (-want +got):\n%s", input, golden, diff)
+			}
+		})
+	}
+}
+
+// TestGoldenLoads feeds the golden files to nft: the text is what it claims to be.
+func TestGoldenLoads(t *testing.T) {
+	requireRoot(t)
+	if _, err := exec.LookPath("nft"); err != nil {
+		t.Skip("needs the nft program")
+	}
+	files, err := filepath.Glob("testdata/*.nft")
+	must(t, err)
+	for _, file := range files {
+		if out, err := exec.Command("nft", "-c", "-f", file).CombinedOutput(); err != nil {
+			t.Errorf("nft -c -f %s: %v\n%s", file, err, out)
+		}
+	}
+}
+
+// TestKernelListsOurText has the kernel say what it holds: nft lists the rules in the words of the golden files.
+func TestKernelListsOurText(t *testing.T) {
+	requireRoot(t)
+	if _, err := exec.LookPath("nft"); err != nil {
+		t.Skip("needs the nft program")
+	}
+	p := newProgrammed(t)
+	t.Cleanup(func() { must(t, Purge(testConfig().Table)) })
+	p.set(newTestService("web", "10.43.0.80"), "10.42.0.1", "10.42.0.2")
+	out, err := exec.Command("nft", "list", "table", "inet", testConfig().Table).CombinedOutput()
+	if err != nil {
+		t.Fatalf("nft list table: %v\n%s", err, out)
+	}
+	listed := strings.NewReplacer("0x00004000", "0x4000", "0x00000000", "0x0", "type local meta nfproto ipv4", "type local").Replace(string(out))
+	for _, ch := range chains(testConfig(), countsOf(p.all())) {
+		for _, r := range ch.rules {
+			if text := strings.TrimSuffix(r.text, " with icmpx port-unreachable"); !strings.Contains(listed, text) {
+				t.Errorf("chain %s: nft does not list %q, but\n%s", ch.name, r.text, out)
+			}
+		}
+	}
+}
+
+// readRuleset parses YAML documents of Services and EndpointSlices.
+func readRuleset(t *testing.T, file string) *Ruleset {
+	t.Helper()
+	text, err := os.ReadFile(file)
+	must(t, err)
+	var all []*corev1.Service
+	bySvc := map[string][]*discoveryv1.EndpointSlice{}
+	for _, doc := range strings.Split(string(text), "\n---\n") {
+		if strings.Contains(doc, "kind: EndpointSlice") {
+			s := &discoveryv1.EndpointSlice{}
+			must(t, yaml.UnmarshalStrict([]byte(doc), s))
+			name := serviceOf(s)[0]
+			bySvc[name] = append(bySvc[name], s)
+			continue
+		}
+		s := &corev1.Service{}
+		must(t, yaml.UnmarshalStrict([]byte(doc), s))
+		all = append(all, s)
+	}
+	r := NewRuleset(testConfig())
+	for _, svc := range all {
+		name := svc.Namespace + "/" + svc.Name
+		r.Set(name, svc, bySvc[name])
+	}
+	return r
+}
+
+func TestEndpointChoice(t *testing.T) {
+	remote := func(s *discoveryv1.EndpointSlice) *discoveryv1.EndpointSlice {
+		s.Endpoints[0].NodeName = new("other")
+		return s
+	}
+	local := func(svc *corev1.Service) *corev1.Service {
+		svc.Spec.InternalTrafficPolicy = new(corev1.ServiceInternalTrafficPolicyLocal)
+		return svc
+	}
+	web := newTestService("web", "10.43.0.80")
+	for _, tc := range []struct {
+		name   string
+		svc    *corev1.Service
+		slices []*discoveryv1.EndpointSlice
+		want   string
+	}{
+		{"ready ones only", web, list(newTestSlice("web", "10.42.0.1", "-10.42.0.2", "(10.42.0.3)")), "10.42.0.1:8080"},
+		{"none ready: those that terminate", web, list(newTestSlice("web", "-10.42.0.2", "(10.42.0.3)")), "10.42.0.3:8080"},
+		{"none at all", web, list(newTestSlice("web", "-10.42.0.2")), ""},
+		{"no slice", web, nil, ""},
+		{"twice in two slices", web, list(newTestSlice("web", "10.42.0.1"), newTestSlice("web", "(10.42.0.1)", "10.42.0.2")), "10.42.0.1:8080 10.42.0.2:8080"},
+		{"only this node's", local(newTestService("web", "10.43.0.80")), list(remote(newTestSlice("web", "10.42.1.1", "10.42.0.1"))), "10.42.0.1:8080"},
+		{"none on this node", local(newTestService("web", "10.43.0.80")), list(remote(newTestSlice("web", "10.42.1.1"))), "drop"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			b := newService(testConfig(), tc.svc, tc.slices).backends[frontend{netip.MustParseAddr("10.43.0.80"), tcp, 80}]
+			var got []string
+			for _, target := range b.targets {
+				got = append(got, target.String())
+			}
+			if b.drop {
+				got = append(got, "drop")
+			}
+			if diff := cmp.Diff(tc.want, strings.Join(got, " ")); diff != "" {
+				t.Errorf("endpoints (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func list[T any](ts ...T) []T { return ts }
+
+func TestNotForThisProxy(t *testing.T) {
+	for name, change := range map[string]func(*corev1.Service){
+		"headless":      func(s *corev1.Service) { s.Spec.ClusterIP = "None" },
+		"external name": func(s *corev1.Service) { s.Spec.Type = corev1.ServiceTypeExternalName },
+		"another proxy": func(s *corev1.Service) { s.Labels = map[string]string{labelServiceProxyName: "x"} },
+	} {
+		svc := newTestService("web", "10.43.0.80")
+		change(svc)
+		if got := newService(testConfig(), svc, nil); got != nil {
+			t.Errorf("%s: %+v, want nothing", name, got)
+		}
+	}
+}
+
+func TestElementsSurviveTheKernel(t *testing.T) {
+	r := NewRuleset(testConfig())
+	r.Set("default/web", newTestService("web", "10.43.0.80"), list(newTestSlice("web", "10.42.0.1", "10.42.0.2")))
+	for k, c := range r.elements {
+		var data []byte
+		if k.in != hairpin {
+			data = c.value.bytes()
+		}
+		gotKey, gotValue, err := decode(k.in, k.bytes(), data)
+		if err != nil || gotKey != k || gotValue != c.value {
+			t.Errorf("%s came back as %s, %v", text(k, c.value), text(gotKey, gotValue), err)
+		}
+	}
+}
+
+// memory is a kernel that keeps what it is told, and objects to what the real one objects to.
+type memory struct{ elements map[key]value }
+
+func (m *memory) load() (map[key]value, error) {
+	if m.elements == nil {
+		return nil, errDamaged
+	}
+	return maps.Clone(m.elements), nil
+}
+
+func (m *memory) replace(all map[key]value) error { m.elements = maps.Clone(all); return nil }
+
+func (m *memory) commit(d diff) error {
+	next := maps.Clone(m.elements)
+	for _, k := range d.remove {
+		if _, ok := next[k]; !ok {
+			return fmt.Errorf("remove %s from %s: not there", k, k.in)
+		}
+		delete(next, k)
+	}
+	for k, v := range d.add {
+		if _, ok := next[k]; ok {
+			return fmt.Errorf("add %s to %s: there already", k, k.in)
+		}
+		next[k] = v
+	}
+	m.elements = next
+	return nil
+}
+
+func (m *memory) close() {}
+
+func (r *Ruleset) all() map[key]value {
+	all := map[key]value{}
+	for k, c := range r.elements {
+		all[k] = c.value
+	}
+	return all
+}
+
+func (p *programmed) all() map[key]value { return p.rules.all() }
+
+// TestRandomWalk goes through random states of a few Services that get into each other's way (addresses that change hands, shared
+// pods, node ports) and compares what the kernel holds with a Ruleset made from nothing. Sometimes the kernel is disturbed.
+func TestRandomWalk(t *testing.T) {
+	t.Run("memory", func(t *testing.T) { walk(t, &memory{}, 3000, func(m *memory) { m.elements = nil }) })
+	t.Run("kernel", func(t *testing.T) {
+		requireRoot(t)
+		t.Cleanup(func() { must(t, Purge(testConfig().Table)) })
+		k := &table{config: testConfig()}
+		t.Cleanup(k.close)
+		walk(t, k, 300, func(*table) { must(t, Purge(testConfig().Table)) })
+	})
+}
+
+func walk[K kernel](t *testing.T, k K, steps int, disturb func(K)) {
+	seed := rand.Uint64()
+	rnd := rand.New(rand.NewPCG(seed, 0))
+	p := &Proxy{kernel: k, rules: NewRuleset(testConfig())}
+	p.flowsLoop = newIdleLoop()
+	type state struct {
+		svc    *corev1.Service
+		slices []*discoveryv1.EndpointSlice
+	}
+	now := map[string]state{}
+	for step := range steps {
+		for range 1 + rnd.IntN(3) {
+			name := fmt.Sprintf("s%d", rnd.IntN(5))
+			s := state{}
+			if rnd.IntN(5) > 0 {
+				s.svc = newTestService(name, fmt.Sprintf("10.43.0.%d", 11+rnd.IntN(4)))
+				s.svc.Spec.Ports[0].NodePort = int32(30080 + rnd.IntN(2))
+				for range rnd.IntN(3) {
+					var addrs []string
+					for range rnd.IntN(6) {
+						addrs = append(addrs, []string{"", "", "", "-", "("}[rnd.IntN(5)]+fmt.Sprintf("10.42.0.%d", 1+rnd.IntN(8)))
+					}
+					s.slices = append(s.slices, newTestSlice(name, addrs...))
+				}
+			}
+			now["default/"+name] = s
+			p.rules.Set("default/"+name, s.svc, s.slices)
+		}
+		switch rnd.IntN(20) {
+		case 0:
+			disturb(k)
+			p.known = false
+		case 1:
+			p.known = false
+		}
+		if _, err := p.program(); err != nil {
+			t.Fatalf("seed %d step %d: %v", seed, step, err)
+		}
+		p.rules.told()
+
+		fresh := NewRuleset(testConfig())
+		for _, name := range shuffledKeys(rnd, now) {
+			fresh.Set(name, now[name].svc, now[name].slices)
+		}
+		have, err := k.load()
+		if err != nil {
+			t.Fatalf("seed %d step %d: load: %v", seed, step, err)
+		}
+		var b strings.Builder
+		writeTable(&b, testConfig(), have)
+		if want, got := fresh.String(), b.String(); want != got {
+			diff := cmp.Diff(strings.Split(want, "\n"), strings.Split(got, "\n"))
+			t.Fatalf("seed %d step %d: kernel differs from the wanted ruleset (-want +got):\n%s", seed, step, diff)
+		}
+		if !maps.Equal(fresh.alive, p.rules.alive) {
+			t.Fatalf("seed %d step %d: live endpoints are %v, want %v", seed, step, p.rules.alive, fresh.alive)
+		}
+	}
+}
+
+func shuffledKeys[V any](rnd *rand.Rand, m map[string]V) []string {
+	names := slices.Sorted(maps.Keys(m))
+	rnd.Shuffle(len(names), func(i, j int) { names[i], names[j] = names[j], names[i] })
+	return names
+}
+
+func newIdleLoop() *reconcile.Loop {
+	return reconcile.New("idle", func(context.Context, string) (time.Duration, error) { return 0, nil })
+}

@@ -1,0 +1,214 @@
+package proxy
+
+import (
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+func testConfig() Config {
+	return Config{
+		NodeName:       "node",
+		ClusterCIDR:    netip.MustParsePrefix("10.42.0.0/16"),
+		ServiceCIDR:    netip.MustParsePrefix("10.43.0.0/16"),
+		LocalAddresses: []netip.Addr{netip.MustParseAddr("10.43.0.10")},
+		Table:          "skifftest",
+	}
+}
+
+// newTestService has TCP and UDP port 80, both of them also open as node port 30080.
+func newTestService(name, clusterIP string) *corev1.Service {
+	return &corev1.Service{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name},
+		Spec: corev1.ServiceSpec{
+			Type: corev1.ServiceTypeNodePort, ClusterIP: clusterIP, ClusterIPs: []string{clusterIP},
+			Ports: []corev1.ServicePort{
+				{Name: "web", Protocol: corev1.ProtocolTCP, Port: 80, NodePort: 30080},
+				{Name: "dgram", Protocol: corev1.ProtocolUDP, Port: 80, NodePort: 30080},
+			},
+		},
+	}
+}
+
+// newTestSlice has the addresses as ready endpoints with both ports as number 8080. "(10.0.0.1)" is terminating, "-10.0.0.1" not ready.
+func newTestSlice(service string, addrs ...string) *discoveryv1.EndpointSlice {
+	s := &discoveryv1.EndpointSlice{
+		ObjectMeta:  metav1.ObjectMeta{Namespace: "default", Name: service + "-1", Labels: map[string]string{discoveryv1.LabelServiceName: service}},
+		AddressType: discoveryv1.AddressTypeIPv4,
+		Ports: []discoveryv1.EndpointPort{
+			{Name: new("web"), Protocol: new(corev1.ProtocolTCP), Port: new(int32(8080))},
+			{Name: new("dgram"), Protocol: new(corev1.ProtocolUDP), Port: new(int32(8080))},
+		},
+	}
+	for _, addr := range addrs {
+		terminating, down := strings.HasPrefix(addr, "("), strings.HasPrefix(addr, "-")
+		s.Endpoints = append(s.Endpoints, discoveryv1.Endpoint{
+			Addresses: []string{strings.Trim(addr, "()-")},
+			NodeName:  new("node"),
+			Conditions: discoveryv1.EndpointConditions{
+				Ready: new(!terminating && !down), Serving: new(!down), Terminating: new(terminating),
+			},
+		})
+	}
+	return s
+}
+
+// programmed is a Ruleset and the kernel kept like it, without informers in between.
+type programmed struct {
+	t     testing.TB
+	rules *Ruleset
+	table *table
+}
+
+func newProgrammed(t testing.TB) *programmed {
+	t.Helper()
+	p := &programmed{t, NewRuleset(testConfig()), &table{config: testConfig()}}
+	t.Cleanup(p.table.close)
+	must(t, p.table.replace(nil))
+	return p
+}
+
+func (p *programmed) set(svc *corev1.Service, addrs ...string) {
+	p.t.Helper()
+	p.rules.Set("default/"+svc.Name, svc, []*discoveryv1.EndpointSlice{newTestSlice(svc.Name, addrs...)})
+	must(p.t, p.table.commit(p.rules.news()))
+	p.rules.told()
+}
+
+func TestTraffic(t *testing.T) {
+	node := newNode(t)
+	one, two, client, outsider := newPod(t, "10.42.0.11"), newPod(t, "10.42.0.12"), newPod(t, "10.42.0.20"), newOutsider(t)
+	one.serve(t, 8080)
+	two.serve(t, 8080)
+	(&host{"dns", node.ns, netip.MustParseAddr("10.43.0.10")}).serve(t, 53)
+	p := newProgrammed(t)
+	svc := newTestService("web", "10.43.0.80")
+	p.set(svc, "10.42.0.11", "10.42.0.12")
+
+	t.Run("a pod and the node reach both endpoints", func(t *testing.T) {
+		for _, from := range []*host{client, node} {
+			for _, network := range []string{"tcp", "udp"} {
+				seen := map[string]int{}
+				for range 40 {
+					r, err := from.ask(t, network, "10.43.0.80:80")
+					if err != nil {
+						t.Fatalf("%s from %s: %v", network, from.name, err)
+					}
+					seen[r.from]++
+					if from.addr.String() != r.saw {
+						t.Fatalf("%s from %s: endpoint saw %s, want %s", network, from.name, r.saw, from.addr)
+					}
+				}
+				if len(seen) != 2 {
+					t.Errorf("%s from %s: 40 connections went to %v, want both endpoints", network, from.name, seen)
+				}
+			}
+		}
+	})
+
+	t.Run("a pod reaches itself", func(t *testing.T) {
+		for range 20 {
+			if _, err := one.ask(t, "tcp", "10.43.0.80:80"); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := one.ask(t, "udp", "10.43.0.80:80"); err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
+
+	t.Run("the node's own address in the service range is not translated", func(t *testing.T) {
+		for _, from := range []*host{client, node} {
+			if r, err := from.ask(t, "udp", "10.43.0.10:53"); err != nil || r.from != "dns" {
+				t.Errorf("from %s: answer %v, %v; want dns's", from.name, r, err)
+			}
+		}
+	})
+
+	t.Run("what no Service uses is refused at once", func(t *testing.T) {
+		for _, from := range []*host{client, node} {
+			for _, address := range []string{"10.43.0.80:81", "10.43.9.9:80"} {
+				for _, network := range []string{"tcp", "udp"} {
+					wantRefused(t, from, network, address)
+				}
+			}
+		}
+	})
+
+	t.Run("cluster addresses do not answer the outside", func(t *testing.T) {
+		for _, address := range []string{"10.43.0.80:80", "10.43.0.10:53", "10.43.9.9:80"} {
+			if r, err := outsider.ask(t, "tcp", address); err == nil {
+				t.Errorf("%s answered %v", address, r)
+			}
+		}
+	})
+
+	t.Run("node ports answer the outside and pods", func(t *testing.T) {
+		for _, from := range []*host{outsider, client, node} {
+			for _, network := range []string{"tcp", "udp"} {
+				if _, err := from.ask(t, network, "192.0.2.1:30080"); err != nil {
+					t.Errorf("%s from %s: %v", network, from.name, err)
+				}
+			}
+		}
+	})
+
+	t.Run("no endpoints: refused at once", func(t *testing.T) {
+		p.set(svc)
+		for _, from := range []*host{client, node} {
+			wantRefused(t, from, "tcp", "10.43.0.80:80")
+			wantRefused(t, from, "udp", "10.43.0.80:80")
+		}
+		wantRefused(t, outsider, "tcp", "192.0.2.1:30080")
+	})
+}
+
+func wantRefused(t *testing.T, from *host, network, address string) {
+	t.Helper()
+	start := time.Now()
+	_, err := from.ask(t, network, address)
+	// The kernel tells a local sender of UDP by EPERM that its packet got nowhere.
+	if !refused(err) && !(network == "udp" && from.name == "node" && err != nil) {
+		t.Errorf("%s from %s to %s: %v, want connection refused", network, from.name, address, err)
+	}
+	if d := time.Since(start); d > 500*time.Millisecond {
+		t.Errorf("%s from %s to %s: refused after %s, want at once", network, from.name, address, d)
+	}
+}
+
+// TestTrafficManyEndpoints has one pod play seventy.
+func TestTrafficManyEndpoints(t *testing.T) {
+	newNode(t)
+	client, many := newPod(t, "10.42.0.20"), newPod(t, "10.42.0.21")
+	must(t, netlink.RouteAdd(&netlink.Route{
+		LinkIndex: link(t, many.link()).Attrs().Index, Dst: ipNet("10.42.1.0/24"), Gw: many.addr.AsSlice(), Flags: int(netlink.FLAG_ONLINK),
+	}))
+	var addrs []string
+	for i := range 70 {
+		addr := netip.AddrFrom4([4]byte{10, 42, 1, byte(i + 1)})
+		many.do(t, func() {
+			must(t, netlink.AddrAdd(link(t, "lo"), &netlink.Addr{IPNet: ipNet(addr.String() + "/32")}))
+		})
+		(&host{addr.String(), many.ns, addr}).serve(t, 8080)
+		addrs = append(addrs, addr.String())
+	}
+	p := newProgrammed(t)
+	p.set(newTestService("web", "10.43.0.80"), addrs...)
+	seen := map[string]int{}
+	for range 70 * 12 {
+		r, err := client.ask(t, "udp", "10.43.0.80:80")
+		if err != nil {
+			t.Fatal(err)
+		}
+		seen[r.from]++
+	}
+	if len(seen) != 70 {
+		t.Errorf("840 datagrams reached %d of 70 endpoints", len(seen))
+	}
+}
