@@ -1,0 +1,172 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"os"
+
+	"skiff/controller"
+	"skiff/dns"
+	"skiff/proxy"
+	"skiff/scheduler"
+
+	"github.com/spf13/cobra"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+)
+
+// Each component is an ordinary Kubernetes client, and runs alone against any API server that conforms.
+
+// component is what all of them are to this program.
+type component interface {
+	Run(ctx context.Context) error
+}
+
+const protobuf = "application/vnd.kubernetes.protobuf"
+
+func newClient(config *rest.Config) (kubernetes.Interface, error) {
+	config = rest.CopyConfig(config)
+	config.QPS = -1 // The API server looks after itself.
+	config.ContentType = protobuf
+	config.AcceptContentTypes = protobuf + ",application/json"
+	return kubernetes.NewForConfig(config)
+}
+
+// alone runs one component with a kubeconfig.
+func alone(name, short string, flags func(*cobra.Command), build func(kubernetes.Interface, informers.SharedInformerFactory) (component, error)) *cobra.Command {
+	var kubeconfig string
+	cmd := &cobra.Command{
+		Use:   name + " --kubeconfig FILE",
+		Short: short,
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			client, factory, err := connect(kubeconfig, name)
+			if err != nil {
+				return err
+			}
+			c, err := build(client, factory)
+			if err != nil {
+				return err
+			}
+			factory.Start(cmd.Context().Done())
+			fmt.Fprintf(cmd.OutOrStdout(), "%s runs\n", name)
+			err = c.Run(cmd.Context())
+			factory.Shutdown()
+			if cmd.Context().Err() != nil {
+				return nil
+			}
+			return err
+		},
+	}
+	cmd.Flags().StringVar(&kubeconfig, "kubeconfig", "", "file that says which API server, and as whom (required)")
+	if flags != nil {
+		flags(cmd)
+	}
+	return cmd
+}
+
+func connect(kubeconfig, name string) (kubernetes.Interface, informers.SharedInformerFactory, error) {
+	if kubeconfig == "" {
+		return nil, nil, fmt.Errorf("%s needs --kubeconfig FILE", name)
+	}
+	config, err := clientcmd.BuildConfigFromFlags("", kubeconfig)
+	if err != nil {
+		return nil, nil, fmt.Errorf("read --kubeconfig %s: %w", kubeconfig, err)
+	}
+	config.UserAgent = "skiff-" + name
+	client, err := newClient(config)
+	if err != nil {
+		return nil, nil, fmt.Errorf("use --kubeconfig %s: %w", kubeconfig, err)
+	}
+	return client, informers.NewSharedInformerFactory(client, 0), nil
+}
+
+func controllerCommand() *cobra.Command {
+	var rootCA, clusterCIDR string
+	flags := func(cmd *cobra.Command) {
+		cmd.Flags().StringVar(&rootCA, "root-ca-file", "", "certificate authority to give to every namespace as kube-root-ca.crt")
+		cmd.Flags().StringVar(&clusterCIDR, "cluster-cidr", "10.42.0.0/16", "addresses of pods, a part of which each node gets")
+	}
+	return alone("controller", "Run the controllers alone", flags, func(client kubernetes.Interface, factory informers.SharedInformerFactory) (component, error) {
+		cidr, err := parseRange("--cluster-cidr", clusterCIDR)
+		if err != nil {
+			return nil, err
+		}
+		config := controller.Config{ClusterCIDR: cidr}
+		if rootCA != "" {
+			if config.RootCA, err = os.ReadFile(rootCA); err != nil {
+				return nil, fmt.Errorf("--root-ca-file: %w", err)
+			}
+		}
+		return controller.New(client, factory, config)
+	})
+}
+
+func schedulerCommand() *cobra.Command {
+	return alone("scheduler", "Run the scheduler alone", nil, func(client kubernetes.Interface, factory informers.SharedInformerFactory) (component, error) {
+		return scheduler.New(client, factory, scheduler.Config{})
+	})
+}
+
+func proxyCommand() *cobra.Command {
+	var o options
+	flags := func(cmd *cobra.Command) {
+		cmd.Flags().StringVar(&o.nodeName, "node-name", "", "name of this machine's Node (default: the host name)")
+		cmd.Flags().StringVar(&o.clusterCIDR, "cluster-cidr", "10.42.0.0/16", "addresses of pods")
+		cmd.Flags().StringVar(&o.serviceCIDR, "service-cidr", "10.43.0.0/16", "addresses of Services")
+		cmd.Flags().StringVar(&o.clusterDNS, "cluster-dns", "10.43.0.10", "address of the cluster's DNS, which is not translated")
+	}
+	return alone("proxy", "Run the proxy of this machine alone", flags, func(_ kubernetes.Interface, factory informers.SharedInformerFactory) (component, error) {
+		s := settings{options: o}
+		s.nodePorts = "30000-32767"
+		if err := s.parseName(); err != nil {
+			return nil, err
+		}
+		if err := s.parseRanges(); err != nil {
+			return nil, err
+		}
+		return proxy.New(s.proxyConfig(), factory)
+	})
+}
+
+// nftTable is the proxy's table in the kernel, and the only one that it touches.
+const nftTable = "skiff"
+
+func (s *settings) proxyConfig() proxy.Config {
+	return proxy.Config{
+		NodeName: s.nodeName, ClusterCIDR: s.clusterRange, ServiceCIDR: s.serviceRange,
+		LocalAddresses: []netip.Addr{s.dns}, Table: nftTable,
+	}
+}
+
+func dnsCommand() *cobra.Command {
+	var o options
+	var address string
+	flags := func(cmd *cobra.Command) {
+		cmd.Flags().StringVar(&address, "address", "10.43.0.10", "address to answer on")
+		cmd.Flags().StringVar(&o.clusterDomain, "cluster-domain", "cluster.local", "domain of the cluster's names")
+		cmd.Flags().StringVar(&o.clusterCIDR, "cluster-cidr", "10.42.0.0/16", "addresses of pods")
+		cmd.Flags().StringVar(&o.serviceCIDR, "service-cidr", "10.43.0.0/16", "addresses of Services")
+	}
+	return alone("dns", "Run the DNS server of this machine alone", flags, func(_ kubernetes.Interface, factory informers.SharedInformerFactory) (component, error) {
+		addr, err := netip.ParseAddr(address)
+		if err != nil {
+			return nil, fmt.Errorf("--address %s: it must be an IP address", address)
+		}
+		cluster, err := parseRange("--cluster-cidr", o.clusterCIDR)
+		if err != nil {
+			return nil, err
+		}
+		service, err := parseRange("--service-cidr", o.serviceCIDR)
+		if err != nil {
+			return nil, err
+		}
+		return dns.New(dns.Config{
+			Address: addr, Port: 53, Domain: o.clusterDomain,
+			ClusterCIDR: []netip.Prefix{cluster}, ServiceCIDR: []netip.Prefix{service},
+		}, factory)
+	})
+}

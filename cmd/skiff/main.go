@@ -1,0 +1,76 @@
+// Command skiff is a whole small cluster in one binary: an API server with its store, controllers, a scheduler, and a node
+// with its agent, proxy and DNS. `skiff server` runs it; `skiff up` does so in the background.
+//
+// This is the only place that knows concrete types, reads flags and exits. Each command has a file of its own.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"os/signal"
+	"runtime/debug"
+	"syscall"
+
+	"github.com/spf13/cobra"
+)
+
+// version is set by the build (-ldflags "-X main.version=...").
+var version = "dev"
+
+func main() {
+	// Most of what skiff holds lives long; collecting a little more often keeps it small.
+	debug.SetGCPercent(50)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	os.Exit(exitStatus(run(ctx, os.Args[1:], os.Stdout, os.Stderr), os.Stderr))
+}
+
+// exitStatus tells the user what went wrong, in one line, and the shell that it did.
+func exitStatus(err error, stderr io.Writer) int {
+	var other *exec.ExitError
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, &other): // kubectl has said already what is wrong.
+		return other.ExitCode()
+	}
+	fmt.Fprintf(stderr, "skiff: %v\n", err)
+	return 1
+}
+
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	root := &cobra.Command{
+		Use:           "skiff",
+		Short:         "A small cluster that speaks the Kubernetes API",
+		SilenceUsage:  true,
+		SilenceErrors: true,
+	}
+	root.SetArgs(args)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	root.CompletionOptions.DisableDefaultCmd = true
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return fmt.Errorf("%w; `%s --help` lists the flags", err, cmd.CommandPath())
+	})
+	root.AddCommand(
+		serverCommand(), upCommand(), downCommand(), statusCommand(), checkCommand(), kubectlCommand(),
+		controllerCommand(), schedulerCommand(), proxyCommand(), dnsCommand(), versionCommand(),
+	)
+	return root.ExecuteContext(ctx)
+}
+
+func versionCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "version",
+		Short: "Print the versions of skiff and of the API it serves",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			_, err := fmt.Fprintf(cmd.OutOrStdout(), "skiff %s, Kubernetes API %s\n", version, kubernetesVersion)
+			return err
+		},
+	}
+}

@@ -1,0 +1,232 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net/netip"
+	"path/filepath"
+	"time"
+
+	"skiff/agent"
+	"skiff/agent/containerd"
+	"skiff/agent/network"
+	"skiff/dns"
+	"skiff/proxy"
+
+	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
+	toolswatch "k8s.io/client-go/tools/watch"
+)
+
+// node is what makes this machine one: containerd, the pod network, the agent, the proxy and the DNS server.
+type node struct {
+	*plane
+	factory informers.SharedInformerFactory
+	stop    <-chan struct{} // When the informers stop.
+}
+
+// run runs the node until ctx ends; ready is called when it is Ready.
+func (n *node) run(ctx context.Context, ready func()) error {
+	client, err := n.client("system:node:"+n.nodeName, "system:nodes")
+	if err != nil {
+		return err
+	}
+	// Two things take time, and neither needs the other.
+	var daemon *containerd.Daemon
+	var pods netip.Prefix
+	setup, setupCtx := errgroup.WithContext(ctx)
+	setup.Go(func() (err error) {
+		daemon, err = n.startContainerd(setupCtx)
+		return err
+	})
+	setup.Go(func() (err error) {
+		pods, err = podRange(setupCtx, client, n.nodeName)
+		return err
+	})
+	if err := setup.Wait(); err != nil {
+		if daemon != nil {
+			err = errors.Join(err, daemon.Stop())
+		}
+		return err
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	if daemon != nil {
+		// The daemon ends last: the agent still asks it while it stops.
+		daemonCtx, stopDaemon := context.WithCancel(context.WithoutCancel(ctx))
+		ended := make(chan error, 1)
+		go func() { ended <- daemon.Run(daemonCtx) }()
+		defer func() { stopDaemon(); <-ended }()
+	}
+	if err := n.leave(n.left(pods)); err != nil {
+		return err
+	}
+	runtime, err := containerd.New(ctx, n.runtimeConfig())
+	if err != nil {
+		return err
+	}
+	defer runtime.Close()
+	a, others, err := n.components(client, runtime, pods)
+	if err != nil {
+		return err
+	}
+	n.factory.Start(n.stop)
+	imported := make(chan struct{})
+	group.Go(func() error { return runtime.WatchImages(ctx, n.images(), func() { close(imported) }) })
+	for _, c := range others {
+		group.Go(func() error { return c.Run(ctx) })
+	}
+	group.Go(func() error {
+		select {
+		case <-imported: // Before that a pod whose image lies there would look for it in a registry.
+			return a.Run(ctx)
+		case <-ctx.Done():
+			return nil
+		}
+	})
+	group.Go(func() error {
+		if waitReady(ctx, client, n.nodeName) == nil {
+			ready()
+		}
+		return nil
+	})
+	return group.Wait()
+}
+
+func (n *node) components(client kubernetes.Interface, runtime *containerd.Runtime, pods netip.Prefix) (a component, others []component, err error) {
+	net, err := network.New(networkConfig(n.dirs, pods, n.clusterRange, n.serviceRange, n.dns))
+	if err != nil {
+		return nil, nil, err
+	}
+	tlsConfig, err := n.agentTLS()
+	if err != nil {
+		return nil, nil, err
+	}
+	a, err = agent.New(agent.Config{
+		NodeName: n.nodeName, NodeIP: n.address.String(),
+		DataDir: n.data, RunDir: n.dirs.run,
+		ClusterDNS: n.dns.String(), ClusterDomain: n.clusterDomain,
+		TLS: tlsConfig, Version: kubernetesVersion + "+skiff",
+	}, client, n.factory, runtime, podNetwork{net})
+	if err != nil {
+		return nil, nil, err
+	}
+	p, err := proxy.New(n.proxyConfig(), n.factory)
+	if err != nil {
+		return nil, nil, err
+	}
+	d, err := dns.New(dns.Config{
+		Address: n.dns, Port: 53, Domain: n.clusterDomain,
+		ClusterCIDR: []netip.Prefix{n.clusterRange}, ServiceCIDR: []netip.Prefix{n.serviceRange},
+	}, n.factory)
+	if err != nil {
+		return nil, nil, err
+	}
+	return a, []component{p, d}, nil
+}
+
+func (n *node) left(pods netip.Prefix) left {
+	return left{
+		Containerd: n.settings.containerd, PodCIDR: pods.String(),
+		ClusterCIDR: n.clusterRange.String(), ServiceCIDR: n.serviceRange.String(), ClusterDNS: n.dns.String(),
+	}
+}
+
+// startContainerd starts the private containerd, unless a socket was given.
+func (n *node) startContainerd(ctx context.Context) (*containerd.Daemon, error) {
+	if n.settings.containerd != "" {
+		return nil, nil
+	}
+	return containerd.StartDaemon(ctx, n.daemonConfig())
+}
+
+func (d dirs) daemonConfig() containerd.DaemonConfig {
+	return containerd.DaemonConfig{Root: filepath.Join(d.data, "containerd"), State: filepath.Join(d.run, "containerd")}
+}
+
+func (s settings) runtimeConfig() containerd.Config {
+	socket := s.containerd
+	if socket == "" {
+		socket = s.containerdSocket()
+	}
+	return containerd.Config{
+		Socket: socket, RunDir: filepath.Join(s.run, "runtime"), Registries: filepath.Join(s.data, "registries"),
+	}
+}
+
+// agentTLS is how the agent listens: with a certificate of the cluster's authority, for clients that have one too.
+func (n *node) agentTLS() (*tls.Config, error) {
+	pair, err := n.ca.Server(n.serverHosts())
+	if err != nil {
+		return nil, err
+	}
+	return n.ca.ServerTLS(pair)
+}
+
+// podRange registers the Node, if it is new, and waits for the range of pod addresses that a controller gives it.
+func podRange(ctx context.Context, client kubernetes.Interface, name string) (netip.Prefix, error) {
+	_, err := client.CoreV1().Nodes().Create(ctx, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}}, metav1.CreateOptions{})
+	if err != nil && !apierrors.IsAlreadyExists(err) {
+		return netip.Prefix{}, fmt.Errorf("register node %s: %w", name, err)
+	}
+	n, err := waitNode(ctx, client, name, func(n *corev1.Node) bool { return n.Spec.PodCIDR != "" })
+	if err != nil {
+		return netip.Prefix{}, fmt.Errorf("wait for node %s to get its pod addresses: %w", name, err)
+	}
+	return netip.ParsePrefix(n.Spec.PodCIDR)
+}
+
+func waitReady(ctx context.Context, client kubernetes.Interface, name string) error {
+	_, err := waitNode(ctx, client, name, func(n *corev1.Node) bool {
+		for _, c := range n.Status.Conditions {
+			if c.Type == corev1.NodeReady {
+				// An old heartbeat is a promise of the process before this one.
+				return c.Status == corev1.ConditionTrue && time.Since(c.LastHeartbeatTime.Time) < time.Minute
+			}
+		}
+		return false
+	})
+	return err
+}
+
+// waitNode waits until done says that the Node is as wanted.
+func waitNode(ctx context.Context, client kubernetes.Interface, name string, done func(*corev1.Node) bool) (*corev1.Node, error) {
+	selector := fields.OneTermEqualSelector(metav1.ObjectNameField, name).String()
+	nodes := client.CoreV1().Nodes()
+	w, err := nodes.Watch(ctx, metav1.ListOptions{FieldSelector: selector})
+	if err != nil {
+		return nil, err
+	}
+	event, err := toolswatch.UntilWithoutRetry(ctx, w, func(ev watch.Event) (bool, error) {
+		n, ok := ev.Object.(*corev1.Node)
+		return ok && ev.Type != watch.Deleted && done(n), nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return event.Object.(*corev1.Node), nil
+}
+
+// podNetwork lets the agent use the network, which knows nothing of the agent.
+type podNetwork struct{ *network.Network }
+
+var _ agent.Network = podNetwork{}
+
+func (p podNetwork) Setup(ctx context.Context, pod agent.PodNetworkConfig) (agent.PodNetwork, error) {
+	got, err := p.Network.Setup(ctx, network.Pod{UID: pod.UID, Hostname: pod.Hostname, HostNetwork: pod.HostNetwork})
+	if err != nil {
+		return agent.PodNetwork{}, err
+	}
+	out := agent.PodNetwork{NetNS: got.NetNS, IPCNS: got.IPCNS, UTSNS: got.UTSNS}
+	if got.Addr.IsValid() {
+		out.IPs = []string{got.Addr.String()}
+	}
+	return out, nil
+}

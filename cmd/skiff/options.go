@@ -1,0 +1,224 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"skiff/apiserver"
+
+	"github.com/spf13/cobra"
+	"github.com/vishvananda/netlink"
+	apivalidation "k8s.io/apimachinery/pkg/util/validation"
+)
+
+// kubernetesVersion is the version of Kubernetes whose API skiff serves.
+const kubernetesVersion = "v1.37.2"
+
+// dirs are where a cluster lives. Everything that concerns one finds it by these two.
+type dirs struct {
+	data string // What survives a reboot.
+	run  string // What does not.
+}
+
+func (d *dirs) flags(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&d.data, "data-dir", "/var/lib/skiff", "where the cluster's state is kept")
+	cmd.Flags().StringVar(&d.run, "run-dir", "/run/skiff", "where sockets, namespaces and the process ID are kept; need not survive a reboot")
+}
+
+func (d *dirs) absolute() (err error) {
+	if d.data, err = filepath.Abs(d.data); err != nil {
+		return err
+	}
+	d.run, err = filepath.Abs(d.run)
+	return err
+}
+
+func (d dirs) kubeconfig() string       { return filepath.Join(d.data, "admin.kubeconfig") }
+func (d dirs) images() string           { return filepath.Join(d.data, "images") }
+func (d dirs) pidFile() string          { return filepath.Join(d.run, "skiff.pid") }
+func (d dirs) log() string              { return filepath.Join(d.data, "server.log") }
+func (d dirs) containerdSocket() string { return filepath.Join(d.run, "containerd", "containerd.sock") }
+
+// options are the flags of `skiff server`.
+type options struct {
+	dirs
+	nodeName      string
+	bindAddress   string
+	port          uint16
+	advertise     string
+	kubeconfigOut string
+	clusterCIDR   string
+	serviceCIDR   string
+	clusterDNS    string
+	clusterDomain string
+	nodePorts     string
+	containerd    string
+	noAgent       bool
+	logLevel      string
+}
+
+func (o *options) flags(cmd *cobra.Command) {
+	o.dirs.flags(cmd)
+	f := cmd.Flags()
+	f.StringVar(&o.nodeName, "node-name", "", "name of this machine's Node (default: the host name)")
+	f.StringVar(&o.bindAddress, "bind-address", "0.0.0.0", "address that the API listens on")
+	f.Uint16Var(&o.port, "port", 6443, "port that the API listens on")
+	f.StringVar(&o.advertise, "advertise-address", "auto", "address at which others reach this machine; auto: that of the default route")
+	f.StringVar(&o.kubeconfigOut, "kubeconfig-out", "", "file for the administrator's kubeconfig (default DATA/admin.kubeconfig)")
+	f.StringVar(&o.clusterCIDR, "cluster-cidr", "10.42.0.0/16", "addresses of pods")
+	f.StringVar(&o.serviceCIDR, "service-cidr", "10.43.0.0/16", "addresses of Services")
+	f.StringVar(&o.clusterDNS, "cluster-dns", "10.43.0.10", "address of the cluster's DNS, one of the Services'")
+	f.StringVar(&o.clusterDomain, "cluster-domain", "cluster.local", "domain of the cluster's names")
+	f.StringVar(&o.nodePorts, "service-node-port-range", "30000-32767", "ports for Services of type NodePort")
+	f.StringVar(&o.containerd, "containerd", "", "socket of a containerd that runs already (default: start a private one)")
+	f.BoolVar(&o.noAgent, "no-agent", false, "run the control plane only: this machine is no node")
+	f.StringVar(&o.logLevel, "log-level", "info", "how much to log: debug, info, warn or error")
+}
+
+// settings are options, understood.
+type settings struct {
+	options
+	clusterRange, serviceRange netip.Prefix
+	dns                        netip.Addr
+	ports                      apiserver.PortRange
+	address                    netip.Addr // Where others reach this machine.
+}
+
+func (o options) parse() (settings, error) {
+	s := settings{options: o}
+	if err := s.absolute(); err != nil {
+		return s, err
+	}
+	if s.kubeconfigOut == "" {
+		s.kubeconfigOut = s.kubeconfig()
+	}
+	return s, errors.Join(s.parseLog(), s.parseName(), s.parseRanges(), s.parseAddress())
+}
+
+func (s *settings) parseLog() error {
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(s.logLevel)); err != nil {
+		return fmt.Errorf("--log-level %s: it must be debug, info, warn or error", s.logLevel)
+	}
+	slog.SetDefault(slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level})))
+	return nil
+}
+
+func (s *settings) parseName() error {
+	if s.nodeName == "" {
+		name, err := os.Hostname()
+		if err != nil {
+			return fmt.Errorf("find the host's name: %w; name the node with --node-name", err)
+		}
+		s.nodeName = strings.ToLower(name)
+	}
+	if why := apivalidation.IsDNS1123Subdomain(s.nodeName); len(why) > 0 {
+		return fmt.Errorf("--node-name %s: %s", s.nodeName, why[0])
+	}
+	return nil
+}
+
+func (s *settings) parseRanges() error {
+	var err error
+	if s.clusterRange, err = parseRange("--cluster-cidr", s.clusterCIDR); err != nil {
+		return err
+	}
+	if s.serviceRange, err = parseRange("--service-cidr", s.serviceCIDR); err != nil {
+		return err
+	}
+	if s.clusterRange.Overlaps(s.serviceRange) {
+		return fmt.Errorf("--cluster-cidr %s and --service-cidr %s overlap", s.clusterRange, s.serviceRange)
+	}
+	if s.dns, err = netip.ParseAddr(s.clusterDNS); err != nil || !s.serviceRange.Contains(s.dns) {
+		return fmt.Errorf("--cluster-dns %s: it must be an address in --service-cidr %s", s.clusterDNS, s.serviceRange)
+	}
+	first, last, ok := strings.Cut(s.nodePorts, "-")
+	from, err1 := strconv.ParseUint(first, 10, 16)
+	to, err2 := strconv.ParseUint(last, 10, 16)
+	if !ok || err1 != nil || err2 != nil || from == 0 || from > to {
+		return fmt.Errorf("--service-node-port-range %s: it must be two ports, like 30000-32767", s.nodePorts)
+	}
+	s.ports = apiserver.PortRange{First: uint16(from), Last: uint16(to)}
+	return nil
+}
+
+func parseRange(flag, text string) (netip.Prefix, error) {
+	p, err := netip.ParsePrefix(text)
+	switch {
+	case err != nil:
+		return p, fmt.Errorf("%s %s: it must be a range of addresses, like 10.42.0.0/16", flag, text)
+	case !p.Addr().Is4():
+		return p, fmt.Errorf("%s %s: skiff has IPv4 only, so far", flag, text)
+	case p.Bits() > 24:
+		return p, fmt.Errorf("%s %s: it must be a /24 or larger", flag, text)
+	}
+	return p.Masked(), nil
+}
+
+func (s *settings) parseAddress() error {
+	if s.advertise != "auto" {
+		addr, err := netip.ParseAddr(s.advertise)
+		if err != nil || !addr.Is4() {
+			return fmt.Errorf("--advertise-address %s: it must be an IPv4 address of this machine", s.advertise)
+		}
+		s.address = addr
+		return nil
+	}
+	s.address = hostAddress()
+	if !s.address.IsValid() && s.clusterRange.IsValid() {
+		// A machine without a network: the node's own side of the pod network will do.
+		s.address = s.clusterRange.Addr().Next()
+	}
+	return nil
+}
+
+// hostAddress is the machine's address on the default route, else the first one that is not local; none is not valid.
+func hostAddress() netip.Addr {
+	routes, err := netlink.RouteList(nil, netlink.FAMILY_V4)
+	if err == nil {
+		for _, r := range routes {
+			if r.Dst != nil && !r.Dst.IP.IsUnspecified() {
+				continue
+			}
+			if link, err := net.InterfaceByIndex(r.LinkIndex); err == nil {
+				if addr := firstAddress(*link); addr.IsValid() {
+					return addr
+				}
+			}
+		}
+	}
+	links, err := net.Interfaces()
+	if err != nil {
+		return netip.Addr{}
+	}
+	for _, link := range links {
+		if link.Flags&net.FlagLoopback != 0 || strings.HasPrefix(link.Name, "skiff") {
+			continue
+		}
+		if addr := firstAddress(link); addr.IsValid() {
+			return addr
+		}
+	}
+	return netip.Addr{}
+}
+
+func firstAddress(link net.Interface) netip.Addr {
+	addrs, err := link.Addrs()
+	if err != nil {
+		return netip.Addr{}
+	}
+	for _, a := range addrs {
+		p, err := netip.ParsePrefix(a.String())
+		if err == nil && p.Addr().Is4() && p.Addr().IsGlobalUnicast() {
+			return p.Addr()
+		}
+	}
+	return netip.Addr{}
+}

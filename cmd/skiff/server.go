@@ -1,0 +1,339 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	goruntime "runtime"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"skiff/apiserver"
+	"skiff/controller"
+	"skiff/pki"
+	"skiff/scheduler"
+	"skiff/store"
+	"skiff/store/bolt"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+	appsv1 "k8s.io/api/apps/v1"
+	coordinationv1 "k8s.io/api/coordination/v1"
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	apiversion "k8s.io/apimachinery/pkg/version"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/cache"
+)
+
+func serverCommand() *cobra.Command {
+	var o options
+	cmd := &cobra.Command{
+		Use:   "server",
+		Short: "Run a cluster in the foreground: the control plane, and this machine as a node",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			s, err := o.parse()
+			if err != nil {
+				return err
+			}
+			if os.Getuid() != 0 && !s.noAgent {
+				return errors.New("a node needs root: run it with sudo, or with --no-agent for the control plane alone")
+			}
+			return s.serve(cmd.Context(), cmd.OutOrStdout())
+		},
+	}
+	o.flags(cmd)
+	return cmd
+}
+
+// plane is the control plane: the store, the API over it, and the port that it is served on.
+type plane struct {
+	settings
+	ca       *pki.CA
+	store    store.Store
+	api      *apiserver.Server
+	listener net.Listener
+}
+
+// serve runs everything until ctx ends. It stops in the order of dependence: the components first, which may still write,
+// then the API, then the store. Containers run on.
+func (s settings) serve(ctx context.Context, out io.Writer) error {
+	started := time.Now()
+	p, err := s.open(ctx)
+	if err != nil {
+		return err
+	}
+	defer p.store.Close()
+	defer p.listener.Close()
+	if err := s.writePid(); err != nil {
+		return err
+	}
+	defer os.Remove(s.pidFile())
+
+	// The API outlives ctx by as long as the components need.
+	apiCtx, stopAPI := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopAPI()
+	apiGroup, apiCtx := errgroup.WithContext(apiCtx)
+	apiGroup.Go(func() error { return p.api.Run(apiCtx) })
+	if err := p.api.Bootstrap(apiCtx); err != nil {
+		return err
+	}
+	web, err := p.web()
+	if err != nil {
+		return err
+	}
+	apiGroup.Go(func() error { return serveUntil(apiCtx, web, p.listener) })
+	fmt.Fprintf(out, "skiff: the API answers at %s after %s; kubeconfig: %s\n", p.url(), since(started), p.kubeconfigOut)
+
+	group, groupCtx := errgroup.WithContext(ctx)
+	group.Go(func() error { // The components stop too if the API does.
+		select {
+		case <-apiCtx.Done():
+			return errors.New("the API server stopped")
+		case <-groupCtx.Done():
+			return nil
+		}
+	})
+	group.Go(func() error { return p.components(groupCtx, out, started) })
+	err = group.Wait()
+	if ctx.Err() != nil {
+		err = nil // We were told to stop.
+	}
+	stopAPI()
+	if apiErr := apiGroup.Wait(); apiErr != nil {
+		err = apiErr // Why the components stopped.
+	}
+	return err
+}
+
+func since(t time.Time) string { return time.Since(t).Round(time.Millisecond).String() }
+
+// open opens what can fail before anything runs: directories, store, certificates, port.
+func (s settings) open(ctx context.Context) (*plane, error) {
+	for _, dir := range []string{s.data, s.run, s.images()} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return nil, fmt.Errorf("make the directory %s: %w", dir, err)
+		}
+	}
+	db, err := bolt.Open(filepath.Join(s.data, "state.db"))
+	if err != nil {
+		return nil, err
+	}
+	p := &plane{settings: s, store: db}
+	if err := errors.Join(p.openPKI(), p.listen()); err != nil {
+		db.Close()
+		return nil, err
+	}
+	if p.api, err = p.newAPI(ctx); err != nil {
+		db.Close()
+		p.listener.Close()
+		return nil, err
+	}
+	return p, nil
+}
+
+func (s settings) url() string {
+	return "https://" + net.JoinHostPort(s.loopback(), strconv.Itoa(int(s.port)))
+}
+
+// loopback is how processes on this machine reach the API.
+func (s settings) loopback() string {
+	if addr, err := netip.ParseAddr(s.bindAddress); err == nil && !addr.IsUnspecified() {
+		return addr.String()
+	}
+	return "127.0.0.1"
+}
+
+func (p *plane) openPKI() (err error) {
+	if p.ca, err = pki.EnsureCA(filepath.Join(p.data, "pki")); err != nil {
+		return err
+	}
+	return p.ca.EnsureKubeconfig(p.kubeconfigOut, p.url(), "kubernetes-admin", administrators)
+}
+
+// listen takes the API's port.
+func (p *plane) listen() (err error) {
+	addr := net.JoinHostPort(p.bindAddress, strconv.Itoa(int(p.port)))
+	p.listener, err = net.Listen("tcp", addr)
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		return fmt.Errorf("port %d is in use: stop what listens there, or choose another with --port", p.port)
+	case err != nil:
+		return fmt.Errorf("listen on --bind-address %s: %w", p.bindAddress, err)
+	}
+	return nil
+}
+
+// serverHosts are the names and addresses under which clients reach the API and the agent.
+func (p *plane) serverHosts() []string {
+	return []string{
+		"localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc." + p.clusterDomain,
+		p.nodeName, "127.0.0.1", p.loopback(), p.address.String(), p.serviceRange.Masked().Addr().Next().String(),
+	}
+}
+
+func (p *plane) newAPI(ctx context.Context) (*apiserver.Server, error) {
+	transport, err := p.nodeTransport()
+	if err != nil {
+		return nil, err
+	}
+	major, minor, _ := strings.Cut(strings.TrimPrefix(kubernetesVersion, "v"), ".")
+	minor, _, _ = strings.Cut(minor, ".")
+	return apiserver.New(ctx, p.store, apiserver.Config{
+		Version: apiversion.Info{
+			Major: major, Minor: minor, GitVersion: kubernetesVersion + "+skiff", GitTreeState: "clean",
+			GoVersion: goruntime.Version(), Compiler: goruntime.Compiler, Platform: goruntime.GOOS + "/" + goruntime.GOARCH,
+		},
+		ServiceCIDR:   p.serviceRange,
+		NodePorts:     p.ports,
+		Advertise:     netip.AddrPortFrom(p.address, p.port),
+		ClusterDNS:    p.dns,
+		NodeTransport: transport,
+	})
+}
+
+// administrators is the group that may do everything.
+const administrators = "system:masters"
+
+// apiserverUser is who the API server is to the agents.
+const apiserverUser = "system:skiff-apiserver"
+
+// nodeTransport is how the API server reaches the agents.
+func (p *plane) nodeTransport() (*http.Transport, error) {
+	pair, err := p.ca.Client(apiserverUser)
+	if err != nil {
+		return nil, err
+	}
+	cert, err := tls.X509KeyPair(pair.Cert, pair.Key)
+	if err != nil {
+		return nil, err
+	}
+	return &http.Transport{
+		TLSClientConfig:     &tls.Config{RootCAs: p.ca.Pool(), Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12},
+		DialContext:         (&net.Dialer{Timeout: 10 * time.Second}).DialContext,
+		TLSHandshakeTimeout: 10 * time.Second,
+		MaxIdleConnsPerHost: 4,
+		IdleConnTimeout:     time.Minute,
+	}, nil
+}
+
+// web is the HTTPS server for clients from outside this process.
+func (p *plane) web() (*http.Server, error) {
+	pair, err := p.ca.EnsureServer(filepath.Join(p.data, "pki"), p.serverHosts())
+	if err != nil {
+		return nil, err
+	}
+	config, err := p.ca.ServerTLS(pair)
+	if err != nil {
+		return nil, err
+	}
+	config.NextProtos = []string{"h2", "http/1.1"}
+	return &http.Server{
+		Handler:           p.api,
+		TLSConfig:         config,
+		ReadHeaderTimeout: 30 * time.Second,
+		IdleTimeout:       5 * time.Minute,
+		MaxHeaderBytes:    64 << 10,
+		ErrorLog:          log.New(io.Discard, "", 0), // A client that breaks off a handshake is not our concern.
+	}, nil
+}
+
+// lastRequests is how long requests under way may take when the server stops. Watches end at once by themselves.
+const lastRequests = 2 * time.Second
+
+func serveUntil(ctx context.Context, web *http.Server, listener net.Listener) error {
+	ended := make(chan error, 1)
+	go func() { ended <- web.ServeTLS(listener, "", "") }()
+	select {
+	case err := <-ended:
+		return fmt.Errorf("serve the API: %w", err)
+	case <-ctx.Done():
+	}
+	deadline, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastRequests)
+	defer cancel()
+	if web.Shutdown(deadline) != nil {
+		_ = web.Close()
+	}
+	<-ended
+	return nil
+}
+
+// client makes requests as the given user, without a socket.
+func (p *plane) client(name string, groups ...string) (kubernetes.Interface, error) {
+	return newClient(&rest.Config{
+		Host:      "http://skiff",
+		Transport: p.api.Transport(apiserver.User{Name: name, Groups: groups}),
+		UserAgent: "skiff/" + version,
+	})
+}
+
+// shared makes the one factory of informers for all components. They read the API server's own objects in memory.
+func (p *plane) shared(client kubernetes.Interface) informers.SharedInformerFactory {
+	factory := informers.NewSharedInformerFactory(client, 0)
+	for _, obj := range []runtime.Object{
+		&corev1.ConfigMap{}, &corev1.Endpoints{}, &corev1.Namespace{}, &corev1.Node{}, &corev1.Pod{}, //nolint:staticcheck // Endpoints are still served.
+		&corev1.Service{}, &corev1.ServiceAccount{}, &appsv1.Deployment{}, &appsv1.ReplicaSet{},
+		&discoveryv1.EndpointSlice{}, &coordinationv1.Lease{},
+	} {
+		factory.InformerFor(obj, func(kubernetes.Interface, time.Duration) cache.SharedIndexInformer {
+			return cache.NewSharedIndexInformer(p.api.ListerWatcher(obj), obj, 0, cache.Indexers{cache.NamespaceIndex: cache.MetaNamespaceIndexFunc})
+		})
+	}
+	return factory
+}
+
+// components runs everything that is a client of the API.
+func (p *plane) components(ctx context.Context, out io.Writer, started time.Time) error {
+	client, err := p.client("system:skiff-controller", administrators)
+	if err != nil {
+		return err
+	}
+	factory := p.shared(client)
+	stop := make(chan struct{})
+	defer factory.Shutdown()
+	defer close(stop) // After the components have returned.
+
+	controllers, err := controller.New(client, factory, controller.Config{RootCA: p.ca.PEM(), ClusterCIDR: p.clusterRange})
+	if err != nil {
+		return err
+	}
+	sched, err := scheduler.New(client, factory, scheduler.Config{})
+	if err != nil {
+		return err
+	}
+	factory.Start(stop)
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return controllers.Run(ctx) })
+	group.Go(func() error { return sched.Run(ctx) })
+	if !p.noAgent {
+		group.Go(func() error {
+			n := &node{plane: p, factory: factory, stop: stop}
+			return n.run(ctx, func() {
+				fmt.Fprintf(out, "skiff: node %s is Ready after %s\n", p.nodeName, since(started))
+				tellReady()
+			})
+		})
+	}
+	return group.Wait()
+}
+
+func (s settings) writePid() error {
+	if err := os.WriteFile(s.pidFile(), []byte(strconv.Itoa(os.Getpid())+"\n"), 0o644); err != nil {
+		return fmt.Errorf("write the process ID: %w", err)
+	}
+	return nil
+}
