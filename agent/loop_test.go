@@ -511,7 +511,7 @@ func TestManyPodsAtRandom(t *testing.T) {
 		random := rand.New(rand.NewPCG(1, 2))
 		n := newNode(t)
 		wanted := map[string]bool{}
-		for step := range 150 {
+		for step := range 80 {
 			name := fmt.Sprintf("pod-%d", step)
 			switch list, _ := n.runtime.Containers(t.Context()); random.IntN(6) {
 			case 0, 1:

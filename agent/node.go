@@ -27,7 +27,7 @@ const (
 	statusEvery   = 5 * time.Minute        // A Node's status is written so often even if nothing has changed.
 	firstLook     = 100 * time.Millisecond // The first interval between looks at a node that is not Ready, doubling.
 	answerTime    = 5 * time.Second        // Runtime and network must answer in this time.
-	missedBeats   = 4                      // A Lease is good for so many heartbeats.
+	missedBeats   = 2                      // A Lease is good for so many heartbeats: 40 seconds, as in Kubernetes.
 	maxNodeImages = 50                     // A Node names so many images, the largest.
 )
 

@@ -124,7 +124,7 @@ func (s *Server) nodeMay(node string, a attributes) bool {
 	case "services", "endpointslices.discovery.k8s.io", "namespaces":
 		return read
 	case "configmaps", "secrets":
-		return a.verb == "get" && s.usedOn(node, a)
+		return read && a.name != "" && s.usedOn(node, a)
 	}
 	return false
 }

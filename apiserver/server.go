@@ -23,6 +23,8 @@ import (
 
 	"github.com/go-chi/chi/v5"
 	"golang.org/x/sync/errgroup"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/version"
 )
@@ -173,11 +175,25 @@ func (h *resource) may(verb, sub string, next handler) handler {
 			v = "watch"
 		}
 		a := attributes{verb: v, resource: h.Resource, sub: sub, namespace: chi.URLParam(r, "namespace"), name: chi.URLParam(r, "name")}
+		if a.name == "" {
+			a.name = selectedName(r)
+		}
 		if err := h.server.authorize(r, a); err != nil {
 			return err
 		}
 		return next(w, r)
 	}
+}
+
+// selectedName is the one object that a list or watch is about, where its field selector names one: who may read that
+// object may also watch it. "" otherwise.
+func selectedName(r *http.Request) string {
+	selector, err := fields.ParseSelector(r.URL.Query().Get("fieldSelector"))
+	if err != nil {
+		return "" // The handler finds the words for it.
+	}
+	name, _ := selector.RequiresExactMatch(metav1.ObjectNameField)
+	return name
 }
 
 func isWatch(r *http.Request) bool {

@@ -315,7 +315,7 @@ const subDelete = "delete"
 
 // generation counts the changes of what is wanted; the beginning of a deletion is one too.
 func generation(r *api.Resource, obj, old runtime.Object, n int64, sub string) int64 {
-	if !r.Generation {
+	if !r.Generation || sub != "" && sub != subDelete { // A binding changes spec, but nobody's wish.
 		return n
 	}
 	if sub == subDelete || !equality.Semantic.DeepEqual(member(obj, "Spec").Interface(), member(old, "Spec").Interface()) {

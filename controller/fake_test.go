@@ -2,6 +2,7 @@ package controller
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -16,6 +17,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
@@ -104,6 +106,9 @@ func (w *world) renew(action clienttesting.Action) (bool, runtime.Object, error)
 	before, err := meta.Accessor(stored)
 	if err != nil {
 		return false, nil, nil
+	}
+	if sent := obj.GetResourceVersion(); sent != "" && sent != before.GetResourceVersion() {
+		return true, nil, apierrors.NewConflict(action.GetResource().GroupResource(), obj.GetName(), errors.New("stale"))
 	}
 	obj.SetUID(before.GetUID())
 	obj.SetResourceVersion(fmt.Sprint(w.count.Add(1)))

@@ -247,11 +247,13 @@ func TestPropagation(t *testing.T) {
 		t.Fatalf("Orphan: replica sets %v, want one without owner", list.Items)
 	}
 	c.createWeb("default", 2)
-	list, err = sets.List(c.ctx, metav1.ListOptions{})
-	c.must(err)
-	if len(list.Items) != 1 || len(list.Items[0].OwnerReferences) != 1 {
-		t.Errorf("a new deployment does not adopt the orphan: %v", list.Items)
-	}
+	c.eventually("a new deployment adopts the orphan", func() string {
+		list, err := sets.List(c.ctx, metav1.ListOptions{})
+		if err != nil || len(list.Items) != 1 || len(list.Items[0].OwnerReferences) != 1 {
+			return fmt.Sprintf("replica sets %v, error %v", list.Items, err)
+		}
+		return ""
+	})
 }
 
 // TestAbsentOwner promises that an object goes whose owner never was, or was another of the name, and that one stays

@@ -41,18 +41,23 @@ func share(v *intstr.IntOrString, size int32, up bool) int32 {
 
 func specReplicas(sets ...*appsv1.ReplicaSet) (n int32) {
 	for _, rs := range sets {
-		if rs != nil {
-			n += *rs.Spec.Replicas
-		}
+		n += *rs.Spec.Replicas
 	}
 	return n
 }
 
 func availableReplicas(sets ...*appsv1.ReplicaSet) (n int32) {
 	for _, rs := range sets {
-		if rs != nil {
-			n += rs.Status.AvailableReplicas
-		}
+		n += rs.Status.AvailableReplicas
+	}
+	return n
+}
+
+// remainingAvailable counts the available pods as far as they are meant to stay: a set that was just made smaller has pods
+// in its status that are about to go, and must not be counted on.
+func remainingAvailable(sets ...*appsv1.ReplicaSet) (n int32) {
+	for _, rs := range sets {
+		n += min(rs.Status.AvailableReplicas, *rs.Spec.Replicas)
 	}
 	return n
 }
@@ -102,7 +107,7 @@ func oldSizes(r *rollout) map[string]int32 {
 			budget -= n
 		}
 	}
-	spare := availableReplicas(r.all()...) - needed
+	spare := remainingAvailable(r.all()...) - needed
 	for _, rs := range r.old {
 		if n := min(spare, sizes[rs.Name]); n > 0 {
 			sizes[rs.Name] -= n

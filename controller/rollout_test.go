@@ -39,6 +39,12 @@ func set(n int, replicas, available int32) *appsv1.ReplicaSet {
 	}
 }
 
+// shrunk gives a ReplicaSet a new size that its status does not show yet.
+func shrunk(rs *appsv1.ReplicaSet, size int32) *appsv1.ReplicaSet {
+	rs.Spec.Replicas = &size
+	return rs
+}
+
 // TestBounds holds the rounding that Kubernetes documents: surge up, unavailable down, never both zero.
 func TestBounds(t *testing.T) {
 	tests := []struct {
@@ -119,6 +125,7 @@ func TestOldSizes(t *testing.T) {
 		{"new ones that are not available do not count", 10, "2", set(9, 4, 0), []*appsv1.ReplicaSet{set(1, 8, 8)}, nil},
 		{"new ones take the place of old ones", 10, "0", set(9, 2, 2), []*appsv1.ReplicaSet{set(1, 10, 10)}, map[string]int32{"web-1": 8}},
 		{"the oldest shrinks first", 10, "0", set(9, 4, 4), []*appsv1.ReplicaSet{set(1, 3, 3), set(2, 7, 7)}, map[string]int32{"web-1": 0, "web-2": 6}},
+		{"a status from before it shrank is not counted on", 10, "2", set(9, 5, 3), []*appsv1.ReplicaSet{shrunk(set(1, 10, 10), 8)}, map[string]int32{"web-1": 5}},
 		{"none is left", 10, "2", set(9, 10, 5), []*appsv1.ReplicaSet{set(1, 0, 0)}, nil},
 	}
 	for _, tc := range tests {

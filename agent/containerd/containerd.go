@@ -77,6 +77,22 @@ const lease = "skiff"
 
 // New connects to the daemon, which must be serving, and takes over the containers that are there.
 func New(ctx context.Context, c Config) (*Runtime, error) {
+	r, err := Connect(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.RemoveAll(r.execDir()); err != nil { // Of commands whose clients went with the last process.
+		return nil, errors.Join(err, r.Close())
+	}
+	if err := r.adopt(r.in(ctx)); err != nil {
+		return nil, errors.Join(fmt.Errorf("take over containers: %w", err), r.Close())
+	}
+	return r, nil
+}
+
+// Connect is New for a process beside the one that runs the containers: it leaves these, and their output, alone. It is for
+// looking after images.
+func Connect(ctx context.Context, c Config) (*Runtime, error) {
 	c.Namespace = cmp.Or(c.Namespace, "skiff")
 	c.CgroupRoot = cmp.Or(c.CgroupRoot, "/skiff")
 	// The client's own log lines repeat the errors that it returns.
@@ -113,17 +129,11 @@ func (r *Runtime) open(ctx context.Context) error {
 	if err := os.MkdirAll(r.config.RunDir, 0o711); err != nil {
 		return err
 	}
-	if err := os.RemoveAll(r.execDir()); err != nil { // Of commands whose clients went with the last process.
-		return err
-	}
 	if err := r.client.NamespaceService().Create(ctx, r.config.Namespace, nil); err != nil && !errdefs.IsAlreadyExists(err) {
 		return fmt.Errorf("create containerd namespace %s: %w", r.config.Namespace, err)
 	}
 	if _, err := r.client.LeasesService().Create(ctx, leases.WithID(lease)); err != nil && !errdefs.IsAlreadyExists(err) {
 		return fmt.Errorf("create lease: %w", err)
-	}
-	if err := r.adopt(ctx); err != nil {
-		return fmt.Errorf("take over containers: %w", err)
 	}
 	return nil
 }

@@ -113,6 +113,8 @@ func (a *apt) get(ctx context.Context, dir string, args ...string) ([]byte, erro
 	options := []string{
 		"-o", "Dir::State::status=" + filepath.Join(a.dir, "status"),
 		"-o", "Dir::Cache=" + filepath.Join(a.dir, "cache"),
+		"-o", "Dir::Cache::pkgcache=pkgcache.bin", // Debian's container image turns it off; with it we answer in half the time.
+		"-o", "Dir::Cache::srcpkgcache=",
 		"-o", "Debug::NoLocking=1",
 		"-o", "APT::Sandbox::User=", // The user _apt cannot write where we download to.
 	}

@@ -57,7 +57,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		return fmt.Errorf("%w; `%s --help` lists the flags", err, cmd.CommandPath())
 	})
 	root.AddCommand(
-		serverCommand(), upCommand(), downCommand(), statusCommand(), checkCommand(), kubectlCommand(),
+		serverCommand(), upCommand(), downCommand(), statusCommand(), checkCommand(), kubectlCommand(), imageCommand(),
 		controllerCommand(), schedulerCommand(), proxyCommand(), dnsCommand(), versionCommand(),
 	)
 	return root.ExecuteContext(ctx)
