@@ -1,6 +1,7 @@
 package reconcile
 
 import (
+	"context"
 	"sync"
 
 	corev1 "k8s.io/api/core/v1"
@@ -19,9 +20,10 @@ type Events struct {
 
 // NewEvents makes an Events that writes with the given client.
 func NewEvents(client kubernetes.Interface) *Events {
+	ctx, stop := context.WithCancel(context.Background())
 	return &Events{
 		broadcaster: record.NewBroadcaster(),
-		sink:        &sink{api: &typedcorev1.EventSinkImpl{Interface: client.CoreV1().Events("")}},
+		sink:        &sink{api: client.CoreV1().Events(""), ctx: ctx, stop: stop},
 	}
 }
 
@@ -33,38 +35,41 @@ func (e *Events) Recorder(component string) record.EventRecorder {
 // Start begins to write; what was told before is lost.
 func (e *Events) Start() { e.broadcaster.StartRecordingToSink(e.sink) }
 
-// Stop ends the writing. A request under way is waited for, and none is made afterwards: what is told so late is lost.
+// Stop ends the writing. A request under way is broken off, and none is made afterwards: what is told so late is lost.
 func (e *Events) Stop() {
-	e.sink.mu.Lock()
-	e.sink.stopped = true
-	e.sink.mu.Unlock()
+	e.sink.stop()
 	e.broadcaster.Shutdown()
+	e.sink.mu.Lock() // Wait for the request that was broken off.
+	defer e.sink.mu.Unlock()
 }
 
 // sink is a record.EventSink that can be shut for good.
 type sink struct {
-	api     record.EventSink
-	mu      sync.Mutex // Held during a request; there is only one at a time.
-	stopped bool
+	api  typedcorev1.EventInterface
+	ctx  context.Context // Ends with Stop; the interface has no place for it.
+	stop context.CancelFunc
+	mu   sync.Mutex // Held during a request; there is only one at a time.
 }
 
 func (s *sink) write(event *corev1.Event, do func() (*corev1.Event, error)) (*corev1.Event, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.stopped {
+	if s.ctx.Err() != nil {
 		return event, nil
 	}
 	return do()
 }
 
 func (s *sink) Create(event *corev1.Event) (*corev1.Event, error) {
-	return s.write(event, func() (*corev1.Event, error) { return s.api.Create(event) })
+	return s.write(event, func() (*corev1.Event, error) { return s.api.CreateWithEventNamespaceWithContext(s.ctx, event) })
 }
 
 func (s *sink) Update(event *corev1.Event) (*corev1.Event, error) {
-	return s.write(event, func() (*corev1.Event, error) { return s.api.Update(event) })
+	return s.write(event, func() (*corev1.Event, error) { return s.api.UpdateWithEventNamespaceWithContext(s.ctx, event) })
 }
 
 func (s *sink) Patch(event *corev1.Event, patch []byte) (*corev1.Event, error) {
-	return s.write(event, func() (*corev1.Event, error) { return s.api.Patch(event, patch) })
+	return s.write(event, func() (*corev1.Event, error) {
+		return s.api.PatchWithEventNamespaceWithContext(s.ctx, event, patch)
+	})
 }

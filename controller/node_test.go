@@ -1,0 +1,82 @@
+package controller
+
+import (
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	coordinationv1 "k8s.io/api/coordination/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/tools/record"
+)
+
+// TestLostNode promises that a node that falls silent is marked and tainted after its grace, not before, that its pods
+// stop being ready, and that the taints go when it is ready again.
+func TestLostNode(t *testing.T) {
+	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "a"}}
+	node.Spec.Taints = []corev1.Taint{{Key: "mine", Effect: corev1.TaintEffectNoSchedule}}
+	node.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue}}
+	lease := &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Name: "a", Namespace: corev1.NamespaceNodeLease}}
+	inWorld(t, newNodes, func(w *world) {
+		state := func() (got []string) {
+			node, err := w.client.CoreV1().Nodes().Get(w.ctx, "a", metav1.GetOptions{})
+			w.must(err)
+			got = append(got, string(nodeCondition(node.Status.Conditions, corev1.NodeReady).Status))
+			for _, taint := range node.Spec.Taints {
+				got = append(got, taint.Key+":"+string(taint.Effect))
+			}
+			return got
+		}
+		check := func(when string, want ...string) {
+			t.Helper()
+			if diff := cmp.Diff(want, state()); diff != "" {
+				t.Errorf("%s (-want +got):\n%s", when, diff)
+			}
+		}
+		beat := func() {
+			t.Helper()
+			now := metav1.NowMicro()
+			lease.Spec.RenewTime = &now
+			_, err := w.client.CoordinationV1().Leases(corev1.NamespaceNodeLease).Update(w.ctx, lease.DeepCopy(), metav1.UpdateOptions{})
+			w.must(err)
+		}
+		for range 6 { // A minute of heartbeats.
+			beat()
+			time.Sleep(10 * time.Second)
+		}
+		time.Sleep(25 * time.Second)
+		check("after 35 s of silence", "True", "mine:NoSchedule")
+		time.Sleep(10 * time.Second)
+		w.settle()
+		check("after 45 s of silence", "Unknown", "mine:NoSchedule", "node.kubernetes.io/unreachable:NoSchedule", "node.kubernetes.io/unreachable:NoExecute")
+		if pod := w.pods("")[0]; podReady(&pod) {
+			t.Error("the pod of a lost node is still ready")
+		}
+		beat()
+		back, err := w.client.CoreV1().Nodes().Get(w.ctx, "a", metav1.GetOptions{})
+		w.must(err)
+		nodeCondition(back.Status.Conditions, corev1.NodeReady).Status = corev1.ConditionTrue
+		_, err = w.client.CoreV1().Nodes().UpdateStatus(w.ctx, back, metav1.UpdateOptions{})
+		w.must(err)
+		w.settle()
+		check("when it is back", "True", "mine:NoSchedule")
+	}, node, lease, aPod("p node=a ready=1h"))
+}
+
+// TestLostPods promises that the pods of a node that is deleted go after the quarantine.
+func TestLostPods(t *testing.T) {
+	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "a"}}
+	inWorld(t, func(b *base, _ record.EventRecorder) error { return newLostPods(b) }, func(w *world) {
+		w.must(w.client.CoreV1().Nodes().Delete(w.ctx, "a", metav1.DeleteOptions{}))
+		time.Sleep(30 * time.Second)
+		if n := len(w.pods("")); n != 1 {
+			t.Errorf("%d pods 30 s after the node was deleted, want 1", n)
+		}
+		time.Sleep(20 * time.Second)
+		w.settle()
+		if n := len(w.pods("")); n != 0 {
+			t.Errorf("%d pods 50 s after the node was deleted, want 0", n)
+		}
+	}, node, aPod("p node=a"))
+}
