@@ -116,6 +116,7 @@ type Agent struct {
 	sessions sync.WaitGroup // Requests whose connection was taken over.
 	memories memories
 	capacity v1.ResourceList
+	ready    chan struct{} // Closed when the API knows the Node as Ready.
 }
 
 // New makes an agent and opens its port. It asks factory for the informers of pods and services; the caller starts the
@@ -141,6 +142,7 @@ func New(config Config, client kubernetes.Interface, factory informers.SharedInf
 		dirs:     dirs{data: config.DataDir, run: config.RunDir},
 		boot:     strings.TrimSpace(string(boot)),
 		cast:     record.NewBroadcaster(),
+		ready:    make(chan struct{}),
 	}
 	a.synced = []cache.InformerSynced{a.pods.HasSynced, factory.Core().V1().Services().Informer().HasSynced}
 	a.events = a.cast.NewRecorder(scheme.Scheme, v1.EventSource{Component: "kubelet", Host: config.NodeName})
@@ -166,6 +168,9 @@ func New(config Config, client kubernetes.Interface, factory informers.SharedInf
 
 // Addr is where the agent listens, with the port it got if Config.Listen asked for port 0.
 func (a *Agent) Addr() net.Addr { return a.listener.Addr() }
+
+// Ready is closed when the agent has told the API for the first time that its node is Ready.
+func (a *Agent) Ready() <-chan struct{} { return a.ready }
 
 // watchPods feeds the loop with the UIDs of this node's pods. The key is the UID, not the name, because a pod may be
 // replaced by another of the same name while its own containers still end.

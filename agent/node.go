@@ -36,6 +36,7 @@ func (a *Agent) runNode(ctx context.Context) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	registered := false
+	tellReady := sync.OnceFunc(func() { close(a.ready) })
 	for interval := firstLook; ctx.Err() == nil; {
 		node, ready, err := a.lookAtNode(ctx)
 		switch {
@@ -46,6 +47,7 @@ func (a *Agent) runNode(ctx context.Context) {
 			wg.Go(func() { a.runLease(ctx, node) })
 		}
 		if ready && err == nil {
+			tellReady()
 			interval = a.HeartbeatInterval
 		} else {
 			interval = min(2*interval, a.HeartbeatInterval)

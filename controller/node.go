@@ -22,7 +22,7 @@ import (
 )
 
 // nodeGrace is how long a node may be silent before it counts as lost, Kubernetes' node-monitor-grace-period.
-const nodeGrace = 40 * time.Second
+const nodeGrace = 50 * time.Second
 
 // nodes watches over the nodes' heartbeats, which are renewals of a Lease. A node that has been silent for [nodeGrace]
 // gets unknown conditions, its pods stop counting as ready, and taints keep new pods away; the taints also follow what

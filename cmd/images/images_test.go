@@ -210,7 +210,8 @@ func TestFingerprint(t *testing.T) {
 		}
 		return sum
 	}
-	if of("a_1_all.deb") != of("a_1_all.deb") || of("a_1_all.deb") == of("a_2_all.deb") {
+	first, again, newer := of("a_1_all.deb"), of("a_1_all.deb"), of("a_2_all.deb")
+	if first != again || first == newer {
 		t.Error("the fingerprint does not follow the packages")
 	}
 }

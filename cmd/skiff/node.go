@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net/netip"
 	"path/filepath"
-	"time"
 
 	"skiff/agent"
 	"skiff/agent/containerd"
@@ -92,15 +91,17 @@ func (n *node) run(ctx context.Context, ready func()) error {
 		}
 	})
 	group.Go(func() error {
-		if waitReady(ctx, client, n.nodeName) == nil {
+		select {
+		case <-a.Ready():
 			ready()
+		case <-ctx.Done():
 		}
 		return nil
 	})
 	return group.Wait()
 }
 
-func (n *node) components(client kubernetes.Interface, runtime *containerd.Runtime, pods netip.Prefix) (a component, others []component, err error) {
+func (n *node) components(client kubernetes.Interface, runtime *containerd.Runtime, pods netip.Prefix) (a *agent.Agent, others []component, err error) {
 	net, err := network.New(networkConfig(n.dirs, pods, n.clusterRange, n.serviceRange, n.dns))
 	if err != nil {
 		return nil, nil, err
@@ -181,19 +182,6 @@ func podRange(ctx context.Context, client kubernetes.Interface, name string) (ne
 		return netip.Prefix{}, fmt.Errorf("wait for node %s to get its pod addresses: %w", name, err)
 	}
 	return netip.ParsePrefix(n.Spec.PodCIDR)
-}
-
-func waitReady(ctx context.Context, client kubernetes.Interface, name string) error {
-	_, err := waitNode(ctx, client, name, func(n *corev1.Node) bool {
-		for _, c := range n.Status.Conditions {
-			if c.Type == corev1.NodeReady {
-				// An old heartbeat is a promise of the process before this one.
-				return c.Status == corev1.ConditionTrue && time.Since(c.LastHeartbeatTime.Time) < time.Minute
-			}
-		}
-		return false
-	})
-	return err
 }
 
 // waitNode waits until done says that the Node is as wanted.

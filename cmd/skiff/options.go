@@ -99,7 +99,19 @@ func (o options) parse() (settings, error) {
 	if s.kubeconfigOut == "" {
 		s.kubeconfigOut = s.kubeconfig()
 	}
-	return s, errors.Join(s.parseLog(), s.parseName(), s.parseRanges(), s.parseAddress())
+	for _, parse := range []func() error{s.parseLog, s.parseName, s.parseRanges, s.parseAddress, s.mayRun} {
+		if err := parse(); err != nil {
+			return s, err
+		}
+	}
+	return s, nil
+}
+
+func (s *settings) mayRun() error {
+	if os.Getuid() != 0 && !s.noAgent {
+		return errors.New("a node needs root: run it with sudo, or with --no-agent for the control plane alone")
+	}
+	return nil
 }
 
 func (s *settings) parseLog() error {

@@ -50,9 +50,6 @@ func serverCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if os.Getuid() != 0 && !s.noAgent {
-				return errors.New("a node needs root: run it with sudo, or with --no-agent for the control plane alone")
-			}
 			return s.serve(cmd.Context(), cmd.OutOrStdout())
 		},
 	}
@@ -285,7 +282,7 @@ func (p *plane) client(name string, groups ...string) (kubernetes.Interface, err
 func (p *plane) shared(client kubernetes.Interface) informers.SharedInformerFactory {
 	factory := informers.NewSharedInformerFactory(client, 0)
 	for _, obj := range []runtime.Object{
-		&corev1.ConfigMap{}, &corev1.Endpoints{}, &corev1.Namespace{}, &corev1.Node{}, &corev1.Pod{}, //nolint:staticcheck // Endpoints are still served.
+		&corev1.ConfigMap{}, &corev1.Endpoints{}, &corev1.Namespace{}, &corev1.Node{}, &corev1.Pod{}, // Endpoints are still served.
 		&corev1.Service{}, &corev1.ServiceAccount{}, &appsv1.Deployment{}, &appsv1.ReplicaSet{},
 		&discoveryv1.EndpointSlice{}, &coordinationv1.Lease{},
 	} {

@@ -34,9 +34,6 @@ func upCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if os.Getuid() != 0 && !s.noAgent {
-				return errors.New("a node needs root: run it with sudo, or with --no-agent for the control plane alone")
-			}
 			return s.up(cmd, changedFlags(cmd))
 		},
 	}
