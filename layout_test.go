@@ -102,7 +102,7 @@ func goFiles(t *testing.T) []string {
 		}
 		if entry.IsDir() {
 			_, err := os.Stat(filepath.Join(name, "go.mod"))
-			hidden := strings.HasPrefix(entry.Name(), ".") || entry.Name() == "testdata" || name == "bin" || name == "internal"
+			hidden := strings.HasPrefix(entry.Name(), ".") || entry.Name() == "testdata" || name == "bin"
 			if hidden || err == nil {
 				return fs.SkipDir
 			}

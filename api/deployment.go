@@ -13,7 +13,7 @@ func deployment() *Resource {
 	spec, status := appsv1.DeploymentSpec{}.SwaggerDoc(), appsv1.DeploymentStatus{}.SwaggerDoc()
 	return row(Resource{
 		Group: "apps", Version: "v1", Name: "deployments", Singular: "deployment", Kind: "Deployment",
-		ShortNames: []string{"deploy"}, Categories: []string{"all"}, Namespaced: true, Generation: true,
+		ShortNames: []string{"deploy"}, Categories: []string{"all"}, Namespaced: true,
 		Verbs: allVerbs(),
 		Subs:  []Sub{scaleSub(), statusSub("Deployment")},
 		Columns: []metav1.TableColumnDefinition{
@@ -32,7 +32,13 @@ func deployment() *Resource {
 		ValidateUpdate: func(d, old *appsv1.Deployment) field.ErrorList {
 			return immutable(field.NewPath("spec", "selector"), d.Spec.Selector, old.Spec.Selector)
 		},
-		Row: printDeployment,
+		// Its annotations are handed down to the ReplicaSets, so they are a part of what is wanted.
+		Wanted: func(d *appsv1.Deployment) any { return []any{d.Spec, d.Annotations} },
+		Scale: func(d *appsv1.Deployment) Scale {
+			return Scale{deref(d.Spec.Replicas), d.Status.Replicas, d.Spec.Selector}
+		},
+		SetReplicas: func(d *appsv1.Deployment, n int32) { d.Spec.Replicas = &n },
+		Row:         printDeployment,
 	})
 }
 

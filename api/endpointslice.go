@@ -36,7 +36,8 @@ func endpointSlice() *Resource {
 		ValidateUpdate: func(e, old *discoveryv1.EndpointSlice) field.ErrorList {
 			return immutable(field.NewPath("addressType"), e.AddressType, old.AddressType)
 		},
-		Row: printEndpointSlice,
+		Wanted: func(e *discoveryv1.EndpointSlice) any { return []any{e.AddressType, e.Endpoints, e.Ports, e.Labels} },
+		Row:    printEndpointSlice,
 	})
 }
 

@@ -15,7 +15,6 @@ func pod() *Resource {
 	return row(Resource{
 		Version: "v1", Name: "pods", Singular: "pod", Kind: "Pod", ShortNames: []string{"po"}, Categories: []string{"all"},
 		Namespaced: true,
-		Generation: true,
 		Verbs:      allVerbs(),
 		Subs: []Sub{
 			{Name: "attach", Kind: "PodAttachOptions", Verbs: stream},
@@ -53,7 +52,8 @@ func pod() *Resource {
 				"status.nominatedNodeName": p.Status.NominatedNodeName,
 			}
 		},
-		Row: printPod,
+		Wanted: func(p *corev1.Pod) any { return p.Spec },
+		Row:    printPod,
 	})
 }
 

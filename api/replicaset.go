@@ -13,7 +13,7 @@ func replicaSet() *Resource {
 	spec, status := appsv1.ReplicaSetSpec{}.SwaggerDoc(), appsv1.ReplicaSetStatus{}.SwaggerDoc()
 	return row(Resource{
 		Group: "apps", Version: "v1", Name: "replicasets", Singular: "replicaset", Kind: "ReplicaSet",
-		ShortNames: []string{"rs"}, Categories: []string{"all"}, Namespaced: true, Generation: true,
+		ShortNames: []string{"rs"}, Categories: []string{"all"}, Namespaced: true,
 		Verbs: allVerbs(),
 		Subs:  []Sub{scaleSub(), statusSub("ReplicaSet")},
 		Columns: []metav1.TableColumnDefinition{
@@ -41,6 +41,11 @@ func replicaSet() *Resource {
 		Fields: func(r *appsv1.ReplicaSet) fields.Set {
 			return fields.Set{"status.replicas": strconv.Itoa(int(r.Status.Replicas))}
 		},
+		Wanted: func(r *appsv1.ReplicaSet) any { return r.Spec },
+		Scale: func(r *appsv1.ReplicaSet) Scale {
+			return Scale{deref(r.Spec.Replicas), r.Status.Replicas, r.Spec.Selector}
+		},
+		SetReplicas: func(r *appsv1.ReplicaSet, n int32) { r.Spec.Replicas = &n },
 		Row: func(r *appsv1.ReplicaSet) []any {
 			names, images := containersAndImages(&r.Spec.Template)
 			return []any{

@@ -45,7 +45,6 @@ type Resource struct {
 	Verbs      []string // Of create delete deletecollection get list patch update watch.
 	Subs       []Sub    // Subresources.
 
-	Generation     bool // Whether metadata.generation counts the changes of spec.
 	StatusOnCreate bool // Whether a new object may come with a status (a Node that registers itself).
 
 	// Default fills in what the documentation calls defaults. It runs on every object that comes in.
@@ -65,10 +64,22 @@ type Resource struct {
 	// Fields are the fields that a field selector may name, besides metadata.name and metadata.namespace.
 	Fields func(obj runtime.Object) fields.Set
 
+	// Wanted is what metadata.generation counts the changes of; nil where there is no generation.
+	Wanted func(obj runtime.Object) any
+	// Scale is what the scale subresource shows, and SetReplicas how it changes an object; nil where there is none.
+	Scale       func(obj runtime.Object) Scale
+	SetReplicas func(obj runtime.Object, n int32)
+
 	// Columns and Row are what `kubectl get` prints, in Kubernetes' order; the first column is the name (the last of an
 	// event). Columns of priority 1 are for -o wide.
 	Columns []metav1.TableColumnDefinition
 	Row     func(obj runtime.Object) []any
+}
+
+// Scale is an object that has replicas, seen as nothing but that.
+type Scale struct {
+	Wanted, Present int32 // Of spec and of status.
+	Selector        *metav1.LabelSelector
 }
 
 // Sub is a subresource: "status", "scale", "log", ...
@@ -120,6 +131,9 @@ type rules[T any] struct {
 	Validate       func(obj *T) field.ErrorList
 	ValidateUpdate func(obj, old *T) field.ErrorList
 	Fields         func(obj *T) fields.Set
+	Wanted         func(obj *T) any
+	Scale          func(obj *T) Scale
+	SetReplicas    func(obj *T, n int32)
 	Row            func(obj *T) []any
 }
 
@@ -145,6 +159,15 @@ func row[T any, P interface {
 	}
 	if k.Fields != nil {
 		r.Fields = func(obj runtime.Object) fields.Set { return k.Fields(obj.(P)) }
+	}
+	if k.Wanted != nil {
+		r.Wanted = func(obj runtime.Object) any { return k.Wanted(obj.(P)) }
+	}
+	if k.Scale != nil {
+		r.Scale = func(obj runtime.Object) Scale { return k.Scale(obj.(P)) }
+	}
+	if k.SetReplicas != nil {
+		r.SetReplicas = func(obj runtime.Object, n int32) { k.SetReplicas(obj.(P), n) }
 	}
 	if k.Row != nil {
 		r.Row = func(obj runtime.Object) []any { return k.Row(obj.(P)) }

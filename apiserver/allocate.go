@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"sync"
 
 	corev1 "k8s.io/api/core/v1"
@@ -30,10 +31,11 @@ type allocator struct {
 	ports PortRange
 }
 
-// allocate completes a Service that is about to be written. The caller calls unlock once it is.
-func (s *Server) allocate(sh *shelf, obj, old runtime.Object) (unlock func(), err error) {
+// allocate completes a Service that is about to be written, unless only its part sub is. The caller calls unlock once
+// it is written.
+func (s *Server) allocate(sh *shelf, obj runtime.Object, sub string) (unlock func(), err error) {
 	svc, ok := obj.(*corev1.Service)
-	if !ok {
+	if !ok || sub != "" {
 		return func() {}, nil
 	}
 	a := &s.allocator
@@ -51,16 +53,11 @@ func (s *Server) allocate(sh *shelf, obj, old runtime.Object) (unlock func(), er
 // taken is what all other Services hold.
 type taken struct {
 	addresses map[string]bool
-	ports     map[nodePort]bool
-}
-
-type nodePort struct {
-	protocol corev1.Protocol
-	port     int32
+	ports     map[int32]bool
 }
 
 func takenBy(sh *shelf, but *corev1.Service) taken {
-	t := taken{map[string]bool{}, map[nodePort]bool{}}
+	t := taken{map[string]bool{}, map[int32]bool{}}
 	key := objectKey(but.Namespace, but.Name)
 	sh.mu.RLock()
 	defer sh.mu.RUnlock()
@@ -73,10 +70,9 @@ func takenBy(sh *shelf, but *corev1.Service) taken {
 			t.addresses[ip] = true
 		}
 		for _, p := range svc.Spec.Ports {
-			if p.NodePort != 0 {
-				t.ports[nodePort{p.Protocol, p.NodePort}] = true
-			}
+			t.ports[p.NodePort] = true // 0, for none, is never asked for.
 		}
+		t.ports[svc.Spec.HealthCheckNodePort] = true
 		return true
 	})
 	return t
@@ -159,41 +155,74 @@ func addTo(addr netip.Addr, n uint64) netip.Addr {
 	return out
 }
 
+// nodePorts gives the ports of a Service node ports where they are wanted, and one for the load balancer's health check.
+// A node port belongs to one Service, which may use it once for each protocol.
 func (a *allocator) nodePorts(svc *corev1.Service, t taken) field.ErrorList {
 	wants := svc.Spec.Type == corev1.ServiceTypeNodePort ||
 		svc.Spec.Type == corev1.ServiceTypeLoadBalancer && ptrOr(svc.Spec.AllocateLoadBalancerNodePorts, true)
+	own := ownPorts{}
+	for _, p := range svc.Spec.Ports {
+		own.add(p.NodePort, p.Protocol)
+	}
 	var errs field.ErrorList
 	for i := range svc.Spec.Ports {
 		p := &svc.Spec.Ports[i]
 		path := field.NewPath("spec", "ports").Index(i).Child("nodePort")
-		switch key := (nodePort{p.Protocol, p.NodePort}); {
-		case p.NodePort == 0 && wants:
-			port, ok := a.freePort(p.Protocol, t)
-			if !ok {
-				errs = append(errs, field.InternalError(path, fmt.Errorf("failed to allocate a nodePort: range %s is full", a.ports)))
-				continue
-			}
+		switch {
+		case p.NodePort != 0:
+			errs = append(errs, a.mayHavePort(path, p.NodePort, t)...)
+		case wants:
+			port, err := a.freePort(path, svc, p, own, t)
+			errs = append(errs, err...)
 			p.NodePort = port
-		case p.NodePort == 0:
-			continue
-		case t.ports[key]:
-			errs = append(errs, field.Invalid(path, p.NodePort, "provided port is already allocated"))
-		case wants && !a.ports.contains(p.NodePort):
-			errs = append(errs, field.Invalid(path, p.NodePort, fmt.Sprintf("provided port is not in the valid range. The range of valid ports is %s", a.ports)))
+			own.add(port, p.Protocol)
 		}
-		t.ports[nodePort{p.Protocol, p.NodePort}] = true
 	}
-	return errs
+	if svc.Spec.Type != corev1.ServiceTypeLoadBalancer || svc.Spec.ExternalTrafficPolicy != corev1.ServiceExternalTrafficPolicyLocal {
+		return errs
+	}
+	path := field.NewPath("spec", "healthCheckNodePort")
+	if svc.Spec.HealthCheckNodePort != 0 {
+		return append(errs, a.mayHavePort(path, svc.Spec.HealthCheckNodePort, t)...)
+	}
+	port, err := a.freePort(path, svc, nil, own, t)
+	svc.Spec.HealthCheckNodePort = port
+	return append(errs, err...)
 }
 
-func (a *allocator) freePort(protocol corev1.Protocol, t taken) (int32, bool) {
+// ownPorts are the node ports of the Service that is written, with the protocols that use them.
+type ownPorts map[int32][]corev1.Protocol
+
+func (o ownPorts) add(port int32, protocol corev1.Protocol) {
+	if port != 0 {
+		o[port] = append(o[port], protocol)
+	}
+}
+
+func (a *allocator) mayHavePort(path *field.Path, port int32, t taken) field.ErrorList {
+	switch {
+	case t.ports[port]:
+		return field.ErrorList{field.Invalid(path, port, "provided port is already allocated")}
+	case !a.ports.contains(port):
+		return field.ErrorList{field.Invalid(path, port, fmt.Sprintf("provided port is not in the valid range. The range of valid ports is %s", a.ports))}
+	}
+	return nil
+}
+
+// freePort picks a node port by chance; for a port that the Service has in another protocol too (DNS), the same.
+func (a *allocator) freePort(path *field.Path, svc *corev1.Service, p *corev1.ServicePort, own ownPorts, t taken) (int32, field.ErrorList) {
+	for _, twin := range svc.Spec.Ports {
+		if p != nil && twin.Port == p.Port && twin.NodePort != 0 && !slices.Contains(own[twin.NodePort], p.Protocol) {
+			return twin.NodePort, nil
+		}
+	}
 	count := int32(a.ports.Last) - int32(a.ports.First) + 1
 	start := rand.Int32N(count)
 	for i := range count {
 		port := int32(a.ports.First) + (start+i)%count
-		if !t.ports[nodePort{protocol, port}] {
-			return port, true
+		if !t.ports[port] && own[port] == nil {
+			return port, nil
 		}
 	}
-	return 0, false
+	return 0, field.ErrorList{field.InternalError(path, fmt.Errorf("failed to allocate a nodePort: range %s is full", a.ports))}
 }

@@ -2,7 +2,6 @@ package apiserver
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -91,45 +90,15 @@ func forbidden(u User, a attributes) error {
 	return apierrors.NewForbidden(gr, a.name, fmt.Errorf("User %q cannot %s resource %q in API group %q %s", u.Name, a.verb, resource, a.resource.Group, scope))
 }
 
-// onlyAdministrators guards what is no resource.
-func onlyAdministrators(next http.Handler) http.Handler {
+// onlyMembers guards what is no resource: the cluster's administrators and nodes may see it.
+func onlyMembers(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		u, _ := userOf(r)
 		if slices.Contains(u.Groups, administrators) || slices.Contains(u.Groups, nodes) {
 			next.ServeHTTP(w, r)
 			return
 		}
-		writeError(w, r, apierrors.NewForbidden(schema.GroupResource{}, "", errors.New(fmt.Sprintf("User %q cannot get path %q", u.Name, r.URL.Path))))
+		err := fmt.Errorf("User %q cannot %s path %q", u.Name, strings.ToLower(r.Method), r.URL.Path)
+		writeError(w, r, apierrors.NewForbidden(schema.GroupResource{}, "", err))
 	})
-}
-
-// nodeMay is the node restriction: a node reads what pods and services are made of, and writes only what is its own.
-// https://kubernetes.io/docs/reference/access-authn-authz/node/
-func (s *Server) nodeMay(node string, a attributes) bool {
-	read := a.verb == "get" || a.verb == "list" || a.verb == "watch"
-	switch a.resource.GroupResource().String() {
-	case "nodes":
-		return read || a.name == node && (a.sub == "" || a.sub == "status") && (a.verb == "update" || a.verb == "patch") ||
-			a.verb == "create" && a.sub == ""
-	case "pods":
-		if a.sub == "" && read {
-			return true
-		}
-		own := s.onNode(node, objectKey(a.namespace, a.name))
-		return own && (a.sub == "" && a.verb == "delete" || a.sub == "status" && (a.verb == "update" || a.verb == "patch" || a.verb == "get"))
-	case "leases.coordination.k8s.io":
-		return a.namespace == "kube-node-lease" && (a.name == node || a.verb == "create")
-	case "events":
-		return a.verb == "create" || a.verb == "patch" || a.verb == "update"
-	case "services", "endpointslices.discovery.k8s.io", "namespaces":
-		return read
-	case "configmaps", "secrets":
-		return read && a.name != "" && s.usedOn(node, a)
-	}
-	return false
-}
-
-func (s *Server) onNode(node, key string) bool {
-	it := s.shelf("pods").get(key)
-	return it != nil && nodeNameOf(it) == node
 }

@@ -82,14 +82,14 @@ func (s *Server) bootstrapService(ctx context.Context, k wellKnown) error {
 	return s.set(ctx, "endpointslices.discovery.k8s.io", k.slice())
 }
 
-func (k wellKnown) endpoints() *corev1.Endpoints { //nolint:staticcheck // Deprecated, and still read by clients.
-	e := &corev1.Endpoints{ObjectMeta: k.meta(k.service.Name)} //nolint:staticcheck // See above.
+func (k wellKnown) endpoints() *corev1.Endpoints {
+	e := &corev1.Endpoints{ObjectMeta: k.meta(k.service.Name)}
 	e.Labels = map[string]string{discoveryv1.LabelSkipMirror: "true"}
-	subset := corev1.EndpointSubset{Addresses: []corev1.EndpointAddress{{IP: k.address}}} //nolint:staticcheck // See above.
+	subset := corev1.EndpointSubset{Addresses: []corev1.EndpointAddress{{IP: k.address}}}
 	for i, p := range k.service.Spec.Ports {
-		subset.Ports = append(subset.Ports, corev1.EndpointPort{Name: p.Name, Protocol: p.Protocol, Port: k.ports[i]}) //nolint:staticcheck // See above.
+		subset.Ports = append(subset.Ports, corev1.EndpointPort{Name: p.Name, Protocol: p.Protocol, Port: k.ports[i]})
 	}
-	e.Subsets = []corev1.EndpointSubset{subset} //nolint:staticcheck // See above.
+	e.Subsets = []corev1.EndpointSubset{subset}
 	return e
 }
 
@@ -144,9 +144,7 @@ func (s *Server) expireEvents(ctx context.Context) error {
 	events := s.shelf("events")
 	for {
 		next := time.Now().Add(eventLife)
-		tree, rev := events.snapshot(s.cache)
-		sel, _ := parseSelection(events.resource, "", nil)
-		for _, it := range s.slice(events, tree, rev, sel, "", 0).items {
+		for _, it := range events.state(s.cache).items(selectAll(events.resource)) {
 			due := lastSeen(it.obj.(*corev1.Event)).Add(eventLife)
 			if due.After(time.Now()) {
 				next = earlier(next, due)
@@ -173,7 +171,11 @@ func earlier(a, b time.Time) time.Time {
 // lastSeen is when an Event last happened.
 func lastSeen(e *corev1.Event) time.Time {
 	last := e.CreationTimestamp.Time
-	for _, t := range []time.Time{e.LastTimestamp.Time, e.EventTime.Time} {
+	seen := []time.Time{e.LastTimestamp.Time, e.EventTime.Time}
+	if e.Series != nil {
+		seen = append(seen, e.Series.LastObservedTime.Time)
+	}
+	for _, t := range seen {
 		if t.After(last) {
 			last = t
 		}

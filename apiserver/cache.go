@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"strconv"
 	"strings"
 	"sync"
 
@@ -14,10 +13,7 @@ import (
 
 	"github.com/google/btree"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/api/meta"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/watch"
 )
 
 // cache is the whole store in memory, as decoded objects. Reads and watches are answered from it alone; writes go to the
@@ -28,42 +24,13 @@ type cache struct {
 
 	mu      sync.Mutex
 	applied uint64                   // All events up to this revision are in the shelves and with their watchers.
-	waiting map[uint64]chan struct{} // Writers that wait for the event of their write.
-	handed  map[*byte]runtime.Object // Objects of writes under way, by their encoding, so as not to decode what we just encoded.
+	waiting map[uint64]chan struct{} // Those who wait for a revision: each channel is closed when it is applied.
+
+	stopped chan struct{} // Closed when run ends: nothing is applied any more.
 }
 
-// Bounds of what is kept of the past, for each resource.
-const (
-	ringEvents   = 4096
-	ringBytes    = 8 << 20
-	watchBacklog = 256 // Events that a watcher may be behind by before it is cut off.
-)
-
-// shelf holds one resource's objects and its recent past.
-type shelf struct {
-	resource *api.Resource
-
-	mu       sync.RWMutex
-	tree     *btree.BTreeG[*item]
-	ring     []event // Oldest first, no gaps.
-	ringSize int     // Bytes in it, as stored.
-	since    uint64  // Events after this revision are in the ring.
-	watchers map[*watcher]struct{}
-}
-
-// event is a change of one object. A bookmark has only a revision.
-type event struct {
-	kind watch.EventType
-	rev  uint64
-	item *item // For a deletion the last state, with the revision of the deletion.
-	prev *item // What it replaces; nil for an addition.
-	size int
-}
-
-// watcher receives the events of a shelf. The channel is closed when it fell behind.
-type watcher struct {
-	events chan event
-}
+// errStopped is what a request hears that comes too late.
+var errStopped = apierrors.NewServiceUnavailable("the server is stopping")
 
 // newCache loads what the store has. Its run method must follow.
 func newCache(ctx context.Context, s store.Store, table []*api.Resource) (*cache, error) {
@@ -71,51 +38,78 @@ func newCache(ctx context.Context, s store.Store, table []*api.Resource) (*cache
 		store:     s,
 		resources: map[string]*shelf{},
 		waiting:   map[uint64]chan struct{}{},
-		handed:    map[*byte]runtime.Object{},
+		stopped:   make(chan struct{}),
 	}
 	for _, r := range table {
 		c.resources[r.GroupResource().String()] = &shelf{
 			resource: r,
-			tree:     btree.NewG(32, func(a, b *item) bool { return a.key < b.key }),
+			tree:     newTree(),
 			watchers: map[*watcher]struct{}{},
 		}
 	}
-	kvs, rev, err := s.List(ctx, "")
+	return c, c.load(ctx)
+}
+
+func newTree() *btree.BTreeG[*item] {
+	return btree.NewG(32, func(a, b *item) bool { return a.key < b.key })
+}
+
+// load takes over what the store holds now. Its past is unknown then: whoever watches has to begin anew.
+func (c *cache) load(ctx context.Context) error {
+	kvs, rev, err := c.store.List(ctx, "")
 	if err != nil {
-		return nil, fmt.Errorf("read the store: %w", err)
+		return fmt.Errorf("read the store: %w", err)
+	}
+	trees := map[*shelf]*btree.BTreeG[*item]{}
+	for _, s := range c.resources {
+		trees[s] = newTree()
 	}
 	for _, kv := range kvs {
 		shelf, key, err := c.locate(kv.Key)
 		if err != nil {
-			return nil, err
+			return err
 		}
-		it, err := c.newItem(shelf, key, kv)
+		it, err := newItem(shelf.resource, key, kv)
 		if err != nil {
-			return nil, err
+			return err
 		}
-		shelf.tree.ReplaceOrInsert(it)
+		trees[shelf].ReplaceOrInsert(it)
 	}
-	c.applied = rev
-	for _, s := range c.resources {
-		s.since = rev
+	for s, tree := range trees {
+		s.reset(tree, rev)
 	}
-	return c, nil
+	c.reached(rev)
+	return nil
 }
 
 // run applies the store's events until ctx ends.
 func (c *cache) run(ctx context.Context) error {
-	for ev, err := range c.store.Watch(ctx, "", c.applied) {
+	defer close(c.stopped)
+	for {
+		err := c.follow(ctx)
+		switch {
+		case ctx.Err() != nil, errors.Is(err, store.ErrClosed):
+			return nil
+		case !errors.Is(err, store.ErrCompacted):
+			return fmt.Errorf("follow the store: %w", err)
+		}
+		slog.Warn("the store ran ahead of the API server's memory, which is read anew")
+		if err := c.load(ctx); err != nil {
+			return err
+		}
+	}
+}
+
+func (c *cache) follow(ctx context.Context) error {
+	for ev, err := range c.store.Watch(ctx, "", c.revision()) {
 		if err != nil {
-			if ctx.Err() != nil || errors.Is(err, store.ErrClosed) {
-				return nil
-			}
-			return fmt.Errorf("watch the store: %w", err)
+			return err
 		}
 		if err := c.apply(ev); err != nil {
 			return err
 		}
 	}
-	return nil
+	return ctx.Err()
 }
 
 func (c *cache) apply(ev store.Event) error {
@@ -125,20 +119,26 @@ func (c *cache) apply(ev store.Event) error {
 	}
 	var it *item
 	if !ev.Deleted {
-		if it, err = c.newItem(shelf, key, ev.KV); err != nil {
+		if it, err = newItem(shelf.resource, key, ev.KV); err != nil {
 			return err
 		}
 	}
-	shelf.apply(key, ev.Rev, it, len(ev.Value))
+	shelf.apply(key, ev.Rev, it)
+	c.reached(ev.Rev)
+	return nil
+}
 
+// reached wakes those who wait for rev or an older revision.
+func (c *cache) reached(rev uint64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.applied = ev.Rev
-	if ch, ok := c.waiting[ev.Rev]; ok {
-		close(ch)
-		delete(c.waiting, ev.Rev)
+	c.applied = rev
+	for want, ch := range c.waiting {
+		if want <= rev {
+			close(ch)
+			delete(c.waiting, want)
+		}
 	}
-	return nil
 }
 
 // locate finds the shelf that a key of the store belongs to.
@@ -151,48 +151,37 @@ func (c *cache) locate(storeKey string) (*shelf, string, error) {
 	return shelf, key, nil
 }
 
-func (c *cache) newItem(s *shelf, key string, kv store.KV) (*item, error) {
-	obj := c.takeHanded(kv.Value)
-	if obj == nil {
-		var err error
-		if obj, err = unmarshalStored(s.resource, kv.Value); err != nil {
-			return nil, fmt.Errorf("%s: %w", kv.Key, err)
-		}
+func newItem(r *api.Resource, key string, kv store.KV) (*item, error) {
+	obj, err := unmarshalStored(r, kv.Value)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", kv.Key, err)
 	}
 	setRevision(obj, kv.Rev)
-	return &item{key: key, rev: kv.Rev, obj: obj}, nil
-}
-
-func setRevision(obj runtime.Object, rev uint64) {
-	m, err := meta.Accessor(obj)
-	if err != nil {
-		panic(err)
-	}
-	m.SetResourceVersion(strconv.FormatUint(rev, 10))
+	return &item{key: key, rev: kv.Rev, obj: obj, size: len(kv.Value)}, nil
 }
 
 // put writes obj under key if rev is still its revision there (0: it must not exist), waits until readers see it, and
-// returns it. The object belongs to the cache from here on. Errors are the store's.
-func (c *cache) put(ctx context.Context, s *shelf, key string, obj runtime.Object, rev uint64) (runtime.Object, error) {
+// sets the new revision in obj. Errors are the store's.
+//
+// A write that has begun is waited for also when the client goes away: what is allocated for an object must not be given
+// to another while it is open whether the first was stored.
+func (c *cache) put(ctx context.Context, s *shelf, key string, obj runtime.Object, rev uint64) error {
 	data, err := marshalStored(obj)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	c.hand(data, obj)
+	ctx = context.WithoutCancel(ctx)
 	written, err := c.store.Put(ctx, s.storeKey(key), data, rev)
 	if err != nil {
-		c.takeHanded(data)
-		return nil, err
+		return err
 	}
-	err = c.wait(ctx, written)
-	if c.takeHanded(data) != nil { // The store gave the cache a copy; this object stayed ours.
-		setRevision(obj, written)
-	}
-	return obj, err
+	setRevision(obj, written)
+	return c.wait(ctx, written)
 }
 
-// remove deletes key if rev is still its revision and waits until readers see it.
+// remove deletes key if rev is still its revision and waits until readers see it, as put does.
 func (c *cache) remove(ctx context.Context, s *shelf, key string, rev uint64) error {
+	ctx = context.WithoutCancel(ctx)
 	deleted, err := c.store.Delete(ctx, s.storeKey(key), rev)
 	if err != nil {
 		return err
@@ -200,29 +189,16 @@ func (c *cache) remove(ctx context.Context, s *shelf, key string, rev uint64) er
 	return c.wait(ctx, deleted)
 }
 
-func (s *shelf) storeKey(key string) string { return s.resource.GroupResource().String() + "/" + key }
-
-func (c *cache) hand(data []byte, obj runtime.Object) {
-	if len(data) == 0 {
-		return
+// catchUp waits until readers see what the store holds under key now. After a lost race it is that which counts.
+func (c *cache) catchUp(ctx context.Context, s *shelf, key string) error {
+	_, rev, err := c.store.List(ctx, s.storeKey(key))
+	if err != nil {
+		return err
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.handed[&data[0]] = obj
+	return c.wait(ctx, rev)
 }
 
-func (c *cache) takeHanded(data []byte) runtime.Object {
-	if len(data) == 0 {
-		return nil
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	obj := c.handed[&data[0]]
-	delete(c.handed, &data[0])
-	return obj
-}
-
-// wait blocks until the event of revision rev is applied. rev is the revision of one write.
+// wait blocks until all events up to revision rev are applied.
 func (c *cache) wait(ctx context.Context, rev uint64) error {
 	c.mu.Lock()
 	if c.applied >= rev {
@@ -238,6 +214,8 @@ func (c *cache) wait(ctx context.Context, rev uint64) error {
 	select {
 	case <-ch:
 		return nil
+	case <-c.stopped:
+		return errStopped
 	case <-ctx.Done():
 		return ctx.Err()
 	}
@@ -250,145 +228,11 @@ func (c *cache) revision() uint64 {
 	return c.applied
 }
 
-func (s *shelf) apply(key string, rev uint64, it *item, size int) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	prev, had := s.tree.Get(&item{key: key})
-	ev := event{rev: rev, item: it, prev: prev, size: size}
-	switch {
-	case it == nil && !had:
-		return
-	case it == nil:
-		ev.kind, ev.item = watch.Deleted, lastState(prev, rev)
-		s.tree.Delete(prev)
-	case had:
-		ev.kind = watch.Modified
-		s.tree.ReplaceOrInsert(it)
-	default:
-		ev.kind = watch.Added
-		s.tree.ReplaceOrInsert(it)
-	}
-	s.remember(ev)
-	for w := range s.watchers {
-		s.send(w, ev)
-	}
-}
-
-// lastState is what a watcher is told of a deleted object: as it was, at the revision of its deletion.
-func lastState(prev *item, rev uint64) *item {
-	obj := prev.obj.DeepCopyObject()
-	setRevision(obj, rev)
-	return &item{key: prev.key, rev: rev, obj: obj}
-}
-
-func (s *shelf) remember(ev event) {
-	s.ring = append(s.ring, ev)
-	s.ringSize += ev.size
-	for len(s.ring) > ringEvents || s.ringSize > ringBytes {
-		s.since = s.ring[0].rev
-		s.ringSize -= s.ring[0].size
-		s.ring[0] = event{}
-		s.ring = s.ring[1:]
-	}
-}
-
-// send gives w an event, or cuts it off if it does not keep up: one slow reader must not hold back the others.
-func (s *shelf) send(w *watcher, ev event) {
-	select {
-	case w.events <- ev:
-	default:
-		slog.Debug("watcher cut off", "resource", s.resource.Name)
-		delete(s.watchers, w)
-		close(w.events)
-	}
-}
-
-// get returns the newest version of an object, or nil.
-func (s *shelf) get(key string) *item {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	it, _ := s.tree.Get(&item{key: key})
-	return it
-}
-
-// snapshot returns the objects of now, which no later write changes, and a revision that they are the state at.
-func (s *shelf) snapshot(c *cache) (*btree.BTreeG[*item], uint64) {
-	s.mu.Lock() // Clone marks the nodes as shared: a write, of a kind.
-	defer s.mu.Unlock()
-	return s.tree.Clone(), max(c.revision(), s.newest())
-}
-
-// newest is the revision of the last event of this shelf; it may be a moment ahead of the cache's.
-func (s *shelf) newest() uint64 {
-	if n := len(s.ring); n > 0 {
-		return s.ring[n-1].rev
-	}
-	return s.since
-}
-
-// watchFrom registers a watcher and returns the events after rev that happened already.
-func (s *shelf) watchFrom(rev uint64) (*watcher, []event, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if rev < s.since {
-		return nil, nil, apierrors.NewResourceExpired(fmt.Sprintf("too old resource version: %d (%d)", rev, s.since))
-	}
-	i := len(s.ring)
-	for i > 0 && s.ring[i-1].rev > rev {
-		i--
-	}
-	past := append([]event(nil), s.ring[i:]...)
-	return s.register(), past, nil
-}
-
-// watchNow registers a watcher and returns the state that its events follow on.
-func (s *shelf) watchNow(c *cache) (*watcher, *btree.BTreeG[*item], uint64) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.register(), s.tree.Clone(), max(c.revision(), s.newest())
-}
-
-func (s *shelf) register() *watcher {
-	w := &watcher{events: make(chan event, watchBacklog)}
-	s.watchers[w] = struct{}{}
-	return w
-}
-
-// bookmark queues a bookmark behind all events that w was sent: the revision in it is one that w has seen everything of.
-func (s *shelf) bookmark(c *cache, w *watcher) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if _, ok := s.watchers[w]; ok {
-		s.send(w, event{kind: watch.Bookmark, rev: max(c.revision(), s.newest())})
-	}
-}
-
-func (s *shelf) unregister(w *watcher) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.watchers, w)
-}
-
 // closeWatchers ends all watches: the server stops.
 func (c *cache) closeWatchers() {
 	for _, s := range c.resources {
 		s.mu.Lock()
-		for w := range s.watchers {
-			delete(s.watchers, w)
-			close(w.events)
-		}
+		s.cutAll()
 		s.mu.Unlock()
 	}
-}
-
-// bookmarkObject is the object of a bookmark event: nothing but its kind and a revision.
-func bookmarkObject(r *api.Resource, rev uint64, initialEnd bool) runtime.Object {
-	obj := r.New()
-	obj.GetObjectKind().SetGroupVersionKind(r.GroupVersionKind())
-	setRevision(obj, rev)
-	if initialEnd {
-		m, _ := meta.Accessor(obj)
-		m.SetAnnotations(map[string]string{metav1.InitialEventsAnnotationKey: "true"})
-	}
-	return obj
 }

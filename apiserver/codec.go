@@ -2,10 +2,12 @@ package apiserver
 
 import (
 	"bytes"
+	"compress/gzip"
 	"fmt"
 	"io"
 	"mime"
 	"net/http"
+	"slices"
 	"strings"
 
 	"skiff/api"
@@ -40,8 +42,7 @@ var (
 // format is how a client wants its answer.
 type format struct {
 	media string // typeJSON, typeYAML or typeProto.
-	as    string // "Table", "PartialObjectMetadata", "PartialObjectMetadataList", ... or "" for the object itself.
-	param map[string]string
+	as    string // "Table", "PartialObjectMetadata", "PartialObjectMetadataList", or "" for the object itself.
 }
 
 // negotiate picks the first answer format of the Accept header that the server can give. allowed names the
@@ -63,9 +64,10 @@ func negotiate(r *http.Request, allowed ...string) (format, error) {
 		default:
 			continue
 		}
-		f := format{media: media, param: params}
+		f := format{media: media}
 		if as := params["as"]; as != "" {
-			if params["v"] != "v1" || params["g"] != metav1.GroupName || !contains(allowed, as) {
+			known := params["v"] == "v1" && params["g"] == metav1.GroupName && slices.Contains(allowed, as)
+			if !known || as == "Table" && media == typeProto { // A Table has no form in protobuf.
 				continue
 			}
 			f.as = as
@@ -75,15 +77,6 @@ func negotiate(r *http.Request, allowed ...string) (format, error) {
 	return format{}, notAcceptable(header)
 }
 
-func contains(list []string, s string) bool {
-	for _, have := range list {
-		if have == s {
-			return true
-		}
-	}
-	return false
-}
-
 func notAcceptable(accept string) error {
 	return &apierrors.StatusError{ErrStatus: metav1.Status{
 		Status: metav1.StatusFailure, Code: http.StatusNotAcceptable, Reason: metav1.StatusReasonNotAcceptable,
@@ -91,7 +84,7 @@ func notAcceptable(accept string) error {
 	}}
 }
 
-func unsupportedMediaType(got string, want ...string) error {
+func unsupportedMediaType(got string, want ...string) *apierrors.StatusError {
 	return &apierrors.StatusError{ErrStatus: metav1.Status{
 		Status: metav1.StatusFailure, Code: http.StatusUnsupportedMediaType, Reason: metav1.StatusReasonUnsupportedMediaType,
 		Message: fmt.Sprintf("the body of the request was in an unknown format - accepted media types include: %s (Content-Type was %q)", strings.Join(want, ", "), got),
@@ -169,48 +162,55 @@ func decodeError(gvk schema.GroupVersionKind, err error) error {
 
 // decode reads an object of the wanted kind out of body.
 func decode(body []byte, contentType string, want schema.GroupVersionKind, v *validation) (runtime.Object, error) {
+	obj, err := decodeAny(body, contentType, want, v.level != metav1.FieldValidationIgnore)
+	if err != nil && (obj == nil || !runtime.IsStrictDecodingError(err)) {
+		return nil, err
+	}
+	if got := obj.GetObjectKind().GroupVersionKind(); got != want {
+		return nil, apierrors.NewBadRequest(fmt.Sprintf("%s in version %q cannot be handled as a %s: the request's path is of %s", got.Kind, got.GroupVersion(), want.Kind, want.GroupVersion()))
+	}
+	if err != nil {
+		return obj, v.judge(want, err)
+	}
+	return obj, nil
+}
+
+// decodeAny reads whatever kind body says it is; where it says nothing, it is the one given. With a strict error it
+// returns the object all the same.
+func decodeAny(body []byte, contentType string, otherwise schema.GroupVersionKind, strict bool) (runtime.Object, error) {
+	decoder, err := decoderFor(contentType, strict)
+	if err != nil {
+		return nil, err
+	}
+	obj, got, err := decoder.Decode(body, &otherwise, nil)
+	if got == nil {
+		got = &otherwise
+	}
+	if obj == nil || err != nil && !runtime.IsStrictDecodingError(err) {
+		return nil, decodeError(*got, err)
+	}
+	obj.GetObjectKind().SetGroupVersionKind(*got)
+	return obj, err
+}
+
+func decoderFor(contentType string, strict bool) (runtime.Decoder, error) {
 	media, _, err := mime.ParseMediaType(contentType)
 	if contentType == "" {
 		media, err = typeJSON, nil
 	}
-	if err != nil {
-		return nil, unsupportedMediaType(contentType, typeJSON, typeYAML, typeProto)
+	switch {
+	case err == nil && media == typeProto:
+		return protoSerializer, nil
+	case err == nil && media == typeJSON && strict:
+		return strictSerializer, nil
+	case err == nil && media == typeJSON:
+		return jsonSerializer, nil
+	case err == nil && media == typeYAML && strict:
+		return strictYAML, nil
+	case err == nil && media == typeYAML:
+		return yamlSerializer, nil
 	}
-	var decoder runtime.Decoder
-	switch media {
-	case typeJSON:
-		decoder = pick(v, jsonSerializer, strictSerializer)
-	case typeYAML:
-		decoder = pick(v, yamlSerializer, strictYAML)
-	case typeProto:
-		decoder = protoSerializer
-	default:
-		return nil, unsupportedMediaType(contentType, typeJSON, typeYAML, typeProto)
-	}
-	obj, got, err := decoder.Decode(body, &want, nil)
-	if err != nil && (obj == nil || !runtime.IsStrictDecodingError(err)) {
-		if got == nil {
-			got = &want
-		}
-		return nil, decodeError(*got, err)
-	}
-	if *got != want {
-		return nil, apierrors.NewBadRequest(fmt.Sprintf("%s in version %q cannot be handled as a %s: the request's path is of %s", got.Kind, got.Version, want.Kind, want))
-	}
-	if err != nil {
-		if err := v.judge(want, err); err != nil {
-			return nil, err
-		}
-	}
-	obj.GetObjectKind().SetGroupVersionKind(want)
-	return obj, nil
-}
-
-func pick(v *validation, lax, strict runtime.Decoder) runtime.Decoder {
-	if v == nil || v.level == metav1.FieldValidationIgnore {
-		return lax
-	}
-	return strict
+	return nil, unsupportedMediaType(contentType, typeJSON, typeYAML, typeProto)
 }
 
 // respond writes obj as the answer, in the format that the client asked for.
@@ -223,13 +223,29 @@ func respond(w http.ResponseWriter, r *http.Request, code int, obj runtime.Objec
 	if err := encode(&buf, f.media, wantsPretty(r), obj); err != nil {
 		return fmt.Errorf("encode the answer: %w", err)
 	}
-	return respondBytes(w, f.media, code, buf.Bytes())
+	return respondBytes(w, r, f.media, code, buf.Bytes())
 }
 
-func respondBytes(w http.ResponseWriter, media string, code int, body []byte) error {
+// gzipFrom is the size from which answers are compressed for clients that like it: Kubernetes' own.
+const gzipFrom = 128 << 10
+
+func respondBytes(w http.ResponseWriter, r *http.Request, media string, code int, body []byte) error {
 	w.Header().Set("Content-Type", media)
+	w.Header().Set("Cache-Control", "no-cache, private")
+	if len(body) < gzipFrom || !strings.Contains(r.Header.Get("Accept-Encoding"), "gzip") {
+		w.WriteHeader(code)
+		_, _ = w.Write(body) // A client that went away is not an error of ours.
+		return nil
+	}
+	w.Header().Set("Content-Encoding", "gzip")
+	w.Header().Add("Vary", "Accept-Encoding")
 	w.WriteHeader(code)
-	_, _ = w.Write(body) // A client that went away is not an error of ours.
+	z, err := gzip.NewWriterLevel(w, gzip.BestSpeed)
+	if err != nil {
+		return err
+	}
+	_, _ = z.Write(body)
+	_ = z.Close()
 	return nil
 }
 

@@ -1,6 +1,7 @@
 package apiserver
 
 import (
+	"mime"
 	"net/http"
 	"strings"
 
@@ -20,11 +21,15 @@ type discovery struct {
 
 const aggregatedType = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
 
-// wantsAggregated looks for the aggregated form in the Accept header, before plain JSON.
+// wantsAggregated tells whether the client would rather have the aggregated form than the older one.
 func wantsAggregated(r *http.Request) bool {
 	for part := range strings.SplitSeq(r.Header.Get("Accept"), ",") {
-		part = strings.ReplaceAll(part, " ", "")
-		if strings.Contains(part, "as=APIGroupDiscoveryList") && strings.Contains(part, "v=v2;") || strings.HasSuffix(part, "as=APIGroupDiscoveryList;v=v2") {
+		_, params, err := mime.ParseMediaType(part)
+		switch {
+		case err != nil:
+		case params["as"] == "":
+			return false
+		case params["as"] == "APIGroupDiscoveryList" && params["g"] == apidiscovery.GroupName && params["v"] == "v2":
 			return true
 		}
 	}

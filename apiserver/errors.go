@@ -8,6 +8,8 @@ import (
 	"net/http"
 	"strconv"
 
+	"skiff/store"
+
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
@@ -48,6 +50,8 @@ func statusOf(err error) *metav1.Status {
 	switch {
 	case errors.As(err, &known):
 		status = known.Status()
+	case errors.Is(err, store.ErrClosed):
+		status = errStopped.Status()
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		status = apierrors.NewTimeoutError("the request ended before it was done", 0).Status()
 	default:

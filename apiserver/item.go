@@ -3,22 +3,22 @@ package apiserver
 import (
 	"bytes"
 	"fmt"
+	"strconv"
 	"sync/atomic"
 
 	"skiff/api"
 
-	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 )
 
 // item is one version of one stored object. It never changes: readers, watchers and informers share it. How it reads on
 // the wire is worked out when first asked for, once.
 type item struct {
-	key string // "namespace/name", or "name".
-	rev uint64
-	obj runtime.Object
+	key  string // "namespace/name", or "name".
+	rev  uint64
+	obj  runtime.Object
+	size int // In bytes, as stored; 0 for what is not.
 
 	json  atomic.Pointer[[]byte] // With kind and apiVersion first, no newline.
 	proto atomic.Pointer[[]byte] // The bare message, without the envelope that names its kind.
@@ -30,15 +30,14 @@ type protoMessage interface {
 	Unmarshal(data []byte) error
 }
 
-func (i *item) meta() metav1.Object {
-	m, err := meta.Accessor(i.obj)
-	if err != nil {
-		panic(err) // Every kind of the table has metadata; a test holds it.
-	}
-	return m
-}
+func (i *item) meta() metav1.Object { return metaOf(i.obj) }
 
-func (i *item) labels() labels.Set { return i.meta().GetLabels() }
+// metaOf is the metadata of an object of the API. Every kind of the table has it.
+func metaOf(obj runtime.Object) metav1.Object { return obj.(metav1.ObjectMetaAccessor).GetObjectMeta() }
+
+func setRevision(obj runtime.Object, rev uint64) {
+	metaOf(obj).SetResourceVersion(strconv.FormatUint(rev, 10))
+}
 
 // encoded gives the object on its own in the media type.
 func (i *item) encoded(media string) ([]byte, error) {
@@ -71,6 +70,12 @@ func (i *item) jsonBytes() ([]byte, error) {
 	return b, nil
 }
 
+// superseded drops the encodings of an item that is only part of the past from now on: few will still ask for them.
+func (i *item) superseded() {
+	i.json.Store(nil)
+	i.proto.Store(nil)
+}
+
 func (i *item) protoBytes() ([]byte, error) {
 	if b := i.proto.Load(); b != nil {
 		return *b, nil
@@ -98,11 +103,7 @@ func envelope(apiVersion, kind string, raw []byte) ([]byte, error) {
 // The stored form of an object is its bare protobuf message: the key says its kind, and the store its revision.
 
 func marshalStored(obj runtime.Object) ([]byte, error) {
-	m, err := meta.Accessor(obj)
-	if err != nil {
-		return nil, err
-	}
-	m.SetResourceVersion("")
+	metaOf(obj).SetResourceVersion("")
 	return obj.(protoMessage).Marshal()
 }
 

@@ -5,17 +5,19 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
-	"net/url"
+	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
 	"skiff/api"
 
-	"github.com/google/btree"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/apis/meta/internalversion"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
@@ -34,9 +36,8 @@ type snapshots struct {
 }
 
 type kept struct {
-	shelf   *shelf
-	rev     uint64
-	tree    *btree.BTreeG[*item]
+	shelf *shelf
+	state
 	expires time.Time
 }
 
@@ -46,25 +47,28 @@ const (
 	snapshotsMax = 64
 )
 
-func (k *snapshots) keep(s *shelf, rev uint64, tree *btree.BTreeG[*item]) {
+func (k *snapshots) keep(s *shelf, st state) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	now := time.Now()
-	for len(k.kept) > 0 && (k.kept[0].expires.Before(now) || len(k.kept) >= snapshotsMax) {
-		k.kept = k.kept[1:]
+	k.kept = slices.DeleteFunc(k.kept, func(one kept) bool {
+		return one.expires.Before(now) || one.shelf == s && one.to == st.to
+	})
+	if len(k.kept) == snapshotsMax {
+		k.kept = slices.Delete(k.kept, 0, 1)
 	}
-	k.kept = append(k.kept, kept{s, rev, tree, now.Add(snapshotLife)})
+	k.kept = append(k.kept, kept{s, st, now.Add(snapshotLife)})
 }
 
-func (k *snapshots) find(s *shelf, rev uint64) *btree.BTreeG[*item] {
+func (k *snapshots) find(s *shelf, rev uint64) (state, bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	for _, one := range k.kept {
-		if one.shelf == s && one.rev == rev && one.expires.After(time.Now()) {
-			return one.tree
+		if one.shelf == s && one.from <= rev && rev <= one.to && one.expires.After(time.Now()) {
+			return state{one.tree, rev, rev}, true
 		}
 	}
-	return nil
+	return state{}, false
 }
 
 // continueToken is where a list in pages goes on.
@@ -91,32 +95,28 @@ func parseContinue(text string) (t continueToken, err error) {
 
 // list reads a page.
 // https://kubernetes.io/docs/reference/using-api/api-concepts/#retrieving-large-results-sets-in-chunks
-func (s *Server) list(ctx context.Context, sh *shelf, sel selection, query url.Values) (page, error) {
-	limit, err := intParam(query, "limit")
-	if err != nil {
-		return page{}, err
-	}
-	if token := query.Get("continue"); token != "" {
-		if rv := query.Get("resourceVersion"); rv != "" && rv != "0" {
+func (s *Server) list(ctx context.Context, sh *shelf, sel selection, o *internalversion.ListOptions) (page, error) {
+	if o.Continue != "" {
+		if o.ResourceVersion != "" && o.ResourceVersion != "0" {
 			return page{}, apierrors.NewBadRequest("specifying resource version is not allowed when using continue")
 		}
-		t, err := parseContinue(token)
+		t, err := parseContinue(o.Continue)
 		if err != nil {
 			return page{}, err
 		}
-		tree := s.snapshots.find(sh, t.Rev)
-		if tree == nil {
+		st, ok := s.snapshots.find(sh, t.Rev)
+		if !ok {
 			return page{}, s.expired(sh, t)
 		}
-		return s.slice(sh, tree, t.Rev, sel, t.Start, limit), nil
+		return st.page(sel, t.Start, o.Limit), nil
 	}
-	tree, rev, err := s.at(ctx, sh, query.Get("resourceVersion"), query.Get("resourceVersionMatch"))
+	st, err := s.at(ctx, sh, o.ResourceVersion, o.ResourceVersionMatch)
 	if err != nil {
 		return page{}, err
 	}
-	p := s.slice(sh, tree, rev, sel, "", limit)
+	p := st.page(sel, "", o.Limit)
 	if p.next != "" {
-		s.snapshots.keep(sh, rev, tree)
+		s.snapshots.keep(sh, st)
 	}
 	return p, nil
 }
@@ -124,57 +124,59 @@ func (s *Server) list(ctx context.Context, sh *shelf, sel selection, query url.V
 // expired is the answer to a token whose moment is no longer kept: with a new token, from which the client may go on, if
 // it can live with pages of two moments.
 func (s *Server) expired(sh *shelf, t continueToken) error {
-	tree, rev := sh.snapshot(s.cache)
-	s.snapshots.keep(sh, rev, tree)
+	st := sh.state(s.cache)
+	s.snapshots.keep(sh, st)
 	err := apierrors.NewResourceExpired("The provided continue parameter is too old to display a consistent list result. You can start a new list without the continue parameter, or use the continue token in this response to retrieve the remainder of the results. Continuing with the provided token results in an inconsistent list - objects that were created, modified, or deleted between the time the first chunk was returned and now may show up in the list.")
-	err.ErrStatus.ListMeta.Continue = continueToken{rev, t.Start}.String()
+	err.ErrStatus.ListMeta.Continue = continueToken{st.to, t.Start}.String()
 	return err
 }
 
 // at finds the state that a resourceVersion asks for.
 // https://kubernetes.io/docs/reference/using-api/api-concepts/#resource-versions
-func (s *Server) at(ctx context.Context, sh *shelf, version, match string) (*btree.BTreeG[*item], uint64, error) {
+func (s *Server) at(ctx context.Context, sh *shelf, version string, match metav1.ResourceVersionMatch) (state, error) {
 	want, err := parseRevision(version)
 	if err != nil {
-		return nil, 0, err
-	}
-	switch {
-	case match == "":
-	case version == "":
-		return nil, 0, apierrors.NewBadRequest("resourceVersionMatch is forbidden unless resourceVersion is provided")
-	case match == string(metav1.ResourceVersionMatchExact) && want > 0:
-		tree, rev := sh.snapshot(s.cache)
-		if rev == want {
-			return tree, rev, nil
-		}
-		if tree := s.snapshots.find(sh, want); tree != nil {
-			return tree, want, nil
-		}
-		if want < rev {
-			return nil, 0, apierrors.NewResourceExpired(fmt.Sprintf("too old resource version: %d (%d)", want, rev))
-		}
-	case match != string(metav1.ResourceVersionMatchNotOlderThan):
-		return nil, 0, apierrors.NewBadRequest(fmt.Sprintf("resourceVersionMatch: Invalid value %q for resourceVersion %q", match, version))
+		return state{}, err
 	}
 	if err := s.reach(ctx, want); err != nil {
-		return nil, 0, err
+		return state{}, err
 	}
-	tree, rev := sh.snapshot(s.cache)
-	return tree, rev, nil
+	st := sh.state(s.cache)
+	if match != metav1.ResourceVersionMatchExact {
+		return st, nil
+	}
+	if st.from <= want {
+		return state{st.tree, want, want}, nil
+	}
+	if st, ok := s.snapshots.find(sh, want); ok {
+		return st, nil
+	}
+	return state{}, tooOld(want, st.from)
 }
 
-// reach fails if the store has not come to a revision that a client says it has seen.
-func (s *Server) reach(_ context.Context, want uint64) error {
-	if have := s.cache.revision(); have < want {
-		err := apierrors.NewTimeoutError(fmt.Sprintf("Too large resource version: %d, current: %d", want, have), 1)
-		err.ErrStatus.Details.Causes = []metav1.StatusCause{{Type: metav1.CauseTypeResourceVersionTooLarge, Message: "Too large resource version"}}
+func tooOld(want, oldest uint64) error {
+	return apierrors.NewResourceExpired(fmt.Sprintf("too old resource version: %d (%d)", want, oldest))
+}
+
+// reachTimeout is how long a request waits for a revision that the client has seen and this server has not.
+const reachTimeout = 3 * time.Second
+
+// reach waits until the server has come to a revision.
+func (s *Server) reach(ctx context.Context, want uint64) error {
+	ctx, cancel := context.WithTimeout(ctx, reachTimeout)
+	defer cancel()
+	err := s.cache.wait(ctx, want)
+	if !errors.Is(err, context.DeadlineExceeded) {
 		return err
 	}
-	return nil
+	const tooLarge = "Too large resource version"
+	timeout := apierrors.NewTimeoutError(fmt.Sprintf("%s: %d, current: %d", tooLarge, want, s.cache.revision()), 1)
+	timeout.ErrStatus.Details.Causes = []metav1.StatusCause{{Type: metav1.CauseTypeResourceVersionTooLarge, Message: tooLarge}}
+	return timeout
 }
 
 func parseRevision(version string) (uint64, error) {
-	if version == "" || version == "0" {
+	if version == "" {
 		return 0, nil
 	}
 	rev, err := strconv.ParseUint(version, 10, 64)
@@ -184,36 +186,24 @@ func parseRevision(version string) (uint64, error) {
 	return rev, nil
 }
 
-func intParam(query url.Values, name string) (int, error) {
-	text := query.Get(name)
-	if text == "" {
-		return 0, nil
-	}
-	n, err := strconv.Atoi(text)
-	if err != nil || n < 0 {
-		return 0, apierrors.NewBadRequest(fmt.Sprintf("%s: Invalid value: %q: must be a whole number that is not negative", name, text))
-	}
-	return n, nil
-}
-
-// slice picks at most limit objects (0: all) of a state, from the key start on.
-func (s *Server) slice(sh *shelf, tree *btree.BTreeG[*item], rev uint64, sel selection, start string, limit int) page {
-	p := page{rev: rev}
+// page picks at most limit objects (0: all) of a state, from the key start on.
+func (st state) page(sel selection, start string, limit int64) page {
+	p := page{rev: st.to}
 	prefix := ""
 	if sel.namespace != "" {
 		prefix = sel.namespace + "/"
 	}
 	var left int64
-	tree.AscendGreaterOrEqual(&item{key: max(prefix, start)}, func(it *item) bool {
-		if prefix != "" && (len(it.key) < len(prefix) || it.key[:len(prefix)] != prefix) {
+	st.tree.AscendGreaterOrEqual(&item{key: max(prefix, start)}, func(it *item) bool {
+		if !strings.HasPrefix(it.key, prefix) {
 			return false
 		}
 		if !sel.match(it) {
 			return true
 		}
-		if limit > 0 && len(p.items) == limit {
+		if limit > 0 && int64(len(p.items)) == limit {
 			if p.next == "" {
-				p.next = continueToken{rev, it.key}.String()
+				p.next = continueToken{st.to, it.key}.String()
 			}
 			left++
 			return sel.everything()
@@ -227,43 +217,42 @@ func (s *Server) slice(sh *shelf, tree *btree.BTreeG[*item], rev uint64, sel sel
 	return p
 }
 
+// items are all objects of a state that a selection names.
+func (st state) items(sel selection) []*item { return st.page(sel, "", 0).items }
+
 func (p page) meta() metav1.ListMeta {
 	return metav1.ListMeta{ResourceVersion: strconv.FormatUint(p.rev, 10), Continue: p.next, RemainingItemCount: p.remaining}
 }
 
-// serveList answers with a list, put together from the objects' encodings.
-func (s *Server) serveList(w http.ResponseWriter, r *http.Request, sh *shelf, sel selection) error {
+// serveList answers with a page, put together from the objects' encodings.
+func serveList(w http.ResponseWriter, r *http.Request, res *api.Resource, p page) error {
 	f, err := negotiate(r, "Table", "PartialObjectMetadataList")
-	if err != nil {
-		return err
-	}
-	p, err := s.list(r.Context(), sh, sel, r.URL.Query())
 	if err != nil {
 		return err
 	}
 	var body []byte
 	switch {
 	case f.as == "Table":
-		t, err := newTable(sh.resource, r, p.items, true)
+		t, err := newTable(res, r, p.items, true)
 		if err != nil {
 			return err
 		}
 		t.ListMeta = p.meta()
-		return respondAs(w, r, f, t)
+		return respondAs(w, r, http.StatusOK, f, t)
 	case f.as == "PartialObjectMetadataList":
-		return respondAs(w, r, f, partialList(p))
+		return respondAs(w, r, http.StatusOK, f, partialList(p))
 	case f.media == typeProto:
-		body, err = listProto(sh.resource, p)
+		body, err = listProto(res, p)
 	default:
-		body, err = listJSON(sh.resource, p)
+		body, err = listJSON(res, p)
 		if err == nil && (f.media == typeYAML || wantsPretty(r)) {
-			return respondReencoded(w, f, body)
+			body, err = reencode(f, body)
 		}
 	}
 	if err != nil {
 		return err
 	}
-	return respondBytes(w, f.media, http.StatusOK, body)
+	return respondBytes(w, r, f.media, http.StatusOK, body)
 }
 
 // listJSON writes a list by joining its items' own JSON, less their kind and apiVersion, which Kubernetes' lists leave
@@ -275,16 +264,21 @@ func listJSON(r *api.Resource, p page) ([]byte, error) {
 	}
 	apiVersion := r.GroupVersion().String()
 	typed := fmt.Appendf(nil, `{"kind":%q,"apiVersion":%q,`, r.Kind, apiVersion)
-	var buf bytes.Buffer
-	fmt.Fprintf(&buf, `{"kind":%q,"apiVersion":%q,"metadata":%s,"items":[`, r.Kind+"List", apiVersion, head)
-	for i, it := range p.items {
-		if i > 0 {
-			buf.WriteByte(',')
-		}
+	size := len(head) + 200
+	for _, it := range p.items {
 		b, err := it.jsonBytes()
 		if err != nil {
 			return nil, err
 		}
+		size += len(b)
+	}
+	buf := bytes.NewBuffer(make([]byte, 0, size))
+	fmt.Fprintf(buf, `{"kind":%q,"apiVersion":%q,"metadata":%s,"items":[`, r.Kind+"List", apiVersion, head)
+	for i, it := range p.items {
+		if i > 0 {
+			buf.WriteByte(',')
+		}
+		b, _ := it.jsonBytes() // Cached by the loop above.
 		if rest, ok := bytes.CutPrefix(b, typed); ok {
 			buf.WriteByte('{')
 			b = rest

@@ -2,15 +2,16 @@ package apiserver
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"math"
 	"net/http"
-	"net/url"
 	"sync"
 
 	"skiff/api"
 
+	"k8s.io/apimachinery/pkg/apis/meta/internalversion"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/watch"
@@ -39,9 +40,9 @@ func (t memoryTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	w := &memoryResponse{header: http.Header{}, body: writer, started: make(chan struct{})}
 	go func() { // Ends with the request; closing the response's body cancels it.
 		defer cancel()
-		t.handler.ServeHTTP(w, in)
+		err := serveRecovering(t.handler, w, in)
 		w.WriteHeader(http.StatusOK)
-		_ = writer.Close()
+		_ = writer.CloseWithError(err)
 		_ = in.Body.Close()
 	}()
 	select {
@@ -56,6 +57,17 @@ func (t memoryTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
 		Header: w.sent, Body: &memoryBody{reader, cancel}, ContentLength: -1, Request: req,
 	}, nil
+}
+
+// serveRecovering does what net/http does for a handler that breaks off its response: the client sees it end too early.
+func serveRecovering(h http.Handler, w http.ResponseWriter, r *http.Request) (err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			err = fmt.Errorf("the server broke off its answer: %v", v)
+		}
+	}()
+	h.ServeHTTP(w, r)
+	return nil
 }
 
 // memoryResponse is the handler's side of a response.
@@ -118,14 +130,20 @@ type localLister struct {
 	shelf  *shelf
 }
 
-func (l *localLister) everything() selection {
-	sel, _ := parseSelection(l.shelf.resource, "", url.Values{})
-	return sel
+// options reads what an informer asks for. All informers of a process share what they list, so they have no selectors.
+func (l *localLister) options(in metav1.ListOptions) (*internalversion.ListOptions, error) {
+	if in.LabelSelector != "" || in.FieldSelector != "" {
+		return nil, errors.New("an informer in the server's process is for all objects of its kind: select in the handler")
+	}
+	o := &internalversion.ListOptions{}
+	return o, internalversion.Convert_v1_ListOptions_To_internalversion_ListOptions(&in, o, nil)
 }
 
-func (l *localLister) List(metav1.ListOptions) (runtime.Object, error) {
-	tree, rev := l.shelf.snapshot(l.server.cache)
-	p := l.server.slice(l.shelf, tree, rev, l.everything(), "", 0)
+func (l *localLister) List(in metav1.ListOptions) (runtime.Object, error) {
+	if _, err := l.options(in); err != nil {
+		return nil, err
+	}
+	p := l.shelf.state(l.server.cache).page(selectAll(l.shelf.resource), "", 0)
 	list := &sharedList{ListMeta: p.meta(), Items: make([]runtime.Object, 0, len(p.items))}
 	for _, it := range p.items {
 		list.Items = append(list.Items, it.obj)
@@ -133,17 +151,21 @@ func (l *localLister) List(metav1.ListOptions) (runtime.Object, error) {
 	return list, nil
 }
 
-func (l *localLister) Watch(o metav1.ListOptions) (watch.Interface, error) {
-	rev, err := parseRevision(o.ResourceVersion)
+func (l *localLister) Watch(in metav1.ListOptions) (watch.Interface, error) {
+	o, err := l.options(in)
 	if err != nil {
 		return nil, err
 	}
-	opts := watchOptions{rev: rev, bookmarks: o.AllowWatchBookmarks, initial: ptrOr(o.SendInitialEvents, false), timeout: forever}
+	opts, err := newWatchOptions(o)
+	if err != nil {
+		return nil, err
+	}
+	opts.timeout = forever
 	ctx, cancel := context.WithCancel(context.Background())
 	w := &localWatch{events: make(chan watch.Event, watchBacklog), cancel: cancel}
 	go func() { // Ends with Stop, which informers always call.
 		defer close(w.events)
-		err := l.server.stream(ctx, l.shelf, l.everything(), opts, func(ev event, initialEnd bool) error {
+		err := l.server.stream(ctx, l.shelf, selectAll(l.shelf.resource), opts, func(ev event, initialEnd bool) error {
 			return w.send(ctx, l.shelf, ev, initialEnd)
 		})
 		if err != nil && ctx.Err() == nil {

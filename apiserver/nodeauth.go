@@ -1,8 +1,59 @@
 package apiserver
 
 import (
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime"
 )
+
+// nodeMay is the node restriction: a node reads what pods and services are made of, and writes only what is its own.
+// https://kubernetes.io/docs/reference/access-authn-authz/node/
+func (s *Server) nodeMay(node string, a attributes) bool {
+	read := a.verb == "get" || a.verb == "list" || a.verb == "watch"
+	switch a.resource.GroupResource().String() {
+	case "nodes":
+		return read || a.name == node && (a.sub == "" || a.sub == "status") && (a.verb == "update" || a.verb == "patch") ||
+			a.verb == "create" && a.sub == ""
+	case "pods":
+		if a.sub == "" && read {
+			return true
+		}
+		own := s.onNode(node, objectKey(a.namespace, a.name))
+		return own && (a.sub == "" && a.verb == "delete" || a.sub == "status" && (a.verb == "update" || a.verb == "patch" || a.verb == "get"))
+	case "leases.coordination.k8s.io":
+		return a.namespace == "kube-node-lease" && (a.name == node || a.verb == "create")
+	case "events":
+		return a.verb == "create" || a.verb == "patch" || a.verb == "update"
+	case "services", "endpointslices.discovery.k8s.io", "namespaces":
+		return read
+	case "configmaps", "secrets":
+		return read && a.name != "" && s.usedOn(node, a)
+	}
+	return false
+}
+
+func (s *Server) onNode(node, key string) bool {
+	it := s.shelf("pods").get(key)
+	return it != nil && nodeNameOf(it) == node
+}
+
+// createsOwn holds that a node which creates a Node or its Lease creates its own: the path does not say which it is.
+func (h *resource) createsOwn(r *http.Request, obj runtime.Object) error {
+	u, _ := userOf(r)
+	node, isNode := strings.CutPrefix(u.Name, nodePrefix)
+	if !isNode || slices.Contains(u.Groups, administrators) || h.Kind != "Node" && h.Kind != "Lease" {
+		return nil
+	}
+	if name := metaOf(obj).GetName(); name != node {
+		return apierrors.NewForbidden(h.GroupResource(), name, fmt.Errorf("node %q is not allowed to create %s %q", node, h.Name, name))
+	}
+	return nil
+}
 
 func nodeNameOf(it *item) string { return it.obj.(*corev1.Pod).Spec.NodeName }
 

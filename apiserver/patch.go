@@ -3,22 +3,25 @@ package apiserver
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"mime"
 	"net/http"
+	"slices"
+	"sync"
 
 	jsonpatch "gopkg.in/evanphx/json-patch.v4"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/strategicpatch"
 )
 
-// Bounds of one patch, as Kubernetes has them: what a JSON patch may do, and how much it may make the document grow.
+// maxPatchOperations bounds what one JSON patch may do, as Kubernetes bounds it.
 const maxPatchOperations = 10000
+
+// boundCopies bounds how much a JSON patch may make a document grow by copying. The library has one bound for all.
+var boundCopies = sync.OnceFunc(func() { jsonpatch.AccumulatedCopySizeLimit = maxBody })
 
 // patch is a change of an object's JSON, of one of the kinds of
 // https://kubernetes.io/docs/reference/using-api/api-concepts/#patch-and-apply
@@ -31,7 +34,12 @@ var patchTypes = []string{string(types.JSONPatchType), string(types.MergePatchTy
 
 func readPatch(r *http.Request) (patch, error) {
 	media, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
-	if err != nil || !contains(patchTypes, media) {
+	if media == string(types.ApplyYAMLPatchType) {
+		err := unsupportedMediaType(media, patchTypes...)
+		err.ErrStatus.Message = "server-side apply is not supported: " + err.ErrStatus.Message
+		return patch{}, err
+	}
+	if err != nil || !slices.Contains(patchTypes, media) {
 		return patch{}, unsupportedMediaType(r.Header.Get("Content-Type"), patchTypes...)
 	}
 	body, err := readBody(r)
@@ -50,20 +58,7 @@ func (p patch) apply(old runtime.Object, v *validation) (runtime.Object, error) 
 		return nil, err
 	}
 	v.warnings = nil // This may be the second try.
-	obj, err := decode(after, typeJSON, gvk, v)
-	if err != nil {
-		return nil, invalidPatch(gvk, err)
-	}
-	return obj, nil
-}
-
-// invalidPatch says that it is the result of a patch which is no proper object.
-func invalidPatch(gvk schema.GroupVersionKind, err error) error {
-	var status apierrors.APIStatus
-	if errors.As(err, &status) && status.Status().Code != http.StatusBadRequest {
-		return err
-	}
-	return apierrors.NewBadRequest(err.Error())
+	return decode(after, typeJSON, gvk, v)
 }
 
 func (p patch) document(before []byte, old runtime.Object) ([]byte, error) {
@@ -95,6 +90,7 @@ func (p patch) operations(before []byte) ([]byte, error) {
 	if len(ops) > maxPatchOperations {
 		return nil, apierrors.NewRequestEntityTooLargeError(fmt.Sprintf("The allowed maximum operations in a JSON patch is %d, got %d", maxPatchOperations, len(ops)))
 	}
+	boundCopies()
 	after, err := ops.Apply(before)
 	if err != nil {
 		return nil, &apierrors.StatusError{ErrStatus: metav1.Status{

@@ -2,13 +2,18 @@ package apiserver
 
 import (
 	"fmt"
-	"net/url"
+	"net/http"
 
 	"skiff/api"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/apis/meta/internalversion"
+	optionscheme "k8s.io/apimachinery/pkg/apis/meta/internalversion/scheme"
+	optionvalidation "k8s.io/apimachinery/pkg/apis/meta/internalversion/validation"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/watch"
 )
 
@@ -20,20 +25,29 @@ type selection struct {
 	fields    fields.Selector
 }
 
-// parseSelection reads the labelSelector and fieldSelector parameters.
-// https://kubernetes.io/docs/concepts/overview/working-with-objects/field-selectors/
-func parseSelection(r *api.Resource, namespace string, query url.Values) (selection, error) {
-	sel := selection{resource: r, namespace: namespace, labels: labels.Everything(), fields: fields.Everything()}
-	var err error
-	if text := query.Get("labelSelector"); text != "" {
-		if sel.labels, err = labels.Parse(text); err != nil {
-			return sel, apierrors.NewBadRequest(fmt.Sprintf("unable to parse requirement: %v", err))
-		}
+// listOptions reads the parameters of a request for a list or a watch, by Kubernetes' own decoder and rules.
+// https://kubernetes.io/docs/reference/using-api/api-concepts/#resource-versions
+func listOptions(r *http.Request) (*internalversion.ListOptions, error) {
+	o := &internalversion.ListOptions{}
+	if err := optionscheme.ParameterCodec.DecodeParameters(r.URL.Query(), metav1.SchemeGroupVersion, o); err != nil {
+		return nil, apierrors.NewBadRequest(err.Error())
 	}
-	if text := query.Get("fieldSelector"); text != "" {
-		if sel.fields, err = fields.ParseSelector(text); err != nil {
-			return sel, apierrors.NewBadRequest(err.Error())
-		}
+	if errs := optionvalidation.ValidateListOptions(o, true); len(errs) > 0 {
+		return nil, apierrors.NewInvalid(schema.GroupKind{Group: metav1.GroupName, Kind: "ListOptions"}, "", errs)
+	}
+	return o, nil
+}
+
+// selectionOf takes the selectors out of the options.
+// https://kubernetes.io/docs/concepts/overview/working-with-objects/field-selectors/
+func selectionOf(r *api.Resource, namespace string, o *internalversion.ListOptions) (selection, error) {
+	sel := selectAll(r)
+	sel.namespace = namespace
+	if o.LabelSelector != nil {
+		sel.labels = o.LabelSelector
+	}
+	if o.FieldSelector != nil {
+		sel.fields = o.FieldSelector
 		known := sel.fieldSet(&item{obj: r.New()})
 		for _, req := range sel.fields.Requirements() {
 			if !known.Has(req.Field) {
@@ -42,6 +56,10 @@ func parseSelection(r *api.Resource, namespace string, query url.Values) (select
 		}
 	}
 	return sel, nil
+}
+
+func selectAll(r *api.Resource) selection {
+	return selection{resource: r, labels: labels.Everything(), fields: fields.Everything()}
 }
 
 func (s selection) fieldSet(it *item) fields.Set {
@@ -67,7 +85,7 @@ func (s selection) match(it *item) bool {
 	if s.namespace != "" && it.meta().GetNamespace() != s.namespace {
 		return false
 	}
-	if !s.labels.Empty() && !s.labels.Matches(it.labels()) {
+	if !s.labels.Empty() && !s.labels.Matches(labels.Set(it.meta().GetLabels())) {
 		return false
 	}
 	return s.fields.Empty() || s.fields.Matches(s.fieldSet(it))

@@ -1,7 +1,7 @@
 // Package apiserver is the Kubernetes API over HTTP: what kubectl, client-go and skiff's own components speak to.
 //
 // A request makes three hops: the route (this file, made from the table in package api), the handler (handlers.go,
-// subresources.go), and the store. Reads and watches are answered from memory (cache.go), which follows the store's
+// subresources.go), and the store. Reads and watches are answered from memory (cache.go, shelf.go), which follows the store's
 // watch; writes go through the one store with a compare-and-swap (write.go). Nothing here knows a controller, the
 // scheduler or an agent: between the halves there is only the API.
 //
@@ -13,8 +13,10 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"log/slog"
 	"net/http"
 	"net/netip"
+	"runtime/debug"
 	"strings"
 
 	"skiff/api"
@@ -23,6 +25,7 @@ import (
 
 	"github.com/go-chi/chi/v5"
 	"golang.org/x/sync/errgroup"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -47,6 +50,7 @@ type Server struct {
 	cache     *cache
 	snapshots snapshots
 	allocator allocator
+	slots     chan struct{} // One for each request under way.
 	documents *openapi.Documents
 	handler   http.Handler
 }
@@ -67,6 +71,7 @@ func New(ctx context.Context, s store.Store, config Config) (*Server, error) {
 		config:    config,
 		table:     table,
 		cache:     c,
+		slots:     make(chan struct{}, maxRequests),
 		allocator: allocator{cidr: config.ServiceCIDR, ports: config.NodePorts},
 	}
 	srv.handler = srv.routes()
@@ -90,24 +95,19 @@ func (s *Server) shelf(groupResource string) *shelf { return s.cache.resources[g
 // routes makes the routes of all resources out of the table.
 func (s *Server) routes() http.Handler {
 	mux := chi.NewRouter()
-	mux.NotFound(handler(notFoundPath).ServeHTTP)
-	mux.MethodNotAllowed(handler(methodNotAllowed).ServeHTTP)
-	for _, path := range []string{"/livez", "/readyz", "/healthz"} {
-		mux.Get(path, s.health)
-	}
+	mux.Get("/livez", health(nil))
+	mux.Get("/readyz", health(s.storeWorks))
+	mux.Get("/healthz", health(s.storeWorks))
 	mux.Method(http.MethodGet, "/version", handler(s.version))
 
-	mux.Group(func(mux chi.Router) {
-		mux.Use(authenticate, recoverPanics)
-		mux.NotFound(handler(notFoundPath).ServeHTTP)
-		mux.Group(func(mux chi.Router) {
-			mux.Use(onlyAdministrators)
-			s.discoveryRoutes(mux)
-		})
-		for _, r := range s.table {
-			s.resourceRoutes(mux, r)
-		}
-	})
+	known := chi.Chain(authenticate, recoverPanics)
+	members := chi.Chain(authenticate, recoverPanics, onlyMembers)
+	mux.NotFound(members.Handler(handler(notFoundPath)).ServeHTTP)
+	mux.MethodNotAllowed(members.Handler(handler(methodNotAllowed)).ServeHTTP)
+	s.discoveryRoutes(mux.With(members...))
+	for _, r := range s.table {
+		s.resourceRoutes(mux.With(known...), r)
+	}
 	return mux
 }
 
@@ -174,6 +174,14 @@ func (h *resource) may(verb, sub string, next handler) handler {
 		if v == "list" && isWatch(r) {
 			v = "watch"
 		}
+		if !longRunning(v, sub) {
+			select {
+			case h.server.slots <- struct{}{}:
+				defer func() { <-h.server.slots }()
+			default:
+				return apierrors.NewTooManyRequests("the server has received too many requests and has asked us to try again later", 1)
+			}
+		}
 		a := attributes{verb: v, resource: h.Resource, sub: sub, namespace: chi.URLParam(r, "namespace"), name: chi.URLParam(r, "name")}
 		if a.name == "" {
 			a.name = selectedName(r)
@@ -196,9 +204,21 @@ func selectedName(r *http.Request) string {
 	return name
 }
 
+// isWatch reads the watch parameter as Kubernetes' decoder reads truth values.
 func isWatch(r *http.Request) bool {
-	v := r.URL.Query().Get("watch")
-	return v == "true" || v == "1"
+	v, ok := r.URL.Query()["watch"]
+	return ok && v[0] != "0" && !strings.EqualFold(v[0], "false")
+}
+
+// maxRequests bounds the requests that are served at once, as Kubernetes does, but for those that last.
+const maxRequests = 400
+
+func longRunning(verb, sub string) bool {
+	switch sub {
+	case "log", "exec", "attach", "portforward":
+		return true
+	}
+	return verb == "watch"
 }
 
 // recoverPanics keeps one broken request from ending the server.
@@ -207,24 +227,15 @@ func recoverPanics(next http.Handler) http.Handler {
 		defer func() {
 			switch v := recover(); {
 			case v == nil:
-			case v == http.ErrAbortHandler: //nolint:errorlint // Compared as net/http does.
+			case v == http.ErrAbortHandler: // Compared as net/http does.
 				panic(v)
 			default:
-				logPanic(r, v)
+				slog.Error("panic in a request", "method", r.Method, "path", r.URL.Path, "panic", v, "stack", string(debug.Stack()))
 				writeError(w, r, errors.New("the server panicked; its log says where"))
 			}
 		}()
 		next.ServeHTTP(w, r)
 	})
-}
-
-// health answers that the server lives; it does not before its store is read.
-func (s *Server) health(w http.ResponseWriter, r *http.Request) {
-	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-	_, _ = w.Write([]byte("ok"))
-	if _, verbose := r.URL.Query()["verbose"]; verbose {
-		_, _ = w.Write([]byte("\n" + strings.TrimPrefix(r.URL.Path, "/") + " check passed\n"))
-	}
 }
 
 // version answers what this server is, as kubectl and client-go want to know.
@@ -233,5 +244,5 @@ func (s *Server) version(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return respondBytes(w, typeJSON, http.StatusOK, body)
+	return respondBytes(w, r, typeJSON, http.StatusOK, body)
 }

@@ -1,13 +1,13 @@
 package apiserver
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 
 	"skiff/api"
 
 	"github.com/go-chi/chi/v5"
-	appsv1 "k8s.io/api/apps/v1"
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -54,6 +54,9 @@ func (h *resource) finalize(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	if err := sameName(r, obj); err != nil {
+		return err
+	}
 	in := obj.(*corev1.Namespace)
 	return h.change(w, r, "finalize", o, func(old runtime.Object) (runtime.Object, error) {
 		ns := old.DeepCopyObject().(*corev1.Namespace)
@@ -64,23 +67,21 @@ func (h *resource) finalize(w http.ResponseWriter, r *http.Request) error {
 	})
 }
 
+var bindingKind = corev1.SchemeGroupVersion.WithKind("Binding")
+
 // bind assigns a pod to a node, once.
 func (h *resource) bind(w http.ResponseWriter, r *http.Request) error {
 	o, err := parseWrite(r)
 	if err != nil {
 		return err
 	}
-	body, err := readBody(r)
-	if err != nil {
-		return err
-	}
-	obj, err := decode(body, r.Header.Get("Content-Type"), corev1.SchemeGroupVersion.WithKind("Binding"), o.validation)
+	obj, err := readKind(r, bindingKind, o.validation)
 	if err != nil {
 		return err
 	}
 	b := obj.(*corev1.Binding)
 	if b.Target.Name == "" || b.Target.Kind != "" && b.Target.Kind != "Node" {
-		return apierrors.NewInvalid(corev1.SchemeGroupVersion.WithKind("Binding").GroupKind(), b.Name, field.ErrorList{
+		return apierrors.NewInvalid(bindingKind.GroupKind(), b.Name, field.ErrorList{
 			field.Required(field.NewPath("target", "name"), "the node to bind to")})
 	}
 	_, err = h.server.modify(r.Context(), h.shelf, h.key(r), "binding", o.dry, func(old runtime.Object) (runtime.Object, error) {
@@ -95,13 +96,15 @@ func (h *resource) bind(w http.ResponseWriter, r *http.Request) error {
 
 func bound(old *corev1.Pod, b *corev1.Binding) (*corev1.Pod, error) {
 	refuse := func(why string) error {
-		return apierrors.NewConflict(corev1.Resource("pods/binding"), old.Name, fmt.Errorf("%s", why))
+		return apierrors.NewConflict(corev1.Resource("pods/binding"), old.Name, errors.New(why))
 	}
 	switch {
 	case b.UID != "" && b.UID != old.UID:
 		return nil, refuse(fmt.Sprintf("Precondition failed: UID in precondition: %s, UID in object meta: %s", b.UID, old.UID))
 	case old.DeletionTimestamp != nil:
 		return nil, refuse(fmt.Sprintf("pod %s is being deleted, cannot be assigned to a host", old.Name))
+	case len(old.Spec.SchedulingGates) > 0:
+		return nil, refuse(fmt.Sprintf("pod %s has non-empty .spec.schedulingGates", old.Name))
 	case old.Spec.NodeName != "":
 		return nil, refuse(fmt.Sprintf("pod %s is already assigned to node %q", old.Name, old.Spec.NodeName))
 	}
@@ -127,39 +130,17 @@ func bound(old *corev1.Pod, b *corev1.Binding) (*corev1.Pod, error) {
 
 var scaleKind = autoscalingv1.SchemeGroupVersion.WithKind("Scale")
 
-// scaled are the parts of an object that its Scale shows.
-func scaled(obj runtime.Object) (replicas *int32, now int32, selector *metav1.LabelSelector) {
-	switch o := obj.(type) {
-	case *appsv1.Deployment:
-		return o.Spec.Replicas, o.Status.Replicas, o.Spec.Selector
-	case *appsv1.ReplicaSet:
-		return o.Spec.Replicas, o.Status.Replicas, o.Spec.Selector
-	}
-	panic(fmt.Sprintf("%T has no scale", obj))
-}
-
-func setReplicas(obj runtime.Object, n int32) {
-	switch o := obj.(type) {
-	case *appsv1.Deployment:
-		o.Spec.Replicas = &n
-	case *appsv1.ReplicaSet:
-		o.Spec.Replicas = &n
-	default:
-		panic(fmt.Sprintf("%T has no scale", obj))
-	}
-}
-
-func scaleOf(obj runtime.Object) (*autoscalingv1.Scale, error) {
-	replicas, now, labels := scaled(obj)
-	selector, err := metav1.LabelSelectorAsSelector(labels)
+func scaleOf(r *api.Resource, obj runtime.Object) (*autoscalingv1.Scale, error) {
+	now := r.Scale(obj)
+	selector, err := metav1.LabelSelectorAsSelector(now.Selector)
 	if err != nil {
 		return nil, fmt.Errorf("read the selector: %w", err)
 	}
 	m := metadata(obj)
 	s := &autoscalingv1.Scale{
 		ObjectMeta: metav1.ObjectMeta{Name: m.Name, Namespace: m.Namespace, UID: m.UID, ResourceVersion: m.ResourceVersion, CreationTimestamp: m.CreationTimestamp},
-		Spec:       autoscalingv1.ScaleSpec{Replicas: ptrOr(replicas, 1)},
-		Status:     autoscalingv1.ScaleStatus{Replicas: now, Selector: selector.String()},
+		Spec:       autoscalingv1.ScaleSpec{Replicas: now.Wanted},
+		Status:     autoscalingv1.ScaleStatus{Replicas: now.Present, Selector: selector.String()},
 	}
 	s.SetGroupVersionKind(scaleKind)
 	return s, nil
@@ -170,7 +151,7 @@ func (h *resource) getScale(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	scale, err := scaleOf(it.obj)
+	scale, err := scaleOf(h.Resource, it.obj)
 	if err != nil {
 		return err
 	}
@@ -182,12 +163,11 @@ func (h *resource) putScale(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	body, err := readBody(r)
+	obj, err := readKind(r, scaleKind, o.validation)
 	if err != nil {
 		return err
 	}
-	obj, err := decode(body, r.Header.Get("Content-Type"), scaleKind, o.validation)
-	if err != nil {
+	if err := sameName(r, obj); err != nil {
 		return err
 	}
 	return h.changeScale(w, r, o, func(*autoscalingv1.Scale) (*autoscalingv1.Scale, error) { return obj.(*autoscalingv1.Scale), nil })
@@ -214,7 +194,7 @@ func (h *resource) patchScale(w http.ResponseWriter, r *http.Request) error {
 
 func (h *resource) changeScale(w http.ResponseWriter, r *http.Request, o write, f func(old *autoscalingv1.Scale) (*autoscalingv1.Scale, error)) error {
 	obj, err := h.server.modify(r.Context(), h.shelf, h.key(r), "", o.dry, func(old runtime.Object) (runtime.Object, error) {
-		before, err := scaleOf(old)
+		before, err := scaleOf(h.Resource, old)
 		if err != nil {
 			return nil, err
 		}
@@ -227,18 +207,15 @@ func (h *resource) changeScale(w http.ResponseWriter, r *http.Request, o write, 
 				field.Invalid(field.NewPath("spec", "replicas"), scale.Spec.Replicas, "must be greater than or equal to 0")})
 		}
 		next := old.DeepCopyObject()
-		m := next.(metav1.ObjectMetaAccessor).GetObjectMeta()
-		m.SetResourceVersion(scale.ResourceVersion)
-		if scale.UID != "" {
-			m.SetUID(scale.UID)
-		}
-		setReplicas(next, scale.Spec.Replicas)
+		metaOf(next).SetResourceVersion(scale.ResourceVersion)
+		metaOf(next).SetUID(scale.UID)
+		h.SetReplicas(next, scale.Spec.Replicas)
 		return next, nil
 	})
 	if err != nil {
 		return err
 	}
-	scale, err := scaleOf(obj)
+	scale, err := scaleOf(h.Resource, obj)
 	if err != nil {
 		return err
 	}

@@ -10,6 +10,7 @@ import (
 
 	"skiff/api"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -47,6 +48,8 @@ func newTable(r *api.Resource, req *http.Request, items []*item, columns bool) (
 				return nil, fmt.Errorf("encode the metadata of %s: %w", it.key, err)
 			}
 			row.Object.Raw = raw
+		default:
+			return nil, apierrors.NewBadRequest(fmt.Sprintf("unrecognized includeObject value: %q", include))
 		}
 		t.Rows = append(t.Rows, row)
 	}
@@ -74,32 +77,23 @@ func metadata(obj runtime.Object) metav1.ObjectMeta {
 	return *obj.(metav1.ObjectMetaAccessor).GetObjectMeta().(*metav1.ObjectMeta)
 }
 
-// respondAs answers with obj in the negotiated format. A Table is known to JSON and YAML only, as in Kubernetes.
-func respondAs(w http.ResponseWriter, r *http.Request, f format, obj runtime.Object) error {
-	if f.as == "Table" && f.media == typeProto {
-		return notAcceptable(r.Header.Get("Accept"))
-	}
+// respondAs answers with obj in the negotiated format.
+func respondAs(w http.ResponseWriter, r *http.Request, code int, f format, obj runtime.Object) error {
 	var buf bytes.Buffer
 	if err := encode(&buf, f.media, wantsPretty(r), obj); err != nil {
 		return fmt.Errorf("encode the answer: %w", err)
 	}
-	return respondBytes(w, f.media, http.StatusOK, buf.Bytes())
+	return respondBytes(w, r, f.media, code, buf.Bytes())
 }
 
-// respondReencoded answers with JSON that is at hand, indented or as YAML.
-func respondReencoded(w http.ResponseWriter, f format, body []byte) error {
+// reencode makes YAML, or indented JSON, of JSON that is at hand.
+func reencode(f format, body []byte) ([]byte, error) {
 	if f.media == typeYAML {
-		out, err := yaml.JSONToYAML(body)
-		if err != nil {
-			return fmt.Errorf("encode the answer: %w", err)
-		}
-		return respondBytes(w, f.media, http.StatusOK, out)
+		return yaml.JSONToYAML(body)
 	}
 	var buf bytes.Buffer
-	if err := json.Indent(&buf, body, "", "  "); err != nil {
-		return fmt.Errorf("encode the answer: %w", err)
-	}
-	return respondBytes(w, f.media, http.StatusOK, buf.Bytes())
+	err := json.Indent(&buf, body, "", "  ")
+	return buf.Bytes(), err
 }
 
 // serveItem answers with one stored object.
@@ -115,9 +109,9 @@ func serveItem(w http.ResponseWriter, r *http.Request, res *api.Resource, code i
 			return err
 		}
 		t.ResourceVersion = it.meta().GetResourceVersion()
-		return respondAs(w, r, f, t)
+		return respondAs(w, r, code, f, t)
 	case f.as == "PartialObjectMetadata":
-		return respondAs(w, r, f, partial(it))
+		return respondAs(w, r, code, f, partial(it))
 	case f.media == typeJSON && wantsPretty(r):
 		return respond(w, r, code, it.obj)
 	}
@@ -125,7 +119,7 @@ func serveItem(w http.ResponseWriter, r *http.Request, res *api.Resource, code i
 	if err != nil {
 		return err
 	}
-	return respondBytes(w, f.media, code, body)
+	return respondBytes(w, r, f.media, code, body)
 }
 
 // appendField appends a length-delimited protobuf field.

@@ -7,56 +7,37 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/http"
-	"net/url"
 	"time"
 
-	"github.com/google/btree"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/apis/meta/internalversion"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/watch"
 )
 
-// watchOptions are a watch request's parameters.
+// watchOptions say where a watch begins and when it ends.
 // https://kubernetes.io/docs/reference/using-api/api-concepts/#efficient-detection-of-changes
 type watchOptions struct {
-	rev       uint64 // 0: begin with the state of now, as additions.
-	bookmarks bool
-	initial   bool // sendInitialEvents: the state of now as additions, ended by a marked bookmark.
+	rev       uint64 // Events after this revision; 0: after now.
+	state     bool   // First the objects of now, as additions.
+	marked    bool   // Then a bookmark that says that this was all.
+	bookmarks bool   // One a minute.
 	timeout   time.Duration
 }
 
 const bookmarkEvery = time.Minute
 
-func parseWatch(query url.Values) (watchOptions, error) {
-	var o watchOptions
-	var err error
-	if o.rev, err = parseRevision(query.Get("resourceVersion")); err != nil {
-		return o, err
-	}
-	seconds, err := intParam(query, "timeoutSeconds")
+func newWatchOptions(in *internalversion.ListOptions) (watchOptions, error) {
+	rev, err := parseRevision(in.ResourceVersion)
 	if err != nil {
-		return o, err
+		return watchOptions{}, err
 	}
-	o.timeout = time.Duration(seconds) * time.Second
-	if seconds == 0 { // As Kubernetes does: spread, so that clients do not all come back at once.
+	o := watchOptions{rev: rev, bookmarks: in.AllowWatchBookmarks}
+	o.state = ptrOr(in.SendInitialEvents, rev == 0)
+	o.marked = ptrOr(in.SendInitialEvents, false) && o.bookmarks
+	o.timeout = seconds(ptrOr(in.TimeoutSeconds, 0))
+	if o.timeout <= 0 { // As Kubernetes does: spread, so that clients do not all come back at once.
 		o.timeout = 30*time.Minute + rand.N(30*time.Minute)
-	}
-	o.bookmarks = query.Get("allowWatchBookmarks") == "true" || query.Get("allowWatchBookmarks") == "1"
-	match := query.Get("resourceVersionMatch")
-	switch query.Get("sendInitialEvents") {
-	case "true", "1":
-		if match != string(metav1.ResourceVersionMatchNotOlderThan) {
-			return o, apierrors.NewBadRequest("sendInitialEvents: resourceVersionMatch=NotOlderThan is required with it")
-		}
-		if !o.bookmarks {
-			return o, apierrors.NewBadRequest("sendInitialEvents: allowWatchBookmarks=true is required with it")
-		}
-		o.initial = true
-	case "":
-		if match != "" {
-			return o, apierrors.NewBadRequest("resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided")
-		}
 	}
 	return o, nil
 }
@@ -64,17 +45,10 @@ func parseWatch(query url.Values) (watchOptions, error) {
 // stream sends the events of a selection to emit until ctx ends, the time is over, emit fails or the watcher is cut off.
 // An error is one that the client is to be told of.
 func (s *Server) stream(ctx context.Context, sh *shelf, sel selection, o watchOptions, emit func(event, bool) error) error {
-	w, past, err := s.begin(sh, o, func(tree *btree.BTreeG[*item], rev uint64) error {
-		for _, it := range s.slice(sh, tree, rev, sel, "", 0).items {
-			if err := emit(event{kind: watch.Added, rev: it.rev, item: it}, false); err != nil {
-				return err
-			}
-		}
-		if o.initial {
-			return emit(event{kind: watch.Bookmark, rev: rev}, true)
-		}
-		return nil
-	})
+	if err := s.reach(ctx, o.rev); err != nil {
+		return err
+	}
+	w, past, err := s.begin(sh, sel, o, emit)
 	if w != nil {
 		defer sh.unregister(w)
 	}
@@ -120,29 +94,34 @@ func sendView(sel selection, ev event, emit func(event, bool) error) error {
 	return nil
 }
 
-// begin registers a watcher, and has told what was there before its first event.
-func (s *Server) begin(sh *shelf, o watchOptions, state func(*btree.BTreeG[*item], uint64) error) (*watcher, []event, error) {
-	if err := s.reach(context.Background(), o.rev); err != nil {
-		return nil, nil, err
-	}
-	if o.rev > 0 && !o.initial {
+// begin registers a watcher, emits the objects of now if they are wanted, and returns the events that came before.
+func (s *Server) begin(sh *shelf, sel selection, o watchOptions, emit func(event, bool) error) (*watcher, []event, error) {
+	if o.rev > 0 && !o.state {
 		return sh.watchFrom(o.rev)
 	}
-	w, tree, rev := sh.watchNow(s.cache)
-	return w, nil, state(tree, rev)
+	w, now := sh.watchNow(s.cache)
+	if !o.state {
+		return w, nil, nil
+	}
+	for _, it := range now.items(sel) {
+		if err := emit(event{kind: watch.Added, rev: it.rev, item: it}, false); err != nil {
+			return w, nil, err
+		}
+	}
+	if !o.marked {
+		return w, nil, nil
+	}
+	return w, nil, emit(event{kind: watch.Bookmark, rev: now.to}, true)
 }
 
 // serveWatch answers with a stream of events.
-func (s *Server) serveWatch(w http.ResponseWriter, r *http.Request, sh *shelf, sel selection) error {
+func (s *Server) serveWatch(w http.ResponseWriter, r *http.Request, sh *shelf, sel selection, in *internalversion.ListOptions) error {
 	f, err := negotiate(r, "Table", "PartialObjectMetadata")
 	if err != nil {
 		return err
 	}
-	o, err := parseWatch(r.URL.Query())
+	o, err := newWatchOptions(in)
 	if err != nil {
-		return err
-	}
-	if err := s.reach(r.Context(), o.rev); err != nil {
 		return err
 	}
 	if f.media == typeYAML {

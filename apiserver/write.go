@@ -4,9 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/http"
 	"reflect"
-	"slices"
 	"strconv"
 
 	"skiff/api"
@@ -15,11 +13,9 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/api/meta"
 	metavalidation "k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/rand"
 	"k8s.io/apimachinery/pkg/util/uuid"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -46,10 +42,7 @@ func dryRun(values []string) (bool, error) {
 // create stores a new object.
 func (s *Server) create(ctx context.Context, sh *shelf, namespace string, obj runtime.Object, dry bool) (runtime.Object, error) {
 	r := sh.resource
-	m, err := meta.Accessor(obj)
-	if err != nil {
-		return nil, err
-	}
+	m := metaOf(obj)
 	if m.GetResourceVersion() != "" {
 		return nil, apierrors.NewBadRequest("resourceVersion should not be set on objects to be created")
 	}
@@ -57,7 +50,7 @@ func (s *Server) create(ctx context.Context, sh *shelf, namespace string, obj ru
 		return nil, err
 	}
 	if r.Namespaced {
-		if err := s.checkNamespace(namespace); err != nil {
+		if err := s.checkNamespace(namespace, r, m.GetName()); err != nil {
 			return nil, err
 		}
 	}
@@ -72,7 +65,7 @@ func (s *Server) create(ctx context.Context, sh *shelf, namespace string, obj ru
 	if err := s.admit(obj); err != nil {
 		return nil, err
 	}
-	unlock, err := s.allocate(sh, obj, nil)
+	unlock, err := s.allocate(sh, obj, "")
 	if err != nil {
 		return nil, err
 	}
@@ -87,12 +80,11 @@ func (s *Server) create(ctx context.Context, sh *shelf, namespace string, obj ru
 	if dry {
 		return obj, nil
 	}
-	name := m.GetName()
-	stored, err := s.cache.put(ctx, sh, key, obj, 0)
+	err = s.cache.put(ctx, sh, key, obj, 0)
 	if errors.Is(err, store.ErrExists) {
-		return nil, exists(r, name, generated)
+		return nil, exists(r, m.GetName(), generated)
 	}
-	return stored, err
+	return obj, err
 }
 
 func exists(r *api.Resource, name string, generated bool) error {
@@ -115,20 +107,19 @@ func sameNamespace(m metav1.Object, namespace string) error {
 }
 
 // checkNamespace holds that nothing is created in a namespace that is not there or on its way out.
-func (s *Server) checkNamespace(name string) error {
-	namespaces := s.shelf("namespaces")
-	it := namespaces.get(name)
+func (s *Server) checkNamespace(namespace string, r *api.Resource, name string) error {
+	it := s.shelf("namespaces").get(namespace)
 	if it == nil {
-		return apierrors.NewNotFound(namespaces.resource.GroupResource(), name)
+		return apierrors.NewNotFound(corev1.Resource("namespaces"), namespace)
 	}
-	if it.meta().GetDeletionTimestamp() != nil {
-		err := apierrors.NewForbidden(namespaces.resource.GroupResource(), name, fmt.Errorf("unable to create new content in namespace %s because it is being terminated", name))
-		err.ErrStatus.Details.Causes = []metav1.StatusCause{{
-			Type: corev1.NamespaceTerminatingCause, Message: fmt.Sprintf("namespace %s is being terminated", name), Field: "metadata.namespace",
-		}}
-		return err
+	if it.meta().GetDeletionTimestamp() == nil {
+		return nil
 	}
-	return nil
+	err := apierrors.NewForbidden(r.GroupResource(), name, fmt.Errorf("unable to create new content in namespace %s because it is being terminated", namespace))
+	err.ErrStatus.Details.Causes = []metav1.StatusCause{{
+		Type: corev1.NamespaceTerminatingCause, Message: fmt.Sprintf("namespace %s is being terminated", namespace), Field: "metadata.namespace",
+	}}
+	return err
 }
 
 // Kubernetes' own bounds of a generated name: https://kubernetes.io/docs/reference/using-api/api-concepts/#generated-values
@@ -156,7 +147,7 @@ func beginLife(r *api.Resource, obj runtime.Object, m metav1.Object) {
 	m.SetSelfLink("")
 	m.SetGeneration(0)
 	m.SetManagedFields(nil)
-	if r.Generation {
+	if r.Wanted != nil {
 		m.SetGeneration(1)
 	}
 	if _, ok := r.Sub("status"); ok && !r.StatusOnCreate {
@@ -171,12 +162,11 @@ func member(obj runtime.Object, name string) reflect.Value {
 }
 
 func validate(r *api.Resource, obj runtime.Object) field.ErrorList {
-	m, _ := meta.Accessor(obj)
 	name := r.ValidateName
 	if name == nil {
 		name = metavalidation.NameIsDNSSubdomain
 	}
-	errs := metavalidation.ValidateObjectMetaAccessor(m, r.Namespaced, name, field.NewPath("metadata"))
+	errs := metavalidation.ValidateObjectMetaAccessor(metaOf(obj), r.Namespaced, name, field.NewPath("metadata"))
 	if r.Validate != nil {
 		errs = append(errs, r.Validate(obj)...)
 	}
@@ -187,8 +177,8 @@ func validate(r *api.Resource, obj runtime.Object) field.ErrorList {
 // once, each time with what is stored then.
 type change func(old runtime.Object) (runtime.Object, error)
 
-// Writers that race for one object try again so often before they give up.
-const maxTries = 10
+// Writers that race for one object try again so often before they give up. Each time one of the others has come through.
+const maxTries = 64
 
 // modify brings a change to a stored object: to the object itself, or, named by sub, to a part of it. A change that
 // names the resourceVersion it was made for fails if that is no longer the stored one.
@@ -207,16 +197,20 @@ func (s *Server) modify(ctx context.Context, sh *shelf, key, sub string, dry boo
 		if !again || try == maxTries {
 			return stored, err
 		}
+		if err := s.cache.catchUp(ctx, sh, key); err != nil {
+			return nil, err
+		}
 	}
 }
 
+// replace writes obj in the place of a stored object. again tells that the stored one is no longer it.
 func (s *Server) replace(ctx context.Context, sh *shelf, it *item, obj runtime.Object, sub string, dry bool) (_ runtime.Object, again bool, err error) {
 	r := sh.resource
 	obj, err = follow(r, obj, it, sub)
 	if err != nil {
 		return nil, false, err
 	}
-	unlock, err := s.allocate(sh, obj, it.obj)
+	unlock, err := s.allocate(sh, obj, sub)
 	if err != nil {
 		return nil, false, err
 	}
@@ -224,7 +218,7 @@ func (s *Server) replace(ctx context.Context, sh *shelf, it *item, obj runtime.O
 	if errs := validateUpdate(r, obj, it.obj, sub); len(errs) > 0 {
 		return nil, false, apierrors.NewInvalid(r.GroupVersionKind().GroupKind(), it.meta().GetName(), errs)
 	}
-	if equality.Semantic.DeepEqual(obj, it.obj) {
+	if !finished(obj) && equality.Semantic.DeepEqual(obj, it.obj) {
 		return it.obj, false, nil // Nothing changes, so there is nothing to write, and no event.
 	}
 	if dry {
@@ -233,7 +227,7 @@ func (s *Server) replace(ctx context.Context, sh *shelf, it *item, obj runtime.O
 	if finished(obj) {
 		err = s.cache.remove(ctx, sh, it.key, it.rev)
 	} else {
-		obj, err = s.cache.put(ctx, sh, it.key, obj, it.rev)
+		err = s.cache.put(ctx, sh, it.key, obj, it.rev)
 	}
 	switch {
 	case errors.Is(err, store.ErrConflict), errors.Is(err, store.ErrNotFound):
@@ -268,11 +262,7 @@ func conflict(r *api.Resource, name string) error {
 // follow makes obj a proper successor of the stored object: what the server alone may say is kept, and so is the part
 // that this request is not about.
 func follow(r *api.Resource, obj runtime.Object, it *item, sub string) (runtime.Object, error) {
-	m, err := meta.Accessor(obj)
-	if err != nil {
-		return nil, err
-	}
-	old := it.meta()
+	m, old := metaOf(obj), it.meta()
 	if rv := m.GetResourceVersion(); rv != "" && rv != strconv.FormatUint(it.rev, 10) {
 		return nil, conflict(r, old.GetName())
 	}
@@ -281,9 +271,7 @@ func follow(r *api.Resource, obj runtime.Object, it *item, sub string) (runtime.
 	}
 	if sub == "status" {
 		obj = withStatus(it.obj, obj)
-		if m, err = meta.Accessor(obj); err != nil {
-			return nil, err
-		}
+		m = metaOf(obj)
 	}
 	m.SetResourceVersion(old.GetResourceVersion())
 	m.SetUID(old.GetUID())
@@ -306,32 +294,34 @@ func follow(r *api.Resource, obj runtime.Object, it *item, sub string) (runtime.
 			r.PrepareUpdate(obj, it.obj)
 		}
 	}
-	m.SetGeneration(generation(r, obj, it.obj, old.GetGeneration(), sub))
+	m.SetGeneration(old.GetGeneration())
+	if r.Wanted != nil && isNewGeneration(r, obj, it.obj, sub) {
+		m.SetGeneration(old.GetGeneration() + 1)
+	}
 	return obj, nil
 }
 
 // subDelete marks the change that begins an object's deletion.
 const subDelete = "delete"
 
-// generation counts the changes of what is wanted; the beginning of a deletion is one too.
-func generation(r *api.Resource, obj, old runtime.Object, n int64, sub string) int64 {
-	if !r.Generation || sub != "" && sub != subDelete { // A binding changes spec, but nobody's wish.
-		return n
+// isNewGeneration tells whether something else is wanted of the object than before; that it goes is such a thing too.
+// What a subresource does carries out what is wanted already: a pod that is bound to a node keeps its generation.
+func isNewGeneration(r *api.Resource, obj, old runtime.Object, sub string) bool {
+	switch sub {
+	case subDelete:
+		return metaOf(old).GetDeletionTimestamp() == nil
+	case "":
+		return !equality.Semantic.DeepEqual(r.Wanted(obj), r.Wanted(old))
 	}
-	if sub == subDelete || !equality.Semantic.DeepEqual(member(obj, "Spec").Interface(), member(old, "Spec").Interface()) {
-		return n + 1
-	}
-	return n
+	return false
 }
 
 // withStatus is the stored object with the status, labels and annotations of another.
 func withStatus(old, obj runtime.Object) runtime.Object {
 	next := old.DeepCopyObject()
 	member(next, "Status").Set(member(obj, "Status"))
-	from, _ := meta.Accessor(obj)
-	to, _ := meta.Accessor(next)
-	to.SetLabels(from.GetLabels())
-	to.SetAnnotations(from.GetAnnotations())
+	metaOf(next).SetLabels(metaOf(obj).GetLabels())
+	metaOf(next).SetAnnotations(metaOf(obj).GetAnnotations())
 	return next
 }
 
@@ -339,9 +329,7 @@ func validateUpdate(r *api.Resource, obj, old runtime.Object, sub string) field.
 	if sub == subDelete {
 		return nil // The server's own doing; a client may not change a deletion's time.
 	}
-	m, _ := meta.Accessor(obj)
-	before, _ := meta.Accessor(old)
-	errs := metavalidation.ValidateObjectMetaAccessorUpdate(m, before, field.NewPath("metadata"))
+	errs := metavalidation.ValidateObjectMetaAccessorUpdate(metaOf(obj), metaOf(old), field.NewPath("metadata"))
 	if sub != "" {
 		return errs
 	}
@@ -352,144 +340,4 @@ func validateUpdate(r *api.Resource, obj, old runtime.Object, sub string) field.
 		errs = append(errs, r.ValidateUpdate(obj, old)...)
 	}
 	return errs
-}
-
-// finished tells whether an object that is being deleted has nothing left that holds it.
-func finished(obj runtime.Object) bool {
-	m, _ := meta.Accessor(obj)
-	if m.GetDeletionTimestamp() == nil || len(m.GetFinalizers()) > 0 {
-		return false
-	}
-	if grace := m.GetDeletionGracePeriodSeconds(); grace != nil && *grace > 0 {
-		return false
-	}
-	ns, ok := obj.(*corev1.Namespace)
-	return !ok || len(ns.Spec.Finalizers) == 0
-}
-
-// deletion is what becomes of an object that is to be deleted. https://kubernetes.io/docs/concepts/architecture/garbage-collection/
-type deletion struct {
-	resource *api.Resource
-	options  *metav1.DeleteOptions
-	now      metav1.Time
-}
-
-// delete removes an object, or begins its deletion where a grace period or a finalizer holds it. It returns the object's
-// last state and whether it is gone.
-func (s *Server) delete(ctx context.Context, sh *shelf, key string, o *metav1.DeleteOptions) (runtime.Object, bool, error) {
-	dry, err := dryRun(o.DryRun)
-	if err != nil {
-		return nil, false, err
-	}
-	d := deletion{sh.resource, o, metav1.Now().Rfc3339Copy()}
-	for try := 1; ; try++ {
-		it := sh.get(key)
-		if it == nil {
-			return nil, false, notFound(sh.resource, key)
-		}
-		if err := d.check(it); err != nil {
-			return nil, false, err
-		}
-		obj := d.begin(it.obj)
-		if finished(obj) {
-			if dry {
-				return it.obj, true, nil
-			}
-			err = s.cache.remove(ctx, sh, key, it.rev)
-			if !errors.Is(err, store.ErrConflict) && !errors.Is(err, store.ErrNotFound) {
-				return it.obj, true, err
-			}
-			err = conflict(sh.resource, it.meta().GetName())
-		} else {
-			var again bool
-			obj, again, err = s.replace(ctx, sh, it, obj, subDelete, dry)
-			if !again {
-				return obj, false, err
-			}
-		}
-		if try == maxTries {
-			return nil, false, err
-		}
-	}
-}
-
-// protected namespaces are what the cluster itself lives in.
-var protected = []string{metav1.NamespaceDefault, metav1.NamespaceSystem, metav1.NamespacePublic, corev1.NamespaceNodeLease}
-
-func (d deletion) check(it *item) error {
-	m := it.meta()
-	r := d.resource
-	if p := d.options.Preconditions; p != nil {
-		if p.UID != nil && *p.UID != m.GetUID() {
-			return apierrors.NewConflict(r.GroupResource(), m.GetName(), fmt.Errorf("Precondition failed: UID in precondition: %s, UID in object meta: %s", *p.UID, m.GetUID()))
-		}
-		if p.ResourceVersion != nil && *p.ResourceVersion != m.GetResourceVersion() {
-			return apierrors.NewConflict(r.GroupResource(), m.GetName(), fmt.Errorf("Precondition failed: ResourceVersion in precondition: %s, ResourceVersion in object meta: %s", *p.ResourceVersion, m.GetResourceVersion()))
-		}
-	}
-	if r.Kind == "Namespace" && slices.Contains(protected, m.GetName()) {
-		return apierrors.NewForbidden(r.GroupResource(), m.GetName(), errors.New("this namespace may not be deleted"))
-	}
-	return nil
-}
-
-// begin is the object as it is once its deletion has begun.
-func (d deletion) begin(old runtime.Object) runtime.Object {
-	obj := old.DeepCopyObject()
-	m, _ := meta.Accessor(obj)
-	grace := d.grace(obj)
-	m.SetFinalizers(d.finalizers(m.GetFinalizers()))
-	since := d.now
-	if at := m.GetDeletionTimestamp(); at != nil { // A second request may only make the wait shorter.
-		before := ptrOr(m.GetDeletionGracePeriodSeconds(), 0)
-		if grace >= before {
-			return obj
-		}
-		since = metav1.NewTime(at.Add(-seconds(before)))
-	}
-	at := metav1.NewTime(since.Add(seconds(grace)))
-	m.SetDeletionTimestamp(&at)
-	m.SetDeletionGracePeriodSeconds(&grace)
-	if ns, ok := obj.(*corev1.Namespace); ok {
-		ns.Status.Phase = corev1.NamespaceTerminating
-	}
-	return obj
-}
-
-// grace is how long the object's end takes, in seconds. Only a pod on a node has something to bring to an end.
-// https://kubernetes.io/docs/concepts/workloads/pods/pod-lifecycle/#pod-termination
-func (d deletion) grace(obj runtime.Object) int64 {
-	pod, ok := obj.(*corev1.Pod)
-	if !ok || pod.Spec.NodeName == "" || pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed {
-		return 0
-	}
-	return max(0, ptrOr(d.options.GracePeriodSeconds, ptrOr(pod.Spec.TerminationGracePeriodSeconds, 30)))
-}
-
-// finalizers are those that the object has, with the one that the propagation policy asks for.
-func (d deletion) finalizers(have []string) []string {
-	policy := ptrOr(d.options.PropagationPolicy, metav1.DeletePropagationBackground)
-	if ptrOr(d.options.OrphanDependents, false) { //nolint:staticcheck // Deprecated, and still sent.
-		policy = metav1.DeletePropagationOrphan
-	}
-	out := slices.DeleteFunc(slices.Clone(have), func(f string) bool {
-		return f == metav1.FinalizerOrphanDependents || f == metav1.FinalizerDeleteDependents
-	})
-	switch policy {
-	case metav1.DeletePropagationOrphan:
-		out = append(out, metav1.FinalizerOrphanDependents)
-	case metav1.DeletePropagationForeground:
-		out = append(out, metav1.FinalizerDeleteDependents)
-	}
-	return out
-}
-
-// deleted is the answer where an object is gone at once.
-func deleted(r *api.Resource, m metav1.Object) *metav1.Status {
-	return &metav1.Status{
-		TypeMeta: metav1.TypeMeta{Kind: "Status", APIVersion: "v1"},
-		Status:   metav1.StatusSuccess,
-		Code:     http.StatusOK,
-		Details:  &metav1.StatusDetails{Name: m.GetName(), Group: r.Group, Kind: r.Name, UID: types.UID(m.GetUID())},
-	}
 }

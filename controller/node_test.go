@@ -45,11 +45,11 @@ func TestLostNode(t *testing.T) {
 			beat()
 			time.Sleep(10 * time.Second)
 		}
-		time.Sleep(25 * time.Second)
-		check("after 35 s of silence", "True", "mine:NoSchedule")
+		time.Sleep(35 * time.Second)
+		check("after 45 s of silence", "True", "mine:NoSchedule")
 		time.Sleep(10 * time.Second)
 		w.settle()
-		check("after 45 s of silence", "Unknown", "mine:NoSchedule", "node.kubernetes.io/unreachable:NoSchedule", "node.kubernetes.io/unreachable:NoExecute")
+		check("after 55 s of silence", "Unknown", "mine:NoSchedule", "node.kubernetes.io/unreachable:NoSchedule", "node.kubernetes.io/unreachable:NoExecute")
 		if pod := w.pods("")[0]; podReady(&pod) {
 			t.Error("the pod of a lost node is still ready")
 		}

@@ -14,6 +14,7 @@ import (
 
 	containerd "github.com/containerd/containerd/v2/client"
 	"github.com/containerd/errdefs"
+	"github.com/containerd/fifo"
 	"golang.org/x/sys/unix"
 
 	"skiff/agent"
@@ -102,19 +103,9 @@ func runCommand(ctx context.Context, command containerd.Process, pipes *pipes, e
 	defer close(ended)
 	go resize(background, command, e.Resize, ended)
 	if e.Stdin != nil {
-		stdin, err := os.OpenFile(pipes.config.Stdin, os.O_WRONLY|unix.O_NONBLOCK, 0)
-		if err != nil && !errors.Is(err, unix.ENXIO) { // ENXIO: it has ended already.
-			return 0, fmt.Errorf("open stdin: %w", err)
-		}
-		if err == nil {
-			defer stdin.Close()
-			go func() {
-				// An error means that one of the two ends is gone; the command's status says the rest.
-				_, _ = io.Copy(stdin, e.Stdin)
-				stdin.Close()
-				_ = command.CloseIO(background, containerd.WithStdinCloser)
-			}()
-		}
+		feeding, stop := context.WithCancel(background)
+		defer stop()
+		go feed(feeding, command, pipes.config.Stdin, e.Stdin)
 	}
 	copied := copyOutput(pipes, e.Streams)
 	select {
@@ -123,6 +114,22 @@ func runCommand(ctx context.Context, command containerd.Process, pipes *pipes, e
 	case <-ctx.Done():
 		return 0, errors.Join(ctx.Err(), kill(background, command, exited))
 	}
+}
+
+// feed copies from to the command's stdin and then tells that there is no more. The shim opens its end some time after the
+// command's start: opening ours waits for that, or for ctx.
+func feed(ctx context.Context, command containerd.Process, path string, from io.Reader) {
+	stdin, err := fifo.OpenFifo(ctx, path, unix.O_WRONLY, 0)
+	if err != nil {
+		return // The command ended before it could read.
+	}
+	defer stdin.Close()
+	unblock := context.AfterFunc(ctx, func() { stdin.Close() })
+	defer unblock()
+	// An error means that one of the two ends is gone; the command's status says the rest.
+	_, _ = io.Copy(stdin, from)
+	stdin.Close()
+	_ = command.CloseIO(context.WithoutCancel(ctx), containerd.WithStdinCloser)
 }
 
 // copyOutput starts copying; the channel is closed when both streams have ended.

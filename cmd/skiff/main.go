@@ -9,13 +9,16 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"os/exec"
 	"os/signal"
 	"runtime/debug"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
+	"k8s.io/klog/v2"
 )
 
 // version is set by the build (-ldflags "-X main.version=...").
@@ -53,6 +56,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	root.SetOut(stdout)
 	root.SetErr(stderr)
 	root.CompletionOptions.DisableDefaultCmd = true
+	root.DisableSuggestions = true
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return fmt.Errorf("%w; `%s --help` lists the flags", err, cmd.CommandPath())
 	})
@@ -60,8 +64,34 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		serverCommand(), upCommand(), downCommand(), statusCommand(), checkCommand(), kubectlCommand(), imageCommand(),
 		controllerCommand(), schedulerCommand(), proxyCommand(), dnsCommand(), versionCommand(),
 	)
-	return root.ExecuteContext(ctx)
+	quietLibraries()
+	err := root.ExecuteContext(ctx)
+	if err != nil && strings.HasPrefix(err.Error(), "unknown command") {
+		return fmt.Errorf("%w; `skiff --help` lists the commands", err)
+	}
+	return err
 }
+
+// quietLibraries has what client-go and its relatives log appear at debug level: what matters of it comes back to skiff as
+// errors, and is logged there once.
+func quietLibraries() {
+	klog.SetSlogLogger(slog.New(asDebug{}))
+}
+
+// asDebug is a slog.Handler that hands everything on to the default logger, as debugging.
+type asDebug struct{}
+
+func (asDebug) Enabled(ctx context.Context, _ slog.Level) bool {
+	return slog.Default().Enabled(ctx, slog.LevelDebug)
+}
+
+func (asDebug) Handle(ctx context.Context, r slog.Record) error {
+	r.Level = slog.LevelDebug
+	return slog.Default().Handler().Handle(ctx, r)
+}
+
+func (h asDebug) WithAttrs([]slog.Attr) slog.Handler { return h }
+func (h asDebug) WithGroup(string) slog.Handler      { return h }
 
 func versionCommand() *cobra.Command {
 	return &cobra.Command{

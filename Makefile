@@ -1,0 +1,66 @@
+# skiff's commands. `make help` lists them.
+#
+# Directories of the cluster that `make up` starts; the tests use others.
+SKIFF_DATA_DIR ?= /var/lib/skiff
+SKIFF_RUN_DIR  ?= /run/skiff
+export SKIFF_DATA_DIR SKIFF_RUN_DIR
+
+# A version from git is given below; the Go tool need not look for one.
+export GOFLAGS = -buildvcs=false
+
+VERSION     := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+KUBERNETES  := k8s.io/component-base/version
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+
+# Packages where goroutines meet. The race detector costs a second build of everything that they import.
+RACE := ./agent ./apiserver/... ./controller ./dns ./proxy ./reconcile ./scheduler ./store/...
+
+.DEFAULT_GOAL := build
+.PHONY: build images up down test unit cluster-test lint bench bench-start bench-pods bench-idle clean help
+
+build: ## bin/skiff, and bin/kubectl, the real one
+	go build -trimpath -tags grpcnotrace -ldflags "-s -w -X main.version=$(VERSION)" -o bin/skiff ./cmd/skiff
+	go build -trimpath -ldflags "-s -w -X $(KUBERNETES).gitVersion=v1.37.2 -X $(KUBERNETES).gitMajor=1 -X $(KUBERNETES).gitMinor=37 -X $(KUBERNETES).gitTreeState=clean -X $(KUBERNETES).gitCommit=unknown -X $(KUBERNETES).buildDate=1970-01-01T00:00:00Z" -o bin/kubectl ./cmd/kubectl
+
+images: ## bin/images/*.tar: the images of examples and tests, made of Debian packages
+	go run ./cmd/images -out bin/images
+
+up: ## a cluster on this machine, with the four files of examples/ applied (as root)
+	scripts/up.sh
+
+down: ## stop it and remove all that it made (as root)
+	bin/skiff down --purge --data-dir $(SKIFF_DATA_DIR) --run-dir $(SKIFF_RUN_DIR)
+
+test: lint unit cluster-test ## every test; those of whole clusters, of containers and of the kernel need root
+
+lint: ## gofmt, go vet, staticcheck
+	@files=$$(gofmt -l $$(find . -name '*.go' -not -path './bin/*')); test -z "$$files" || { echo "gofmt these: $$files"; exit 1; }
+	go vet ./...
+	go run $(STATICCHECK) ./...
+
+unit: ## the tests of each package; without root, those that need it are skipped
+	@test "$$(id -u)" != 0 || scripts/install.sh
+	go test -race $(RACE)
+	go test $$(go list ./... | grep -v '/test$$')
+
+cluster-test: build images ## the promises of the README, each against a real cluster
+	@test "$$(id -u)" = 0 || { echo; echo "SKIPPED: the tests of whole clusters, which need root: sudo make test"; }
+	@test "$$(id -u)" != 0 || scripts/install.sh
+	@test "$$(id -u)" != 0 || { set -x; go test -count=1 -timeout=15m ./test; }
+
+bench: bench-start bench-pods bench-idle ## how fast and how small it is, against the floor of this machine (as root)
+
+bench-start: build images ## from an empty directory until the API answers and the node is Ready
+	go test -count=1 -v -timeout=10m -run=NONE -benchtime=1x -bench=Start ./test
+
+bench-pods: build images ## from apply until Ready, for 1 pod and for 50, and the same containers without a cluster
+	go test -count=1 -v -timeout=20m -run=NONE -benchtime=1x -bench=Pods ./test
+
+bench-idle: build images ## memory, processor time and disk writes in a minute without change
+	go test -count=1 -v -timeout=10m -run=NONE -benchtime=1x -bench=Idle ./test
+
+clean: ## remove what was built
+	rm -rf bin
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14

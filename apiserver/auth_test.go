@@ -1,0 +1,207 @@
+package apiserver
+
+import (
+	"crypto/tls"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"testing"
+
+	"skiff/pki"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// secure serves the API as skiff does: with TLS, and client certificates of its own authority.
+func (s *running) secure(t *testing.T) (web *httptest.Server, authority *pki.CA) {
+	t.Helper()
+	ca, err := pki.EnsureCA(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	pair, err := ca.Server([]string{"127.0.0.1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	web = httptest.NewUnstartedServer(s)
+	if web.TLS, err = ca.ServerTLS(pair); err != nil {
+		t.Fatal(err)
+	}
+	web.EnableHTTP2 = true
+	web.StartTLS()
+	t.Cleanup(web.Close)
+	return web, ca
+}
+
+// get makes a request with a client certificate for a user, or without any.
+func get(t *testing.T, web *httptest.Server, ca *pki.CA, method, path, user string, groups ...string) answer {
+	t.Helper()
+	config := &tls.Config{RootCAs: ca.Pool()}
+	if user != "" {
+		pair, err := ca.Client(user, groups...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		cert, err := tls.X509KeyPair(pair.Cert, pair.Key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		config.Certificates = []tls.Certificate{cert}
+	}
+	transport := &http.Transport{TLSClientConfig: config, ForceAttemptHTTP2: true}
+	defer transport.CloseIdleConnections()
+	req, err := http.NewRequestWithContext(t.Context(), method, web.URL+path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := transport.RoundTrip(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return answer{resp.StatusCode, resp.Header, body}
+}
+
+func TestAnonymous(t *testing.T) {
+	s := start(t)
+	web, ca := s.secure(t)
+	for _, path := range []string{"/livez", "/readyz", "/healthz", "/version"} {
+		get(t, web, ca, "GET", path, "").want(t, 200)
+	}
+	for _, r := range []struct{ method, path string }{
+		{"GET", "/"}, {"GET", "/api"}, {"GET", "/apis"}, {"GET", "/api/v1/pods"}, {"GET", "/openapi/v2"}, {"GET", "/nowhere"}, {"GET", "/metrics"},
+		{"POST", podsPath}, {"PUT", "/api/v1/pods"}, {"POST", "/livez"}, {"GET", podsPath + "?watch=1"}, {"GET", podsPath + "/x/log"},
+	} {
+		get(t, web, ca, r.method, r.path, "").refused(t, 401, metav1.StatusReasonUnauthorized, "Unauthorized")
+	}
+}
+
+func TestCertificates(t *testing.T) {
+	s := start(t)
+	s.createPod(t, "p")
+	web, ca := s.secure(t)
+	get(t, web, ca, "GET", podsPath, "admin", administrators).want(t, 200)
+	get(t, web, ca, "GET", podsPath, "system:node:n1", nodes).want(t, 200)
+	for _, tc := range []struct{ method, path, message string }{
+		{"GET", podsPath, `pods is forbidden: User "jane" cannot list resource "pods" in API group "" in the namespace "default"`},
+		{"GET", podsPath + "/p", `pods "p" is forbidden: User "jane" cannot get resource "pods" in API group "" in the namespace "default"`},
+		{"GET", podsPath + "?watch=true", `pods is forbidden: User "jane" cannot watch resource "pods" in API group "" in the namespace "default"`},
+		{"GET", podsPath + "/p/log", `pods "p" is forbidden: User "jane" cannot get resource "pods/log" in API group "" in the namespace "default"`},
+		{"DELETE", deployments, `deployments.apps is forbidden: User "jane" cannot deletecollection resource "deployments" in API group "apps" in the namespace "default"`},
+		{"GET", "/api/v1/nodes", `nodes is forbidden: User "jane" cannot list resource "nodes" in API group "" at the cluster scope`},
+		{"GET", "/api", `forbidden: User "jane" cannot get path "/api"`},
+		{"GET", "/nowhere", `forbidden: User "jane" cannot get path "/nowhere"`},
+	} {
+		a := get(t, web, ca, tc.method, tc.path, "jane", "developers")
+		a.refused(t, 403, metav1.StatusReasonForbidden)
+		if got := parse[metav1.Status](t, a).Message; got != tc.message {
+			t.Errorf("%s %s:\n got %s\nwant %s", tc.method, tc.path, got, tc.message)
+		}
+	}
+	// A name that looks like a node's is none without the group.
+	get(t, web, ca, "GET", podsPath, "system:node:n1").want(t, 403)
+
+	other, err := pki.EnsureCA(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	pair, err := other.Client("admin", administrators)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert, err := tls.X509KeyPair(pair.Cert, pair.Key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: ca.Pool(), Certificates: []tls.Certificate{cert}}}
+	defer transport.CloseIdleConnections()
+	resp, err := (&http.Client{Transport: transport}).Get(web.URL + podsPath)
+	if err == nil {
+		resp.Body.Close()
+		if resp.StatusCode != http.StatusUnauthorized {
+			t.Errorf("a certificate of another authority is answered %s", resp.Status)
+		}
+	}
+}
+
+// A node reads what pods are made of, and writes only what is its own.
+func TestNodeRestriction(t *testing.T) {
+	s := start(t)
+	for _, name := range []string{"mine", "other"} {
+		s.do(t, "POST", podsPath, `{"metadata":{"name":"`+name+`"},"spec":{"containers":[{"name":"c","image":"i","envFrom":[{"secretRef":{"name":"of-`+name+`"}}]}],
+			"volumes":[{"name":"v","configMap":{"name":"of-`+name+`"}}]}}`).want(t, 201)
+		s.do(t, "POST", "/api/v1/namespaces/default/secrets", `{"metadata":{"name":"of-`+name+`"}}`).want(t, 201)
+		s.createConfigMap(t, "of-"+name)
+	}
+	s.bind(t, "mine", "n1").want(t, 201)
+	s.bind(t, "other", "n2").want(t, 201)
+	leases := "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases"
+	node := func(name string) string { return `{"metadata":{"name":"` + name + `"}}` }
+	for _, tc := range []struct {
+		method, path, body string
+		code               int
+	}{
+		{"POST", "/api/v1/nodes", node("n2"), 403},
+		{"POST", "/api/v1/nodes", node("n1"), 201},
+		{"PATCH", "/api/v1/nodes/n1/status", `{"status":{"nodeInfo":{"machineID":"m"}}}`, 200},
+		{"PATCH", "/api/v1/nodes/n2/status", `{}`, 403},
+		{"DELETE", "/api/v1/nodes/n1", "", 403},
+		{"POST", leases, node("n2"), 403},
+		{"POST", leases, node("n1"), 201},
+		{"PATCH", leases + "/n1", `{"spec":{"holderIdentity":"n1"}}`, 200},
+		{"PATCH", leases + "/n2", `{}`, 403},
+		{"GET", "/api/v1/pods?fieldSelector=spec.nodeName%3Dn1", "", 200},
+		{"PATCH", podsPath + "/mine/status", `{"status":{"phase":"Running"}}`, 200},
+		{"PATCH", podsPath + "/other/status", `{"status":{"phase":"Running"}}`, 403},
+		{"PATCH", podsPath + "/mine", `{"metadata":{"labels":{"a":"b"}}}`, 403},
+		{"POST", podsPath, podJSON("new"), 403},
+		{"GET", podsPath + "/mine/log", "", 403},
+		{"POST", podsPath + "/mine/binding", `{}`, 403},
+		{"GET", "/api/v1/namespaces/default/secrets/of-mine", "", 200},
+		{"GET", "/api/v1/namespaces/default/secrets/of-other", "", 403},
+		{"GET", "/api/v1/namespaces/default/secrets", "", 403},
+		{"GET", "/api/v1/namespaces/default/secrets?fieldSelector=metadata.name%3Dof-mine", "", 200},
+		{"GET", "/api/v1/namespaces/default/secrets?watch=1&timeoutSeconds=1&fieldSelector=metadata.name%3Dof-mine", "", 200},
+		{"GET", "/api/v1/namespaces/default/secrets?fieldSelector=metadata.name%3Dof-other", "", 403},
+		{"GET", "/api/v1/namespaces/default/secrets?fieldSelector=metadata.name%21%3Dof-mine", "", 403},
+		{"GET", "/api/v1/secrets?fieldSelector=metadata.name%3Dof-mine", "", 403},
+		{"GET", configMapsPath + "/of-mine", "", 200},
+		{"GET", configMapsPath + "/of-other", "", 403},
+		{"PATCH", configMapsPath + "/of-mine", `{}`, 403},
+		{"GET", "/api/v1/services", "", 200},
+		{"GET", "/api", "", 200},
+		{"DELETE", podsPath + "/other", "", 403},
+		{"DELETE", podsPath + "/mine?gracePeriodSeconds=0", "", 200},
+		{"GET", "/api/v1/namespaces/default/secrets/of-mine", "", 403}, // The pod is gone.
+	} {
+		headers := []string{}
+		if tc.method == "PATCH" {
+			headers = merge
+		}
+		if a := s.doAs(t, nodeUser, tc.method, tc.path, tc.body, headers...); a.code != tc.code {
+			t.Errorf("%s %s: %d, want %d: %s", tc.method, tc.path, a.code, tc.code, a.body)
+		}
+	}
+}
+
+// More requests at once than the server takes are turned away with a time to come back; watches don't count.
+func TestTooManyRequests(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	for range maxRequests {
+		s.slots <- struct{}{}
+	}
+	a := s.do(t, "GET", podsPath, "")
+	a.refused(t, 429, metav1.StatusReasonTooManyRequests, "too many requests")
+	if a.header.Get("Retry-After") != "1" {
+		t.Errorf("Retry-After is %q, want 1", a.header.Get("Retry-After"))
+	}
+	s.do(t, "GET", podsPath+"?watch=1&timeoutSeconds=1", "").want(t, 200)
+	<-s.slots
+	s.do(t, "GET", podsPath, "").want(t, 200)
+	s.do(t, "GET", podsPath, "").want(t, 200)
+}

@@ -1,0 +1,243 @@
+package apiserver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strconv"
+
+	"skiff/api"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// finished tells whether an object that is being deleted has nothing left that holds it.
+func finished(obj runtime.Object) bool {
+	m := metaOf(obj)
+	if m.GetDeletionTimestamp() == nil || len(m.GetFinalizers()) > 0 {
+		return false
+	}
+	if grace := m.GetDeletionGracePeriodSeconds(); grace != nil && *grace > 0 {
+		return false
+	}
+	ns, ok := obj.(*corev1.Namespace)
+	return !ok || len(ns.Spec.Finalizers) == 0
+}
+
+// deletion is what becomes of an object that is to be deleted. https://kubernetes.io/docs/concepts/architecture/garbage-collection/
+type deletion struct {
+	resource *api.Resource
+	options  *metav1.DeleteOptions
+	now      metav1.Time
+}
+
+// delete removes an object, or begins its deletion where a grace period or a finalizer holds it. It returns the object's
+// last state and whether it is gone.
+func (s *Server) delete(ctx context.Context, sh *shelf, key string, o *metav1.DeleteOptions) (runtime.Object, bool, error) {
+	dry, err := dryRun(o.DryRun)
+	if err != nil {
+		return nil, false, err
+	}
+	d := deletion{sh.resource, o, metav1.Now().Rfc3339Copy()}
+	for try := 1; ; try++ {
+		it := sh.get(key)
+		if it == nil {
+			return nil, false, notFound(sh.resource, key)
+		}
+		if err := d.check(it); err != nil {
+			return nil, false, err
+		}
+		next := d.begin(it.obj)
+		obj, again, err := s.replace(ctx, sh, it, next, subDelete, dry)
+		if !again || try == maxTries {
+			return obj, finished(next), err
+		}
+		if err := s.cache.catchUp(ctx, sh, key); err != nil {
+			return nil, false, err
+		}
+	}
+}
+
+// protected namespaces are what the cluster itself lives in.
+var protected = []string{metav1.NamespaceDefault, metav1.NamespaceSystem, metav1.NamespacePublic, corev1.NamespaceNodeLease}
+
+func (d deletion) check(it *item) error {
+	m := it.meta()
+	r := d.resource
+	if p := d.options.Preconditions; p != nil {
+		if p.UID != nil && *p.UID != m.GetUID() {
+			return apierrors.NewConflict(r.GroupResource(), m.GetName(), fmt.Errorf("Precondition failed: UID in precondition: %s, UID in object meta: %s", *p.UID, m.GetUID()))
+		}
+		if p.ResourceVersion != nil && *p.ResourceVersion != m.GetResourceVersion() {
+			return apierrors.NewConflict(r.GroupResource(), m.GetName(), fmt.Errorf("Precondition failed: ResourceVersion in precondition: %s, ResourceVersion in object meta: %s", *p.ResourceVersion, m.GetResourceVersion()))
+		}
+	}
+	if r.Kind == "Namespace" && slices.Contains(protected, m.GetName()) {
+		return apierrors.NewForbidden(r.GroupResource(), m.GetName(), errors.New("this namespace may not be deleted"))
+	}
+	return nil
+}
+
+// begin is the object as it is once its deletion has begun.
+func (d deletion) begin(old runtime.Object) runtime.Object {
+	obj := old.DeepCopyObject()
+	m := metaOf(obj)
+	grace := d.grace(obj)
+	m.SetFinalizers(d.finalizers(m.GetFinalizers()))
+	since := d.now
+	if at := m.GetDeletionTimestamp(); at != nil { // A second request may only make the wait shorter, if it says so.
+		before := ptrOr(m.GetDeletionGracePeriodSeconds(), 0)
+		if d.options.GracePeriodSeconds == nil || grace >= before {
+			return obj
+		}
+		since = metav1.NewTime(at.Add(-seconds(before)))
+	}
+	at := metav1.NewTime(since.Add(seconds(grace)))
+	m.SetDeletionTimestamp(&at)
+	m.SetDeletionGracePeriodSeconds(&grace)
+	if ns, ok := obj.(*corev1.Namespace); ok {
+		ns.Status.Phase = corev1.NamespaceTerminating
+	}
+	return obj
+}
+
+// grace is how long the object's end takes, in seconds. Only a pod on a node has something to bring to an end.
+// https://kubernetes.io/docs/concepts/workloads/pods/pod-lifecycle/#pod-termination
+func (d deletion) grace(obj runtime.Object) int64 {
+	pod, ok := obj.(*corev1.Pod)
+	if !ok || pod.Spec.NodeName == "" || pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed {
+		return 0
+	}
+	grace := ptrOr(d.options.GracePeriodSeconds, ptrOr(pod.Spec.TerminationGracePeriodSeconds, 0))
+	if grace < 0 {
+		return 1 // As Kubernetes reads it.
+	}
+	return grace
+}
+
+// finalizers are those that the object has, with the one that the propagation policy asks for. Who names no policy leaves
+// an earlier one as it is.
+func (d deletion) finalizers(have []string) []string {
+	policy := ptrOr(d.options.PropagationPolicy, "")
+	if orphan := d.options.OrphanDependents; orphan != nil {
+		policy = metav1.DeletePropagationBackground
+		if *orphan {
+			policy = metav1.DeletePropagationOrphan
+		}
+	}
+	if policy == "" {
+		return have
+	}
+	out := slices.DeleteFunc(slices.Clone(have), func(f string) bool {
+		return f == metav1.FinalizerOrphanDependents || f == metav1.FinalizerDeleteDependents
+	})
+	switch policy {
+	case metav1.DeletePropagationOrphan:
+		out = append(out, metav1.FinalizerOrphanDependents)
+	case metav1.DeletePropagationForeground:
+		out = append(out, metav1.FinalizerDeleteDependents)
+	}
+	return out
+}
+
+// deleted is the answer where an object is gone at once.
+func deleted(r *api.Resource, m metav1.Object) *metav1.Status {
+	return &metav1.Status{
+		TypeMeta: metav1.TypeMeta{Kind: "Status", APIVersion: "v1"},
+		Status:   metav1.StatusSuccess,
+		Code:     http.StatusOK,
+		Details:  &metav1.StatusDetails{Name: m.GetName(), Group: r.Group, Kind: r.Name, UID: types.UID(m.GetUID())},
+	}
+}
+
+var deleteOptionsKind = schema.GroupVersionKind{Version: "v1", Kind: "DeleteOptions"}
+
+// deleteOptions reads them from the body, or from the query where there is no body.
+func deleteOptions(r *http.Request) (*metav1.DeleteOptions, error) {
+	o := &metav1.DeleteOptions{}
+	body, err := readBody(r)
+	if err != nil {
+		return nil, err
+	}
+	if len(body) > 0 {
+		obj, err := decodeAny(body, r.Header.Get("Content-Type"), deleteOptionsKind, false)
+		if err != nil {
+			return nil, err
+		}
+		known, ok := obj.(*metav1.DeleteOptions) // Each group has its own name for the one type.
+		if !ok {
+			return nil, apierrors.NewBadRequest("decoded object cannot be converted to DeleteOptions")
+		}
+		o = known
+	}
+	query := r.URL.Query()
+	if len(o.DryRun) == 0 {
+		o.DryRun = query["dryRun"]
+	}
+	if policy := query.Get("propagationPolicy"); policy != "" && o.PropagationPolicy == nil {
+		o.PropagationPolicy = ptr(metav1.DeletionPropagation(policy))
+	}
+	if text := query.Get("gracePeriodSeconds"); text != "" && o.GracePeriodSeconds == nil {
+		n, err := strconv.ParseInt(text, 10, 64)
+		if err != nil {
+			return nil, apierrors.NewBadRequest("gracePeriodSeconds: must be a number")
+		}
+		o.GracePeriodSeconds = &n
+	}
+	return o, checkPolicy(o)
+}
+
+func checkPolicy(o *metav1.DeleteOptions) error {
+	if o.PropagationPolicy == nil {
+		return nil
+	}
+	if o.OrphanDependents != nil {
+		return apierrors.NewBadRequest("orphanDependents and propagationPolicy cannot be both set")
+	}
+	switch *o.PropagationPolicy {
+	case metav1.DeletePropagationBackground, metav1.DeletePropagationForeground, metav1.DeletePropagationOrphan:
+		return nil
+	}
+	return apierrors.NewBadRequest("propagationPolicy: Unsupported value: " + strconv.Quote(string(*o.PropagationPolicy)) + `: supported values: "Background", "Foreground", "Orphan"`)
+}
+
+func (h *resource) deleteOne(w http.ResponseWriter, r *http.Request) error {
+	o, err := deleteOptions(r)
+	if err != nil {
+		return err
+	}
+	obj, gone, err := h.server.delete(r.Context(), h.shelf, h.key(r), o)
+	if err != nil {
+		return err
+	}
+	if gone {
+		return respond(w, r, http.StatusOK, deleted(h.Resource, metaOf(obj)))
+	}
+	return serveItem(w, r, h.Resource, http.StatusOK, &item{obj: obj})
+}
+
+// deleteAll deletes what a list with the same selectors would show, and answers with that list.
+func (h *resource) deleteAll(w http.ResponseWriter, r *http.Request) error {
+	sel, _, err := h.selection(r)
+	if err != nil {
+		return err
+	}
+	o, err := deleteOptions(r)
+	if err != nil {
+		return err
+	}
+	p := h.shelf.state(h.server.cache).page(sel, "", 0)
+	for _, it := range p.items {
+		if _, _, err := h.server.delete(r.Context(), h.shelf, it.key, o); err != nil && !apierrors.IsNotFound(err) {
+			return err
+		}
+	}
+	return serveList(w, r, h.Resource, p)
+}

@@ -1,0 +1,227 @@
+package apiserver
+
+import (
+	"context"
+	"fmt"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/tools/pager"
+)
+
+func (s *running) list(t testing.TB, query string) *corev1.ConfigMapList {
+	t.Helper()
+	return parse[corev1.ConfigMapList](t, s.do(t, "GET", configMapsPath+"?"+query, "").want(t, 200))
+}
+
+func names(list *corev1.ConfigMapList) []string {
+	out := []string{}
+	for _, c := range list.Items {
+		out = append(out, c.Name)
+	}
+	return out
+}
+
+// All pages of a list are of one moment, whatever is written between them.
+func TestListInPages(t *testing.T) {
+	s := start(t)
+	for i := range 5 {
+		s.createConfigMap(t, fmt.Sprintf("c%d", i))
+	}
+	first := s.list(t, "limit=2")
+	if diff := cmp.Diff([]string{"c0", "c1"}, names(first)); diff != "" || first.Continue == "" || first.RemainingItemCount == nil || *first.RemainingItemCount != 3 {
+		t.Fatalf("first page: %+v; want c0 and c1, three more and a token", first.ListMeta)
+	}
+	s.do(t, "DELETE", configMapsPath+"/c2", "").want(t, 200)
+	s.createConfigMap(t, "c3a")
+	s.do(t, "PATCH", configMapsPath+"/c4", `{"data":{"a":"new"}}`, "Content-Type", "application/merge-patch+json").want(t, 200)
+
+	second := s.list(t, "limit=2&continue="+url.QueryEscape(first.Continue))
+	if diff := cmp.Diff([]string{"c2", "c3"}, names(second)); diff != "" || *second.RemainingItemCount != 1 {
+		t.Errorf("second page (-want +got):\n%s", diff)
+	}
+	third := s.list(t, "limit=2&continue="+url.QueryEscape(second.Continue))
+	if diff := cmp.Diff([]string{"c4"}, names(third)); diff != "" || third.Continue != "" || third.RemainingItemCount != nil || third.Items[0].Data["a"] != "1" {
+		t.Errorf("third page is %+v, want c4 as it was at first, and no further page; (-want +got):\n%s", third, diff)
+	}
+	if first.ResourceVersion != second.ResourceVersion || first.ResourceVersion != third.ResourceVersion {
+		t.Errorf("the pages are of revisions %s, %s, %s; want one", first.ResourceVersion, second.ResourceVersion, third.ResourceVersion)
+	}
+	if p := s.list(t, "limit=1&labelSelector=%21nope"); p.RemainingItemCount != nil || p.Continue == "" {
+		t.Errorf("with a selector: %+v, want no count, and a token", p.ListMeta)
+	}
+}
+
+// A token whose moment is over is refused with one from which the client may go on.
+func TestExpiredContinue(t *testing.T) {
+	s := start(t)
+	for i := range 3 {
+		s.createConfigMap(t, fmt.Sprintf("c%d", i))
+	}
+	first := s.list(t, "limit=1")
+	s.snapshots.mu.Lock()
+	for i := range s.snapshots.kept {
+		s.snapshots.kept[i].expires = time.Now().Add(-time.Second)
+	}
+	s.snapshots.mu.Unlock()
+	s.createConfigMap(t, "c1a")
+	a := s.do(t, "GET", configMapsPath+"?limit=1&continue="+url.QueryEscape(first.Continue), "")
+	a.refused(t, 410, metav1.StatusReasonExpired, "The provided continue parameter is too old")
+	fresh := parse[metav1.Status](t, a).Continue
+	if diff := cmp.Diff([]string{"c1", "c1a", "c2"}, names(s.list(t, "continue="+url.QueryEscape(fresh)))); diff != "" {
+		t.Errorf("with the new token (-want +got):\n%s", diff)
+	}
+	s.do(t, "GET", configMapsPath+"?continue=garbage", "").refused(t, 400, metav1.StatusReasonBadRequest, "continue key is not valid")
+	s.do(t, "GET", configMapsPath+"?resourceVersion=1&continue="+url.QueryEscape(fresh), "").
+		refused(t, 400, metav1.StatusReasonBadRequest, "specifying resource version is not allowed when using continue")
+}
+
+// The states that are kept for pages are bounded, and one that is used again is not kept twice.
+func TestSnapshotsAreBounded(t *testing.T) {
+	s := start(t)
+	for i := range 3 {
+		s.createConfigMap(t, fmt.Sprintf("c%d", i))
+	}
+	for range 5 {
+		s.list(t, "limit=1")
+	}
+	if n := len(s.snapshots.kept); n != 1 {
+		t.Errorf("five lists of one moment keep %d states, want 1", n)
+	}
+	for i := range snapshotsMax + 5 {
+		s.snapshots.keep(s.shelf("configmaps"), state{to: uint64(1000 + i)})
+	}
+	if n := len(s.snapshots.kept); n != snapshotsMax {
+		t.Errorf("%d states are kept, want %d", n, snapshotsMax)
+	}
+}
+
+func TestClientPager(t *testing.T) {
+	s := start(t)
+	for i := range 7 {
+		s.createConfigMap(t, fmt.Sprintf("c%d", i))
+	}
+	c := s.client(t, administrator, typeProto)
+	p := pager.New(pager.SimplePageFunc(func(o metav1.ListOptions) (r runtime.Object, err error) {
+		return c.CoreV1().ConfigMaps("default").List(context.Background(), o)
+	}))
+	p.PageSize = 3
+	n := 0
+	if err := p.EachListItem(context.Background(), metav1.ListOptions{}, func(runtime.Object) error { n++; return nil }); err != nil || n != 7 {
+		t.Errorf("the pager came to %d objects, error %v; want 7", n, err)
+	}
+}
+
+func TestListAtRevision(t *testing.T) {
+	s := start(t)
+	s.createConfigMap(t, "a")
+	old := s.list(t, "")
+	s.createPod(t, "elsewhere") // The store goes on; the ConfigMaps are as they were.
+	exact := "&resourceVersionMatch=Exact&resourceVersion="
+	same := s.list(t, exact+old.ResourceVersion)
+	if same.ResourceVersion != old.ResourceVersion || len(same.Items) != 1 {
+		t.Errorf("Exact: %d items at %s, want 1 at %s", len(same.Items), same.ResourceVersion, old.ResourceVersion)
+	}
+	s.createConfigMap(t, "b")
+	for _, query := range []string{"", "resourceVersion=0", "resourceVersion=" + old.ResourceVersion, "resourceVersionMatch=NotOlderThan&resourceVersion=" + old.ResourceVersion} {
+		if got := s.list(t, query); len(got.Items) != 2 || got.ResourceVersion <= old.ResourceVersion {
+			t.Errorf("%s: %v at %s, want a and b, later than %s", query, names(got), got.ResourceVersion, old.ResourceVersion)
+		}
+	}
+	get := func(query string) answer { return s.do(t, "GET", configMapsPath+"?"+query, "") }
+	get(exact+old.ResourceVersion).refused(t, 410, metav1.StatusReasonExpired, "too old resource version: "+old.ResourceVersion)
+	get("resourceVersionMatch=Exact").refused(t, 422, metav1.StatusReasonInvalid, "resourceVersionMatch is forbidden unless resourceVersion is provided")
+	get("resourceVersionMatch=Exact&resourceVersion=0").refused(t, 422, metav1.StatusReasonInvalid, `resourceVersionMatch "exact" is forbidden for resourceVersion "0"`)
+	get("resourceVersionMatch=Sideways&resourceVersion=1").refused(t, 422, metav1.StatusReasonInvalid, "Sideways")
+	get("resourceVersion=-1").refused(t, 400, metav1.StatusReasonBadRequest, "resourceVersion")
+	get("limit=many").refused(t, 400, metav1.StatusReasonBadRequest)
+}
+
+// A client may have seen a revision that this server is just about to see.
+func TestListWaitsForRevision(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	next := strconv.FormatUint(s.cache.revision()+1, 10)
+	got := make(chan answer, 1)
+	go func() { got <- s.do(t, "GET", configMapsPath+"?resourceVersion="+next, "") }()
+	s.createConfigMap(t, "a")
+	(<-got).want(t, 200)
+
+	far := strconv.FormatUint(s.cache.revision()+1000, 10)
+	a := s.do(t, "GET", configMapsPath+"?resourceVersion="+far, "")
+	a.refused(t, 504, metav1.StatusReasonTimeout, "Too large resource version: "+far)
+	if c := parse[metav1.Status](t, a).Details.Causes; len(c) != 1 || c[0].Type != metav1.CauseTypeResourceVersionTooLarge {
+		t.Errorf("causes are %v, want the one that client-go looks for", c)
+	}
+	if a.header.Get("Retry-After") != "1" {
+		t.Errorf("Retry-After is %q, want 1", a.header.Get("Retry-After"))
+	}
+}
+
+func TestFieldSelectors(t *testing.T) {
+	s := start(t)
+	s.createPod(t, "a")
+	s.createPod(t, "b")
+	s.bind(t, "b", "n1").want(t, 201)
+	for selector, want := range map[string][]string{
+		"metadata.name=a":                              {"a"},
+		"metadata.namespace=default":                   {"a", "b"},
+		"spec.nodeName=n1":                             {"b"},
+		"spec.nodeName=":                               {"a"},
+		"spec.nodeName!=n1,status.phase=Pending":       {"a"},
+		"status.phase=Running":                         nil,
+		"spec.nodeName=n1,metadata.namespace!=default": nil,
+	} {
+		list := parse[corev1.PodList](t, s.do(t, "GET", "/api/v1/pods?fieldSelector="+url.QueryEscape(selector), "").want(t, 200))
+		var got []string
+		for _, p := range list.Items {
+			got = append(got, p.Name)
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("%s: pods %v, want %v", selector, got, want)
+		}
+	}
+	for path, selector := range map[string]string{podsPath: "spec.hostname=x", configMapsPath: "data.a=1", deployments: "spec.replicas=1"} {
+		field, _, _ := strings.Cut(selector, "=")
+		s.do(t, "GET", path+"?fieldSelector="+url.QueryEscape(selector), "").refused(t, 400, metav1.StatusReasonBadRequest, "field label not supported: "+field)
+	}
+}
+
+// A list stays in its namespace, also where another's name begins with it.
+func TestListOfOneNamespace(t *testing.T) {
+	s := start(t)
+	s.do(t, "POST", "/api/v1/namespaces", `{"metadata":{"name":"default-2"}}`).want(t, 201)
+	s.createConfigMap(t, "a")
+	s.do(t, "POST", "/api/v1/namespaces/default-2/configmaps", `{"metadata":{"name":"b"}}`).want(t, 201)
+	if got := names(s.list(t, "")); !slices.Equal(got, []string{"a"}) {
+		t.Errorf("default has %v, want a", got)
+	}
+	all := parse[corev1.ConfigMapList](t, s.do(t, "GET", "/api/v1/configmaps?limit=1", "").want(t, 200))
+	rest := parse[corev1.ConfigMapList](t, s.do(t, "GET", "/api/v1/configmaps?continue="+url.QueryEscape(all.Continue), "").want(t, 200))
+	if got := append(names(all), names(rest)...); !slices.Equal(got, []string{"b", "a"}) && !slices.Equal(got, []string{"a", "b"}) {
+		t.Errorf("all namespaces have %v, want a and b", got)
+	}
+}
+
+// Large answers are compressed for those who ask, small ones and watches are not.
+func TestGzip(t *testing.T) {
+	s := start(t)
+	big := strings.Repeat("0123456789", 20000)
+	s.do(t, "POST", configMapsPath, `{"metadata":{"name":"big"},"data":{"a":"`+big+`"}}`).want(t, 201)
+	zipped := s.do(t, "GET", configMapsPath, "", "Accept-Encoding", "gzip").want(t, 200)
+	plain := s.do(t, "GET", configMapsPath, "").want(t, 200)
+	if zipped.header.Get("Content-Encoding") != "gzip" || len(zipped.body) > len(plain.body)/10 || plain.header.Get("Content-Encoding") != "" {
+		t.Errorf("with gzip: %q, %d bytes; without: %q, %d bytes", zipped.header.Get("Content-Encoding"), len(zipped.body), plain.header.Get("Content-Encoding"), len(plain.body))
+	}
+	if a := s.do(t, "GET", servicesPath, "", "Accept-Encoding", "gzip"); a.header.Get("Content-Encoding") != "" {
+		t.Error("a small answer is compressed")
+	}
+}

@@ -1,0 +1,215 @@
+package apiserver
+
+import (
+	"log/slog"
+	"slices"
+	"sync"
+
+	"skiff/api"
+
+	"github.com/google/btree"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/watch"
+)
+
+// Bounds of what is kept of the past, for each resource.
+const (
+	ringEvents   = 4096
+	ringBytes    = 8 << 20
+	watchBacklog = 256 // Events that a watcher may be behind by before it is cut off.
+)
+
+// shelf holds one resource's objects and its recent past.
+type shelf struct {
+	resource *api.Resource
+
+	mu       sync.RWMutex
+	tree     *btree.BTreeG[*item]
+	ring     []event // Oldest first, no gaps.
+	ringSize int     // Bytes that it holds, as stored.
+	since    uint64  // Events after this revision are in the ring.
+	watchers map[*watcher]struct{}
+}
+
+// event is a change of one object. A bookmark has only a revision.
+type event struct {
+	kind watch.EventType
+	rev  uint64
+	item *item // For a deletion the last state, with the revision of the deletion.
+	prev *item // What it replaces; nil for an addition.
+}
+
+// size is how much an event keeps in memory, in bytes as stored.
+func (e event) size() int {
+	n := e.item.size
+	if e.prev != nil {
+		n += e.prev.size
+	}
+	return n
+}
+
+// watcher receives the events of a shelf. The channel is closed when it fell behind.
+type watcher struct {
+	events chan event
+}
+
+func (s *shelf) storeKey(key string) string { return s.resource.GroupResource().String() + "/" + key }
+
+func (s *shelf) reset(tree *btree.BTreeG[*item], rev uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.tree, s.ring, s.ringSize, s.since = tree, nil, 0, rev
+	s.cutAll()
+}
+
+func (s *shelf) apply(key string, rev uint64, it *item) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	prev, had := s.tree.Get(&item{key: key})
+	ev := event{rev: rev, item: it, prev: prev}
+	switch {
+	case it == nil && !had:
+		return
+	case it == nil:
+		ev.kind, ev.item = watch.Deleted, lastState(prev, rev)
+		s.tree.Delete(prev)
+	case had:
+		ev.kind = watch.Modified
+		s.tree.ReplaceOrInsert(it)
+	default:
+		ev.kind = watch.Added
+		s.tree.ReplaceOrInsert(it)
+	}
+	if had {
+		prev.superseded()
+	}
+	s.remember(ev)
+	for w := range s.watchers {
+		s.send(w, ev)
+	}
+}
+
+// lastState is what a watcher is told of a deleted object: as it was, at the revision of its deletion.
+func lastState(prev *item, rev uint64) *item {
+	obj := prev.obj.DeepCopyObject()
+	setRevision(obj, rev)
+	return &item{key: prev.key, rev: rev, obj: obj, size: prev.size}
+}
+
+func (s *shelf) remember(ev event) {
+	s.ring = append(s.ring, ev)
+	s.ringSize += ev.size()
+	for len(s.ring) > ringEvents || s.ringSize > ringBytes {
+		s.since = s.ring[0].rev
+		s.ringSize -= s.ring[0].size()
+		s.ring[0] = event{}
+		s.ring = s.ring[1:]
+	}
+}
+
+// send gives w an event, or cuts it off if it does not keep up: one slow reader must not hold back the others.
+func (s *shelf) send(w *watcher, ev event) {
+	select {
+	case w.events <- ev:
+	default:
+		slog.Debug("watcher cut off", "resource", s.resource.Name)
+		delete(s.watchers, w)
+		close(w.events)
+	}
+}
+
+// get returns the newest version of an object, or nil.
+func (s *shelf) get(key string) *item {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	it, _ := s.tree.Get(&item{key: key})
+	return it
+}
+
+// state is all objects of a shelf, which no later write changes. They were so from one revision to another, both included.
+type state struct {
+	tree     *btree.BTreeG[*item]
+	from, to uint64
+}
+
+// state returns that of now.
+func (s *shelf) state(c *cache) state {
+	s.mu.Lock() // Clone marks the nodes as shared: a write, of a kind.
+	defer s.mu.Unlock()
+	return s.stateLocked(c)
+}
+
+func (s *shelf) stateLocked(c *cache) state {
+	newest := s.newest()
+	return state{s.tree.Clone(), newest, max(c.revision(), newest)}
+}
+
+// newest is the revision of the last event of this shelf; it may be a moment ahead of the cache's.
+func (s *shelf) newest() uint64 {
+	if n := len(s.ring); n > 0 {
+		return s.ring[n-1].rev
+	}
+	return s.since
+}
+
+// watchFrom registers a watcher and returns the events after rev that happened already.
+func (s *shelf) watchFrom(rev uint64) (*watcher, []event, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if rev < s.since {
+		return nil, nil, tooOld(rev, s.since)
+	}
+	i := len(s.ring)
+	for i > 0 && s.ring[i-1].rev > rev {
+		i--
+	}
+	return s.register(), slices.Clone(s.ring[i:]), nil
+}
+
+// watchNow registers a watcher and returns the state that its events follow on.
+func (s *shelf) watchNow(c *cache) (*watcher, state) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.register(), s.stateLocked(c)
+}
+
+func (s *shelf) register() *watcher {
+	w := &watcher{events: make(chan event, watchBacklog)}
+	s.watchers[w] = struct{}{}
+	return w
+}
+
+// bookmark queues a bookmark behind all events that w was sent: the revision in it is one that w has seen everything of.
+func (s *shelf) bookmark(c *cache, w *watcher) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, ok := s.watchers[w]; ok {
+		s.send(w, event{kind: watch.Bookmark, rev: max(c.revision(), s.newest())})
+	}
+}
+
+func (s *shelf) unregister(w *watcher) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.watchers, w)
+}
+
+// cutAll ends all watches of a shelf. Their clients come back and go on where they were, or begin anew.
+func (s *shelf) cutAll() {
+	for w := range s.watchers {
+		delete(s.watchers, w)
+		close(w.events)
+	}
+}
+
+// bookmarkObject is the object of a bookmark event: nothing but its kind and a revision.
+func bookmarkObject(r *api.Resource, rev uint64, initialEnd bool) runtime.Object {
+	obj := r.New()
+	obj.GetObjectKind().SetGroupVersionKind(r.GroupVersionKind())
+	setRevision(obj, rev)
+	if initialEnd {
+		metaOf(obj).SetAnnotations(map[string]string{metav1.InitialEventsAnnotationKey: "true"})
+	}
+	return obj
+}

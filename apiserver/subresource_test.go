@@ -1,0 +1,111 @@
+package apiserver
+
+import (
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"strings"
+	"testing"
+
+	appsv1 "k8s.io/api/apps/v1"
+	autoscalingv1 "k8s.io/api/autoscaling/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+func TestBinding(t *testing.T) {
+	s := start(t)
+	s.createPod(t, "p")
+	s.bind(t, "p", "n1").want(t, 201)
+	p := s.pod(t, "p")
+	if c := p.Status.Conditions; p.Spec.NodeName != "n1" || len(c) != 1 || c[0].Type != corev1.PodScheduled || c[0].Status != corev1.ConditionTrue {
+		t.Errorf("the bound pod is on %q with conditions %v, want n1 and PodScheduled", p.Spec.NodeName, c)
+	}
+	s.bind(t, "p", "n2").refused(t, 409, metav1.StatusReasonConflict, `pod p is already assigned to node "n1"`)
+	s.bind(t, "none", "n1").refused(t, 404, metav1.StatusReasonNotFound)
+	s.createPod(t, "q")
+	s.bind(t, "q", "").refused(t, 422, metav1.StatusReasonInvalid, "target.name: Required value")
+	binding := func(pod, more string) answer {
+		return s.do(t, "POST", podsPath+"/"+pod+"/binding", `{"kind":"Binding","apiVersion":"v1","metadata":{"name":"`+pod+`"`+more+`},"target":{"name":"n1"}}`)
+	}
+	binding("q", `,"uid":"another"`).refused(t, 409, metav1.StatusReasonConflict, "Precondition failed: UID in precondition: another")
+	gated := strings.Replace(podJSON("g"), `"containers"`, `"schedulingGates":[{"name":"skiff.test/wait"}],"containers"`, 1)
+	s.do(t, "POST", podsPath, gated).want(t, 201)
+	binding("g", "").refused(t, 409, metav1.StatusReasonConflict, "pod g has non-empty .spec.schedulingGates")
+	s.do(t, "PATCH", podsPath+"/q", `{"spec":{"nodeName":"n1"}}`, merge...).refused(t, 422, metav1.StatusReasonInvalid, "pod updates may not change fields other than")
+}
+
+func TestScale(t *testing.T) {
+	s := start(t)
+	sets := "/apis/apps/v1/namespaces/default/replicasets"
+	s.do(t, "POST", deployments, deploymentJSON("web")).want(t, 201)
+	s.do(t, "POST", sets, strings.Replace(deploymentJSON("web"), "Deployment", "ReplicaSet", 1)).want(t, 201)
+	for _, path := range []string{deployments + "/web", sets + "/web"} {
+		scale := parse[autoscalingv1.Scale](t, s.do(t, "GET", path+"/scale", "").want(t, 200))
+		if scale.Kind != "Scale" || scale.APIVersion != "autoscaling/v1" || scale.Spec.Replicas != 1 || scale.Status.Selector != "app=web" {
+			t.Errorf("%s: scale is %+v", path, scale)
+		}
+		s.do(t, "PATCH", path+"/scale", `{"spec":{"replicas":3}}`, merge...).want(t, 200)
+		s.do(t, "PUT", path+"/scale", toJSON(t, scale)).refused(t, 409, metav1.StatusReasonConflict)
+		scale.ResourceVersion = ""
+		scale.Spec.Replicas = 0
+		s.do(t, "PUT", path+"/scale", toJSON(t, scale)).want(t, 200)
+		if got := parse[appsv1.Deployment](t, s.do(t, "GET", path, "")); *got.Spec.Replicas != 0 {
+			t.Errorf("%s: %d replicas after scaling to 0", path, *got.Spec.Replicas)
+		}
+		s.do(t, "PATCH", path+"/scale", `{"spec":{"replicas":-1}}`, merge...).
+			refused(t, 422, metav1.StatusReasonInvalid, "spec.replicas: Invalid value: -1: must be greater than or equal to 0")
+		s.do(t, "PATCH", path+"/scale?dryRun=All", `{"spec":{"replicas":9}}`, merge...).want(t, 200)
+		if got := parse[autoscalingv1.Scale](t, s.do(t, "GET", path+"/scale", "")); got.Spec.Replicas != 0 {
+			t.Errorf("%s: a dry run scaled to %d", path, got.Spec.Replicas)
+		}
+	}
+	s.do(t, "GET", deployments+"/none/scale", "").refused(t, 404, metav1.StatusReasonNotFound, `deployments.apps "none" not found`)
+	s.do(t, "PUT", deployments+"/web/scale", `{"metadata":{"name":"other"}}`).refused(t, 400, metav1.StatusReasonBadRequest)
+}
+
+// What a client hears where a log or a terminal can't be had.
+func TestLogAndExecThatCannotBe(t *testing.T) {
+	s := start(t)
+	s.createPod(t, "p")
+	log := func(query string) answer { return s.do(t, "GET", podsPath+"/p/log"+query, "") }
+	log("").refused(t, 400, metav1.StatusReasonBadRequest, "pod p does not have a host assigned")
+	log("?container=x").refused(t, 400, metav1.StatusReasonBadRequest, "container x is not valid for pod p")
+	s.do(t, "GET", podsPath+"/none/log", "").refused(t, 404, metav1.StatusReasonNotFound, `pods "none" not found`)
+	s.do(t, "POST", podsPath+"/p/exec?container=x", "").refused(t, 400, metav1.StatusReasonBadRequest, "container x is not valid for pod p")
+	s.do(t, "GET", podsPath+"/p/portforward", "").refused(t, 400, metav1.StatusReasonBadRequest, "does not have a host assigned")
+	s.do(t, "POST", podsPath, `{"metadata":{"name":"two"},"spec":{"containers":[{"name":"a","image":"i"},{"name":"b","image":"i"}]}}`).want(t, 201)
+	s.do(t, "GET", podsPath+"/two/log", "").refused(t, 400, metav1.StatusReasonBadRequest, "a container name must be specified for pod two, choose one of: [a b]")
+
+	s.bind(t, "p", "n1").want(t, 201)
+	log("").refused(t, 404, metav1.StatusReasonNotFound, `nodes "n1" not found`)
+	s.do(t, "POST", "/api/v1/nodes", `{"metadata":{"name":"n1"}}`).want(t, 201)
+	log("").refused(t, 503, metav1.StatusReasonServiceUnavailable, "node n1 has not told yet where its agent listens")
+}
+
+// The server passes on what the node's agent says, answers and refusals.
+func TestLogFromNode(t *testing.T) {
+	s := start(t)
+	node := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Query().Get("previous") == "true" {
+			http.Error(w, `previous terminated container "c" in pod "p" not found`, http.StatusBadRequest)
+			return
+		}
+		fmt.Fprintf(w, "%s %s", r.URL.Path, r.URL.RawQuery)
+	}))
+	t.Cleanup(node.Close)
+	s.config.NodeTransport = node.Client().Transport.(*http.Transport)
+	addr := netip.MustParseAddrPort(node.Listener.Addr().String())
+	s.do(t, "POST", "/api/v1/nodes", `{"metadata":{"name":"n1"},"status":{"addresses":[{"type":"InternalIP","address":"`+addr.Addr().String()+`"}],
+		"daemonEndpoints":{"kubeletEndpoint":{"Port":`+fmt.Sprint(addr.Port())+`}}}}`).want(t, 201)
+	s.createPod(t, "p")
+	s.bind(t, "p", "n1").want(t, 201)
+	a := s.do(t, "GET", podsPath+"/p/log?tailLines=5", "").want(t, 200)
+	if want := "/containerLogs/default/p/c tailLines=5"; string(a.body) != want || a.header.Get("Content-Type") != "text/plain" {
+		t.Errorf("the log is %q as %s, want %q as text/plain", a.body, a.header.Get("Content-Type"), want)
+	}
+	s.do(t, "GET", podsPath+"/p/log?previous=true", "").refused(t, 400, metav1.StatusReasonBadRequest, `previous terminated container "c" in pod "p" not found`)
+	node.Close()
+	s.do(t, "GET", podsPath+"/p/log", "").refused(t, 503, metav1.StatusReasonServiceUnavailable)
+}

@@ -1,0 +1,431 @@
+package apiserver
+
+import (
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+var (
+	merge     = []string{"Content-Type", "application/merge-patch+json"}
+	strategic = []string{"Content-Type", "application/strategic-merge-patch+json"}
+	jsonPatch = []string{"Content-Type", "application/json-patch+json"}
+)
+
+func TestCreate(t *testing.T) {
+	s := start(t)
+	c := s.createConfigMap(t, "a")
+	if c.UID == "" || c.ResourceVersion == "" || c.CreationTimestamp.IsZero() || c.Namespace != "default" || c.Kind != "ConfigMap" || c.APIVersion != "v1" {
+		t.Errorf("created: %+v; want uid, revision, time, namespace and kind set", c.ObjectMeta)
+	}
+	s.do(t, "POST", configMapsPath, configMapJSON("a")).refused(t, 409, metav1.StatusReasonAlreadyExists, `configmaps "a" already exists`)
+	s.do(t, "GET", configMapsPath+"/b", "").refused(t, 404, metav1.StatusReasonNotFound, `configmaps "b" not found`)
+	s.do(t, "POST", "/api/v1/namespaces/nowhere/configmaps", configMapJSON("a")).refused(t, 404, metav1.StatusReasonNotFound, `namespaces "nowhere" not found`)
+	post := func(body string) answer { return s.do(t, "POST", configMapsPath, body) }
+	post(`{"metadata":{"name":"Not_A_Name"}}`).refused(t, 422, metav1.StatusReasonInvalid, `ConfigMap "Not_A_Name" is invalid: metadata.name: Invalid value: "Not_A_Name"`)
+	post(`{"metadata":{}}`).refused(t, 422, metav1.StatusReasonInvalid, "metadata.name: Required value: name or generateName is required")
+	post(`{"metadata":{"name":"x","namespace":"kube-system"}}`).refused(t, 400, metav1.StatusReasonBadRequest, "the namespace of the provided object does not match the namespace sent on the request")
+	post(`{"metadata":{"name":"x","resourceVersion":"5"}}`).refused(t, 400, metav1.StatusReasonBadRequest, "resourceVersion should not be set on objects to be created")
+	post(podJSON("x")).refused(t, 400, metav1.StatusReasonBadRequest, `Pod in version "v1" cannot be handled as a ConfigMap`)
+	forged := parse[corev1.Pod](t, s.do(t, "POST", podsPath, `{"metadata":{"name":"f","uid":"mine","generation":7,"deletionTimestamp":"2020-01-01T00:00:00Z"},"spec":{"containers":[{"name":"c","image":"i"}]},"status":{"phase":"Running"}}`).want(t, 201))
+	if forged.UID == "mine" || forged.Generation != 1 || forged.DeletionTimestamp != nil || forged.Status.Phase != corev1.PodPending {
+		t.Errorf("the client said what only the server may say: %+v %s", forged.ObjectMeta, forged.Status.Phase)
+	}
+}
+
+func TestGenerateName(t *testing.T) {
+	s := start(t)
+	long := strings.Repeat("a", 100)
+	for base, length := range map[string]int{"web-": 9, long: 63} {
+		c := parse[corev1.ConfigMap](t, s.do(t, "POST", configMapsPath, `{"metadata":{"generateName":"`+base+`"}}`).want(t, 201))
+		if len(c.Name) != length || !strings.HasPrefix(c.Name, base[:length-5]) {
+			t.Errorf("generateName %q gives %q, want %d characters", base, c.Name, length)
+		}
+	}
+}
+
+func TestBodiesThatAreNone(t *testing.T) {
+	s := start(t)
+	post := func(body string, headers ...string) answer { return s.do(t, "POST", configMapsPath, body, headers...) }
+	post("").refused(t, 400, metav1.StatusReasonBadRequest)
+	post("{").refused(t, 400, metav1.StatusReasonBadRequest, "cannot be handled as a ConfigMap")
+	post(`[]`).refused(t, 400, metav1.StatusReasonBadRequest)
+	post(`{"kind":"Nothing","apiVersion":"v1"}`).refused(t, 400, metav1.StatusReasonBadRequest, `no kind "Nothing" is registered`)
+	post(`{"data":5}`).refused(t, 400, metav1.StatusReasonBadRequest, "cannot unmarshal")
+	post("k8s\x00garbage", "Content-Type", typeProto).refused(t, 400, metav1.StatusReasonBadRequest)
+	post("a: [", "Content-Type", typeYAML).refused(t, 400, metav1.StatusReasonBadRequest)
+	post("{}", "Content-Type", "text/plain").refused(t, 415, metav1.StatusReasonUnsupportedMediaType, "application/json")
+	post(`{"data":{"a":"`+strings.Repeat("x", maxBody)+`"}}`).refused(t, 413, metav1.StatusReasonRequestEntityTooLarge, "limit is 3145728")
+	s.do(t, "DELETE", configMapsPath+"/kube-root", `{`).refused(t, 400, metav1.StatusReasonBadRequest)
+	s.do(t, "DELETE", configMapsPath+"/kube-root", configMapJSON("x")).refused(t, 400, metav1.StatusReasonBadRequest, "decoded object cannot be converted to DeleteOptions")
+	if list := s.list(t, ""); len(list.Items) != 0 {
+		t.Errorf("something was stored all the same: %v", names(list))
+	}
+}
+
+func TestYAMLAndProtobufBodies(t *testing.T) {
+	s := start(t)
+	y := s.do(t, "POST", configMapsPath, "kind: ConfigMap\napiVersion: v1\nmetadata: {name: why}\ndata: {a: \"1\"}\n", "Content-Type", typeYAML, "Accept", typeYAML).want(t, 201)
+	if !strings.Contains(string(y.body), "name: why") || y.header.Get("Content-Type") != typeYAML {
+		t.Errorf("answer as %s: %s; want YAML", y.header.Get("Content-Type"), y.body)
+	}
+	obj := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "p"}, Data: map[string]string{"a": "1"}}
+	obj.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("ConfigMap"))
+	p := s.do(t, "POST", configMapsPath, toProto(t, obj), "Content-Type", typeProto, "Accept", typeProto).want(t, 201)
+	got, _, err := protoSerializer.Decode(p.body, nil, nil)
+	if err != nil || got.(*corev1.ConfigMap).Data["a"] != "1" || got.(*corev1.ConfigMap).UID == "" {
+		t.Errorf("answer is %v, error %v; want the ConfigMap in protobuf", got, err)
+	}
+}
+
+func TestUpdate(t *testing.T) {
+	s := start(t)
+	c := s.createConfigMap(t, "a")
+	put := func(body string) answer { return s.do(t, "PUT", configMapsPath+"/a", body) }
+
+	same := parse[corev1.ConfigMap](t, put(toJSON(t, c)).want(t, 200))
+	if same.ResourceVersion != c.ResourceVersion {
+		t.Errorf("an update that changes nothing raised the revision from %s to %s", c.ResourceVersion, same.ResourceVersion)
+	}
+	c.Data["a"] = "2"
+	next := parse[corev1.ConfigMap](t, put(toJSON(t, c)).want(t, 200))
+	if next.ResourceVersion == c.ResourceVersion || next.Data["a"] != "2" || next.UID != c.UID {
+		t.Errorf("after the update: %+v", next)
+	}
+	put(toJSON(t, c)).refused(t, 409, metav1.StatusReasonConflict, `Operation cannot be fulfilled on configmaps "a": the object has been modified; please apply your changes to the latest version and try again`)
+	c.ResourceVersion = ""
+	c.Data["a"] = "3"
+	if got := parse[corev1.ConfigMap](t, put(toJSON(t, c)).want(t, 200)); got.Data["a"] != "3" {
+		t.Errorf("an update without a revision: %v, want a=3", got.Data)
+	}
+	c.UID = "another"
+	put(toJSON(t, c)).refused(t, 409, metav1.StatusReasonConflict, "Precondition failed: UID in precondition: another")
+	put(configMapJSON("b")).refused(t, 400, metav1.StatusReasonBadRequest, "the name of the object (b) does not match the name on the URL (a)")
+	s.do(t, "PUT", configMapsPath+"/none", configMapJSON("none")).refused(t, 404, metav1.StatusReasonNotFound)
+}
+
+func TestGenerationCountsWishes(t *testing.T) {
+	s := start(t)
+	s.do(t, "POST", deployments, deploymentJSON("web")).want(t, 201)
+	d := func(path, patch string, want int64) {
+		t.Helper()
+		a := s.do(t, "PATCH", deployments+"/web"+path, patch, merge...).want(t, 200)
+		if path == "/scale" {
+			a = s.do(t, "GET", deployments+"/web", "")
+		}
+		if got := parse[appsv1.Deployment](t, a).Generation; got != want {
+			t.Errorf("after PATCH %s %s the generation is %d, want %d", path, patch, got, want)
+		}
+	}
+	d("", `{"metadata":{"labels":{"a":"b"}}}`, 1)
+	d("/status", `{"status":{"replicas":1}}`, 1)
+	d("", `{"spec":{"replicas":2}}`, 2)
+	d("/scale", `{"spec":{"replicas":3}}`, 3)
+	d("", `{"metadata":{"annotations":{"a":"b"}}}`, 4) // Handed down to the ReplicaSets.
+
+	s.createPod(t, "p")
+	s.bind(t, "p", "n1").want(t, 201)
+	if g := s.pod(t, "p").Generation; g != 1 {
+		t.Errorf("a bound pod has generation %d, want 1", g)
+	}
+	s.do(t, "DELETE", podsPath+"/p", "").want(t, 200)
+	s.do(t, "DELETE", podsPath+"/p", "").want(t, 200)
+	if g := s.pod(t, "p").Generation; g != 2 {
+		t.Errorf("a pod that was deleted twice and is still going has generation %d, want 2", g)
+	}
+
+	slices := "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices"
+	s.do(t, "POST", slices, `{"metadata":{"name":"e"},"addressType":"IPv4","endpoints":[]}`).want(t, 201)
+	for _, tc := range []struct {
+		patch string
+		want  int64
+	}{
+		{`{"metadata":{"annotations":{"a":"b"}}}`, 1},
+		{`{"endpoints":[{"addresses":["10.42.0.5"]}]}`, 2},
+		{`{"metadata":{"labels":{"a":"b"}}}`, 3},
+	} {
+		e := parse[discoveryv1.EndpointSlice](t, s.do(t, "PATCH", slices+"/e", tc.patch, merge...).want(t, 200))
+		if e.Generation != tc.want {
+			t.Errorf("EndpointSlice after %s: generation %d, want %d", tc.patch, e.Generation, tc.want)
+		}
+	}
+}
+
+// The object and its status are written apart: neither can change the other.
+func TestStatusIsApart(t *testing.T) {
+	s := start(t)
+	s.do(t, "POST", deployments, deploymentJSON("web")).want(t, 201)
+	d := parse[appsv1.Deployment](t, s.do(t, "PATCH", deployments+"/web", `{"spec":{"replicas":2},"status":{"replicas":9}}`, merge...).want(t, 200))
+	if *d.Spec.Replicas != 2 || d.Status.Replicas != 0 {
+		t.Errorf("PATCH of the object: replicas %d, status %d; want 2 and 0", *d.Spec.Replicas, d.Status.Replicas)
+	}
+	d.Status.Replicas = 2
+	*d.Spec.Replicas = 7
+	d = parse[appsv1.Deployment](t, s.do(t, "PUT", deployments+"/web/status", toJSON(t, d)).want(t, 200))
+	if *d.Spec.Replicas != 2 || d.Status.Replicas != 2 {
+		t.Errorf("PUT of the status: replicas %d, status %d; want 2 and 2", *d.Spec.Replicas, d.Status.Replicas)
+	}
+	got := parse[appsv1.Deployment](t, s.do(t, "GET", deployments+"/web/status", "").want(t, 200))
+	if got.Status.Replicas != 2 {
+		t.Errorf("GET of the status: %d, want 2", got.Status.Replicas)
+	}
+}
+
+func TestDryRun(t *testing.T) {
+	s := start(t)
+	before := s.createConfigMap(t, "a")
+	s.do(t, "POST", configMapsPath+"?dryRun=All", configMapJSON("b")).want(t, 201)
+	s.do(t, "POST", configMapsPath+"?dryRun=All", configMapJSON("a")).refused(t, 409, metav1.StatusReasonAlreadyExists)
+	p := parse[corev1.ConfigMap](t, s.do(t, "PATCH", configMapsPath+"/a?dryRun=All", `{"data":{"a":"2"}}`, merge...).want(t, 200))
+	if p.Data["a"] != "2" {
+		t.Errorf("the dry run shows %v, want what would be", p.Data)
+	}
+	s.do(t, "DELETE", configMapsPath+"/a?dryRun=All", "").want(t, 200)
+	svc := parse[corev1.Service](t, s.do(t, "POST", servicesPath+"?dryRun=All", serviceJSON("s", "")).want(t, 201))
+	if svc.Spec.ClusterIP == "" {
+		t.Error("a Service's dry run shows no address")
+	}
+	s.do(t, "POST", configMapsPath+"?dryRun=Some", configMapJSON("c")).refused(t, 400, metav1.StatusReasonBadRequest, `dryRun: Unsupported value: "Some"`)
+	if diff := cmp.Diff([]string{"a"}, names(s.list(t, ""))); diff != "" {
+		t.Errorf("after dry runs only (-want +got):\n%s", diff)
+	}
+	after := parse[corev1.ConfigMap](t, s.do(t, "GET", configMapsPath+"/a", "").want(t, 200))
+	if diff := cmp.Diff(before, after); diff != "" {
+		t.Errorf("a dry run changed the object (-before +after):\n%s", diff)
+	}
+}
+
+func TestFieldValidation(t *testing.T) {
+	s := start(t)
+	bad := func(name string) string {
+		return `{"kind":"ConfigMap","apiVersion":"v1","metadata":{"name":"` + name + `"},"data":{"a":"1"},"data":{"a":"2"},"nope":1}`
+	}
+	strict := s.do(t, "POST", configMapsPath+"?fieldValidation=Strict", bad("s"))
+	strict.refused(t, 400, metav1.StatusReasonBadRequest, `ConfigMap in version "v1" cannot be handled as a ConfigMap: strict decoding error`, `unknown field "nope"`, `duplicate field "data"`)
+	for _, level := range []string{"", "Warn"} {
+		a := s.do(t, "POST", configMapsPath+"?fieldValidation="+level, bad("w"+strings.ToLower(level))).want(t, 201)
+		if diff := cmp.Diff([]string{`299 - "duplicate field \"data\""`, `299 - "unknown field \"nope\""`}, sorted(a.header["Warning"])); diff != "" {
+			t.Errorf("%q: warnings (-want +got):\n%s", level, diff)
+		}
+	}
+	if a := s.do(t, "POST", configMapsPath+"?fieldValidation=Ignore", bad("i")).want(t, 201); len(a.header["Warning"]) != 0 {
+		t.Errorf("Ignore warns: %v", a.header["Warning"])
+	}
+	s.do(t, "POST", configMapsPath+"?fieldValidation=Maybe", bad("m")).refused(t, 400, metav1.StatusReasonBadRequest, `fieldValidation: Unsupported value: "Maybe"`)
+	s.do(t, "PATCH", configMapsPath+"/i?fieldValidation=Strict", `{"nope":1}`, merge...).refused(t, 400, metav1.StatusReasonBadRequest, `unknown field "nope"`)
+}
+
+func TestPatches(t *testing.T) {
+	s := start(t)
+	s.do(t, "POST", deployments, deploymentJSON("web")).want(t, 201)
+	patch := func(body string, kind []string) answer { return s.do(t, "PATCH", deployments+"/web", body, kind...) }
+
+	d := parse[appsv1.Deployment](t, patch(`{"spec":{"template":{"spec":{"containers":[{"name":"c","image":"nginx:2"},{"name":"d","image":"x"}]}}}}`, strategic).want(t, 200))
+	if c := d.Spec.Template.Spec.Containers; len(c) != 2 || c[0].Name != "c" || c[0].Image != "nginx:2" || c[0].TerminationMessagePath == "" {
+		t.Errorf("strategic merge: containers are %+v, want c changed and d added", c)
+	}
+	d = parse[appsv1.Deployment](t, patch(`{"spec":{"template":{"spec":{"containers":[{"$patch":"delete","name":"d"}]}}}}`, strategic).want(t, 200))
+	if c := d.Spec.Template.Spec.Containers; len(c) != 1 {
+		t.Errorf("strategic merge: containers are %+v, want d deleted", c)
+	}
+	d = parse[appsv1.Deployment](t, patch(`[{"op":"test","path":"/spec/replicas","value":1},{"op":"replace","path":"/spec/replicas","value":4}]`, jsonPatch).want(t, 200))
+	if *d.Spec.Replicas != 4 {
+		t.Errorf("JSON patch: %d replicas, want 4", *d.Spec.Replicas)
+	}
+	d = parse[appsv1.Deployment](t, patch(`{"metadata":{"annotations":{"a":"b"}},"spec":{"replicas":null}}`, merge).want(t, 200))
+	if *d.Spec.Replicas != 1 || d.Annotations["a"] != "b" {
+		t.Errorf("merge patch: %d replicas, annotations %v; want the default, and a=b", *d.Spec.Replicas, d.Annotations)
+	}
+	if again := parse[appsv1.Deployment](t, patch(`{"metadata":{"annotations":{"a":"b"}}}`, merge).want(t, 200)); again.ResourceVersion != d.ResourceVersion {
+		t.Error("a patch that changes nothing raised the revision")
+	}
+
+	patch(`[{"op":"test","path":"/spec/replicas","value":99}]`, jsonPatch).refused(t, 422, metav1.StatusReasonInvalid)
+	patch(`[{"op":"remove","path":"/nope"}]`, jsonPatch).refused(t, 422, metav1.StatusReasonInvalid)
+	patch(`{"op":"test"}`, jsonPatch).refused(t, 400, metav1.StatusReasonBadRequest)
+	patch(`{`, merge).refused(t, 400, metav1.StatusReasonBadRequest)
+	patch(`{`, strategic).refused(t, 400, metav1.StatusReasonBadRequest)
+	patch(`{"spec":{"replicas":"many"}}`, merge).refused(t, 400, metav1.StatusReasonBadRequest)
+	patch(`{"spec":{"replicas":-1}}`, merge).refused(t, 422, metav1.StatusReasonInvalid, "spec.replicas: Invalid value: -1")
+	patch(`{"spec":{"selector":{"matchLabels":{"app":"other"}}}}`, merge).refused(t, 422, metav1.StatusReasonInvalid, "spec.selector")
+	patch(`{"metadata":{"name":"other"}}`, merge).refused(t, 400, metav1.StatusReasonBadRequest, "does not match the name on the URL")
+	patch(`{"metadata":{"resourceVersion":"1"}}`, merge).refused(t, 409, metav1.StatusReasonConflict)
+	patch(`{}`, []string{"Content-Type", "application/json"}).refused(t, 415, metav1.StatusReasonUnsupportedMediaType, "application/merge-patch+json")
+	patch(`{}`, []string{"Content-Type", "application/apply-patch+yaml"}).refused(t, 415, metav1.StatusReasonUnsupportedMediaType, "server-side apply is not supported")
+	patch("["+strings.Repeat(`{"op":"test","path":"/kind","value":"Deployment"},`, maxPatchOperations)+`{"op":"test","path":"/kind","value":"Deployment"}]`, jsonPatch).
+		refused(t, 413, metav1.StatusReasonRequestEntityTooLarge, "10001")
+	bomb := `[{"op":"add","path":"/metadata/annotations/x","value":"` + strings.Repeat("x", 20000) + `"}` + strings.Repeat(`,{"op":"copy","from":"/metadata","path":"/metadata/annotations/y"}`, 60) + `]`
+	patch(bomb, jsonPatch).refused(t, 422, metav1.StatusReasonInvalid, "accumulated")
+	s.do(t, "PATCH", deployments+"/none", `{}`, merge...).refused(t, 404, metav1.StatusReasonNotFound)
+}
+
+func TestDeleteWithPreconditions(t *testing.T) {
+	s := start(t)
+	c := s.createConfigMap(t, "a")
+	del := func(body string) answer { return s.do(t, "DELETE", configMapsPath+"/a", body) }
+	del(`{"preconditions":{"uid":"another"}}`).refused(t, 409, metav1.StatusReasonConflict, "UID in precondition: another, UID in object meta: "+string(c.UID))
+	del(`{"preconditions":{"resourceVersion":"1"}}`).refused(t, 409, metav1.StatusReasonConflict, "ResourceVersion in precondition: 1")
+	del(`{"propagationPolicy":"Sideways"}`).refused(t, 400, metav1.StatusReasonBadRequest, "Sideways")
+	a := del(`{"kind":"DeleteOptions","apiVersion":"v1","preconditions":{"uid":"`+string(c.UID)+`"}}`).want(t, 200)
+	status := parse[metav1.Status](t, a)
+	if status.Status != metav1.StatusSuccess || status.Details.Name != "a" || status.Details.UID != c.UID {
+		t.Errorf("answer is %s, want Success with the name and the uid", a.body)
+	}
+	del("").refused(t, 404, metav1.StatusReasonNotFound)
+}
+
+// An object with a finalizer goes when the last finalizer does, and not before.
+func TestFinalizers(t *testing.T) {
+	s := start(t)
+	s.do(t, "POST", configMapsPath, `{"metadata":{"name":"a","finalizers":["skiff.test/hold"]}}`).want(t, 201)
+	going := parse[corev1.ConfigMap](t, s.do(t, "DELETE", configMapsPath+"/a", "").want(t, 200))
+	if going.DeletionTimestamp == nil {
+		t.Fatal("no deletionTimestamp after DELETE")
+	}
+	again := parse[corev1.ConfigMap](t, s.do(t, "DELETE", configMapsPath+"/a", "").want(t, 200))
+	if again.ResourceVersion != going.ResourceVersion {
+		t.Error("a second DELETE wrote the object again")
+	}
+	s.do(t, "PATCH", configMapsPath+"/a", `{"metadata":{"finalizers":["skiff.test/hold","skiff.test/more"]}}`, merge...).
+		refused(t, 422, metav1.StatusReasonInvalid, "metadata.finalizers: Forbidden: no new finalizers can be added if the object is being deleted")
+	s.do(t, "PATCH", configMapsPath+"/a", `{"metadata":{"finalizers":null}}`, merge...).want(t, 200)
+	s.do(t, "GET", configMapsPath+"/a", "").want(t, 404)
+}
+
+func TestPropagationPolicies(t *testing.T) {
+	s := start(t)
+	for policy, finalizer := range map[string]string{"Foreground": metav1.FinalizerDeleteDependents, "Orphan": metav1.FinalizerOrphanDependents} {
+		name := strings.ToLower(policy)
+		s.do(t, "POST", deployments, deploymentJSON(name)).want(t, 201)
+		s.do(t, "DELETE", deployments+"/"+name, `{"propagationPolicy":"`+policy+`"}`).want(t, 200)
+		s.do(t, "DELETE", deployments+"/"+name, "").want(t, 200) // Who names no policy changes none.
+		d := parse[appsv1.Deployment](t, s.do(t, "GET", deployments+"/"+name, "").want(t, 200))
+		if len(d.Finalizers) != 1 || d.Finalizers[0] != finalizer || d.DeletionTimestamp == nil {
+			t.Errorf("%s: finalizers %v, deletion %v; want %s and a time", policy, d.Finalizers, d.DeletionTimestamp, finalizer)
+		}
+		s.do(t, "DELETE", deployments+"/"+name+"?propagationPolicy=Background", "").want(t, 200)
+		s.do(t, "GET", deployments+"/"+name, "").want(t, 404)
+	}
+	s.do(t, "POST", deployments, deploymentJSON("old")).want(t, 201)
+	s.do(t, "DELETE", deployments+"/old", `{"orphanDependents":true}`).want(t, 200)
+	if d := parse[appsv1.Deployment](t, s.do(t, "GET", deployments+"/old", "").want(t, 200)); len(d.Finalizers) != 1 {
+		t.Errorf("orphanDependents: finalizers %v", d.Finalizers)
+	}
+}
+
+// A pod on a node is given time to end; a later request may shorten it, none may lengthen it.
+func TestGracefulPodDeletion(t *testing.T) {
+	s := start(t)
+	s.createPod(t, "free")
+	s.do(t, "DELETE", podsPath+"/free", "").want(t, 200)
+	s.do(t, "GET", podsPath+"/free", "").want(t, 404)
+
+	s.createPod(t, "p")
+	s.bind(t, "p", "n1").want(t, 201)
+	grace := func(query string, want int64) {
+		t.Helper()
+		s.do(t, "DELETE", podsPath+"/p"+query, "").want(t, 200)
+		p := s.pod(t, "p")
+		if p.DeletionTimestamp == nil || *p.DeletionGracePeriodSeconds != want {
+			t.Errorf("DELETE %s: grace period %v, want %d", query, p.DeletionGracePeriodSeconds, want)
+		}
+	}
+	grace("?gracePeriodSeconds=60", 60)
+	first := s.pod(t, "p")
+	grace("", 60) // The default of 30 is not something that the client asked for.
+	grace("?gracePeriodSeconds=90", 60)
+	grace("?gracePeriodSeconds=5", 5)
+	if at := s.pod(t, "p").DeletionTimestamp; !at.Time.Equal(first.DeletionTimestamp.Add(-55e9)) {
+		t.Errorf("deletionTimestamp is %s, want 55s before %s", at, first.DeletionTimestamp)
+	}
+	grace("?gracePeriodSeconds=-7", 1)
+	s.do(t, "PATCH", podsPath+"/p/status", `{"status":{"phase":"Running"}}`, merge...).want(t, 200) // Does not end it early.
+	s.do(t, "DELETE", podsPath+"/p?gracePeriodSeconds=0", "").want(t, 200)
+	s.do(t, "GET", podsPath+"/p", "").want(t, 404)
+	s.do(t, "DELETE", podsPath+"/p?gracePeriodSeconds=soon", "").refused(t, 400, metav1.StatusReasonBadRequest, "gracePeriodSeconds")
+}
+
+func TestDeleteCollection(t *testing.T) {
+	s := start(t)
+	for i := range 5 {
+		s.createPod(t, fmt.Sprintf("p%d", i))
+	}
+	s.do(t, "PATCH", podsPath+"/p0", `{"metadata":{"labels":{"keep":"me"}}}`, merge...).want(t, 200)
+	s.bind(t, "p1", "n1").want(t, 201)
+	a := s.do(t, "DELETE", podsPath+"?labelSelector=%21keep", `{"dryRun":["All"]}`).want(t, 200)
+	if n := len(parse[corev1.PodList](t, a).Items); n != 4 {
+		t.Errorf("the dry run's answer lists %d pods, want 4", n)
+	}
+	s.do(t, "DELETE", podsPath+"?labelSelector=%21keep", "").want(t, 200)
+	list := parse[corev1.PodList](t, s.do(t, "GET", podsPath, ""))
+	if len(list.Items) != 2 || list.Items[0].Name != "p0" || list.Items[1].DeletionTimestamp == nil {
+		t.Errorf("%d pods are left, want p0, and p1 on its way out", len(list.Items))
+	}
+	s.do(t, "DELETE", "/api/v1/namespaces", "").want(t, 405)
+}
+
+func TestNamespaceLifecycle(t *testing.T) {
+	s := start(t)
+	ns := parse[corev1.Namespace](t, s.do(t, "POST", "/api/v1/namespaces", `{"metadata":{"name":"team"}}`).want(t, 201))
+	if ns.Status.Phase != corev1.NamespaceActive || len(ns.Spec.Finalizers) != 1 || ns.Labels[corev1.LabelMetadataName] != "team" {
+		t.Errorf("a new namespace: %+v, want it Active, with the finalizer and the label", ns)
+	}
+	going := parse[corev1.Namespace](t, s.do(t, "DELETE", "/api/v1/namespaces/team", "").want(t, 200))
+	if going.Status.Phase != corev1.NamespaceTerminating || going.DeletionTimestamp == nil {
+		t.Errorf("after DELETE: %s, %v; want Terminating with a time", going.Status.Phase, going.DeletionTimestamp)
+	}
+	a := s.do(t, "POST", "/api/v1/namespaces/team/configmaps", configMapJSON("a"))
+	a.refused(t, 403, metav1.StatusReasonForbidden, `configmaps "a" is forbidden: unable to create new content in namespace team because it is being terminated`)
+	if c := parse[metav1.Status](t, a).Details.Causes; len(c) != 1 || c[0].Type != corev1.NamespaceTerminatingCause {
+		t.Errorf("causes are %v, want the one that controllers look for", c)
+	}
+	s.do(t, "PUT", "/api/v1/namespaces/team", `{"metadata":{"name":"team"},"spec":{"finalizers":[]}}`).want(t, 200)
+	s.do(t, "GET", "/api/v1/namespaces/team", "").want(t, 200) // Only finalize takes the finalizer away.
+	going.Spec.Finalizers = nil
+	going.ResourceVersion = ""
+	s.do(t, "PUT", "/api/v1/namespaces/team/finalize", toJSON(t, going)).want(t, 200)
+	s.do(t, "GET", "/api/v1/namespaces/team", "").want(t, 404)
+	s.do(t, "DELETE", "/api/v1/namespaces/default", "").refused(t, 403, metav1.StatusReasonForbidden, "this namespace may not be deleted")
+}
+
+// Of many who create the same object one succeeds; of many who update the same revision one does.
+func TestRaces(t *testing.T) {
+	s := start(t)
+	count := func(f func(i int) int, want int) (n int) {
+		var all sync.WaitGroup
+		var mu sync.Mutex
+		for i := range 20 {
+			all.Go(func() {
+				if f(i) == want {
+					mu.Lock()
+					n++
+					mu.Unlock()
+				}
+			})
+		}
+		all.Wait()
+		return n
+	}
+	if n := count(func(int) int { return s.do(t, "POST", configMapsPath, configMapJSON("a")).code }, 201); n != 1 {
+		t.Errorf("%d of 20 created the object, want 1", n)
+	}
+	c := parse[corev1.ConfigMap](t, s.do(t, "GET", configMapsPath+"/a", ""))
+	n := count(func(i int) int {
+		next := c.DeepCopy()
+		next.Data["a"] = fmt.Sprint("writer ", i)
+		return s.do(t, "PUT", configMapsPath+"/a", toJSON(t, next)).code
+	}, 200)
+	if n != 1 {
+		t.Errorf("%d of 20 updated revision %s, want 1", n, c.ResourceVersion)
+	}
+	if n := count(func(int) int { return s.do(t, "DELETE", configMapsPath+"/a", "").code }, 200); n != 1 {
+		t.Errorf("%d of 20 deleted the object, want 1", n)
+	}
+}

@@ -1,0 +1,267 @@
+package test
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/clientcmd"
+	toolswatch "k8s.io/client-go/tools/watch"
+)
+
+const rounds = 12 // Of which the median is told.
+
+// BenchmarkStart starts servers on empty directories.
+func BenchmarkStart(b *testing.B) {
+	var answering, ready []time.Duration
+	for range rounds {
+		n := newNode(b)
+		if err := os.RemoveAll(filepath.Join(n.data, "images")); err != nil {
+			b.Fatal(err)
+		}
+		start := time.Now()
+		n.launch()
+		soon(b, func() bool { return n.answers(b) })
+		answering = append(answering, time.Since(start))
+		soon(b, func() bool { return strings.Contains(n.log(), "is Ready") })
+		ready = append(ready, time.Since(start))
+		n.purge()
+	}
+	report(b, "API-answering-ms", answering)
+	report(b, "node-Ready-ms", ready)
+}
+
+// answers tells if somebody takes connections on the API's port. The server opens it last before it serves.
+func (n *node) answers(b *testing.B) bool {
+	conn, err := dialIn(context.Background(), n.netns, "tcp", "127.0.0.1:6443")
+	if err != nil {
+		return false
+	}
+	conn.Close()
+	return strings.Contains(n.log(), "the API answers")
+}
+
+// soon looks every millisecond whether something has become true.
+func soon(b *testing.B, true func() bool) {
+	b.Helper()
+	deadline := time.After(patience)
+	every := time.NewTicker(time.Millisecond)
+	defer every.Stop()
+	for !true() {
+		select {
+		case <-every.C:
+		case <-deadline:
+			b.Fatalf("not within %v", patience)
+		}
+	}
+}
+
+// BenchmarkPods starts pods, and in turn with them the same containers without a cluster: the floor.
+func BenchmarkPods(b *testing.B) {
+	n := newNode(b)
+	n.start()
+	c := n.client(b)
+	f := newFloor(b, n)
+	f.open()
+
+	var pod, container []time.Duration
+	for i := range rounds {
+		container = append(container, f.run(1, 1))
+		pod = append(pod, c.run(fmt.Sprintf("one-%d", i), 1))
+	}
+	report(b, "1-pod-ms", pod)
+	report(b, "1-container-ms", container)
+	b.ReportMetric(float64(median(pod))/float64(median(container)), "1-pod/floor")
+
+	var pods, containers []time.Duration
+	for i := range 3 {
+		containers = append(containers, f.run(50, 4))
+		pods = append(pods, c.run(fmt.Sprintf("fifty-%d", i), 50))
+	}
+	report(b, "50-pods-ms", pods)
+	report(b, "50-containers-ms", containers)
+	b.ReportMetric(float64(median(pods))/float64(median(containers)), "50-pods/floor")
+}
+
+// client is a small client of a node's API.
+type client struct {
+	b *testing.B
+	kubernetes.Interface
+}
+
+func (n *node) client(b *testing.B) client {
+	b.Helper()
+	config, err := clientcmd.BuildConfigFromFlags("", filepath.Join(n.data, "admin.kubeconfig"))
+	if err != nil {
+		b.Fatal(err)
+	}
+	config.QPS = -1
+	config.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
+		return dialIn(ctx, n.netns, network, address)
+	}
+	c, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		b.Fatal(err)
+	}
+	return client{b, c}
+}
+
+// run measures from the request for a Deployment until all its pods are Ready, and removes it.
+func (c client) run(name string, replicas int32) time.Duration {
+	c.b.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+	defer cancel()
+	labels := map[string]string{"app": name}
+	deployment := &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: appsv1.DeploymentSpec{
+		Replicas: &replicas,
+		Selector: &metav1.LabelSelector{MatchLabels: labels},
+		Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: labels}, Spec: corev1.PodSpec{
+			Containers: []corev1.Container{{Name: "nginx", Image: "nginx", ImagePullPolicy: corev1.PullIfNotPresent}},
+		}},
+	}}
+	pods := c.CoreV1().Pods("default")
+	events, err := pods.Watch(ctx, metav1.ListOptions{LabelSelector: "app=" + name})
+	if err != nil {
+		c.b.Fatal(err)
+	}
+	start := time.Now()
+	if _, err := c.AppsV1().Deployments("default").Create(ctx, deployment, metav1.CreateOptions{}); err != nil {
+		c.b.Fatal(err)
+	}
+	ready := map[string]bool{}
+	_, err = toolswatch.UntilWithoutRetry(ctx, events, func(ev watch.Event) (bool, error) {
+		if pod, ok := ev.Object.(*corev1.Pod); ok && isReady(pod) {
+			ready[pod.Name] = true
+		}
+		return len(ready) == int(replicas), nil
+	})
+	took := time.Since(start)
+	if err != nil {
+		c.b.Fatalf("%d of %d pods are Ready: %v", len(ready), replicas, err)
+	}
+	if err := c.AppsV1().Deployments("default").Delete(ctx, name, metav1.DeleteOptions{}); err != nil {
+		c.b.Fatal(err)
+	}
+	soon(c.b, func() bool {
+		left, err := pods.List(ctx, metav1.ListOptions{LabelSelector: "app=" + name})
+		return err == nil && len(left.Items) == 0
+	})
+	return took
+}
+
+func isReady(pod *corev1.Pod) bool {
+	return slices.ContainsFunc(pod.Status.Conditions, func(c corev1.PodCondition) bool {
+		return c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue
+	})
+}
+
+// dialIn connects from a network namespace.
+func dialIn(ctx context.Context, namespace, network, address string) (conn net.Conn, err error) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread() // Never unlocked: the thread is of that namespace, and ends with us.
+		if err = enter(namespace); err == nil {
+			conn, err = (&net.Dialer{FallbackDelay: -1}).DialContext(ctx, network, address)
+		}
+	}()
+	<-done
+	return conn, err
+}
+
+// BenchmarkIdle leaves the walk's cluster alone for a minute.
+func BenchmarkIdle(b *testing.B) {
+	n := newNode(b)
+	n.start()
+	applied(n.shell(b))
+	time.Sleep(15 * time.Second) // What follows a start is not idleness.
+	before := n.usage(b)
+	time.Sleep(time.Minute)
+	after := n.usage(b)
+	b.ReportMetric(float64(after.resident)/1e6, "MB-resident")
+	b.ReportMetric(100*(after.cpu-before.cpu).Seconds()/60, "%-of-a-core")
+	b.ReportMetric(float64(after.commits-before.commits), "commits/min") // Each with two fdatasyncs.
+	b.ReportMetric(float64(after.written-before.written)/1e3, "kB-written/min")
+	b.ReportMetric(0, "ns/op")
+	n.stop(syscall.SIGTERM)
+}
+
+// usage is what the server has used so far, of the machine.
+type usage struct {
+	resident, written int64 // Bytes.
+	cpu               time.Duration
+	commits           uint64 // Transactions of the store.
+}
+
+func (n *node) usage(b *testing.B) usage {
+	b.Helper()
+	proc := fmt.Sprintf("/proc/%d/", n.server.Pid)
+	read := func(path string) []byte {
+		data, err := os.ReadFile(path)
+		if err != nil {
+			b.Fatal(err)
+		}
+		return data
+	}
+	field := func(file, name string) int64 {
+		for line := range strings.Lines(string(read(proc + file))) {
+			if value, ok := strings.CutPrefix(line, name+":"); ok {
+				number, _ := strconv.ParseInt(strings.Fields(value)[0], 10, 64)
+				return number
+			}
+		}
+		b.Fatalf("%s%s has no %s", proc, file, name)
+		return 0
+	}
+	_, stat, _ := strings.Cut(string(read(proc+"stat")), ") ")
+	var ticks int64
+	for _, value := range strings.Fields(stat)[11:13] { // utime and stime, see proc(5).
+		n, err := strconv.ParseInt(value, 10, 64)
+		if err != nil {
+			b.Fatal(err)
+		}
+		ticks += n
+	}
+	const tick = 10 * time.Millisecond
+	return usage{
+		resident: field("status", "VmRSS") * 1024,
+		written:  field("io", "write_bytes"),
+		cpu:      time.Duration(ticks) * tick,
+		commits:  commits(read(filepath.Join(n.data, "state.db"))),
+	}
+}
+
+// commits is the number of bbolt's last transaction, which is in one of the file's first two pages.
+func commits(file []byte) uint64 {
+	const transaction = 64 // Where it is in the page.
+	page := len(file[:os.Getpagesize()])
+	return max(binary.NativeEndian.Uint64(file[transaction:]), binary.NativeEndian.Uint64(file[page+transaction:]))
+}
+
+func median(all []time.Duration) time.Duration {
+	sorted := slices.Sorted(slices.Values(all))
+	return sorted[len(sorted)/2]
+}
+
+// report prints the median, and the single times for those who want to see how far they are from it.
+func report(b *testing.B, what string, all []time.Duration) {
+	b.Helper()
+	b.Logf("%s: %v", what, all)
+	b.ReportMetric(float64(median(all).Microseconds())/1e3, what)
+	b.ReportMetric(0, "ns/op") // Means nothing here, and is not printed when 0.
+}

@@ -1,0 +1,56 @@
+package test
+
+import (
+	"fmt"
+	"path/filepath"
+	"testing"
+)
+
+// TestCluster holds one cluster to all promises that need none for themselves.
+func TestCluster(t *testing.T) {
+	n := newNode(t)
+	n.start()
+	for i, promise := range []struct {
+		name string
+		test func(*testing.T, *shell)
+	}{
+		{"the walk", testWalk},
+		{"a wrong type is refused", testWrongType},
+		{"get prints tables and everything else", testGet},
+		{"the other verbs work on these kinds", testVerbs},
+		{"edit changes what the editor changed", testEdit},
+		{"logs come, and go on coming", testLogs},
+		{"a terminal is one", testTerminal},
+		{"streams are kept apart", testStreams},
+		{"a service has one address and three names", testServiceNames},
+		{"a service balances over all ready pods", testBalance},
+		{"a service without pods refuses at once", testScaledToZero},
+		{"a service does not answer to the outside", testOutside},
+		{"the anonymous are told next to nothing", testAnonymous},
+		{"no packet of the cluster leaves the node", testNoLeak},
+		{"a deleted pod is replaced", testReplaced},
+		{"a container that exits is restarted with back-off", testBackOff},
+		{"an image that does not exist is told of", testMissingImage},
+		{"a wrong name is not found", testNotFound},
+	} {
+		t.Run(promise.name, func(t *testing.T) { promise.test(t, n.namespace(t, fmt.Sprintf("test-%d", i))) })
+	}
+}
+
+// namespace opens a shell on the node, in a new Kubernetes namespace that goes when the test ends.
+func (n *node) namespace(t *testing.T, name string) *shell {
+	t.Helper()
+	s := n.shell(t)
+	s.do("kubectl create namespace " + name)
+	config := filepath.Join(n.dir, name+".kubeconfig")
+	s.do("cp " + s.config + " " + config)
+	s.config, s.space = config, name
+	s.do("kubectl config set-context --current --namespace=" + name)
+	t.Cleanup(func() {
+		if t.Failed() {
+			n.report(t)
+		}
+		s.do("kubectl delete namespace " + name)
+	})
+	return s
+}

@@ -1,0 +1,198 @@
+package test
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"runtime"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	containerd "github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/pkg/cio"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"github.com/containerd/containerd/v2/pkg/oci"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sync/errgroup"
+)
+
+// floor starts containers like a pod's with containerd's own client and nothing else: the same daemon, the same image, a
+// network namespace with an address and a route. Nothing that uses containerd can be faster.
+type floor struct {
+	b      *testing.B
+	ctx    context.Context
+	client *containerd.Client
+	image  containerd.Image
+	links  *netlink.Handle // Of the node's network namespace.
+	last   atomic.Int64    // Number of the last container.
+	prefix string
+}
+
+const floorCgroup = "skiff-bench"
+
+func newFloor(b *testing.B, n *node) *floor {
+	b.Helper()
+	client, err := containerd.New(filepath.Join(n.run, "containerd", "containerd.sock"),
+		containerd.WithDefaultNamespace("skiff"), containerd.WithDefaultRuntime("io.containerd.runc.v2"))
+	if err != nil {
+		b.Fatal(err)
+	}
+	handle, err := netns.GetFromName(n.netns)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer handle.Close()
+	links, err := netlink.NewHandleAt(handle)
+	if err != nil {
+		b.Fatal(err)
+	}
+	f := &floor{b: b, ctx: namespaces.WithNamespace(context.Background(), "floor"), client: client, links: links, prefix: n.netns}
+	b.Cleanup(func() {
+		links.Close()
+		client.Close()
+		dirs, _ := filepath.Glob("/sys/fs/cgroup/*/" + floorCgroup)
+		for _, dir := range append(dirs, "/sys/fs/cgroup/"+floorCgroup) {
+			removeCgroup(dir)
+		}
+	})
+	return f
+}
+
+// open imports the image into a containerd namespace of the floor's own.
+func (f *floor) open() {
+	f.b.Helper()
+	file, err := os.Open(repository("bin/images/nginx.tar"))
+	if err != nil {
+		f.b.Fatal(err)
+	}
+	defer file.Close()
+	images, err := f.client.Import(f.ctx, file)
+	if err != nil {
+		f.b.Fatal(err)
+	}
+	f.image = containerd.NewImage(f.client, images[0])
+	if err := f.image.Unpack(f.ctx, "overlayfs"); err != nil {
+		f.b.Fatal(err)
+	}
+}
+
+// run measures how long it takes to start containers, some at a time, and removes them.
+func (f *floor) run(count, atOnce int) time.Duration {
+	f.b.Helper()
+	tasks := make([]containerd.Task, count)
+	start := time.Now()
+	var starts errgroup.Group
+	starts.SetLimit(atOnce)
+	for i := range tasks {
+		starts.Go(func() (err error) {
+			tasks[i], err = f.start(f.last.Add(1))
+			return err
+		})
+	}
+	err := starts.Wait()
+	took := time.Since(start)
+	if err != nil {
+		f.b.Error(err)
+	}
+	var ends errgroup.Group
+	ends.SetLimit(4)
+	for _, task := range tasks {
+		ends.Go(func() error { return f.remove(task) })
+	}
+	if err := ends.Wait(); err != nil || f.b.Failed() {
+		f.b.Fatalf("remove the containers: %v", err)
+	}
+	return took
+}
+
+func (f *floor) name(number int64) string { return fmt.Sprintf("%s-floor-%d", f.prefix, number) }
+
+func (f *floor) start(number int64) (containerd.Task, error) {
+	name := f.name(number)
+	if err := f.connect(name, number); err != nil {
+		return nil, fmt.Errorf("network of %s: %w", name, err)
+	}
+	c, err := f.client.NewContainer(f.ctx, name,
+		containerd.WithSnapshotter("overlayfs"),
+		containerd.WithNewSnapshot(name, f.image),
+		containerd.WithNewSpec(oci.WithImageConfig(f.image), oci.WithCgroup("/"+floorCgroup+"/"+name),
+			oci.WithLinuxNamespace(specs.LinuxNamespace{Type: specs.NetworkNamespace, Path: "/run/netns/" + name})))
+	if err != nil {
+		return nil, err
+	}
+	task, err := c.NewTask(f.ctx, cio.NullIO)
+	if err != nil {
+		return nil, err
+	}
+	return task, task.Start(f.ctx)
+}
+
+// connect makes the network namespace, and a pair of links with an address and a default route.
+func (f *floor) connect(name string, number int64) error {
+	ns, err := newNamespace(name)
+	if err != nil {
+		return err
+	}
+	defer ns.Close()
+	outer := fmt.Sprintf("floor%d", number)
+	if err := f.links.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: outer}, PeerName: "eth0", PeerNamespace: netlink.NsFd(ns)}); err != nil {
+		return err
+	}
+	link, err := f.links.LinkByName(outer)
+	if err != nil {
+		return err
+	}
+	if err := f.links.LinkSetUp(link); err != nil {
+		return err
+	}
+	inner, err := netlink.NewHandleAt(ns)
+	if err != nil {
+		return err
+	}
+	defer inner.Close()
+	if link, err = inner.LinkByName("eth0"); err != nil {
+		return err
+	}
+	address := &net.IPNet{IP: net.IPv4(198, 18, byte(number>>8), byte(number)), Mask: net.CIDRMask(32, 32)} // Of the range for benchmarks.
+	if err := inner.AddrAdd(link, &netlink.Addr{IPNet: address}); err != nil {
+		return err
+	}
+	if err := inner.LinkSetUp(link); err != nil {
+		return err
+	}
+	return inner.RouteAdd(&netlink.Route{LinkIndex: link.Attrs().Index, Scope: netlink.SCOPE_LINK, Dst: &net.IPNet{IP: net.IPv4zero, Mask: net.CIDRMask(0, 32)}})
+}
+
+// newNamespace makes a named network namespace.
+func newNamespace(name string) (ns netns.NsHandle, err error) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread() // Never unlocked: the thread is of that namespace, and ends with us.
+		ns, err = netns.NewNamed(name)
+	}()
+	<-done
+	return ns, err
+}
+
+func (f *floor) remove(task containerd.Task) error {
+	if task == nil {
+		return nil
+	}
+	if _, err := task.Delete(f.ctx, containerd.WithProcessKill); err != nil {
+		return err
+	}
+	c, err := f.client.LoadContainer(f.ctx, task.ID())
+	if err != nil {
+		return err
+	}
+	if err := c.Delete(f.ctx, containerd.WithSnapshotCleanup); err != nil {
+		return err
+	}
+	return netns.DeleteNamed(task.ID())
+}
