@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -73,11 +74,11 @@ func TestReplacement(t *testing.T) {
 // TestNeverTooMany promises that no pod too many is made even if the watch shows nothing of what was created.
 func TestNeverTooMany(t *testing.T) {
 	inWorld(t, newReplicaSets, func(w *world) {
-		created := 0
+		var created atomic.Int32
 		w.client.PrependReactor("create", "pods", func(action clienttesting.Action) (bool, runtime.Object, error) {
-			created++ // And the pod is not stored, so no event ever comes.
+			n := created.Add(1) // And the pod is not stored, so no event ever comes.
 			pod := action.(clienttesting.CreateAction).GetObject().(*corev1.Pod)
-			pod.Name = fmt.Sprint("invisible-", created)
+			pod.Name = fmt.Sprint("invisible-", n)
 			return true, pod, nil
 		})
 		w.createSet(webSet(3))
@@ -88,12 +89,12 @@ func TestNeverTooMany(t *testing.T) {
 			w.must(err)
 			w.settle()
 		}
-		if created != 3 {
-			t.Errorf("created %d pods for 3 replicas while the cache shows none", created)
+		if n := created.Load(); n != 3 {
+			t.Errorf("created %d pods for 3 replicas while the cache shows none", n)
 		}
 		time.Sleep(expectationTimeout + time.Minute)
-		if created != 6 {
-			t.Errorf("created %d pods after the expectations ran out, want 3 more", created)
+		if n := created.Load(); n != 6 {
+			t.Errorf("created %d pods after the expectations ran out, want 3 more", n)
 		}
 	})
 }
@@ -102,10 +103,11 @@ func TestNeverTooMany(t *testing.T) {
 // all is well once it is over.
 func TestCreateFails(t *testing.T) {
 	inWorld(t, newReplicaSets, func(w *world) {
-		broken, tries := true, 0
+		var mended atomic.Bool
+		var tries atomic.Int32
 		w.client.PrependReactor("create", "pods", func(clienttesting.Action) (bool, runtime.Object, error) {
-			tries++
-			if broken {
+			tries.Add(1)
+			if !mended.Load() {
 				return true, nil, errors.New("quota exceeded")
 			}
 			return false, nil, nil
@@ -113,8 +115,8 @@ func TestCreateFails(t *testing.T) {
 		_, err := w.client.AppsV1().ReplicaSets("default").Create(w.ctx, webSet(50), metav1.CreateOptions{})
 		w.must(err)
 		w.settle()
-		if tries > 12 { // Each call makes one; the rest are retries of the loop within 2 s.
-			t.Errorf("%d attempts to create pods within 2 s", tries)
+		if n := tries.Load(); n > 12 { // Each call makes one; the rest are retries of the loop within 2 s.
+			t.Errorf("%d attempts to create pods within 2 s", n)
 		}
 		conditions := w.set().Status.Conditions
 		if len(conditions) != 1 || conditions[0].Reason != "FailedCreate" || conditions[0].Message != "quota exceeded" {
@@ -123,7 +125,7 @@ func TestCreateFails(t *testing.T) {
 		if events := w.told(); !slices.Contains(events, "Warning FailedCreate Error creating: quota exceeded") {
 			t.Errorf("events %q, want FailedCreate", events)
 		}
-		broken = false
+		mended.Store(true)
 		time.Sleep(time.Minute)
 		w.settle()
 		if n := len(w.pods("")); n != 50 || len(w.set().Status.Conditions) != 0 {

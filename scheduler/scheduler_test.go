@@ -6,6 +6,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -29,7 +30,7 @@ type world struct {
 	*testing.T
 	ctx    context.Context
 	client *fake.Clientset
-	bind   error // What the next bindings answer.
+	bind   atomic.Pointer[error] // What the next bindings answer.
 }
 
 func inWorld(t *testing.T, test func(w *world), objects ...runtime.Object) {
@@ -61,8 +62,8 @@ func (w *world) binding(action clienttesting.Action) (bool, runtime.Object, erro
 	if action.GetSubresource() != "binding" {
 		return false, nil, nil
 	}
-	if w.bind != nil {
-		return true, nil, w.bind
+	if err := w.bind.Load(); err != nil {
+		return true, nil, *err
 	}
 	binding := action.(clienttesting.CreateAction).GetObject().(*corev1.Binding)
 	obj, err := w.client.Tracker().Get(action.GetResource(), action.GetNamespace(), binding.Name)
@@ -216,10 +217,11 @@ func TestNoOverbooking(t *testing.T) {
 // TestBindFails promises that a failed binding takes no room and is tried again.
 func TestBindFails(t *testing.T) {
 	inWorld(t, func(w *world) {
-		w.bind = errors.New("connection refused")
+		refused := errors.New("connection refused")
+		w.bind.Store(&refused)
 		w.create("p cpu=800m")
 		w.expectNode("p", "")
-		w.bind = nil
+		w.bind.Store(nil)
 		time.Sleep(time.Minute)
 		w.settle()
 		w.expectNode("p", "a")
