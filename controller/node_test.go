@@ -56,7 +56,8 @@ func TestLostNode(t *testing.T) {
 		beat()
 		back, err := w.client.CoreV1().Nodes().Get(w.ctx, "a", metav1.GetOptions{})
 		w.must(err)
-		nodeCondition(back.Status.Conditions, corev1.NodeReady).Status = corev1.ConditionTrue
+		ready := nodeCondition(back.Status.Conditions, corev1.NodeReady)
+		ready.Status, ready.LastHeartbeatTime = corev1.ConditionTrue, metav1.Now()
 		_, err = w.client.CoreV1().Nodes().UpdateStatus(w.ctx, back, metav1.UpdateOptions{})
 		w.must(err)
 		w.settle()
