@@ -24,14 +24,7 @@ func validateAffinity(path *field.Path, a *corev1.Affinity) field.ErrorList {
 	if n := a.NodeAffinity; n != nil {
 		at := path.Child("nodeAffinity")
 		if r := n.RequiredDuringSchedulingIgnoredDuringExecution; r != nil {
-			terms := at.Child(wanted, "nodeSelectorTerms")
-			if len(r.NodeSelectorTerms) == 0 {
-				errs = append(errs, field.Required(terms, "must have at least one node selector term"))
-			}
-			for i, term := range r.NodeSelectorTerms {
-				errs = append(errs, validateNodeTerm(terms.Index(i), &term)...)
-				errs = append(errs, validateTermValues(terms.Index(i), &term)...)
-			}
+			errs = append(errs, validateNodeSelector(at.Child(wanted), r)...)
 		}
 		for i, p := range n.PreferredDuringSchedulingIgnoredDuringExecution {
 			errs = append(errs, validateWeight(at.Child(preferred).Index(i), p.Weight)...)
@@ -63,6 +56,20 @@ func validateWeight(path *field.Path, weight int32) field.ErrorList {
 		return field.ErrorList{field.Invalid(path.Child("weight"), weight, "must be in the range 1-100")}
 	}
 	return nil
+}
+
+// validateNodeSelector checks which nodes are required.
+func validateNodeSelector(path *field.Path, s *corev1.NodeSelector) field.ErrorList {
+	terms := path.Child("nodeSelectorTerms")
+	if len(s.NodeSelectorTerms) == 0 {
+		return field.ErrorList{field.Required(terms, "must have at least one node selector term")}
+	}
+	var errs field.ErrorList
+	for i, term := range s.NodeSelectorTerms {
+		errs = append(errs, validateNodeTerm(terms.Index(i), &term)...)
+		errs = append(errs, validateTermValues(terms.Index(i), &term)...)
+	}
+	return errs
 }
 
 func validateNodeTerm(path *field.Path, term *corev1.NodeSelectorTerm) field.ErrorList {

@@ -13,16 +13,44 @@ func Table() []*Resource {
 		configMap(),
 		endpoints(),
 		event(),
+		limitRange(),
 		namespace(),
 		node(),
+		persistentVolumeClaim(),
+		persistentVolume(),
 		pod(),
+		podTemplate(),
+		replicationController(),
+		resourceQuota(),
 		secret(),
 		service(),
 		serviceAccount(),
+		controllerRevision(),
+		daemonSet(),
 		deployment(),
 		replicaSet(),
+		statefulSet(),
+		horizontalPodAutoscaler(),
+		cronJob(),
+		job(),
+		certificateSigningRequest(),
 		lease(),
 		endpointSlice(),
+		ingressClass(),
+		ingress(),
+		networkPolicy(),
+		runtimeClass(),
+		podDisruptionBudget(),
+		clusterRoleBinding(),
+		clusterRole(),
+		roleBinding(),
+		role(),
+		priorityClass(),
+		csiDriver(),
+		csiNode(),
+		csiStorageCapacity(),
+		storageClass(),
+		volumeAttachment(),
 	}
 }
 
@@ -59,6 +87,17 @@ func nameColumn() metav1.TableColumnDefinition {
 
 func ageColumn() metav1.TableColumnDefinition {
 	return column("Age", "string", metav1.ObjectMeta{}.SwaggerDoc()["creationTimestamp"])
+}
+
+// createdColumn and created are the second and last column of kinds that have nothing else to say.
+func createdColumn() metav1.TableColumnDefinition {
+	return metav1.TableColumnDefinition{
+		Name: "Created At", Type: "date", Description: metav1.ObjectMeta{}.SwaggerDoc()["creationTimestamp"],
+	}
+}
+
+func created(obj metav1.Object) string {
+	return obj.GetCreationTimestamp().UTC().Format(time.RFC3339)
 }
 
 // age says how long ago t was, in kubectl's short form: "5m", "3d4h".

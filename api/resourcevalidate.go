@@ -82,18 +82,23 @@ func validateResourceList(path *field.Path, list corev1.ResourceList) field.Erro
 	return errs
 }
 
-func validateResourceName(path *field.Path, name corev1.ResourceName) field.ErrorList {
+// validateAnyResourceName wants the name of something that can be counted, by a container or by a quota.
+func validateAnyResourceName(path *field.Path, name corev1.ResourceName) field.ErrorList {
 	errs := invalid(path, name, validation.IsQualifiedName(string(name)))
+	if len(errs) == 0 && !strings.Contains(string(name), "/") && !isQuotaResource(name) && !isContainerResource(name) {
+		errs = append(errs, field.Invalid(path, name, "must be a standard resource type or fully qualified"))
+	}
+	return errs
+}
+
+// validateResourceName wants the name of something that a container can have.
+func validateResourceName(path *field.Path, name corev1.ResourceName) field.ErrorList {
+	errs := validateAnyResourceName(path, name)
 	if strings.Contains(string(name), "/") {
 		if strings.HasPrefix(string(name), corev1.DefaultResourceRequestsPrefix) {
 			errs = append(errs, field.Invalid(path, name, "doesn't follow extended resource name standard"))
 		}
-		return errs
-	}
-	if len(errs) == 0 && !isQuotaResource(name) && !isContainerResource(name) {
-		errs = append(errs, field.Invalid(path, name, "must be a standard resource type or fully qualified"))
-	}
-	if !isContainerResource(name) {
+	} else if !isContainerResource(name) {
 		errs = append(errs, field.Invalid(path, name, "must be a standard resource for containers"))
 	}
 	return errs

@@ -1,7 +1,7 @@
 // Package api is skiff's one table of what the Kubernetes API has: a [Resource] for each kind, with its names, verbs and
 // rules. Everything the API server does, it does from this table; nothing about a kind is known elsewhere.
 //
-// The Go types are those of k8s.io/api, in version v1 only: one Go type a kind, no conversion. Each kind has a file named
+// The Go types are those of k8s.io/api, each in one version, v1 (autoscaling: v2): one Go type a kind, no conversion. Each kind has a file named
 // after it, with its defaults, its validation and its printed columns; where that is too much for one file, as for a pod,
 // the files beside it begin with the same name, or are named for the part (containers, volumes, probes).
 //
@@ -10,8 +10,8 @@
 // its arguments alone, so all of them can be tested with YAML in and YAML, or errors, out.
 //
 // In Kubernetes: the internal and versioned types, defaults, conversions, validation, strategies and printers of
-// k8s.io/kubernetes/pkg/apis, pkg/registry and pkg/printers. Left out: every version that is not v1, the second form of
-// events (events.k8s.io), feature gates, and the checks of what stands only in Windows pods, in dynamic resource claims
+// k8s.io/kubernetes/pkg/apis, pkg/registry and pkg/printers. Left out: every version that is not v1 (autoscaling: v2), the
+// second form of events (events.k8s.io), feature gates, and the checks of what stands only in Windows pods, in dynamic resource claims
 // and in the volume sources of single storage vendors. A pod may ask here for what no agent of skiff can do yet: the API
 // stores what Kubernetes stores, and the agent says what it can't run.
 package api
@@ -88,6 +88,11 @@ type Sub struct {
 	Kind  string // What it takes and returns, as discovery says: "Pod", "Scale", "PodExecOptions".
 	Group string // Of that kind, where it is not the resource's own: "autoscaling".
 	Verbs []string
+
+	// Prepare and Validate are the rules for a change of the status through this subresource, where it has any: what is
+	// kept of old, and what is wrong.
+	Prepare  func(obj, old runtime.Object)
+	Validate func(obj, old runtime.Object) field.ErrorList
 }
 
 // Sub returns the subresource of that name, if there is one.

@@ -30,42 +30,70 @@ func validateReplicas(path *field.Path, replicas *int32, minReady int32, selecto
 	template *corev1.PodTemplateSpec) field.ErrorList {
 	errs := nonNegative(path.Child("replicas"), deref(replicas))
 	errs = append(errs, nonNegative(path.Child("minReadySeconds"), minReady)...)
-	at := path.Child("selector")
-	if selector == nil {
-		errs = append(errs, field.Required(at, ""))
-	} else {
-		errs = append(errs, validateSelector(at, selector)...)
-		if len(selector.MatchLabels)+len(selector.MatchExpressions) == 0 {
-			errs = append(errs, field.Invalid(at, selector, "empty selector is invalid for deployment"))
-		}
-	}
-	parsed, err := metav1.LabelSelectorAsSelector(selector)
-	if err != nil {
-		return append(errs, field.Invalid(at, selector, "invalid label selector"))
+	parsed, selectorErrs := validateOwnSelector(path.Child("selector"), selector, "deployment")
+	errs = append(errs, selectorErrs...)
+	if parsed == nil {
+		return errs
 	}
 	return append(errs, validateTemplate(path.Child("template"), template, parsed)...)
 }
 
-func validateTemplate(path *field.Path, t *corev1.PodTemplateSpec, selector labels.Selector) field.ErrorList {
+// validateOwnSelector wants the selector by which an object of that kind knows its pods: there, and not empty. It returns
+// the selector too, or nil where it can't be read.
+func validateOwnSelector(path *field.Path, s *metav1.LabelSelector, kind string) (labels.Selector, field.ErrorList) {
 	var errs field.ErrorList
-	if !selector.Empty() && !selector.Matches(labels.Set(t.Labels)) {
-		errs = append(errs, field.Invalid(path.Child("metadata", "labels"), t.Labels,
-			"`selector` does not match template `labels`"))
+	if s == nil {
+		errs = append(errs, field.Required(path, ""))
+	} else {
+		errs = append(errs, validateSelector(path, s)...)
+		if len(s.MatchLabels)+len(s.MatchExpressions) == 0 {
+			errs = append(errs, field.Invalid(path, s, "empty selector is invalid for "+kind))
+		}
 	}
-	errs = append(errs, validateLabels(path.Child("labels"), t.Labels)...)
+	parsed, err := metav1.LabelSelectorAsSelector(s)
+	if err != nil {
+		return nil, append(errs, field.Invalid(path, s, "invalid label selector"))
+	}
+	return parsed, errs
+}
+
+// validateTemplate checks the template of pods that shall run until they are deleted.
+func validateTemplate(path *field.Path, t *corev1.PodTemplateSpec, selector labels.Selector) field.ErrorList {
+	errs := validateTemplateLabels(path, t, selector)
+	errs = append(errs, validatePodTemplate(path, t)...)
+	return append(errs, validateEndless(path.Child("spec"), &t.Spec, "ReplicaSet")...)
+}
+
+func validateTemplateLabels(path *field.Path, t *corev1.PodTemplateSpec, selector labels.Selector) field.ErrorList {
+	if selector.Empty() || selector.Matches(labels.Set(t.Labels)) {
+		return nil
+	}
+	return field.ErrorList{field.Invalid(path.Child("metadata", "labels"), t.Labels,
+		"`selector` does not match template `labels`")}
+}
+
+// validatePodTemplate checks what templates of all sorts have.
+func validatePodTemplate(path *field.Path, t *corev1.PodTemplateSpec) field.ErrorList {
+	errs := validateLabels(path.Child("labels"), t.Labels)
 	errs = append(errs, apivalidation.ValidateAnnotations(t.Annotations, path.Child("annotations"))...)
 	spec := path.Child("spec")
 	errs = append(errs, validatePodSpec(spec, &t.Spec)...)
 	if len(t.Spec.EphemeralContainers) > 0 {
 		errs = append(errs, field.Forbidden(spec.Child("ephemeralContainers"), "ephemeral containers not allowed in pod template"))
 	}
-	if t.Spec.RestartPolicy != corev1.RestartPolicyAlways {
-		errs = append(errs, field.NotSupported(spec.Child("restartPolicy"), t.Spec.RestartPolicy,
+	return errs
+}
+
+// validateEndless wants pods that a controller keeps running: nothing in them may end them for good.
+func validateEndless(path *field.Path, s *corev1.PodSpec, kind string) field.ErrorList {
+	var errs field.ErrorList
+	if s.RestartPolicy != corev1.RestartPolicyAlways {
+		errs = append(errs, field.NotSupported(path.Child("restartPolicy"), s.RestartPolicy,
 			[]corev1.RestartPolicy{corev1.RestartPolicyAlways}))
 	}
-	if t.Spec.ActiveDeadlineSeconds != nil {
-		errs = append(errs, field.Forbidden(spec.Child("activeDeadlineSeconds"),
-			"activeDeadlineSeconds in ReplicaSet is not Supported"))
+	if s.ActiveDeadlineSeconds != nil {
+		errs = append(errs, field.Forbidden(path.Child("activeDeadlineSeconds"),
+			"activeDeadlineSeconds in "+kind+" is not Supported"))
 	}
 	return errs
 }
@@ -94,10 +122,15 @@ func validateRollingUpdate(path *field.Path, r *appsv1.RollingUpdateDeployment) 
 	if unavailable == 0 && surge == 0 {
 		errs = append(errs, field.Invalid(unavailableAt, *r.MaxUnavailable, "may not be 0 when `maxSurge` is 0"))
 	}
-	if r.MaxUnavailable.Type == intstr.String && unavailable > 100 {
-		errs = append(errs, field.Invalid(unavailableAt, *r.MaxUnavailable, "must not be greater than 100%"))
+	return append(errs, atMostAll(unavailableAt, *r.MaxUnavailable)...)
+}
+
+// atMostAll wants no more than 100 per cent. What is no percentage is not looked at.
+func atMostAll(path *field.Path, v intstr.IntOrString) field.ErrorList {
+	if n, errs := validateNumberOrPercent(path, v); v.Type == intstr.String && len(errs) == 0 && n > 100 {
+		return field.ErrorList{field.Invalid(path, v, "must not be greater than 100%")}
 	}
-	return errs
+	return nil
 }
 
 // validateNumberOrPercent returns the number too, of pods or of per cent.

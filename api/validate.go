@@ -39,6 +39,14 @@ func oneOfOrNone[T ~string](path *field.Path, value T, supported ...T) field.Err
 	return field.ErrorList{field.NotSupported(path, value, supported)}
 }
 
+// oneOfAll is [oneOf] for a field that is told apart from no other by being empty.
+func oneOfAll[T ~string](path *field.Path, value T, supported ...T) field.ErrorList {
+	if slices.Contains(supported, value) {
+		return nil
+	}
+	return field.ErrorList{field.NotSupported(path, value, supported)}
+}
+
 // required wants a value that is not empty.
 func required(path *field.Path, value string) field.ErrorList {
 	if value == "" {

@@ -62,11 +62,7 @@ func validateVolumeSource(at *field.Path, v *corev1.VolumeSource) field.ErrorLis
 	case v.PersistentVolumeClaim != nil:
 		errs = required(at.Child("persistentVolumeClaim", "claimName"), v.PersistentVolumeClaim.ClaimName)
 	case v.NFS != nil:
-		errs = required(at.Child("nfs", "server"), v.NFS.Server)
-		errs = append(errs, required(at.Child("nfs", "path"), v.NFS.Path)...)
-		if !path.IsAbs(v.NFS.Path) {
-			errs = append(errs, field.Invalid(at.Child("nfs", "path"), v.NFS.Path, "must be an absolute path"))
-		}
+		errs = validateNFS(at.Child("nfs"), v.NFS)
 	case v.CSI != nil:
 		errs = required(at.Child("csi", "driver"), v.CSI.Driver)
 	}
@@ -75,16 +71,20 @@ func validateVolumeSource(at *field.Path, v *corev1.VolumeSource) field.ErrorLis
 
 // sourceNames are the names of the sources that are set, in the order in which Kubernetes looks: emptyDir first.
 func sourceNames(v *corev1.VolumeSource) []string {
+	names := setFields(*v)
+	if i := slices.Index(names, "emptyDir"); i > 0 {
+		names = slices.Insert(slices.Delete(names, i, i+1), 0, "emptyDir")
+	}
+	return names
+}
+
+// setFields are the names, in JSON, of the fields of a struct of pointers that are set.
+func setFields(from any) []string {
 	var names []string
-	source := reflect.ValueOf(*v)
-	for i := range source.NumField() {
-		if source.Field(i).IsNil() {
-			continue
-		}
-		name, _, _ := strings.Cut(source.Type().Field(i).Tag.Get("json"), ",")
-		if name == "emptyDir" {
-			names = slices.Insert(names, 0, name)
-		} else {
+	v := reflect.ValueOf(from)
+	for i := range v.NumField() {
+		if !v.Field(i).IsNil() {
+			name, _, _ := strings.Cut(v.Type().Field(i).Tag.Get("json"), ",")
 			names = append(names, name)
 		}
 	}
@@ -99,6 +99,15 @@ func validateHostPath(at *field.Path, h *corev1.HostPathVolumeSource) field.Erro
 	return append(errs, oneOfOrNone(at.Child("type"), deref(h.Type), corev1.HostPathUnset, corev1.HostPathBlockDev,
 		corev1.HostPathCharDev, corev1.HostPathDirectory, corev1.HostPathDirectoryOrCreate, corev1.HostPathFile,
 		corev1.HostPathFileOrCreate, corev1.HostPathSocket)...)
+}
+
+func validateNFS(at *field.Path, n *corev1.NFSVolumeSource) field.ErrorList {
+	errs := required(at.Child("server"), n.Server)
+	errs = append(errs, required(at.Child("path"), n.Path)...)
+	if !path.IsAbs(n.Path) {
+		errs = append(errs, field.Invalid(at.Child("path"), n.Path, "must be an absolute path"))
+	}
+	return errs
 }
 
 func validateItems(at *field.Path, mode *int32, items []corev1.KeyToPath) field.ErrorList {

@@ -1,10 +1,13 @@
 package apiserver
 
 import (
+	"context"
 	"fmt"
 	"time"
 
+	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
+	schedulingv1 "k8s.io/api/scheduling/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime"
 )
@@ -21,13 +24,28 @@ func ptr[T any](v T) *T { return &v }
 func seconds(n int64) time.Duration { return time.Duration(n) * time.Second }
 
 // admit does to a new object what Kubernetes' default admission plugins do: ServiceAccount (the name only: no token is
-// mounted before RBAC is enforced), DefaultTolerationSeconds and Priority.
+// mounted before RBAC is enforced), DefaultTolerationSeconds and Priority. A request for a certificate gets the name of
+// who makes it.
 // https://kubernetes.io/docs/reference/access-authn-authz/admission-controllers/
-func (s *Server) admit(obj runtime.Object) error {
-	pod, ok := obj.(*corev1.Pod)
-	if !ok {
-		return nil
+func (s *Server) admit(ctx context.Context, obj runtime.Object) error {
+	switch o := obj.(type) {
+	case *corev1.Pod:
+		return s.admitPod(o)
+	case *schedulingv1.PriorityClass:
+		return s.onlyDefault(o)
+	case *certificatesv1.CertificateSigningRequest:
+		signRequest(ctx, o)
 	}
+	return nil
+}
+
+// signRequest says whose request it is, whatever the request says itself.
+func signRequest(ctx context.Context, c *certificatesv1.CertificateSigningRequest) {
+	u, _ := ctx.Value(userKey{}).(User)
+	c.Spec.Username, c.Spec.Groups, c.Spec.UID, c.Spec.Extra = u.Name, u.Groups, "", nil
+}
+
+func (s *Server) admitPod(pod *corev1.Pod) error {
 	if pod.Spec.ServiceAccountName == "" {
 		pod.Spec.ServiceAccountName = "default"
 		pod.Spec.DeprecatedServiceAccount = "default"
@@ -35,7 +53,7 @@ func (s *Server) admit(obj runtime.Object) error {
 	for _, key := range []string{corev1.TaintNodeNotReady, corev1.TaintNodeUnreachable} {
 		tolerateForAWhile(pod, key)
 	}
-	return prioritize(pod)
+	return s.prioritize(pod)
 }
 
 const tolerationSeconds = 300
@@ -52,22 +70,52 @@ func tolerateForAWhile(pod *corev1.Pod, key string) {
 	})
 }
 
-// priorities are the two classes that every cluster has.
-// https://kubernetes.io/docs/tasks/administer-cluster/guaranteed-scheduling-critical-addon-pods/
-var priorities = map[string]int32{
-	"":                        0,
-	"system-cluster-critical": 2000000000,
-	"system-node-critical":    2000001000,
+// prioritize resolves a pod's priority class, or the class that is the default of the cluster. Without either the
+// priority is 0. https://kubernetes.io/docs/concepts/scheduling-eviction/pod-priority-preemption/
+func (s *Server) prioritize(pod *corev1.Pod) error {
+	class := s.defaultPriority()
+	if name := pod.Spec.PriorityClassName; name != "" {
+		it := s.shelf(priorityClasses).get(name)
+		if it == nil {
+			return apierrors.NewForbidden(corev1.Resource("pods"), pod.Name, fmt.Errorf("no PriorityClass with name %s was found", name))
+		}
+		class = it.obj.(*schedulingv1.PriorityClass)
+	}
+	if said := pod.Spec.Priority; said != nil && *said != class.Value {
+		return apierrors.NewForbidden(corev1.Resource("pods"), pod.Name, fmt.Errorf("the integer value of priority (%d) must not be provided "+
+			"in pod spec; priority admission controller computed %d from the given PriorityClass name", *said, class.Value))
+	}
+	policy := ptrOr(class.PreemptionPolicy, corev1.PreemptLowerPriority)
+	if said := pod.Spec.PreemptionPolicy; said != nil && *said != policy {
+		return apierrors.NewForbidden(corev1.Resource("pods"), pod.Name, fmt.Errorf("the string value of PreemptionPolicy (%s) must not be "+
+			"provided in pod spec; priority admission controller computed %s from the given PriorityClass name", *said, policy))
+	}
+	pod.Spec.PriorityClassName = class.Name
+	pod.Spec.Priority = ptr(class.Value)
+	pod.Spec.PreemptionPolicy = &policy
+	return nil
 }
 
-func prioritize(pod *corev1.Pod) error {
-	value, ok := priorities[pod.Spec.PriorityClassName]
-	if !ok {
-		return apierrors.NewForbidden(corev1.Resource("pods"), pod.Name, fmt.Errorf("no PriorityClass with name %s was found", pod.Spec.PriorityClassName))
+const priorityClasses = "priorityclasses.scheduling.k8s.io"
+
+// defaultPriority is the class of pods that name none: of several that say they are it, the lowest.
+func (s *Server) defaultPriority() *schedulingv1.PriorityClass {
+	lowest := &schedulingv1.PriorityClass{}
+	classes := s.shelf(priorityClasses)
+	for _, it := range classes.state(s.cache).items(selectAll(classes.resource)) {
+		class := it.obj.(*schedulingv1.PriorityClass)
+		if class.GlobalDefault && (lowest.Name == "" || class.Value < lowest.Value) {
+			lowest = class
+		}
 	}
-	pod.Spec.Priority = &value
-	if pod.Spec.PreemptionPolicy == nil {
-		pod.Spec.PreemptionPolicy = ptr(corev1.PreemptLowerPriority)
+	return lowest
+}
+
+// onlyDefault keeps a second class from being made the default.
+func (s *Server) onlyDefault(class *schedulingv1.PriorityClass) error {
+	if other := s.defaultPriority(); class.GlobalDefault && other.Name != "" && other.Name != class.Name {
+		return apierrors.NewForbidden(schedulingv1.Resource("priorityclasses"), class.Name,
+			fmt.Errorf("PriorityClass %v is already marked as default. Only one default can exist", other.Name))
 	}
 	return nil
 }

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"time"
 
+	"skiff/api"
+
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -13,11 +15,16 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 )
 
-// Bootstrap writes what every cluster begins with: the namespaces, and the Services "kubernetes" and "kube-dns" with
+// Bootstrap writes what every cluster begins with: the namespaces, the system's priority classes, and the Services "kubernetes" and "kube-dns" with
 // their endpoints. Run must be running. What is there already stays; the endpoints are brought up to date.
 func (s *Server) Bootstrap(ctx context.Context) error {
 	for _, name := range []string{metav1.NamespaceDefault, metav1.NamespaceSystem, metav1.NamespacePublic, corev1.NamespaceNodeLease} {
 		if err := s.ensure(ctx, "namespaces", &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}); err != nil {
+			return err
+		}
+	}
+	for _, class := range api.SystemPriorityClasses() {
+		if err := s.ensure(ctx, priorityClasses, class); err != nil {
 			return err
 		}
 	}

@@ -100,11 +100,10 @@ func (d discovery) resources(gv schema.GroupVersion) handler {
 }
 
 func subKind(res *api.Resource, sub api.Sub) schema.GroupVersionKind {
-	group := res.Group
 	if sub.Group != "" {
-		group = sub.Group
+		return schema.GroupVersionKind{Group: sub.Group, Version: "v1", Kind: sub.Kind}
 	}
-	return schema.GroupVersionKind{Group: group, Version: "v1", Kind: sub.Kind}
+	return res.GroupVersion().WithKind(sub.Kind)
 }
 
 func (d discovery) aggregated(want func(schema.GroupVersion) bool) *apidiscovery.APIGroupDiscoveryList {

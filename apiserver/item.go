@@ -113,5 +113,8 @@ func unmarshalStored(r *api.Resource, data []byte) (runtime.Object, error) {
 		return nil, fmt.Errorf("decode a stored %s: %w", r.Kind, err)
 	}
 	obj.GetObjectKind().SetGroupVersionKind(r.GroupVersionKind())
+	if r.Default != nil {
+		r.Default(obj) // The stored form has no kind of what lies within an object, and defaults may be younger than it.
+	}
 	return obj, nil
 }

@@ -62,7 +62,7 @@ func (s *Server) create(ctx context.Context, sh *shelf, namespace string, obj ru
 	if r.PrepareCreate != nil {
 		r.PrepareCreate(obj)
 	}
-	if err := s.admit(obj); err != nil {
+	if err := s.admit(ctx, obj); err != nil {
 		return nil, err
 	}
 	unlock, err := s.allocate(sh, obj, "")
@@ -269,8 +269,11 @@ func follow(r *api.Resource, obj runtime.Object, it *item, sub string) (runtime.
 	if uid := m.GetUID(); uid != "" && uid != old.GetUID() {
 		return nil, apierrors.NewConflict(r.GroupResource(), old.GetName(), fmt.Errorf("Precondition failed: UID in precondition: %s, UID in object meta: %s", uid, old.GetUID()))
 	}
-	if sub == "status" {
+	if ofStatus(sub) {
 		obj = withStatus(it.obj, obj)
+		if s, _ := r.Sub(sub); s.Prepare != nil {
+			s.Prepare(obj, it.obj)
+		}
 		m = metaOf(obj)
 	}
 	m.SetResourceVersion(old.GetResourceVersion())
@@ -316,6 +319,9 @@ func isNewGeneration(r *api.Resource, obj, old runtime.Object, sub string) bool 
 	return false
 }
 
+// ofStatus tells the subresources through which the status is written.
+func ofStatus(sub string) bool { return sub == "status" || sub == "approval" }
+
 // withStatus is the stored object with the status, labels and annotations of another.
 func withStatus(old, obj runtime.Object) runtime.Object {
 	next := old.DeepCopyObject()
@@ -331,6 +337,9 @@ func validateUpdate(r *api.Resource, obj, old runtime.Object, sub string) field.
 	}
 	errs := metavalidation.ValidateObjectMetaAccessorUpdate(metaOf(obj), metaOf(old), field.NewPath("metadata"))
 	if sub != "" {
+		if s, _ := r.Sub(sub); s.Validate != nil {
+			errs = append(errs, s.Validate(obj, old)...)
+		}
 		return errs
 	}
 	if r.Validate != nil {
