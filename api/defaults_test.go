@@ -44,9 +44,26 @@ func format(t *testing.T, obj runtime.Object) string {
 	return string(text)
 }
 
-// TestNew follows a new object through Default and PrepareCreate: what a user writes, and what is stored.
+// newTest follows a new object through Default and PrepareCreate: what a user writes, and what is stored.
+type newTest struct{ name, kind, given, want string }
+
+func (tc newTest) run(t *testing.T) {
+	r := find(t, tc.kind)
+	got := parse(t, r, tc.given)
+	if r.PrepareCreate != nil {
+		r.PrepareCreate(got)
+	}
+	want := r.New()
+	if err := yaml.UnmarshalStrict([]byte(tc.want), want); err != nil {
+		t.Fatalf("the test's own YAML: %v", err)
+	}
+	if diff := cmp.Diff(format(t, want), format(t, got)); diff != "" {
+		t.Errorf("given%s\n(-want +got):\n%s", tc.given, diff)
+	}
+}
+
 func TestNew(t *testing.T) {
-	for _, tc := range []struct{ name, kind, given, want string }{
+	for _, tc := range []newTest{
 		{
 			name: "pod", kind: "Pod",
 			given: `
@@ -295,20 +312,7 @@ status: {loadBalancer: {}}`,
 			want:  `{secrets: [{name: a}]}`,
 		},
 	} {
-		t.Run(tc.name, func(t *testing.T) {
-			r := find(t, tc.kind)
-			got := parse(t, r, tc.given)
-			if r.PrepareCreate != nil {
-				r.PrepareCreate(got)
-			}
-			want := r.New()
-			if err := yaml.UnmarshalStrict([]byte(tc.want), want); err != nil {
-				t.Fatalf("the test's own YAML: %v", err)
-			}
-			if diff := cmp.Diff(format(t, want), format(t, got)); diff != "" {
-				t.Errorf("given%s\n(-want +got):\n%s", tc.given, diff)
-			}
-		})
+		t.Run(tc.name, tc.run)
 	}
 }
 

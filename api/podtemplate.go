@@ -10,7 +10,8 @@ import (
 func podTemplate() *Resource {
 	return row(Resource{
 		Version: "v1", Name: "podtemplates", Singular: "podtemplate", Kind: "PodTemplate", Namespaced: true,
-		Verbs: allVerbs(),
+		Generation: true,
+		Verbs:      allVerbs(),
 		Columns: []metav1.TableColumnDefinition{
 			nameColumn(),
 			column("Containers", "string", "The names of the template's containers."),

@@ -24,9 +24,25 @@ func printed(t *testing.T, kind, given string) string {
 	return strings.Join(cells, "|")
 }
 
+// rowTest is an object, and its row as [printed] has it.
+type rowTest struct{ kind, given, want string }
+
+func checkRows(t *testing.T, tests []rowTest) {
+	t.Helper()
+	for _, tc := range tests {
+		given := strings.ReplaceAll(tc.given, "eventTime: AGO", "eventTime: MICRO")
+		given = strings.ReplaceAll(given, "lastObservedTime: AGO", "lastObservedTime: MICRO")
+		micro := time.Now().Add(-5 * time.Minute).UTC().Format(metav1.RFC3339Micro)
+		given = strings.ReplaceAll(given, "MICRO", "'"+micro+"'")
+		if diff := cmp.Diff(tc.want, printed(t, tc.kind, given)); diff != "" {
+			t.Errorf("%s %s\n(-want +got):\n%s", tc.kind, tc.given, diff)
+		}
+	}
+}
+
 func TestRows(t *testing.T) {
 	const template = "template: {spec: {containers: [{name: a, image: x}, {name: b, image: 'y:1'}]}}"
-	for _, tc := range []struct{ kind, given, want string }{
+	checkRows(t, []rowTest{
 		{"Namespace", "{metadata: {name: shop, creationTimestamp: AGO}}", "shop|Active|5m"},
 		{"Node", "{metadata: {name: n1}}", "n1|Unknown|<none>|<unknown>||<none>|<none>|<unknown>|<unknown>|<unknown>"},
 		{"Node", `{metadata: {name: n1, labels: {node-role.kubernetes.io/worker: "", node-role.kubernetes.io/control-plane: "", kubernetes.io/role: worker}},
@@ -64,15 +80,7 @@ func TestRows(t *testing.T) {
 			"5m|Normal|Pulled|pod/p|spec.containers{a}|agent, n1|done|5m|3|e"},
 		{"Event", "{metadata: {name: e}, involvedObject: {kind: Pod}, reportingComponent: skiff-scheduler, eventTime: AGO, series: {count: 4, lastObservedTime: AGO}}",
 			"5m|||pod||skiff-scheduler||5m|4|e"},
-	} {
-		given := strings.ReplaceAll(tc.given, "eventTime: AGO", "eventTime: MICRO")
-		given = strings.ReplaceAll(given, "lastObservedTime: AGO", "lastObservedTime: MICRO")
-		micro := time.Now().Add(-5 * time.Minute).UTC().Format(metav1.RFC3339Micro)
-		given = strings.ReplaceAll(given, "MICRO", "'"+micro+"'")
-		if diff := cmp.Diff(tc.want, printed(t, tc.kind, given)); diff != "" {
-			t.Errorf("%s %s\n(-want +got):\n%s", tc.kind, tc.given, diff)
-		}
-	}
+	})
 }
 
 // TestPodRow goes through the lives of a pod of the containers a and b, as `kubectl get pods` shows them.

@@ -8,6 +8,9 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	appsv1 "k8s.io/api/apps/v1"
+	autoscalingv2 "k8s.io/api/autoscaling/v2"
+	batchv1 "k8s.io/api/batch/v1"
+	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -37,17 +40,48 @@ func TestTable(t *testing.T) {
 		"configmaps ConfigMap configmap,cm namespaced",
 		"endpoints Endpoints endpoints,ep namespaced",
 		"events Event event,ev namespaced",
+		"limitranges LimitRange limitrange,limits namespaced",
 		"namespaces Namespace namespace,ns cluster  finalize:Namespace:update status:Namespace:" + status,
 		"nodes Node node,no cluster  status:Node:" + status,
+		"persistentvolumeclaims PersistentVolumeClaim persistentvolumeclaim,pvc namespaced  status:PersistentVolumeClaim:" + status,
+		"persistentvolumes PersistentVolume persistentvolume,pv cluster  status:PersistentVolume:" + status,
 		"pods Pod pod,po namespaced all attach:PodAttachOptions:create,get binding:Binding:create" +
 			" exec:PodExecOptions:create,get log:Pod:get portforward:PodPortForwardOptions:create,get status:Pod:" + status,
+		"podtemplates PodTemplate podtemplate namespaced",
+		"replicationcontrollers ReplicationController replicationcontroller,rc namespaced all scale:Scale:" + status +
+			" status:ReplicationController:" + status,
+		"resourcequotas ResourceQuota resourcequota,quota namespaced  status:ResourceQuota:" + status,
 		"secrets Secret secret namespaced",
 		"services Service service,svc namespaced all status:Service:" + status,
 		"serviceaccounts ServiceAccount serviceaccount,sa namespaced",
+		"controllerrevisions.apps ControllerRevision controllerrevision namespaced",
+		"daemonsets.apps DaemonSet daemonset,ds namespaced all status:DaemonSet:" + status,
 		"deployments.apps Deployment deployment,deploy namespaced all scale:Scale:" + status + " status:Deployment:" + status,
 		"replicasets.apps ReplicaSet replicaset,rs namespaced all scale:Scale:" + status + " status:ReplicaSet:" + status,
+		"statefulsets.apps StatefulSet statefulset,sts namespaced all scale:Scale:" + status + " status:StatefulSet:" + status,
+		"horizontalpodautoscalers.autoscaling HorizontalPodAutoscaler horizontalpodautoscaler,hpa namespaced all" +
+			" status:HorizontalPodAutoscaler:" + status,
+		"cronjobs.batch CronJob cronjob,cj namespaced all status:CronJob:" + status,
+		"jobs.batch Job job namespaced all status:Job:" + status,
+		"certificatesigningrequests.certificates.k8s.io CertificateSigningRequest certificatesigningrequest,csr cluster " +
+			" approval:CertificateSigningRequest:" + status + " status:CertificateSigningRequest:" + status,
 		"leases.coordination.k8s.io Lease lease namespaced",
 		"endpointslices.discovery.k8s.io EndpointSlice endpointslice namespaced",
+		"ingressclasses.networking.k8s.io IngressClass ingressclass cluster",
+		"ingresses.networking.k8s.io Ingress ingress,ing namespaced  status:Ingress:" + status,
+		"networkpolicies.networking.k8s.io NetworkPolicy networkpolicy,netpol namespaced",
+		"runtimeclasses.node.k8s.io RuntimeClass runtimeclass cluster",
+		"poddisruptionbudgets.policy PodDisruptionBudget poddisruptionbudget,pdb namespaced  status:PodDisruptionBudget:" + status,
+		"clusterrolebindings.rbac.authorization.k8s.io ClusterRoleBinding clusterrolebinding cluster",
+		"clusterroles.rbac.authorization.k8s.io ClusterRole clusterrole cluster",
+		"rolebindings.rbac.authorization.k8s.io RoleBinding rolebinding namespaced",
+		"roles.rbac.authorization.k8s.io Role role namespaced",
+		"priorityclasses.scheduling.k8s.io PriorityClass priorityclass,pc cluster",
+		"csidrivers.storage.k8s.io CSIDriver csidriver cluster",
+		"csinodes.storage.k8s.io CSINode csinode cluster",
+		"csistoragecapacities.storage.k8s.io CSIStorageCapacity csistoragecapacity namespaced",
+		"storageclasses.storage.k8s.io StorageClass storageclass,sc cluster",
+		"volumeattachments.storage.k8s.io VolumeAttachment volumeattachment cluster  status:VolumeAttachment:" + status,
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("what discovery says (-want +got):\n%s", diff)
@@ -133,6 +167,14 @@ func random(r *Resource, seed uint64) runtime.Object {
 		pick[corev1.ContainerRestartPolicy](rnd, "Always", "Never"),
 		pick[appsv1.DeploymentStrategyType](rnd, "", "Recreate", "RollingUpdate", "x"),
 		pick[discoveryv1.AddressType](rnd, "", "IPv4", "IPv6", "FQDN"),
+		pick[appsv1.StatefulSetUpdateStrategyType](rnd, "", "OnDelete", "RollingUpdate", "x"),
+		pick[appsv1.DaemonSetUpdateStrategyType](rnd, "", "OnDelete", "RollingUpdate", "x"),
+		pick[batchv1.CompletionMode](rnd, "Indexed", "NonIndexed", "x"),
+		pick[corev1.LimitType](rnd, "Pod", "Container", "PersistentVolumeClaim", "x"),
+		pick[corev1.ResourceQuotaScope](rnd, "BestEffort", "NotBestEffort", "PriorityClass", "x"),
+		pick[autoscalingv2.MetricSourceType](rnd, "Resource", "Pods", "Object", "External", "ContainerResource", "x"),
+		pick[certificatesv1.RequestConditionType](rnd, "Approved", "Denied", "Failed", "x"),
+		func(r *runtime.RawExtension, _ randfill.Continue) { r.Raw = []byte(`{"a": 1}`) },
 	)
 	fill.Fill(obj)
 	if r.Default != nil {
@@ -158,6 +200,14 @@ func exercise(r *Resource, obj, old runtime.Object) {
 	}
 	if r.ValidateUpdate != nil {
 		r.ValidateUpdate(obj, old)
+	}
+	for _, s := range r.Subs {
+		if s.Prepare != nil {
+			s.Prepare(obj, old)
+		}
+		if s.Validate != nil {
+			s.Validate(obj, old)
+		}
 	}
 	if r.Fields != nil {
 		r.Fields(obj)

@@ -83,12 +83,30 @@ func TestServiceUpdate(t *testing.T) {
 	}
 }
 
+// updateTest is a stored object, what a user makes of it, and what is wrong with the change.
+type updateTest struct {
+	kind, old, given string
+	want             []string // How the errors begin.
+}
+
+func checkUpdates(t *testing.T, tests []updateTest) {
+	t.Helper()
+	for _, tc := range tests {
+		r := find(t, tc.kind)
+		old, now := parse(t, r, tc.old), parse(t, r, tc.given)
+		got := texts(r.ValidateUpdate(now, old))
+		for i := range min(len(got), len(tc.want)) {
+			got[i] = got[i][:min(len(got[i]), len(tc.want[i]))]
+		}
+		if diff := cmp.Diff(tc.want, got); diff != "" {
+			t.Errorf("%s\nstored %s\ngiven %s\n(-want +got):\n%s", tc.kind, tc.old, tc.given, diff)
+		}
+	}
+}
+
 func TestValidateUpdate(t *testing.T) {
 	const onlyMutable = "spec: Forbidden: pod updates may not change fields other than `spec.containers[*].image`,"
-	for _, tc := range []struct {
-		kind, old, given string
-		want             []string // How the errors begin.
-	}{
+	checkUpdates(t, []updateTest{
 		{"Pod", aPod("", ""), "{metadata: {name: p, labels: {a: b}}, spec: {containers: [{name: c, image: other, imagePullPolicy: Always}]}}", nil},
 		{"Pod", aPod("tolerations: [{key: a}]", ""), aPod("tolerations: [{key: a}, {key: b, operator: Exists}], activeDeadlineSeconds: 9", ""), nil},
 		{"Pod", aPod("", ""), aPod("", "env: [{name: a}]"), []string{onlyMutable}},
@@ -123,17 +141,7 @@ func TestValidateUpdate(t *testing.T) {
 			"spec.providerID: Invalid value: null: field cannot be cleared once set",
 		}},
 		{"EndpointSlice", "{addressType: IPv4}", "{addressType: IPv6}", []string{`addressType: Invalid value: "IPv6": field is immutable`}},
-	} {
-		r := find(t, tc.kind)
-		old, now := parse(t, r, tc.old), parse(t, r, tc.given)
-		got := texts(r.ValidateUpdate(now, old))
-		for i := range min(len(got), len(tc.want)) {
-			got[i] = got[i][:min(len(got[i]), len(tc.want[i]))]
-		}
-		if diff := cmp.Diff(tc.want, got); diff != "" {
-			t.Errorf("%s\nstored %s\ngiven %s\n(-want +got):\n%s", tc.kind, tc.old, tc.given, diff)
-		}
-	}
+	})
 }
 
 func TestNamespaceKeepsItsFinalizers(t *testing.T) {

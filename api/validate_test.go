@@ -41,25 +41,29 @@ func more(fields string) string {
 const label1123 = "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with " +
 	"an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?')"
 
-func TestValidate(t *testing.T) {
-	type test struct {
-		kind, given string
-		want        []string
-	}
-	run := func(t *testing.T, tests []test) {
-		for _, tc := range tests {
-			r := find(t, tc.kind)
-			obj := parse(t, r, tc.given)
-			if r.PrepareCreate != nil {
-				r.PrepareCreate(obj)
-			}
-			if diff := cmp.Diff(tc.want, texts(r.Validate(obj))); diff != "" {
-				t.Errorf("%s %.300s\n(-want +got):\n%s", tc.kind, tc.given, diff)
-			}
+// errorTest is a new object, as a user writes it, and all that is wrong with it.
+type errorTest struct {
+	kind, given string
+	want        []string
+}
+
+func checkErrors(t *testing.T, tests []errorTest) {
+	t.Helper()
+	for _, tc := range tests {
+		r := find(t, tc.kind)
+		obj := parse(t, r, tc.given)
+		if r.PrepareCreate != nil {
+			r.PrepareCreate(obj)
+		}
+		if diff := cmp.Diff(tc.want, texts(r.Validate(obj))); diff != "" {
+			t.Errorf("%s %.300s\n(-want +got):\n%s", tc.kind, tc.given, diff)
 		}
 	}
+}
+
+func TestValidate(t *testing.T) {
 	t.Run("services", func(t *testing.T) {
-		run(t, []test{
+		checkErrors(t, []errorTest{
 			{"Service", aService("ports: [{port: 80}]"), nil},
 			{"Service", aService("clusterIP: None"), nil},
 			{"Service", aService("type: Cluste, ports: [{port: 80}]"), []string{
@@ -116,7 +120,7 @@ func TestValidate(t *testing.T) {
 		})
 	})
 	t.Run("pods", func(t *testing.T) {
-		run(t, []test{
+		checkErrors(t, []errorTest{
 			{"Pod", aPod("", ""), nil},
 			{"Pod", "{metadata: {name: p}}", []string{"spec.containers: Required value"}},
 			{"Pod", "{spec: {containers: [{name: A_b}, {image: i}, {name: c, image: ' i'}, {name: c, image: i}]}}", []string{
@@ -287,7 +291,7 @@ func TestValidate(t *testing.T) {
 		})
 	})
 	t.Run("workloads", func(t *testing.T) {
-		run(t, []test{
+		checkErrors(t, []errorTest{
 			{"Deployment", aDeployment("", ""), nil},
 			{"ReplicaSet", aDeployment("", ""), nil},
 			{"Deployment", "{metadata: {name: d}, spec: {template: {spec: {containers: [{name: c, image: i}]}}}}", []string{
@@ -318,7 +322,7 @@ func TestValidate(t *testing.T) {
 	})
 	t.Run("others", func(t *testing.T) {
 		big := strings.Repeat("x", maxDataSize)
-		run(t, []test{
+		checkErrors(t, []errorTest{
 			{"ConfigMap", "{data: {a: b}}", nil},
 			{"ConfigMap", "{data: {'a/b': c, d: e}, binaryData: {d: QQ==}}", []string{
 				`data[a/b]: Invalid value: "a/b": a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  or 'KEY_NAME',  or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')`,
@@ -374,3 +378,6 @@ func TestValidateName(t *testing.T) {
 		}
 	}
 }
+
+const subdomain1123 = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with " +
+	`an alphanumeric character (e.g. 'example.com', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')`
