@@ -10,8 +10,7 @@ import (
 func podTemplate() *Resource {
 	return row(Resource{
 		Version: "v1", Name: "podtemplates", Singular: "podtemplate", Kind: "PodTemplate", Namespaced: true,
-		Generation: true,
-		Verbs:      allVerbs(),
+		Verbs: allVerbs(),
 		Columns: []metav1.TableColumnDefinition{
 			nameColumn(),
 			column("Containers", "string", "The names of the template's containers."),

@@ -45,6 +45,7 @@ type Resource struct {
 	Verbs      []string // Of create delete deletecollection get list patch update watch.
 	Subs       []Sub    // Subresources.
 
+	Review         bool // Whether an object is a question, answered in its status and not stored; it has no columns.
 	StatusOnCreate bool // Whether a new object may come with a status (a Node that registers itself).
 
 	// Default fills in what the documentation calls defaults. It runs on every object that comes in.

@@ -59,6 +59,11 @@ func TestTable(t *testing.T) {
 		"deployments.apps Deployment deployment,deploy namespaced all scale:Scale:" + status + " status:Deployment:" + status,
 		"replicasets.apps ReplicaSet replicaset,rs namespaced all scale:Scale:" + status + " status:ReplicaSet:" + status,
 		"statefulsets.apps StatefulSet statefulset,sts namespaced all scale:Scale:" + status + " status:StatefulSet:" + status,
+		"selfsubjectreviews.authentication.k8s.io SelfSubjectReview selfsubjectreview cluster",
+		"localsubjectaccessreviews.authorization.k8s.io LocalSubjectAccessReview localsubjectaccessreview namespaced",
+		"selfsubjectaccessreviews.authorization.k8s.io SelfSubjectAccessReview selfsubjectaccessreview cluster",
+		"selfsubjectrulesreviews.authorization.k8s.io SelfSubjectRulesReview selfsubjectrulesreview cluster",
+		"subjectaccessreviews.authorization.k8s.io SubjectAccessReview subjectaccessreview cluster",
 		"horizontalpodautoscalers.autoscaling HorizontalPodAutoscaler horizontalpodautoscaler,hpa namespaced all" +
 			" status:HorizontalPodAutoscaler:" + status,
 		"cronjobs.batch CronJob cronjob,cj namespaced all status:CronJob:" + status,
@@ -91,6 +96,9 @@ func TestTable(t *testing.T) {
 		if r.Name == "namespaces" {
 			want = slices.Delete(want, 2, 3)
 		}
+		if r.Review {
+			want = want[:1]
+		}
 		if diff := cmp.Diff(want, r.Verbs); diff != "" {
 			t.Errorf("verbs of %s (-want +got):\n%s", r.Name, diff)
 		}
@@ -102,6 +110,12 @@ func TestTable(t *testing.T) {
 func TestRowsFit(t *testing.T) {
 	for _, r := range Table() {
 		t.Run(r.Kind, func(t *testing.T) {
+			if r.Review {
+				if r.Row != nil || r.Columns != nil {
+					t.Error("a review is not printed, but has a row or columns")
+				}
+				return
+			}
 			cells := r.Row(r.New())
 			if len(cells) != len(r.Columns) {
 				t.Fatalf("Row returned %d cells for %d columns: %v", len(cells), len(r.Columns), cells)
@@ -212,5 +226,7 @@ func exercise(r *Resource, obj, old runtime.Object) {
 	if r.Fields != nil {
 		r.Fields(obj)
 	}
-	r.Row(obj)
+	if r.Row != nil {
+		r.Row(obj)
+	}
 }

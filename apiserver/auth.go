@@ -68,14 +68,23 @@ type attributes struct {
 // authorize lets administrators do everything and a node what a node needs. Everyone else waits for RBAC.
 func (s *Server) authorize(r *http.Request, a attributes) error {
 	u, _ := userOf(r)
-	if slices.Contains(u.Groups, administrators) {
-		return nil
-	}
-	if name, ok := strings.CutPrefix(u.Name, nodePrefix); ok && slices.Contains(u.Groups, nodes) && s.nodeMay(name, a) {
+	if s.allowed(u, a) {
 		return nil
 	}
 	return forbidden(u, a)
 }
+
+func (s *Server) allowed(u User, a attributes) bool {
+	if isAdministrator(u) {
+		return true
+	}
+	name, ok := strings.CutPrefix(u.Name, nodePrefix)
+	return ok && slices.Contains(u.Groups, nodes) && s.nodeMay(name, a)
+}
+
+func isAdministrator(u User) bool { return slices.Contains(u.Groups, administrators) }
+
+func isMember(u User) bool { return isAdministrator(u) || slices.Contains(u.Groups, nodes) }
 
 func forbidden(u User, a attributes) error {
 	resource := a.resource.Name
@@ -94,7 +103,7 @@ func forbidden(u User, a attributes) error {
 func onlyMembers(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		u, _ := userOf(r)
-		if slices.Contains(u.Groups, administrators) || slices.Contains(u.Groups, nodes) {
+		if isMember(u) {
 			next.ServeHTTP(w, r)
 			return
 		}

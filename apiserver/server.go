@@ -145,6 +145,10 @@ func (s *Server) resourceRoutes(mux chi.Router, r *api.Resource) {
 		all = base + "/namespaces/{namespace}/" + r.Name
 		one = all + "/{name}"
 	}
+	if r.Review {
+		h.reviewRoutes(mux, all)
+		return
+	}
 	byVerb := map[string]struct {
 		method, path string
 		handle       handler

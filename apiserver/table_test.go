@@ -60,6 +60,9 @@ func TestTable(t *testing.T) {
 // Every row of the table prints as many cells as it has columns, for an object without anything too.
 func TestEveryKindHasATable(t *testing.T) {
 	for _, r := range api.Table() {
+		if r.Review {
+			continue // There is nothing to list.
+		}
 		if len(r.Columns) == 0 || len(r.Row(r.New())) != len(r.Columns) {
 			t.Errorf("%s: %d columns, %d cells", r.Kind, len(r.Columns), len(r.Row(r.New())))
 		}

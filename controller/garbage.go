@@ -9,10 +9,6 @@ import (
 	"strings"
 	"time"
 
-	appsv1 "k8s.io/api/apps/v1"
-	coordinationv1 "k8s.io/api/coordination/v1"
-	corev1 "k8s.io/api/core/v1"
-	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -20,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/cache"
 
+	"skiff/api"
 	"skiff/reconcile"
 )
 
@@ -46,24 +43,13 @@ type ownedKind struct {
 
 // watchedKinds is every kind of the table that can own or be owned. Events are not among them: they expire.
 func watchedKinds() []ownedKind {
-	kind := func(gv schema.GroupVersion, kind, resource string, namespaced bool) ownedKind {
-		return ownedKind{gvk: gv.WithKind(kind), gvr: gv.WithResource(resource), namespaced: namespaced}
+	var kinds []ownedKind
+	for _, r := range api.Table() {
+		if r.Kind != "Event" && slices.Contains(r.Verbs, "watch") {
+			kinds = append(kinds, ownedKind{gvk: r.GroupVersionKind(), gvr: r.GroupVersion().WithResource(r.Name), namespaced: r.Namespaced})
+		}
 	}
-	core, apps := corev1.SchemeGroupVersion, appsv1.SchemeGroupVersion
-	return []ownedKind{
-		kind(core, "Namespace", "namespaces", false),
-		kind(core, "Node", "nodes", false),
-		kind(core, "Pod", "pods", true),
-		kind(core, "Service", "services", true),
-		kind(core, "Endpoints", "endpoints", true),
-		kind(core, "ConfigMap", "configmaps", true),
-		kind(core, "Secret", "secrets", true),
-		kind(core, "ServiceAccount", "serviceaccounts", true),
-		kind(apps, "Deployment", "deployments", true),
-		kind(apps, "ReplicaSet", "replicasets", true),
-		kind(discoveryv1.SchemeGroupVersion, "EndpointSlice", "endpointslices", true),
-		kind(coordinationv1.SchemeGroupVersion, "Lease", "leases", true),
-	}
+	return kinds
 }
 
 func newGarbage(b *base) error {
