@@ -9,6 +9,7 @@ import (
 
 	"skiff/api"
 
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 )
@@ -24,6 +25,7 @@ const (
 	administrators = "system:masters"
 	nodes          = "system:nodes"
 	nodePrefix     = "system:node:"
+	authenticated  = "system:authenticated" // Everyone who is somebody.
 )
 
 type userKey struct{}
@@ -37,18 +39,44 @@ func withUser(ctx context.Context, u User) context.Context {
 // https://kubernetes.io/docs/reference/access-authn-authz/authentication/#x509-client-certificates
 func authenticate(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if _, ok := userOf(r); ok {
-			next.ServeHTTP(w, r)
+		u, ok := userOf(r)
+		if !ok {
+			if r.TLS == nil || len(r.TLS.VerifiedChains) == 0 {
+				writeError(w, r, apierrors.NewUnauthorized("Unauthorized"))
+				return
+			}
+			subject := r.TLS.VerifiedChains[0][0].Subject
+			u = User{Name: subject.CommonName, Groups: append(slices.Clone(subject.Organization), authenticated)}
+		}
+		u, err := impersonated(r, u)
+		if err != nil {
+			writeError(w, r, err)
 			return
 		}
-		if r.TLS == nil || len(r.TLS.VerifiedChains) == 0 {
-			writeError(w, r, apierrors.NewUnauthorized("Unauthorized"))
-			return
-		}
-		subject := r.TLS.VerifiedChains[0][0].Subject
-		u := User{Name: subject.CommonName, Groups: subject.Organization}
 		next.ServeHTTP(w, r.WithContext(withUser(r.Context(), u)))
 	})
+}
+
+// impersonated is whom the user wants to be taken for in this request, if anybody: `kubectl --as`. Only administrators
+// may. https://kubernetes.io/docs/reference/access-authn-authz/user-impersonation/
+func impersonated(r *http.Request, u User) (User, error) {
+	as := User{Name: r.Header.Get("Impersonate-User"), Groups: slices.Clone(r.Header.Values("Impersonate-Group"))}
+	for name := range r.Header {
+		if name == "Impersonate-Uid" || strings.HasPrefix(name, "Impersonate-Extra-") {
+			return User{}, apierrors.NewBadRequest(name + ": users have a name and groups here, and nothing else")
+		}
+	}
+	switch {
+	case as.Name == "" && len(as.Groups) == 0:
+		return u, nil
+	case as.Name == "":
+		return User{}, apierrors.NewBadRequest("Impersonate-Group: groups cannot be impersonated without a user")
+	case !isAdministrator(u):
+		return User{}, apierrors.NewForbidden(corev1.Resource("users"), as.Name,
+			fmt.Errorf("User %q cannot impersonate resource \"users\" in API group \"\" at the cluster scope", u.Name))
+	}
+	as.Groups = append(as.Groups, authenticated)
+	return as, nil
 }
 
 func userOf(r *http.Request) (User, bool) {

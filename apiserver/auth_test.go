@@ -5,10 +5,12 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"testing"
 
 	"skiff/pki"
 
+	authenticationv1 "k8s.io/api/authentication/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
@@ -125,6 +127,22 @@ func TestCertificates(t *testing.T) {
 		if resp.StatusCode != http.StatusUnauthorized {
 			t.Errorf("a certificate of another authority is answered %s", resp.Status)
 		}
+	}
+}
+
+// An administrator can be anybody for the time of a request, and is then let in as that one; nobody else can.
+func TestImpersonation(t *testing.T) {
+	s := start(t)
+	s.do(t, "GET", podsPath, "", "Impersonate-User", "jane").refused(t, 403, metav1.StatusReasonForbidden, `User "jane" cannot list resource "pods"`)
+	s.do(t, "GET", podsPath, "", "Impersonate-User", "jane", "Impersonate-Group", administrators).want(t, 200)
+	s.doAs(t, nodeUser, "GET", podsPath, "", "Impersonate-User", "jane").refused(t, 403, metav1.StatusReasonForbidden,
+		`users "jane" is forbidden: User "system:node:n1" cannot impersonate resource "users" in API group "" at the cluster scope`)
+	s.do(t, "GET", podsPath, "", "Impersonate-Group", "devs").refused(t, 400, metav1.StatusReasonBadRequest, "without a user")
+	s.do(t, "GET", podsPath, "", "Impersonate-User", "jane", "Impersonate-Extra-Scopes", "x").refused(t, 400, metav1.StatusReasonBadRequest, "Impersonate-Extra-Scopes")
+	const whoami = "/apis/authentication.k8s.io/v1/selfsubjectreviews"
+	got := parse[authenticationv1.SelfSubjectReview](t, s.do(t, "POST", whoami, "{}", "Impersonate-User", "jane", "Impersonate-Group", "devs").want(t, 201)).Status.UserInfo
+	if got.Username != "jane" || strings.Join(got.Groups, ",") != "devs,system:authenticated" {
+		t.Errorf("the administrator, taken for jane of devs, is %+v", got)
 	}
 }
 

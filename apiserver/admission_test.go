@@ -1,0 +1,87 @@
+package apiserver
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
+	"testing"
+
+	certificatesv1 "k8s.io/api/certificates/v1"
+	corev1 "k8s.io/api/core/v1"
+	schedulingv1 "k8s.io/api/scheduling/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+const classesPath = "/apis/scheduling.k8s.io/v1/priorityclasses"
+
+// A pod's priority is that of its class, which is an object; without a class it is that of the default one.
+func TestPriority(t *testing.T) {
+	s := start(t)
+	pod := func(name, class, more string) answer {
+		return s.do(t, "POST", podsPath, `{"metadata":{"name":"`+name+`"},"spec":{"priorityClassName":"`+class+`",`+more+`"containers":[{"name":"c","image":"i"}]}}`)
+	}
+	want := func(a answer, class string, priority int32, policy corev1.PreemptionPolicy) {
+		t.Helper()
+		got := parse[corev1.Pod](t, a.want(t, 201)).Spec
+		if got.PriorityClassName != class || *got.Priority != priority || *got.PreemptionPolicy != policy {
+			t.Errorf("class %q, priority %d, %s; want class %q, priority %d, %s",
+				got.PriorityClassName, *got.Priority, *got.PreemptionPolicy, class, priority, policy)
+		}
+	}
+	want(pod("a", "", ""), "", 0, corev1.PreemptLowerPriority)
+	want(pod("b", "system-node-critical", ""), "system-node-critical", 2000001000, corev1.PreemptLowerPriority)
+	pod("c", "mine", "").refused(t, 403, metav1.StatusReasonForbidden, "no PriorityClass with name mine was found")
+
+	s.do(t, "POST", classesPath, `{"metadata":{"name":"mine"},"value":7,"preemptionPolicy":"Never"}`).want(t, 201)
+	s.do(t, "POST", classesPath, `{"metadata":{"name":"usual"},"value":3,"globalDefault":true}`).want(t, 201)
+	s.do(t, "POST", classesPath, `{"metadata":{"name":"other"},"value":4,"globalDefault":true}`).refused(t, 403, metav1.StatusReasonForbidden,
+		"PriorityClass usual is already marked as default. Only one default can exist")
+	want(pod("c", "mine", ""), "mine", 7, corev1.PreemptNever)
+	want(pod("d", "", ""), "usual", 3, corev1.PreemptLowerPriority)
+	pod("e", "mine", `"priority":8,`).refused(t, 403, metav1.StatusReasonForbidden, "the integer value of priority (8) must not be provided in pod spec")
+	pod("e", "mine", `"preemptionPolicy":"PreemptLowerPriority",`).refused(t, 403, metav1.StatusReasonForbidden, "the string value of PreemptionPolicy")
+
+	got := parse[schedulingv1.PriorityClass](t, s.do(t, "PATCH", classesPath+"/mine", `{"description":"d"}`, "Content-Type", "application/merge-patch+json").want(t, 200))
+	if got.Value != 7 || got.Description != "d" || got.Generation != 1 {
+		t.Errorf("after a new description the class is %+v", got)
+	}
+}
+
+// A request for a certificate says who made it, whatever it says itself, and is decided once.
+func TestCertificateRequest(t *testing.T) {
+	s := start(t)
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{}, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const all = "/apis/certificates.k8s.io/v1/certificatesigningrequests"
+	ask := &certificatesv1.CertificateSigningRequest{ObjectMeta: metav1.ObjectMeta{Name: "r"}}
+	ask.Spec = certificatesv1.CertificateSigningRequestSpec{
+		Request: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der}), SignerName: "example.com/user",
+		Usages: []certificatesv1.KeyUsage{certificatesv1.UsageClientAuth}, Username: "somebody", Groups: []string{"kings"},
+	}
+	got := parse[certificatesv1.CertificateSigningRequest](t, s.do(t, "POST", all, toJSON(t, ask)).want(t, 201))
+	if got.Spec.Username != administrator.Name || len(got.Spec.Groups) != 1 || got.Spec.Groups[0] != administrators {
+		t.Errorf("the request is said to be of %s in %v", got.Spec.Username, got.Spec.Groups)
+	}
+	approved := certificatesv1.CertificateSigningRequestCondition{Type: certificatesv1.CertificateApproved, Status: corev1.ConditionTrue}
+	got.Status.Conditions = append(got.Status.Conditions, approved)
+	s.do(t, "PUT", all+"/r/status", toJSON(t, got)).refused(t, 422, metav1.StatusReasonInvalid, `updates may not add a condition of type "Approved"`)
+	s.do(t, "PUT", all+"/r", toJSON(t, got)).want(t, 200)
+	if now := parse[certificatesv1.CertificateSigningRequest](t, s.do(t, "GET", all+"/r", "")); len(now.Status.Conditions) > 0 {
+		t.Errorf("a change of the object has approved it: %+v", now.Status)
+	}
+	s.do(t, "PUT", all+"/r/approval", toJSON(t, got)).want(t, 200)
+	now := parse[certificatesv1.CertificateSigningRequest](t, s.do(t, "GET", all+"/r/approval", "").want(t, 200))
+	if c := now.Status.Conditions; len(c) != 1 || c[0].LastUpdateTime.IsZero() || c[0].LastTransitionTime.IsZero() {
+		t.Errorf("once approved the request says %+v", c)
+	}
+	now.Status.Conditions = nil
+	s.do(t, "PUT", all+"/r/approval", toJSON(t, now)).refused(t, 422, metav1.StatusReasonInvalid, `updates may not remove a condition of type "Approved"`)
+}
