@@ -99,14 +99,12 @@ func printAccessModes(modes []corev1.PersistentVolumeAccessMode) string {
 
 func validatePersistentVolume(v *corev1.PersistentVolume) field.ErrorList {
 	at, s := field.NewPath("spec"), &v.Spec
+	var errs field.ErrorList
 	if len(s.AccessModes) == 0 {
-		return append(field.ErrorList{field.Required(at.Child("accessModes"), "")}, validateVolumeSpec(at, s)...)
+		errs = append(errs, field.Required(at.Child("accessModes"), ""))
 	}
-	return append(validateAccessModes(at.Child("accessModes"), s.AccessModes), validateVolumeSpec(at, s)...)
-}
-
-func validateVolumeSpec(at *field.Path, s *corev1.PersistentVolumeSpec) field.ErrorList {
-	errs := validateCapacity(at.Child("capacity"), s.Capacity)
+	errs = append(errs, validateAccessModes(at.Child("accessModes"), s.AccessModes)...)
+	errs = append(errs, validateCapacity(at.Child("capacity"), s.Capacity)...)
 	errs = append(errs, oneOfOrNone(at.Child("persistentVolumeReclaimPolicy"), s.PersistentVolumeReclaimPolicy,
 		corev1.PersistentVolumeReclaimDelete, corev1.PersistentVolumeReclaimRecycle, corev1.PersistentVolumeReclaimRetain)...)
 	if a := s.NodeAffinity; a != nil {
@@ -125,16 +123,22 @@ func validateVolumeSpec(at *field.Path, s *corev1.PersistentVolumeSpec) field.Er
 	}
 	errs = append(errs, oneOfOrNone(at.Child("volumeMode"), deref(s.VolumeMode),
 		corev1.PersistentVolumeBlock, corev1.PersistentVolumeFilesystem)...)
-	if name := s.VolumeAttributesClassName; name != nil {
-		at := at.Child("volumeAttributesClassName")
-		if *name == "" {
-			errs = append(errs, field.Required(at, "an empty string is disallowed"))
-		} else {
-			errs = append(errs, invalid(at, *name, validation.IsDNS1123Subdomain(*name))...)
-		}
-		if s.CSI == nil {
-			errs = append(errs, field.Required(field.NewPath("spec", "csi"), "has to be specified when using volumeAttributesClassName"))
-		}
+	return append(errs, validateAttributesClass(at, s)...)
+}
+
+func validateAttributesClass(at *field.Path, s *corev1.PersistentVolumeSpec) field.ErrorList {
+	name, nameAt := s.VolumeAttributesClassName, at.Child("volumeAttributesClassName")
+	if name == nil {
+		return nil
+	}
+	var errs field.ErrorList
+	if *name == "" {
+		errs = append(errs, field.Required(nameAt, "an empty string is disallowed"))
+	} else {
+		errs = append(errs, invalid(nameAt, *name, validation.IsDNS1123Subdomain(*name))...)
+	}
+	if s.CSI == nil {
+		errs = append(errs, field.Required(at.Child("csi"), "has to be specified when using volumeAttributesClassName"))
 	}
 	return errs
 }
