@@ -34,9 +34,14 @@ func ingressClass() *Resource {
 	})
 }
 
+// IsDefaultIngressClass tells the class of ingresses that name none.
+func IsDefaultIngressClass(c metav1.Object) bool {
+	return c.GetAnnotations()[networkingv1.AnnotationIsDefaultIngressClass] == "true"
+}
+
 func printIngressClass(c *networkingv1.IngressClass) []any {
 	name, parameters := c.Name, "<none>"
-	if c.Annotations[networkingv1.AnnotationIsDefaultIngressClass] == "true" {
+	if IsDefaultIngressClass(c) {
 		name += " (default)"
 	}
 	if p := c.Spec.Parameters; p != nil {

@@ -35,7 +35,7 @@ func storageClass() *Resource {
 		ValidateUpdate: validateStorageClassUpdate,
 		Row: func(c *storagev1.StorageClass) []any {
 			name := c.Name
-			if isDefaultStorageClass(c) {
+			if IsDefaultStorageClass(c) {
 				name += " (default)"
 			}
 			return []any{
@@ -46,11 +46,11 @@ func storageClass() *Resource {
 	})
 }
 
-// isDefaultStorageClass tells the class of claims that name none. Kubernetes marks only one where several say so; here
-// each prints what it says itself.
-func isDefaultStorageClass(c *storagev1.StorageClass) bool {
-	return c.Annotations["storageclass.kubernetes.io/is-default-class"] == "true" ||
-		c.Annotations["storageclass.beta.kubernetes.io/is-default-class"] == "true"
+// IsDefaultStorageClass tells the class of claims that name none. Where several say that they are it, each is printed as
+// such; Kubernetes marks only the one that it would take, the newest.
+func IsDefaultStorageClass(c metav1.Object) bool {
+	return c.GetAnnotations()["storageclass.kubernetes.io/is-default-class"] == "true" ||
+		c.GetAnnotations()["storageclass.beta.kubernetes.io/is-default-class"] == "true"
 }
 
 func validateStorageClass(c *storagev1.StorageClass) field.ErrorList {

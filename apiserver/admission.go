@@ -5,10 +5,14 @@ import (
 	"fmt"
 	"time"
 
+	"skiff/api"
+
 	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	schedulingv1 "k8s.io/api/scheduling/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 )
 
@@ -24,8 +28,8 @@ func ptr[T any](v T) *T { return &v }
 func seconds(n int64) time.Duration { return time.Duration(n) * time.Second }
 
 // admit does to a new object what Kubernetes' default admission plugins do: ServiceAccount (the name only: no token is
-// mounted before RBAC is enforced), DefaultTolerationSeconds and Priority. A request for a certificate gets the name of
-// who makes it.
+// mounted before RBAC is enforced), DefaultTolerationSeconds, Priority, DefaultStorageClass and DefaultIngressClass. A
+// request for a certificate gets the name of who makes it.
 // https://kubernetes.io/docs/reference/access-authn-authz/admission-controllers/
 func (s *Server) admit(ctx context.Context, obj runtime.Object) error {
 	switch o := obj.(type) {
@@ -33,10 +37,31 @@ func (s *Server) admit(ctx context.Context, obj runtime.Object) error {
 		return s.admitPod(o)
 	case *schedulingv1.PriorityClass:
 		return s.onlyDefault(o)
+	case *corev1.PersistentVolumeClaim:
+		if _, has := o.Annotations[corev1.BetaStorageClassAnnotation]; !has && o.Spec.StorageClassName == nil {
+			o.Spec.StorageClassName = s.newest("storageclasses.storage.k8s.io", api.IsDefaultStorageClass)
+		}
+	case *networkingv1.Ingress:
+		if _, has := o.Annotations["kubernetes.io/ingress.class"]; !has && o.Spec.IngressClassName == nil {
+			o.Spec.IngressClassName = s.newest("ingressclasses.networking.k8s.io", api.IsDefaultIngressClass)
+		}
 	case *certificatesv1.CertificateSigningRequest:
 		signRequest(ctx, o)
 	}
 	return nil
+}
+
+// newest is the name of the youngest object that is of that kind, the first by name of several; nil where there is none.
+func (s *Server) newest(resource string, is func(metav1.Object) bool) *string {
+	var name *string
+	var born time.Time
+	sh := s.shelf(resource)
+	for _, it := range sh.state(s.cache).items(selectAll(sh.resource)) {
+		if m := it.meta(); is(m) && (name == nil || m.GetCreationTimestamp().After(born)) {
+			name, born = ptr(m.GetName()), m.GetCreationTimestamp().Time
+		}
+	}
+	return name
 }
 
 // signRequest says whose request it is, whatever the request says itself.

@@ -10,6 +10,7 @@ import (
 
 	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	schedulingv1 "k8s.io/api/scheduling/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
@@ -47,6 +48,38 @@ func TestPriority(t *testing.T) {
 	if got.Value != 7 || got.Description != "d" || got.Generation != 1 {
 		t.Errorf("after a new description the class is %+v", got)
 	}
+}
+
+// A claim and an ingress that name no class get the default one, if there is one then; the newest of several.
+func TestDefaultClasses(t *testing.T) {
+	s := start(t)
+	const claims, ingresses = "/api/v1/namespaces/default/persistentvolumeclaims", "/apis/networking.k8s.io/v1/namespaces/default/ingresses"
+	claim := func(name, more string) *string {
+		a := s.do(t, "POST", claims, `{"metadata":{"name":"`+name+`"},"spec":{`+more+`"accessModes":["ReadWriteOnce"],"resources":{"requests":{"storage":"1Gi"}}}}`)
+		return parse[corev1.PersistentVolumeClaim](t, a.want(t, 201)).Spec.StorageClassName
+	}
+	ingress := func(name, annotations string) *string {
+		a := s.do(t, "POST", ingresses, `{"metadata":{"name":"`+name+`","annotations":{`+annotations+`}},"spec":{"defaultBackend":{"service":{"name":"s","port":{"number":80}}}}}`)
+		return parse[networkingv1.Ingress](t, a.want(t, 201)).Spec.IngressClassName
+	}
+	check := func(what string, got *string, want string) {
+		t.Helper()
+		if ptrOr(got, "none") != want {
+			t.Errorf("%s: class %s, want %s", what, ptrOr(got, "none"), want)
+		}
+	}
+	check("a claim where there is no class", claim("a", ""), "none")
+	check("an ingress where there is no class", ingress("a", ""), "none")
+	for name, isDefault := range map[string]string{"plain": "false", "usual": "true"} {
+		s.do(t, "POST", "/apis/storage.k8s.io/v1/storageclasses", `{"provisioner":"p","metadata":{"name":"`+name+
+			`","annotations":{"storageclass.kubernetes.io/is-default-class":"`+isDefault+`"}}}`).want(t, 201)
+	}
+	s.do(t, "POST", "/apis/networking.k8s.io/v1/ingressclasses", `{"spec":{"controller":"a.b/c"},"metadata":{"name":"nginx","annotations":{"ingressclass.kubernetes.io/is-default-class":"true"}}}`).want(t, 201)
+	check("a claim", claim("b", ""), "usual")
+	check("a claim that names a class", claim("c", `"storageClassName":"plain",`), "plain")
+	check("a claim that wants no class", claim("d", `"storageClassName":"",`), "")
+	check("an ingress", ingress("b", ""), "nginx")
+	check("an ingress that has the old annotation", ingress("c", `"kubernetes.io/ingress.class":"x"`), "none")
 }
 
 // A request for a certificate says who made it, whatever it says itself, and is decided once.
