@@ -12,7 +12,7 @@
 //
 // The agent also answers the API server's questions about its containers: logs, exec, attach and port-forward (server.go).
 //
-// In Kubernetes: the kubelet. Left out so far: probes, lifecycle hooks, volumes that need a driver, static pods, eviction,
+// In Kubernetes: the kubelet. Left out so far: ephemeral containers, volumes that need a driver, static pods, eviction,
 // device plugins, garbage collection of images, and the pod sandbox container: the pod's namespaces are bind mounts, which
 // need no process.
 package agent
@@ -109,6 +109,8 @@ type Agent struct {
 	cast     record.EventBroadcaster
 	sources  *sources
 	pulls    *pulls
+	probes   *probes
+	hooks    *hooks
 	dirs     dirs
 	boot     string // The kernel's boot ID: containers of another boot have lost their namespaces.
 	exits    bell
@@ -149,6 +151,9 @@ func New(config Config, client kubernetes.Interface, factory informers.SharedInf
 	a.loop = reconcile.New("agent", a.reconcile)
 	a.sources = newSources(client, a.loop.Add)
 	a.pulls = newPulls(runtime, a.loop.Add)
+	checker := newChecker(runtime)
+	a.probes = newProbes(checker, a.loop.Add, a.tell)
+	a.hooks = newHooks(checker, a.loop.Add, a.tell)
 	if err := a.watchPods(); err != nil {
 		return nil, err
 	}
@@ -203,8 +208,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	defer cancel()
 	a.cast.StartRecordingToSink(&typedv1.EventSinkImpl{Interface: a.client.CoreV1().Events("")})
 	defer a.cast.Shutdown()
-	a.sources.begin(ctx)
-	a.pulls.begin(ctx)
+	a.begin(ctx)
 
 	var wg sync.WaitGroup
 	wg.Go(func() { a.runNode(ctx) })
@@ -212,9 +216,24 @@ func (a *Agent) Run(ctx context.Context) error {
 	err := a.serve(ctx)
 	cancel()
 	wg.Wait()
+	a.wait()
+	return err
+}
+
+// begin sets when all that goes on in the background ends.
+func (a *Agent) begin(ctx context.Context) {
+	a.sources.begin(ctx)
+	a.pulls.begin(ctx)
+	a.probes.begin(ctx)
+	a.hooks.begin(ctx)
+}
+
+// wait returns when that has ended.
+func (a *Agent) wait() {
 	a.sources.wait()
 	a.pulls.wait()
-	return err
+	a.probes.wait()
+	a.hooks.wait()
 }
 
 // runPods waits until the API's pods are known before it looks at any: a container is an orphan only if the API says so, and

@@ -1,17 +1,22 @@
 package agent
 
-import "context"
+import (
+	"context"
+
+	v1 "k8s.io/api/core/v1"
+)
 
 // RunPods runs the pod loop without node and server, which need real time.
 func (a *Agent) RunPods(ctx context.Context) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	a.sources.begin(ctx)
-	a.pulls.begin(ctx)
+	a.begin(ctx)
 	a.runPods(ctx)
-	a.sources.wait()
-	a.pulls.wait()
+	a.wait()
 }
+
+// OnEvent calls do with each Event that the agent makes.
+func (a *Agent) OnEvent(do func(*v1.Event)) { a.cast.StartEventWatcher(do) }
 
 // LookAtNode registers the node and writes what has changed.
 func (a *Agent) LookAtNode(ctx context.Context) (ready bool, err error) {

@@ -238,11 +238,8 @@ func TestNoPathLeadsOut(t *testing.T) {
 func TestUnsupported(t *testing.T) {
 	yes, no, size := true, false, resource.MustParse("1Gi")
 	for field, change := range map[string]func(*v1.Pod){
-		"":                                           func(*v1.Pod) {},
-		"spec.containers[0].livenessProbe":           func(p *v1.Pod) { p.Spec.Containers[0].LivenessProbe = &v1.Probe{} },
-		"spec.containers[0].readinessProbe":          func(p *v1.Pod) { p.Spec.Containers[0].ReadinessProbe = &v1.Probe{} },
-		"spec.containers[0].startupProbe":            func(p *v1.Pod) { p.Spec.Containers[0].StartupProbe = &v1.Probe{} },
-		"spec.containers[0].lifecycle":               func(p *v1.Pod) { p.Spec.Containers[0].Lifecycle = &v1.Lifecycle{PreStop: &v1.LifecycleHandler{}} },
+		"": func(*v1.Pod) {},
+		"spec.containers[0].lifecycle.stopSignal":    func(p *v1.Pod) { stop := v1.SIGUSR1; p.Spec.Containers[0].Lifecycle = &v1.Lifecycle{StopSignal: &stop} },
 		"spec.containers[0].ports[0].hostPort":       func(p *v1.Pod) { p.Spec.Containers[0].Ports = []v1.ContainerPort{{HostPort: 80}} },
 		"spec.containers[0].volumeMounts[0].subPath": func(p *v1.Pod) { p.Spec.Containers[0].VolumeMounts = []v1.VolumeMount{{SubPath: "x"}} },
 		"spec.shareProcessNamespace":                 func(p *v1.Pod) { p.Spec.ShareProcessNamespace = &yes },

@@ -23,6 +23,8 @@ func (a *Agent) finish(ctx context.Context, pod *v1.Pod, containers []Container,
 		}
 		a.sources.release(uid)
 		a.pulls.forget(uid)
+		a.probes.forget(uid)
+		a.hooks.forget(uid)
 		m.torn, m.ready = true, nil
 		a.loop.Add(uid) // To tell.
 		return nil
@@ -44,6 +46,8 @@ func (a *Agent) finish(ctx context.Context, pod *v1.Pod, containers []Container,
 func (a *Agent) clean(ctx context.Context, uid string, containers []Container) error {
 	a.sources.release(uid)
 	a.pulls.forget(uid)
+	a.probes.forget(uid)
+	a.hooks.forget(uid)
 	for _, c := range containers {
 		if err := a.removeContainer(ctx, c.ID); err != nil {
 			return err
@@ -61,7 +65,7 @@ func (a *Agent) clean(ctx context.Context, uid string, containers []Container) e
 // reconcileOrphan removes what is left of a pod that the API does not have any more.
 func (a *Agent) reconcileOrphan(ctx context.Context, uid string, containers []Container) (time.Duration, error) {
 	m := a.memories.of(uid)
-	s := seen{pod: &v1.Pod{}, containers: containers, told: m.told, now: time.Now()}
+	s := seen{pod: &v1.Pod{}, containers: containers, told: m.told, hooks: a.hooks.runs(uid, containers), now: time.Now()}
 	d := decideOrphan(s)
 	if err := a.do(ctx, s, d, m); err != nil {
 		return 0, err

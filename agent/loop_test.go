@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -37,6 +38,8 @@ type node struct {
 	config  agent.Config
 	agent   *agent.Agent
 	stop    func()
+	mu      sync.Mutex
+	told    []*v1.Event
 }
 
 func config(t *testing.T) agent.Config {
@@ -65,6 +68,11 @@ func (n *node) start() {
 	if err != nil {
 		n.t.Fatal(err)
 	}
+	a.OnEvent(func(e *v1.Event) {
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		n.told = append(n.told, e)
+	})
 	ctx, cancel := context.WithCancel(n.t.Context())
 	factory.Start(ctx.Done())
 	done := make(chan struct{})
@@ -461,9 +469,9 @@ func TestConfigMapComesLater(t *testing.T) {
 func TestUnsupportedIsNotStarted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newNode(t)
-		n.create(newPod("web", func(p *v1.Pod) { p.Spec.Containers[0].LivenessProbe = &v1.Probe{} }))
+		n.create(newPod("web", func(p *v1.Pod) { p.Spec.HostUsers = new(bool) }))
 		n.want("web", "Pending app=CreateContainerConfigError/0")
-		want := "skiff cannot run this yet: spec.containers[0].livenessProbe"
+		want := "skiff cannot run this yet: spec.hostUsers"
 		if got := n.get("web").Status.ContainerStatuses[0].State.Waiting.Message; got != want {
 			t.Errorf("message %q, want %q", got, want)
 		}

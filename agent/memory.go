@@ -11,7 +11,7 @@ import (
 // memory is what the agent knows of a pod and could not read again: all of it may be lost at any time, at the price of a
 // try too early or a signal too many. Only the pod's own reconcile touches it, and that never runs twice at once.
 type memory struct {
-	told      map[string]time.Time // See seen.
+	told      map[string]told // See seen.
 	trouble   map[string]trouble
 	messages  map[string]string
 	ready     *ready  // nil until the pod's network is set up.
@@ -34,7 +34,7 @@ func (m *memories) of(uid string) *memory {
 	}
 	if m.pods[uid] == nil {
 		m.pods[uid] = &memory{
-			told: map[string]time.Time{}, trouble: map[string]trouble{}, messages: map[string]string{},
+			told: map[string]told{}, trouble: map[string]trouble{}, messages: map[string]string{},
 		}
 	}
 	return m.pods[uid]
@@ -55,6 +55,14 @@ func (m *memory) newest(pod *v1.Pod) *v1.Pod {
 		return m.written
 	}
 	return pod
+}
+
+// podIP is where the pod's probes and hooks find it.
+func (m *memory) podIP(pod *v1.Pod) string {
+	if m.ready != nil && len(m.ready.ips) > 0 {
+		return m.ready.ips[0]
+	}
+	return pod.Status.PodIP
 }
 
 // retry remembers that a start came to nothing. The delay grows with each time in a row.

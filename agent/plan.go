@@ -50,6 +50,7 @@ type decision struct {
 type stop struct {
 	id, name string
 	kill     bool
+	hook     bool   // Run its preStop hook; a signal follows.
 	why      string // Of the Killing event.
 }
 
@@ -137,7 +138,7 @@ func (s seen) run(d *decision) {
 		switch {
 		case isSidecar(c):
 			s.keep(d, c, v1.RestartPolicyAlways)
-			if !initialized && !s.running(c.Name) {
+			if !initialized && !s.started(c) || s.holdsUp(d, c) {
 				return
 			}
 		case initialized || s.initDone(c.Name):
@@ -154,13 +155,27 @@ func (s seen) run(d *decision) {
 	}
 	over := true
 	for i := range spec.Containers {
-		if !s.keep(d, &spec.Containers[i], spec.RestartPolicy) {
+		c := &spec.Containers[i]
+		if !s.keep(d, c, spec.RestartPolicy) {
 			over = false
+		}
+		if s.holdsUp(d, c) {
+			return
 		}
 	}
 	if over {
 		s.end(d, gracePeriod(s.pod))
 	}
+}
+
+// holdsUp says that the containers after this one must wait for its postStart hook.
+func (s seen) holdsUp(d *decision, c *v1.Container) bool {
+	if postStart.handler(c) == nil {
+		return false
+	}
+	starts := slices.ContainsFunc(d.start, func(st start) bool { return st.container == c })
+	latest := s.latest(c.Name)
+	return starts || latest != nil && latest.State == Running && s.postStartRuns(latest.ID)
 }
 
 // initPolicy: an init container that succeeded is never started again.
@@ -175,14 +190,23 @@ func initPolicy(policy v1.RestartPolicy) v1.RestartPolicy {
 func (s seen) keep(d *decision, c *v1.Container, policy v1.RestartPolicy) (over bool) {
 	latest := s.latest(c.Name)
 	if latest != nil && latest.State == Running {
-		if latest.Image != c.Image {
+		why, by := s.ailment(c, latest)
+		switch {
+		case latest.Image != c.Image:
 			s.stop(d, latest, gracePeriod(s.pod), "Container "+c.Name+" definition changed, will be restarted")
+		case by != nil:
+			if policy != v1.RestartPolicyNever {
+				why += ", will be restarted"
+			}
+			s.stop(d, latest, probeGrace(s.pod, by), why)
+		case why != "":
+			s.stop(d, latest, gracePeriod(s.pod), why)
 		}
 		return false
 	}
 	next := start{container: c, attempt: s.nextAttempt(c.Name)}
 	if end := s.ending(c.Name, ""); end != nil {
-		if !s.replaced(c, latest) && !restarts(policy, end.ExitCode) {
+		if !s.replaced(c, latest) && !restarts(policy, end.ExitCode) && !s.recovers(c, latest, policy) {
 			return true
 		}
 		if latest == nil {
@@ -212,6 +236,23 @@ func (s seen) keep(d *decision, c *v1.Container, policy v1.RestartPolicy) (over 
 	}
 	d.start = append(d.start, next)
 	return false
+}
+
+// recovers says that the agent ended the container because it was not well: then it counts as failed, whatever its exit code.
+func (s seen) recovers(c *v1.Container, latest *Container, policy v1.RestartPolicy) bool {
+	if latest == nil {
+		return false
+	}
+	why, _ := s.ailment(c, latest)
+	return why != "" && restarts(policy, exitUnknown)
+}
+
+// probeGrace is the grace period of a container that failed a probe, which may have one of its own.
+func probeGrace(pod *v1.Pod, p *v1.Probe) time.Duration {
+	if seconds := p.TerminationGracePeriodSeconds; seconds != nil {
+		return time.Duration(*seconds) * time.Second
+	}
+	return gracePeriod(pod)
 }
 
 func (d *decision) wait(name string, delay time.Duration) {
@@ -256,6 +297,12 @@ func (s seen) end(d *decision, grace time.Duration) {
 		last := slices.MaxFunc(sidecars, func(a, b *Container) int { return s.sidecarIndex(a.Name) - s.sidecarIndex(b.Name) })
 		others, grace = append(others, last), s.sidecarGrace(last, grace)
 	}
+	for _, c := range sidecars { // Their hooks run at once, their signals come in turn.
+		if _, asked := s.told[c.ID]; !asked && s.runsPreStop(c, grace) {
+			d.stop = append(d.stop, stop{id: c.ID, name: c.Name, hook: true, why: "Stopping container " + c.Name})
+			d.lookAgain(grace)
+		}
+	}
 	for _, c := range others {
 		s.stop(d, c, grace, "Stopping container "+c.Name)
 	}
@@ -264,14 +311,14 @@ func (s seen) end(d *decision, grace time.Duration) {
 
 // sidecarGrace is what is left of the pod's grace period for a sidecar, whose turn comes last, but never nothing.
 func (s seen) sidecarGrace(c *Container, grace time.Duration) time.Duration {
-	asked, ok := s.told[c.ID]
-	if !ok {
-		asked = s.now
+	asked := s.now
+	if t, ok := s.told[c.ID]; ok {
+		asked = t.asked
 	}
 	first := asked
 	for _, t := range s.told {
-		if t.Before(first) {
-			first = t
+		if t.asked.Before(first) {
+			first = t.asked
 		}
 	}
 	if grace <= 0 {
@@ -280,18 +327,39 @@ func (s seen) sidecarGrace(c *Container, grace time.Duration) time.Duration {
 	return max(first.Add(grace).Sub(asked), minGrace)
 }
 
-// stop asks a container to end, and kills it when its time is over.
+// stop asks a container to end, by its preStop hook first, and kills it when its time is over.
 func (s seen) stop(d *decision, c *Container, grace time.Duration, why string) {
-	told, ok := s.told[c.ID]
-	if !ok {
+	t, ok := s.told[c.ID]
+	left := t.asked.Add(grace).Sub(s.now)
+	switch {
+	case !ok && s.runsPreStop(c, grace):
+		if !slices.ContainsFunc(d.stop, func(st stop) bool { return st.id == c.ID }) {
+			d.stop = append(d.stop, stop{id: c.ID, name: c.Name, hook: true, why: why})
+			d.lookAgain(grace)
+		}
+		return
+	case !ok:
 		d.stop = append(d.stop, stop{id: c.ID, name: c.Name, kill: grace <= 0, why: why})
 		d.lookAgain(cmp.Or(max(grace, 0), killRepeat))
 		return
+	case t.signalled.IsZero() && s.hooks[hookOf{preStop, c.ID}].running && left > 0:
+		d.lookAgain(left)
+		return
+	case t.signalled.IsZero() && grace > 0:
+		d.stop = append(d.stop, stop{id: c.ID, name: c.Name})
+		d.lookAgain(max(left, minGrace))
+		return
+	case t.signalled.After(t.asked): // However long the hook took, the signal must be able to do something.
+		left = max(left, t.signalled.Add(minGrace).Sub(s.now))
 	}
-	if left := told.Add(grace).Sub(s.now); left > 0 {
+	if left > 0 {
 		d.lookAgain(left)
 		return
 	}
 	d.stop = append(d.stop, stop{id: c.ID, name: c.Name, kill: true})
 	d.lookAgain(killRepeat)
+}
+
+func (s seen) runsPreStop(c *Container, grace time.Duration) bool {
+	return grace > 0 && preStop.handler(containerOf(s.pod, c.Name)) != nil
 }

@@ -62,8 +62,11 @@ func tellDecision(d decision) string {
 	var words []string
 	for _, s := range d.stop {
 		verb := "stop"
-		if s.kill {
+		switch {
+		case s.kill:
 			verb = "kill"
+		case s.hook:
+			verb = "preStop"
 		}
 		words = append(words, verb+" "+s.id)
 	}
@@ -102,13 +105,26 @@ func TestDecide(t *testing.T) {
 			p.DeletionTimestamp, p.DeletionGracePeriodSeconds = &metav1.Time{Time: noon}, &grace
 		}
 	}
+	probed := func(p *v1.Pod) {
+		p.Spec.Containers[0].LivenessProbe, p.Spec.Containers[0].StartupProbe = &v1.Probe{TerminationGracePeriodSeconds: new(int64)}, &v1.Probe{}
+		*p.Spec.Containers[0].LivenessProbe.TerminationGracePeriodSeconds = 7
+	}
+	both := &v1.Lifecycle{PostStart: &v1.LifecycleHandler{}, PreStop: &v1.LifecycleHandler{}}
+	hooked := func(p *v1.Pod) { p.Spec.Containers[0].Lifecycle = both }
+	sideHook := func(p *v1.Pod) { p.Spec.InitContainers[0].Lifecycle = &v1.Lifecycle{PreStop: &v1.LifecycleHandler{}} }
+	second := func(p *v1.Pod) {
+		p.Spec.Containers = append(p.Spec.Containers, v1.Container{Name: "two", Image: "nginx"})
+	}
 	for _, tc := range []struct {
-		name    string
-		pod     []func(*v1.Pod)
-		have    string
-		told    map[string]time.Duration // Ago.
-		trouble map[string]trouble
-		want    string
+		name        string
+		pod         []func(*v1.Pod)
+		have        string
+		told        map[string]time.Duration // Ago.
+		unsignalled time.Duration            // Ago: app-0 was asked, by its hook only.
+		trouble     map[string]trouble
+		health      map[string]health
+		hooks       map[hookOf]hookRun
+		want        string
 	}{
 		{name: "a new pod", want: "start app-0 backoff=0s"},
 		{name: "it runs", have: "app-0 running", want: ""},
@@ -159,17 +175,40 @@ func TestDecide(t *testing.T) {
 			p.Spec.ActiveDeadlineSeconds, p.Status.StartTime = new(int64), &metav1.Time{Time: noon.Add(-time.Minute)}
 			*p.Spec.ActiveDeadlineSeconds = 60
 		}}, have: "app-0 running", want: "stop app-0, fail DeadlineExceeded, again 30s"},
+		{name: "not alive", pod: []func(*v1.Pod){probed}, have: "app-0 running", health: map[string]health{"app-0": {failed: livenessProbe}}, want: "stop app-0, again 7s"},
+		{name: "never came alive", pod: []func(*v1.Pod){probed}, have: "app-0 running", health: map[string]health{"app-0": {failed: startupProbe}}, want: "stop app-0, again 30s"},
+		{name: "not alive and ended well", pod: []func(*v1.Pod){probed, policy(v1.RestartPolicyOnFailure)}, have: "app-0 exited", health: map[string]health{"app-0": {failed: livenessProbe}},
+			want: "start app-1 backoff=10s"},
+		{name: "not alive, once only", pod: []func(*v1.Pod){probed, policy(v1.RestartPolicyNever)}, have: "app-0 exited", health: map[string]health{"app-0": {failed: livenessProbe}}, want: "ended"},
+		{name: "a sidecar that has not started holds up", pod: []func(*v1.Pod){inits}, have: "side-0 running", health: map[string]health{"side-0": {}}, want: ""},
+		{name: "a sidecar that is not ready does not", pod: []func(*v1.Pod){inits}, have: "side-0 running", health: map[string]health{"side-0": {started: true}}, want: "start init-0 backoff=0s"},
+		{name: "what comes after a postStart hook waits", pod: []func(*v1.Pod){hooked, second}, want: "start app-0 backoff=0s"},
+		{name: "while it runs", pod: []func(*v1.Pod){hooked, second}, have: "app-0 running", hooks: map[hookOf]hookRun{{postStart, "app-0"}: {running: true}}, want: ""},
+		{name: "until it is done", pod: []func(*v1.Pod){hooked, second}, have: "app-0 running", hooks: map[hookOf]hookRun{{postStart, "app-0"}: {}}, want: "start two-0 backoff=0s"},
+		{name: "a postStart hook that failed", pod: []func(*v1.Pod){hooked}, have: "app-0 running", hooks: map[hookOf]hookRun{{postStart, "app-0"}: {failed: true}}, want: "preStop app-0, again 30s"},
+		{name: "deleted with a preStop hook", pod: []func(*v1.Pod){hooked, deleted(20)}, have: "app-0 running", want: "preStop app-0, again 20s"},
+		{name: "which runs", pod: []func(*v1.Pod){hooked, deleted(20)}, have: "app-0 running", unsignalled: 5 * time.Second,
+			hooks: map[hookOf]hookRun{{preStop, "app-0"}: {running: true}}, want: "again 15s"},
+		{name: "which is done", pod: []func(*v1.Pod){hooked, deleted(20)}, have: "app-0 running", unsignalled: 5 * time.Second,
+			hooks: map[hookOf]hookRun{{preStop, "app-0"}: {}}, want: "stop app-0, again 15s"},
+		{name: "which takes too long", pod: []func(*v1.Pod){hooked, deleted(20)}, have: "app-0 running", unsignalled: 20 * time.Second,
+			hooks: map[hookOf]hookRun{{preStop, "app-0"}: {running: true}}, want: "stop app-0, again 2s"},
+		{name: "no grace, no hook", pod: []func(*v1.Pod){hooked, deleted(0)}, have: "app-0 running", want: "kill app-0, again 5s"},
+		{name: "a sidecar's hook runs at once", pod: []func(*v1.Pod){inits, sideHook, deleted(20)}, have: "side-0 running; init-0 exited; app-0 running", want: "preStop side-0, stop app-0, again 20s"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			pod := &v1.Pod{Spec: v1.PodSpec{RestartPolicy: v1.RestartPolicyAlways, Containers: []v1.Container{{Name: "app", Image: "nginx"}}}}
 			for _, change := range tc.pod {
 				change(pod)
 			}
-			told := map[string]time.Time{}
+			asked := map[string]told{}
 			for id, ago := range tc.told {
-				told[id] = noon.Add(-ago)
+				asked[id] = told{noon.Add(-ago), noon.Add(-ago)}
 			}
-			got := tellDecision(decide(seen{pod: pod, containers: have(t, tc.have), told: told, trouble: tc.trouble,
+			if tc.unsignalled > 0 {
+				asked["app-0"] = told{asked: noon.Add(-tc.unsignalled)}
+			}
+			got := tellDecision(decide(seen{pod: pod, containers: have(t, tc.have), told: asked, trouble: tc.trouble, health: tc.health, hooks: tc.hooks,
 				boot: thisBoot, maxBackoff: 5 * time.Minute, now: noon}))
 			if diff := cmp.Diff(tc.want, got); diff != "" {
 				t.Errorf("with %q (-want +got):\n%s", tc.have, diff)

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -65,11 +66,14 @@ func (a *Agent) see(pod *v1.Pod, containers []Container, m *memory) seen {
 			m.messages[c.ID] = a.terminationMessage(pod, c)
 		}
 	}
-	return seen{
+	s := seen{
 		pod: pod, containers: containers, unsupported: unsupported(pod),
 		told: m.told, trouble: m.trouble, messages: m.messages,
-		boot: a.boot, maxBackoff: a.MaxRestartBackoff, now: time.Now(),
+		hooks: a.hooks.runs(string(pod.UID), containers),
+		boot:  a.boot, maxBackoff: a.MaxRestartBackoff, now: time.Now(),
 	}
+	s.health = a.probes.follow(s, m.podIP(pod))
+	return s
 }
 
 // prepare sees to all that a pod's containers share: network, volumes, files of /etc. Of a pod that runs already it keeps the
@@ -136,9 +140,15 @@ func (a *Agent) do(ctx context.Context, s seen, d decision, m *memory) error {
 		if st.why != "" && s.pod.Name != "" {
 			a.tell(s.pod, st.name, v1.EventTypeNormal, "Killing", st.why)
 		}
-		if _, told := m.told[st.id]; !told {
-			m.told[st.id] = s.now
+		t := m.told[st.id]
+		t.asked = cmp.Or(t.asked, s.now)
+		if st.hook {
+			a.hooks.start(s.pod, preStop, target{st.id, m.podIP(s.pod), containerOf(s.pod, st.name)})
+			m.told[st.id] = t
+			continue
 		}
+		t.signalled = cmp.Or(t.signalled, s.now)
+		m.told[st.id] = t
 		if err := a.runtime.Signal(ctx, st.id, st.kill); err != nil && !errors.Is(err, ErrNoContainer) {
 			errs = append(errs, fmt.Errorf("stop container %s: %w", st.id, err))
 		}
@@ -194,6 +204,7 @@ func (a *Agent) start(ctx context.Context, s seen, st start, m *memory) error {
 	delete(m.trouble, c.Name)
 	a.tell(pod, c.Name, v1.EventTypeNormal, "Created", "Container created")
 	a.tell(pod, c.Name, v1.EventTypeNormal, "Started", "Container started")
+	a.hooks.start(pod, postStart, target{config.ID, m.podIP(pod), c})
 	return nil
 }
 

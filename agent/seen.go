@@ -10,15 +10,20 @@ import (
 // seen is all that a decision about a pod rests on.
 type seen struct {
 	pod         *v1.Pod
-	containers  []Container          // The pod's, as the runtime has them.
-	unsupported []string             // Of the pod's spec.
-	told        map[string]time.Time // By container ID: when it was first asked to stop.
-	trouble     map[string]trouble   // By container name: why its last start came to nothing.
-	messages    map[string]string    // By container ID: what an ended container left as its termination message.
+	containers  []Container        // The pod's, as the runtime has them.
+	unsupported []string           // Of the pod's spec.
+	told        map[string]told    // By container ID: when it was asked to stop.
+	trouble     map[string]trouble // By container name: why its last start came to nothing.
+	messages    map[string]string  // By container ID: what an ended container left as its termination message.
+	health      map[string]health  // By container ID: what the probes of those that have any found.
+	hooks       map[hookOf]hookRun // Those that were begun.
 	boot        string
 	maxBackoff  time.Duration
 	now         time.Time
 }
+
+// told is when a container was asked to end, and when it got its first signal: later, if it has a preStop hook.
+type told struct{ asked, signalled time.Time }
 
 // names lists the containers' names in order of first appearance.
 func (s seen) names() []string {
@@ -56,6 +61,35 @@ func (s seen) latest(name string) *Container {
 func (s seen) running(name string) bool {
 	c := s.latest(name)
 	return c != nil && c.State == Running
+}
+
+// started says that a container runs, its postStart hook is done, and its startup probe has passed.
+func (s seen) started(c *v1.Container) bool {
+	latest := s.latest(c.Name)
+	return latest != nil && latest.State == Running && !s.postStartRuns(latest.ID) && s.healthOf(c, latest).started
+}
+
+func (s seen) postStartRuns(id string) bool { return s.hooks[hookOf{postStart, id}].running }
+
+// healthOf is what a container's probes found; before the first of them, what they will begin with.
+func (s seen) healthOf(c *v1.Container, latest *Container) health {
+	if h, ok := s.health[latest.ID]; ok {
+		return h
+	}
+	return newborn(c)
+}
+
+// ailment is why a container must end although its pod goes on, and the probe that says so, "" for none.
+func (s seen) ailment(c *v1.Container, latest *Container) (why string, by *v1.Probe) {
+	switch failed := s.health[latest.ID].failed; {
+	case s.hooks[hookOf{postStart, latest.ID}].failed:
+		return "FailedPostStartHook", nil
+	case failed == livenessProbe:
+		return "Container " + c.Name + " failed liveness probe", c.LivenessProbe
+	case failed == startupProbe:
+		return "Container " + c.Name + " failed startup probe", c.StartupProbe
+	}
+	return "", nil
 }
 
 // past is what the pod's status says of a container.

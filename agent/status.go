@@ -96,10 +96,12 @@ func (s seen) containerStatus(c *v1.Container, d decision, at place, init bool) 
 	}
 	waiting := s.waiting(c, d)
 	switch {
+	case latest != nil && latest.State == Running && s.postStartRuns(latest.ID):
+		cs.State.Waiting = &v1.ContainerStateWaiting{Reason: reasonCreating}
 	case latest != nil && latest.State == Running:
 		cs.State.Running = &v1.ContainerStateRunning{StartedAt: seconds(latest.Started)}
-		cs.Ready = !init || isSidecar(c)
-		*cs.Started = cs.Ready
+		*cs.Started = s.started(c) && (!init || isSidecar(c))
+		cs.Ready = *cs.Started && s.healthOf(c, latest).ready
 	case s.trouble[c.Name].reason == reasonStartError:
 		t := s.trouble[c.Name]
 		cs.State.Terminated = &v1.ContainerStateTerminated{ExitCode: exitStartError, Reason: reasonStartError, Message: t.message, FinishedAt: seconds(t.at)}
@@ -267,7 +269,8 @@ func (s seen) initsOpen(status *v1.PodStatus) []string {
 	}
 	var open []string
 	for _, cs := range status.InitContainerStatuses {
-		if !cs.Ready {
+		sidecar := s.sidecarIndex(cs.Name) >= 0
+		if sidecar && !*cs.Started || !sidecar && !cs.Ready {
 			open = append(open, cs.Name)
 		}
 	}

@@ -8,7 +8,7 @@ import (
 )
 
 // unsupported lists the fields of a pod that ask for what this agent cannot do yet. A pod with any of them is not started: to
-// run without a probe, a limit or a profile that somebody asked for would be worse.
+// run without a volume, a limit or a profile that somebody asked for would be worse.
 func unsupported(pod *v1.Pod) []string {
 	var fields []string
 	add := func(asked bool, format string, args ...any) {
@@ -51,10 +51,7 @@ func unsupported(pod *v1.Pod) []string {
 type adder func(asked bool, format string, args ...any)
 
 func unsupportedContainer(add adder, pod *v1.Pod, c *v1.Container, path string) {
-	add(c.LivenessProbe != nil, "%s.livenessProbe", path)
-	add(c.ReadinessProbe != nil, "%s.readinessProbe", path)
-	add(c.StartupProbe != nil, "%s.startupProbe", path)
-	add(c.Lifecycle != nil && *c.Lifecycle != v1.Lifecycle{}, "%s.lifecycle", path)
+	add(c.Lifecycle != nil && c.Lifecycle.StopSignal != nil, "%s.lifecycle.stopSignal", path)
 	add(len(c.RestartPolicyRules) > 0, "%s.restartPolicyRules", path)
 	add(len(c.VolumeDevices) > 0, "%s.volumeDevices", path)
 	add(len(c.Resources.Claims) > 0, "%s.resources.claims", path)
