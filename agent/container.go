@@ -35,7 +35,7 @@ func (a *Agent) containerConfig(ctx context.Context, pod *v1.Pod, s start, r *re
 	if err != nil {
 		return ContainerConfig{}, err
 	}
-	mounts, err := a.mounts(pod, s, r)
+	mounts, err := a.mounts(pod, s, r, env.values)
 	if err != nil {
 		return ContainerConfig{}, err
 	}
@@ -81,18 +81,32 @@ func expandAll(words []string, values map[string]string) []string {
 
 // mounts are the container's volumes, then the files of /etc that it does not bring itself, then the file for its
 // last words.
-func (a *Agent) mounts(pod *v1.Pod, s start, r *ready) ([]Mount, error) {
+func (a *Agent) mounts(pod *v1.Pod, s start, r *ready, env map[string]string) ([]Mount, error) {
 	c := s.container
 	var mounts []Mount
 	taken := map[string]bool{}
-	for _, m := range c.VolumeMounts {
+	for i, m := range c.VolumeMounts {
 		source, ok := r.volumes[m.Name]
 		if !ok {
 			return nil, fmt.Errorf("volume %q of the mount at %s is not in the pod", m.Name, m.MountPath)
 		}
+		sub, err := subPath(&m, env)
+		if err != nil {
+			return nil, err
+		}
+		if sub != "" {
+			part := filepath.Join(a.dirs.parts(pod.UID, c.Name, s.attempt), strconv.Itoa(i))
+			if err := bindPart(source, sub, part); err != nil {
+				return nil, fmt.Errorf("failed to prepare subPath for volumeMount %q of container %q: %w", m.Name, c.Name, err)
+			}
+			source = part
+		}
 		target := path.Clean("/" + m.MountPath)
 		taken[target] = true
-		mounts = append(mounts, Mount{Source: source, Target: target, ReadOnly: m.ReadOnly || isObject(pod, m.Name), Propagation: propagation(m.MountPropagation)})
+		mounts = append(mounts, Mount{
+			Source: source, Target: target, ReadOnly: m.ReadOnly || isObject(pod, m.Name), Propagation: propagation(m.MountPropagation),
+			Recursive: m.RecursiveReadOnly != nil && *m.RecursiveReadOnly == v1.RecursiveReadOnlyEnabled,
+		})
 	}
 	for _, m := range r.files {
 		if !taken[m.Target] {
@@ -110,11 +124,29 @@ func (a *Agent) mounts(pod *v1.Pod, s start, r *ready) ([]Mount, error) {
 	return mounts, nil
 }
 
+// subPath is the part of the volume that a mount shows, "" for all of it.
+func subPath(m *v1.VolumeMount, env map[string]string) (string, error) {
+	sub := m.SubPath
+	if m.SubPathExpr != "" {
+		sub = expand(m.SubPathExpr, env)
+		if strings.Contains(sub, "$(") {
+			return "", fmt.Errorf("subPathExpr %q names a variable that the container does not have", m.SubPathExpr)
+		}
+	}
+	if sub == "" {
+		return "", nil
+	}
+	if !filepath.IsLocal(sub) {
+		return "", fmt.Errorf("subPath %q must be a relative path without '..'", sub)
+	}
+	return filepath.Clean(sub), nil
+}
+
 // isObject says that a volume shows an object of the API, which a container must not write to.
 func isObject(pod *v1.Pod, volume string) bool {
 	for _, v := range pod.Spec.Volumes {
 		if v.Name == volume {
-			return v.ConfigMap != nil || v.Secret != nil
+			return showsObject(v)
 		}
 	}
 	return false

@@ -16,8 +16,9 @@ import (
 //	DATA/logs/NAMESPACE_POD_UID/CONTAINER/ATTEMPT.log    written by the runtime
 //	DATA/pods/UID/hosts, resolv.conf, hostname           bind-mounted into each container
 //	DATA/pods/UID/messages/CONTAINER-ATTEMPT             termination messages
-//	DATA/pods/UID/volumes/NAME                           emptyDir, configMap
-//	RUN/secrets/UID/NAME                                 secret
+//	DATA/pods/UID/volumes/NAME                           emptyDir, configMap, downwardAPI
+//	DATA/pods/UID/parts/CONTAINER-ATTEMPT/NUMBER         mounts of a subPath
+//	RUN/secrets/UID/NAME                                 secret, projected
 type dirs struct{ data, run string }
 
 func (d dirs) logs() string                { return filepath.Join(d.data, "logs") }
@@ -25,6 +26,15 @@ func (d dirs) pods() string                { return filepath.Join(d.data, "pods"
 func (d dirs) secrets() string             { return filepath.Join(d.run, "secrets") }
 func (d dirs) pod(uid types.UID) string    { return filepath.Join(d.pods(), string(uid)) }
 func (d dirs) secret(uid types.UID) string { return filepath.Join(d.secrets(), string(uid)) }
+
+func (d dirs) volume(uid types.UID, name string) string {
+	return filepath.Join(d.pod(uid), "volumes", name)
+}
+
+// parts is where the parts of volumes that a container has are mounted.
+func (d dirs) parts(uid types.UID, container string, attempt int) string {
+	return filepath.Join(d.pod(uid), "parts", fmt.Sprintf("%s-%d", container, attempt))
+}
 
 func (d dirs) podLogs(pod *v1.Pod) string {
 	return filepath.Join(d.logs(), pod.Namespace+"_"+pod.Name+"_"+string(pod.UID))
@@ -70,6 +80,9 @@ func (d dirs) removePod(uid string) error {
 		return fmt.Errorf("find the logs of pod %s: %w", uid, err)
 	}
 	for _, dir := range append(left, logs...) {
+		if err := unmountBelow(dir); err != nil {
+			return err
+		}
 		if err := os.RemoveAll(dir); err != nil {
 			return fmt.Errorf("remove what pod %s left: %w", uid, err)
 		}

@@ -236,19 +236,23 @@ func TestNoPathLeadsOut(t *testing.T) {
 }
 
 func TestUnsupported(t *testing.T) {
-	yes, no, size := true, false, resource.MustParse("1Gi")
+	yes, no := true, false
 	for field, change := range map[string]func(*v1.Pod){
 		"": func(*v1.Pod) {},
-		"spec.containers[0].lifecycle.stopSignal":    func(p *v1.Pod) { stop := v1.SIGUSR1; p.Spec.Containers[0].Lifecycle = &v1.Lifecycle{StopSignal: &stop} },
-		"spec.containers[0].ports[0].hostPort":       func(p *v1.Pod) { p.Spec.Containers[0].Ports = []v1.ContainerPort{{HostPort: 80}} },
-		"spec.containers[0].volumeMounts[0].subPath": func(p *v1.Pod) { p.Spec.Containers[0].VolumeMounts = []v1.VolumeMount{{SubPath: "x"}} },
-		"spec.shareProcessNamespace":                 func(p *v1.Pod) { p.Spec.ShareProcessNamespace = &yes },
-		"spec.hostUsers":                             func(p *v1.Pod) { p.Spec.HostUsers = &no },
+		"spec.containers[0].lifecycle.stopSignal": func(p *v1.Pod) { stop := v1.SIGUSR1; p.Spec.Containers[0].Lifecycle = &v1.Lifecycle{StopSignal: &stop} },
+		"spec.containers[0].ports[0].hostPort":    func(p *v1.Pod) { p.Spec.Containers[0].Ports = []v1.ContainerPort{{HostPort: 80}} },
+		"spec.shareProcessNamespace":              func(p *v1.Pod) { p.Spec.ShareProcessNamespace = &yes },
+		"spec.hostUsers":                          func(p *v1.Pod) { p.Spec.HostUsers = &no },
 		"spec.volumes[0].persistentVolumeClaim": func(p *v1.Pod) {
 			p.Spec.Volumes = []v1.Volume{{VolumeSource: v1.VolumeSource{PersistentVolumeClaim: &v1.PersistentVolumeClaimVolumeSource{}}}}
 		},
-		"spec.volumes[0].emptyDir.sizeLimit": func(p *v1.Pod) {
-			p.Spec.Volumes = []v1.Volume{{VolumeSource: v1.VolumeSource{EmptyDir: &v1.EmptyDirVolumeSource{SizeLimit: &size}}}}
+		"spec.volumes[0].emptyDir.medium": func(p *v1.Pod) {
+			p.Spec.Volumes = []v1.Volume{{VolumeSource: v1.VolumeSource{EmptyDir: &v1.EmptyDirVolumeSource{Medium: v1.StorageMediumHugePages}}}}
+		},
+		"spec.volumes[0].projected.sources[1].serviceAccountToken": func(p *v1.Pod) {
+			p.Spec.Volumes = []v1.Volume{{VolumeSource: v1.VolumeSource{Projected: &v1.ProjectedVolumeSource{Sources: []v1.VolumeProjection{
+				{Secret: &v1.SecretProjection{}}, {ServiceAccountToken: &v1.ServiceAccountTokenProjection{}},
+			}}}}}
 		},
 		"spec.securityContext.seccompProfile.localhostProfile": func(p *v1.Pod) {
 			p.Spec.SecurityContext = &v1.PodSecurityContext{SeccompProfile: &v1.SeccompProfile{Type: v1.SeccompProfileTypeLocalhost}}

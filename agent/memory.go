@@ -17,7 +17,8 @@ type memory struct {
 	ready     *ready  // nil until the pod's network is set up.
 	torn      bool    // The network of a pod that is over is gone.
 	written   *v1.Pod // As the API answered the agent's last status write.
-	complaint string  // The last Event about network or volumes, so as not to repeat it at each try.
+	measured  measured
+	complaint string // The last Event about network or volumes, so as not to repeat it at each try.
 }
 
 // memories holds the memory of each pod, by UID.

@@ -22,6 +22,9 @@ const firstBackoff = 10 * time.Second
 // get whose pod the API no longer has.
 const minGrace = 2 * time.Second
 
+// evictionGrace is what the containers of a pod get that took more than it was given.
+const evictionGrace = time.Second
+
 // troubleRepeat is after how long a start is tried again that failed for a reason in the pod's surroundings, if nothing
 // tells sooner that they have changed.
 const troubleRepeat = 30 * time.Second
@@ -82,8 +85,12 @@ func decide(s seen) decision {
 	case s.pastDeadline(&d):
 		d.fail = &failure{"DeadlineExceeded", "Pod was active on the node longer than the specified deadline"}
 		s.end(&d, gracePeriod(pod))
+	case s.measured.over != "":
+		d.fail = &failure{"Evicted", s.measured.over}
+		s.end(&d, evictionGrace)
 	case len(s.unsupported) > 0:
 	default:
+		d.lookAgain(s.measured.next)
 		s.run(&d)
 	}
 	return d

@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"slices"
 	"time"
 
@@ -72,6 +74,10 @@ func (a *Agent) see(pod *v1.Pod, containers []Container, m *memory) seen {
 		hooks: a.hooks.runs(string(pod.UID), containers),
 		boot:  a.boot, maxBackoff: a.MaxRestartBackoff, now: time.Now(),
 	}
+	if hasLimitedDir(pod) {
+		m.measured = a.measure(pod, m.measured, s.now)
+		s.measured = m.measured
+	}
 	s.health = a.probes.follow(s, m.podIP(pod))
 	return s
 }
@@ -121,7 +127,11 @@ func over(pod *v1.Pod) bool {
 }
 
 func showsObjects(pod *v1.Pod) bool {
-	return slices.ContainsFunc(pod.Spec.Volumes, func(v v1.Volume) bool { return v.ConfigMap != nil || v.Secret != nil })
+	return slices.ContainsFunc(pod.Spec.Volumes, showsObject)
+}
+
+func showsObject(v v1.Volume) bool {
+	return v.ConfigMap != nil || v.Secret != nil || v.Projected != nil || v.DownwardAPI != nil
 }
 
 // complain tells of an error in an Event, once, and returns it.
@@ -154,7 +164,7 @@ func (a *Agent) do(ctx context.Context, s seen, d decision, m *memory) error {
 		}
 	}
 	for _, id := range d.remove {
-		errs = append(errs, a.removeContainer(ctx, id))
+		errs = append(errs, a.removeContainer(ctx, id), a.removeParts(s, id))
 		delete(m.told, id)
 		delete(m.messages, id)
 	}
@@ -173,6 +183,22 @@ func (a *Agent) removeContainer(ctx context.Context, id string) error {
 		return fmt.Errorf("remove container %s: %w", id, err)
 	}
 	return nil
+}
+
+// removeParts takes away the mounts that were made for a container.
+func (a *Agent) removeParts(s seen, id string) error {
+	i := slices.IndexFunc(s.containers, func(c Container) bool { return c.ID == id })
+	if i < 0 || s.pod.UID == "" {
+		return nil // Of a pod that is gone all is removed together.
+	}
+	dir := a.dirs.parts(s.pod.UID, s.containers[i].Name, s.containers[i].Attempt)
+	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err := unmountBelow(dir); err != nil {
+		return err
+	}
+	return os.RemoveAll(dir)
 }
 
 // start starts one container, or notes why it could not.
@@ -241,6 +267,9 @@ func (a *Agent) writeStatus(ctx context.Context, s seen, d decision, m *memory) 
 		return fmt.Errorf("write the status of pod %s/%s: %w", s.pod.Namespace, s.pod.Name, err)
 	}
 	m.written = written
+	if d.fail != nil && s.pod.Status.Reason != d.fail.reason {
+		a.events.Event(s.pod, v1.EventTypeWarning, d.fail.reason, d.fail.message)
+	}
 	for _, e := range statusEvents(s.pod, &status) {
 		a.tell(s.pod, e.container, e.kind, e.reason, e.message)
 	}

@@ -3,6 +3,8 @@ package agent_test
 import (
 	"context"
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -11,6 +13,7 @@ import (
 	"time"
 
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 
 	"skiff/agent"
 )
@@ -255,4 +258,32 @@ func TestPreStopHook(t *testing.T) {
 			})
 		})
 	}
+}
+
+func TestEmptyDirOverItsLimit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNode(t)
+		limit := resource.MustParse("1Mi")
+		n.create(newPod("web", func(p *v1.Pod) {
+			p.Spec.Volumes = []v1.Volume{{Name: "cache", VolumeSource: v1.VolumeSource{EmptyDir: &v1.EmptyDirVolumeSource{SizeLimit: &limit}}}}
+			p.Spec.Containers[0].VolumeMounts = []v1.VolumeMount{{Name: "cache", MountPath: "/cache"}}
+		}))
+		pods, _, _ := n.agent.Dirs()
+		fill := func(name string, size int) {
+			if err := os.WriteFile(filepath.Join(pods, "uid-web", "volumes", "cache", name), make([]byte, size), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		fill("little", 1<<19)
+		after(t, time.Minute)
+		n.want("web", "Running app=running/0")
+		fill("much", 1<<20)
+		after(t, 12*time.Second)
+		n.want("web", "Failed app=Completed(0)/0")
+		want := `Usage of EmptyDir volume "cache" exceeds the limit "1Mi". `
+		if got := n.get("web").Status; got.Reason != "Evicted" || got.Message != want {
+			t.Errorf("reason %q, message %q; want Evicted, %q", got.Reason, got.Message, want)
+		}
+		n.wantEvent("web", "Evicted: "+want)
+	})
 }

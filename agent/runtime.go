@@ -108,6 +108,7 @@ type PodRef struct{ UID, Namespace, Name string }
 type Mount struct {
 	Source, Target string
 	ReadOnly       bool
+	Recursive      bool   // ReadOnly holds for what is mounted below Source too; the kernel must know how (5.12).
 	Propagation    string // "private" (default), "rslave", "rshared".
 }
 

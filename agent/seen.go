@@ -17,6 +17,7 @@ type seen struct {
 	messages    map[string]string  // By container ID: what an ended container left as its termination message.
 	health      map[string]health  // By container ID: what the probes of those that have any found.
 	hooks       map[hookOf]hookRun // Those that were begun.
+	measured    measured           // Of emptyDirs with a limit.
 	boot        string
 	maxBackoff  time.Duration
 	now         time.Time

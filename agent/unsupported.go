@@ -61,11 +61,6 @@ func unsupportedContainer(add adder, pod *v1.Pod, c *v1.Container, path string) 
 	for i, p := range c.Ports {
 		add(p.HostPort != 0 && !pod.Spec.HostNetwork, "%s.ports[%d].hostPort", path, i)
 	}
-	for i, m := range c.VolumeMounts {
-		add(m.SubPath != "", "%s.volumeMounts[%d].subPath", path, i)
-		add(m.SubPathExpr != "", "%s.volumeMounts[%d].subPathExpr", path, i)
-		add(m.RecursiveReadOnly != nil && *m.RecursiveReadOnly == v1.RecursiveReadOnlyEnabled, "%s.volumeMounts[%d].recursiveReadOnly", path, i)
-	}
 	for i, e := range c.Env {
 		add(e.ValueFrom != nil && e.ValueFrom.FileKeyRef != nil, "%s.env[%d].valueFrom.fileKeyRef", path, i)
 	}
@@ -85,18 +80,30 @@ func unsupportedProfiles(add adder, seccomp *v1.SeccompProfile, armor *v1.AppArm
 func unsupportedVolume(add adder, v *v1.Volume, path string) {
 	switch {
 	case v.EmptyDir != nil:
-		add(v.EmptyDir.Medium != v1.StorageMediumDefault, "%s.emptyDir.medium", path)
-		add(v.EmptyDir.SizeLimit != nil, "%s.emptyDir.sizeLimit", path)
-	case v.HostPath != nil, v.ConfigMap != nil, v.Secret != nil:
-	case v.DownwardAPI != nil:
-		add(true, "%s.downwardAPI", path)
+		add(v.EmptyDir.Medium != v1.StorageMediumDefault && v.EmptyDir.Medium != v1.StorageMediumMemory, "%s.emptyDir.medium", path)
+	case v.HostPath != nil, v.ConfigMap != nil, v.Secret != nil, v.DownwardAPI != nil:
 	case v.Projected != nil:
-		add(true, "%s.projected", path)
+		for i, s := range v.Projected.Sources {
+			add(s.ConfigMap == nil && s.Secret == nil && s.DownwardAPI == nil, "%s.projected.sources[%d].%s", path, i, projection(&s))
+		}
 	case v.PersistentVolumeClaim != nil:
 		add(true, "%s.persistentVolumeClaim", path)
 	default:
 		add(true, "%s", path)
 	}
+}
+
+// projection is the name of a projected source that is not there yet.
+func projection(s *v1.VolumeProjection) string {
+	switch {
+	case s.ServiceAccountToken != nil:
+		return "serviceAccountToken"
+	case s.ClusterTrustBundle != nil:
+		return "clusterTrustBundle"
+	case s.PodCertificate != nil:
+		return "podCertificate"
+	}
+	return "source"
 }
 
 func unsupportedMessage(fields []string) string {

@@ -41,10 +41,14 @@ func (a *Agent) volume(ctx context.Context, pod *v1.Pod, v *v1.Volume) (string, 
 	if sc := pod.Spec.SecurityContext; sc != nil {
 		group = sc.FSGroup
 	}
-	data := filepath.Join(a.dirs.pod(pod.UID), "volumes", v.Name)
+	data := a.dirs.volume(pod.UID, v.Name)
 	switch {
 	case v.EmptyDir != nil:
-		return data, makeEmptyDir(data, group)
+		memory := int64(0)
+		if v.EmptyDir.Medium == v1.StorageMediumMemory {
+			memory = memorySize(pod, v.EmptyDir, a.allocatable())
+		}
+		return data, makeEmptyDir(data, group, memory)
 	case v.HostPath != nil:
 		return v.HostPath.Path, checkHostPath(v.HostPath)
 	case v.ConfigMap != nil:
@@ -60,27 +64,21 @@ func (a *Agent) volume(ctx context.Context, pod *v1.Pod, v *v1.Volume) (string, 
 		}
 		path := filepath.Join(a.dirs.secret(pod.UID), v.Name)
 		return path, writeVolume(path, files, group)
+	case v.DownwardAPI != nil:
+		files, err := downwardFiles(pod, v.DownwardAPI.Items, v.DownwardAPI.DefaultMode, a.allocatable())
+		if err != nil {
+			return "", err
+		}
+		return data, writeVolume(data, files, group)
+	case v.Projected != nil:
+		files, err := projectedFiles(ctx, pod, v.Projected, a.sources, a.allocatable())
+		if err != nil {
+			return "", err
+		}
+		path := filepath.Join(a.dirs.secret(pod.UID), v.Name) // There may be a Secret in it.
+		return path, writeVolume(path, files, group)
 	}
 	return "", fmt.Errorf("%s", unsupportedMessage([]string{"spec.volumes"})) // unsupported() has stopped it before.
-}
-
-func makeEmptyDir(path string, group *int64) error {
-	if err := os.MkdirAll(filepath.Dir(path), 0o711); err != nil {
-		return err
-	}
-	if err := os.Mkdir(path, 0o777); errors.Is(err, fs.ErrExist) {
-		return nil // Containers have used it since; its mode is theirs.
-	} else if err != nil {
-		return err
-	}
-	mode := fs.FileMode(0o777)
-	if group != nil {
-		if err := os.Chown(path, -1, int(*group)); err != nil {
-			return err
-		}
-		mode |= fs.ModeSetgid
-	}
-	return os.Chmod(path, mode) // Mkdir's was cut by the umask.
 }
 
 // checkHostPath sees to it that the path is what its type promises.
@@ -154,14 +152,10 @@ func secretFiles(ctx context.Context, pod *v1.Pod, v *v1.SecretVolumeSource, fro
 
 // pickFiles names the files: by their keys or, where items are given, as those say.
 func pickFiles(data map[string][]byte, items []v1.KeyToPath, defaultMode *int32, optional bool) (map[string]file, error) {
-	mode := fs.FileMode(0o644)
-	if defaultMode != nil {
-		mode = fs.FileMode(*defaultMode) & fs.ModePerm
-	}
 	files := map[string]file{}
 	if items == nil {
 		for key, content := range data {
-			files[key] = file{content, mode}
+			files[key] = file{content, fileMode(nil, defaultMode)}
 		}
 	}
 	for _, item := range items {
@@ -172,16 +166,7 @@ func pickFiles(data map[string][]byte, items []v1.KeyToPath, defaultMode *int32,
 		if !ok {
 			return nil, fmt.Errorf("references non-existent config key: %s", item.Key)
 		}
-		f := file{content, mode}
-		if item.Mode != nil {
-			f.mode = fs.FileMode(*item.Mode) & fs.ModePerm
-		}
-		files[filepath.Clean(item.Path)] = f
+		files[filepath.Clean(item.Path)] = file{content, fileMode(item.Mode, defaultMode)}
 	}
-	for path := range files {
-		if !filepath.IsLocal(path) || path == "." || strings.HasPrefix(path, "..") {
-			return nil, fmt.Errorf("path %q leads out of the volume", path)
-		}
-	}
-	return files, nil
+	return files, checkInside(files)
 }

@@ -151,7 +151,10 @@ func bind(m agent.Mount) specs.Mount {
 		propagation = "rprivate"
 	}
 	access := "rw"
-	if m.ReadOnly {
+	switch {
+	case m.ReadOnly && m.Recursive:
+		access = "rro"
+	case m.ReadOnly:
 		access = "ro"
 	}
 	return specs.Mount{Destination: m.Target, Type: "bind", Source: m.Source, Options: []string{"rbind", propagation, access}}

@@ -13,6 +13,7 @@ import (
 	"syscall"
 	"time"
 
+	"skiff/agent"
 	"skiff/agent/containerd"
 	"skiff/agent/network"
 	"skiff/proxy"
@@ -61,6 +62,9 @@ func (d dirs) down(ctx context.Context, out io.Writer, purge bool) error {
 		if err := d.stopNode(ctx, l, purge); err != nil {
 			return err
 		}
+	}
+	if err := agent.UnmountPods(d.data); err != nil {
+		return err
 	}
 	if !purge {
 		fmt.Fprintf(out, "the cluster is down; its state is kept in %s\n", d.data)

@@ -1,0 +1,102 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"io/fs"
+	"maps"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	v1 "k8s.io/api/core/v1"
+)
+
+// downwardFiles are files that tell a pod about itself.
+func downwardFiles(pod *v1.Pod, items []v1.DownwardAPIVolumeFile, defaultMode *int32, allocatable v1.ResourceList) (map[string]file, error) {
+	files := map[string]file{}
+	for _, item := range items {
+		var value string
+		var err error
+		switch {
+		case item.FieldRef != nil:
+			value, err = downwardField(pod, item.FieldRef.FieldPath)
+		case item.ResourceFieldRef != nil:
+			value, err = resourceField(pod, &v1.Container{}, item.ResourceFieldRef, allocatable)
+		}
+		if err != nil {
+			return nil, err
+		}
+		files[filepath.Clean(item.Path)] = file{[]byte(value), fileMode(item.Mode, defaultMode)}
+	}
+	return files, checkInside(files)
+}
+
+// downwardField resolves a fieldRef of a volume, which may also ask for all labels or all annotations.
+func downwardField(pod *v1.Pod, path string) (string, error) {
+	switch path {
+	case "metadata.labels":
+		return formatMap(pod.Labels), nil
+	case "metadata.annotations":
+		return formatMap(pod.Annotations), nil
+	}
+	if !strings.HasPrefix(path, "metadata.") {
+		return "", fmt.Errorf("unsupported fieldPath: %v", path)
+	}
+	return podField(pod, path, nil, "")
+}
+
+// formatMap writes `key="value"` lines in order, the last without its newline.
+func formatMap(m map[string]string) string {
+	var lines []string
+	for _, key := range slices.Sorted(maps.Keys(m)) {
+		lines = append(lines, fmt.Sprintf("%s=%q", key, m[key]))
+	}
+	return strings.Join(lines, "\n")
+}
+
+// projectedFiles puts what several sources give into one volume; of the same path the last source wins.
+func projectedFiles(ctx context.Context, pod *v1.Pod, v *v1.ProjectedVolumeSource, from configs, allocatable v1.ResourceList) (map[string]file, error) {
+	all := map[string]file{}
+	for i := range v.Sources {
+		var files map[string]file
+		var err error
+		switch s := &v.Sources[i]; {
+		case s.ConfigMap != nil:
+			files, err = configMapFiles(ctx, pod, &v1.ConfigMapVolumeSource{
+				LocalObjectReference: s.ConfigMap.LocalObjectReference, Items: s.ConfigMap.Items, DefaultMode: v.DefaultMode, Optional: s.ConfigMap.Optional,
+			}, from)
+		case s.Secret != nil:
+			files, err = secretFiles(ctx, pod, &v1.SecretVolumeSource{
+				SecretName: s.Secret.Name, Items: s.Secret.Items, DefaultMode: v.DefaultMode, Optional: s.Secret.Optional,
+			}, from)
+		case s.DownwardAPI != nil:
+			files, err = downwardFiles(pod, s.DownwardAPI.Items, v.DefaultMode, allocatable)
+		}
+		if err != nil {
+			return nil, err
+		}
+		maps.Copy(all, files)
+	}
+	return all, nil
+}
+
+// fileMode is a file's own mode, else the volume's, else 0644.
+func fileMode(own, volume *int32) fs.FileMode {
+	for _, mode := range []*int32{own, volume} {
+		if mode != nil {
+			return fs.FileMode(*mode) & fs.ModePerm
+		}
+	}
+	return 0o644
+}
+
+// checkInside refuses paths that lead out of the volume, or to what the agent keeps there.
+func checkInside(files map[string]file) error {
+	for path := range files {
+		if !filepath.IsLocal(path) || path == "." || strings.HasPrefix(path, "..") {
+			return fmt.Errorf("path %q leads out of the volume", path)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,169 @@
+package agent
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// UnmountPods takes away what an agent with this DataDir has mounted for its pods. It must be done before DataDir is deleted: a
+// part of a volume is a mount, through which the volume's own files would be deleted.
+func UnmountPods(dataDir string) error { return unmountBelow(dirs{data: dataDir}.pods()) }
+
+// unmountBelow takes away every mount below dir, the innermost first.
+func unmountBelow(dir string) error {
+	dir, err := filepath.EvalSymlinks(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("find the mounts below %s: %w", dir, err)
+	}
+	info, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return fmt.Errorf("find the mounts below %s: %w", dir, err)
+	}
+	for _, path := range mountsBelow(string(info), dir) {
+		if err := unmount(path); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// mountsBelow lists the mount points below dir that a mountinfo file names, the last mounted first.
+func mountsBelow(info, dir string) []string {
+	var found []string
+	for line := range strings.Lines(info) {
+		fields := strings.Fields(line)
+		if len(fields) < 5 {
+			continue
+		}
+		if path := unescapeMount(fields[4]); strings.HasPrefix(path, dir+"/") {
+			found = append(found, path)
+		}
+	}
+	slices.Reverse(found)
+	return found
+}
+
+// unescapeMount reads a path as the kernel writes it there: blanks and backslashes in octal.
+func unescapeMount(path string) string {
+	for _, c := range []struct{ escaped, plain string }{{`\040`, " "}, {`\011`, "\t"}, {`\012`, "\n"}, {`\134`, `\`}} {
+		path = strings.ReplaceAll(path, c.escaped, c.plain)
+	}
+	return path
+}
+
+// unmount takes away what is mounted on path, if anything is. Processes that use it keep it until they end.
+func unmount(path string) error {
+	err := unix.Unmount(path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+	if err == nil || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	return fmt.Errorf("unmount %s: %w", path, err)
+}
+
+// mountMemory mounts a file system of memory on dir, unless that is there already.
+func mountMemory(dir string, size int64) error {
+	var own, parent unix.Stat_t
+	if err := errors.Join(unix.Stat(dir, &own), unix.Stat(filepath.Dir(dir), &parent)); err != nil {
+		return err
+	}
+	if own.Dev != parent.Dev {
+		return nil
+	}
+	if err := unix.Mount("tmpfs", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=0777,size="+strconv.FormatInt(size, 10)); err != nil {
+		return fmt.Errorf("mount memory at %s: %w", dir, err)
+	}
+	return nil
+}
+
+// bindPart mounts the part of a volume that sub names on target. A part that is missing is made as a directory, like the
+// volume's root. The kernel finds the part, once, and never outside of the volume: containers may change links meanwhile.
+func bindPart(volume, sub, target string) error {
+	part, err := openPart(volume, sub)
+	if err != nil {
+		return err
+	}
+	defer part.Close()
+	info, err := part.Stat()
+	if err != nil {
+		return err
+	}
+	if err := unmount(target); err != nil { // Left by a start that failed.
+		return err
+	}
+	if err := os.Remove(target); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if info.IsDir() {
+		err = os.MkdirAll(target, 0o750)
+	} else if err = os.MkdirAll(filepath.Dir(target), 0o750); err == nil {
+		err = os.WriteFile(target, nil, 0o640)
+	}
+	if err != nil {
+		return err
+	}
+	opened := fmt.Sprintf("/proc/self/fd/%d", part.Fd())
+	if err := unix.Mount(opened, target, "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
+		return fmt.Errorf("bind %s: %w", sub, err)
+	}
+	return nil
+}
+
+// openPart opens sub, a path below volume, only to point at it.
+func openPart(volume, sub string) (*os.File, error) {
+	root, err := os.OpenRoot(volume)
+	if err != nil {
+		return nil, err
+	}
+	defer root.Close()
+	if _, err := root.Stat(sub); errors.Is(err, fs.ErrNotExist) {
+		if err := makePart(root, sub); err != nil {
+			return nil, err
+		}
+	}
+	dir, err := os.Open(volume)
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close()
+	fd, err := unix.Openat2(int(dir.Fd()), sub, &unix.OpenHow{
+		Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_MAGICLINKS,
+	})
+	if err != nil {
+		return nil, &fs.PathError{Op: "open", Path: sub, Err: err}
+	}
+	return os.NewFile(uintptr(fd), sub), nil
+}
+
+// makePart makes the directories of sub that are missing, with the mode of the root.
+func makePart(root *os.Root, sub string) error {
+	info, err := root.Stat(".")
+	if err != nil {
+		return err
+	}
+	made := ""
+	for name := range strings.SplitSeq(filepath.Clean(sub), "/") {
+		made = filepath.Join(made, name)
+		err := root.Mkdir(made, 0o750)
+		if errors.Is(err, fs.ErrExist) {
+			continue
+		}
+		if err == nil {
+			err = root.Chmod(made, info.Mode().Perm()) // Mkdir's was cut by the umask.
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
