@@ -37,7 +37,7 @@ func (a *Agent) image(ctx context.Context, pod *v1.Pod, c *v1.Container, m *memo
 		m.trouble[c.Name] = trouble{reason: reasonNeverPull, message: fmt.Sprintf("Container image %q is not present with pull policy of Never", c.Image), at: time.Now()}
 		return Image{}, false
 	}
-	outcome, fresh := a.pulls.take(string(pod.UID), c.Name, c.Image, a.progress(pod, c))
+	outcome, fresh := a.pulls.take(string(pod.UID), c.Name, c.Image, a.logins(ctx, pod, c.Image), a.progress(pod, c))
 	if fresh {
 		say(v1.EventTypeNormal, "Pulling", "Pulling image %q", c.Image)
 	}

@@ -416,6 +416,28 @@ func TestImagePull(t *testing.T) {
 	})
 }
 
+func TestImagePullSecrets(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNode(t)
+		n.runtime.Publish("registry.example/app", agent.Image{Size: 1000})
+		n.runtime.Guard("registry.example/app", agent.Login{Username: "ann", Password: "secret"})
+		n.create(newPod("web", func(p *v1.Pod) {
+			p.Spec.Containers[0].Image = "registry.example/app"
+			p.Spec.ImagePullSecrets = []v1.LocalObjectReference{{Name: "regcred"}}
+		}))
+		n.want("web", "Pending app=ErrImagePull/0")
+		n.wantEvent("web", "FailedToRetrieveImagePullSecret: Unable to retrieve some image pull secrets (regcred); attempting to pull the image may not succeed.")
+		secret := &v1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "regcred"}, Type: v1.SecretTypeDockerConfigJson, Data: map[string][]byte{
+			v1.DockerConfigJsonKey: []byte(`{"auths": {"registry.example": {"username": "ann", "password": "secret"}}}`),
+		}}
+		if _, err := n.client.CoreV1().Secrets("default").Create(t.Context(), secret, metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		after(t, 11*time.Second)
+		n.want("web", "Running app=running/0")
+	})
+}
+
 func TestPullAlwaysFallsBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newNode(t)

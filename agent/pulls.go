@@ -25,13 +25,15 @@ type pulls struct {
 	slots   chan struct{}
 
 	mu    sync.Mutex
-	calls map[string]*pull            // By image name: under way.
+	calls map[string]*pull            // By image name and logins: under way.
 	mine  map[string]map[string]*pull // By pod UID, then container: asked for and not yet taken.
 }
 
 // pull is one fetch and its outcome.
 type pull struct {
 	ref      string
+	logins   []Login
+	key      string
 	uids     map[string]bool
 	progress func(done, total int64)
 	asked    time.Time
@@ -56,7 +58,7 @@ func (p *pulls) wait() { p.wg.Wait() }
 
 // take returns the outcome of the container's pull. Without one under way it begins one, and says so by fresh; while it is
 // under way, it returns nil. An outcome is taken once.
-func (p *pulls) take(uid, container, ref string, progress func(done, total int64)) (outcome *pull, fresh bool) {
+func (p *pulls) take(uid, container, ref string, logins []Login, progress func(done, total int64)) (outcome *pull, fresh bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if call := p.mine[uid][container]; call != nil && call.ref == ref {
@@ -66,10 +68,11 @@ func (p *pulls) take(uid, container, ref string, progress func(done, total int64
 		delete(p.mine[uid], container)
 		return call, false
 	}
-	call := p.calls[ref]
+	key := fmt.Sprintf("%s %q", ref, logins) // Who may not pull it must not fail, nor serve, those who may.
+	call := p.calls[key]
 	if call == nil {
-		call = &pull{ref: ref, uids: map[string]bool{}, asked: time.Now(), progress: progress}
-		p.calls[ref] = call
+		call = &pull{ref: ref, logins: logins, key: key, uids: map[string]bool{}, asked: time.Now(), progress: progress}
+		p.calls[key] = call
 		p.wg.Go(func() { p.fetch(call) })
 	}
 	call.uids[uid] = true
@@ -101,7 +104,7 @@ func (p *pulls) fetch(call *pull) {
 	}
 	p.mu.Lock()
 	call.image, call.err, call.begun, call.ended = image, err, begun, time.Now()
-	delete(p.calls, call.ref)
+	delete(p.calls, call.key)
 	p.mu.Unlock()
 	for uid := range call.uids { // Complete: take adds only to calls that are in p.calls.
 		p.done(uid)
@@ -115,7 +118,7 @@ func (p *pulls) patiently(call *pull) (Image, error) {
 	stuck := time.AfterFunc(pullPatience, func() { cancel(fmt.Errorf("no progress for %s", pullPatience)) })
 	defer stuck.Stop()
 	last := int64(-1)
-	image, err := p.runtime.Pull(ctx, call.ref, func(done, total int64) {
+	image, err := p.runtime.Pull(ctx, call.ref, call.logins, func(done, total int64) {
 		if done != last {
 			last = done
 			stuck.Reset(pullPatience)

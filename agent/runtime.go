@@ -26,8 +26,9 @@ type Runtime interface {
 	Image(ctx context.Context, ref string) (Image, error)
 
 	// Pull fetches and unpacks ref from its registry, or from a mirror that stands for it. ErrNoImage if the registry says
-	// that there is none. progress, if not nil, is told now and then the bytes had and the bytes in all known so far.
-	Pull(ctx context.Context, ref string, progress func(done, total int64)) (Image, error)
+	// that there is none. logins are tried one after the other, and shown to the registry that ref names only; without any,
+	// the registry is asked as by anybody. progress, if not nil, is told now and then the bytes had and the bytes in all known so far.
+	Pull(ctx context.Context, ref string, logins []Login, progress func(done, total int64)) (Image, error)
 
 	// Images lists the local images.
 	Images(ctx context.Context) ([]Image, error)
@@ -61,6 +62,9 @@ type Runtime interface {
 	// events may have been missed (the daemon was away): list then. It blocks until ctx ends.
 	Events(ctx context.Context, changed func(podUID string)) error
 }
+
+// Login is who asks a registry. Without a Username the Password is an identity token.
+type Login struct{ Username, Password string }
 
 // Image is an image in the runtime's store.
 type Image struct {

@@ -34,6 +34,7 @@ func TestImages(t *testing.T) {
 	t.Run("import", func(t *testing.T) { testImport(t, n) })
 	t.Run("watch", func(t *testing.T) { testWatch(t, n) })
 	t.Run("pull", func(t *testing.T) { testPull(t, n) })
+	t.Run("login", func(t *testing.T) { testLogin(t, n) })
 }
 
 func testImport(t *testing.T, n *node) {
@@ -233,7 +234,7 @@ func testPull(t *testing.T, n *node) {
 	var pulls sync.WaitGroup
 	for range 3 {
 		pulls.Go(func() {
-			image, err := n.runtime.Pull(t.Context(), "pulled", func(d, all int64) { done.Store(d); total.Store(all) })
+			image, err := n.runtime.Pull(t.Context(), "pulled", nil, func(d, all int64) { done.Store(d); total.Store(all) })
 			if err != nil || !cmp.Equal(image.Names, []string{"docker.io/library/pulled:latest"}) {
 				t.Errorf("pull: %+v, %v", image, err)
 			}
@@ -242,7 +243,7 @@ func testPull(t *testing.T, n *node) {
 	n.eventually("progress is told", func() bool { return total.Load() > 0 })
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := n.runtime.Pull(ctx, "pulled", nil); !errors.Is(err, context.Canceled) {
+	if _, err := n.runtime.Pull(ctx, "pulled", nil, nil); !errors.Is(err, context.Canceled) {
 		t.Errorf("a pull that nobody waits for: %v, want context.Canceled", err)
 	}
 	close(slow)
@@ -253,12 +254,37 @@ func testPull(t *testing.T, n *node) {
 	if got := layers.Load(); got != 2 { // The configuration and the layer, once each.
 		t.Errorf("%d blobs were asked for, want 2", got)
 	}
-	if _, err := n.runtime.Pull(t.Context(), "nonsense", nil); !errors.Is(err, agent.ErrNoImage) {
+	if _, err := n.runtime.Pull(t.Context(), "nonsense", nil, nil); !errors.Is(err, agent.ErrNoImage) {
 		t.Errorf("pull of an image that is not there: %v, want ErrNoImage", err)
 	}
 	server.Close()
-	if _, err := n.runtime.Pull(t.Context(), "gone:1", nil); err == nil || errors.Is(err, agent.ErrNoImage) {
+	if _, err := n.runtime.Pull(t.Context(), "gone:1", nil, nil); err == nil || errors.Is(err, agent.ErrNoImage) {
 		t.Errorf("pull from a registry that is away: %v, want another error than ErrNoImage", err)
+	}
+}
+
+// A registry that wants to know who asks is told by the login that it knows, whichever comes first.
+func testLogin(t *testing.T, n *node) {
+	handler := registry.New(registry.Logger(log.New(io.Discard, "", 0)))
+	push(t, handler, "private", "latest", boxImage(t))
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if user, password, ok := r.BasicAuth(); !ok || user != "ann" || password != "secret" {
+			w.Header().Set("WWW-Authenticate", `Basic realm="test"`)
+			w.WriteHeader(http.StatusUnauthorized)
+			return
+		}
+		handler.ServeHTTP(w, r)
+	}))
+	t.Cleanup(server.Close)
+	ref := strings.TrimPrefix(server.URL, "http://") + "/private" // A registry on the loopback is asked without TLS.
+	bad, good := agent.Login{Username: "eve", Password: "guess"}, agent.Login{Username: "ann", Password: "secret"}
+	for _, logins := range [][]agent.Login{nil, {bad}} {
+		if image, err := n.runtime.Pull(t.Context(), ref, logins, nil); err == nil {
+			t.Errorf("pulled %+v with the logins %v", image, logins)
+		}
+	}
+	if _, err := n.runtime.Pull(t.Context(), ref, []agent.Login{bad, good}, nil); err != nil {
+		t.Errorf("pull with a login: %v", err)
 	}
 }
 

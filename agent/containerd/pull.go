@@ -7,6 +7,7 @@ import (
 	"maps"
 	"net"
 	"net/http"
+	"strings"
 	"sync"
 	"time"
 
@@ -50,13 +51,14 @@ type pull struct {
 }
 
 // Pull fetches and unpacks ref, or joins the pull of it that is under way.
-func (r *Runtime) Pull(ctx context.Context, ref string, progress func(done, total int64)) (agent.Image, error) {
+func (r *Runtime) Pull(ctx context.Context, ref string, logins []agent.Login, progress func(done, total int64)) (agent.Image, error) {
 	name, err := fullName(ref)
 	if err != nil {
 		return agent.Image{}, err
 	}
-	p := r.join(name, progress)
-	defer r.leave(name, p)
+	key := fmt.Sprintf("%s %q", name, logins)
+	p := r.join(key, name, logins, progress)
+	defer r.leave(key, p)
 	select {
 	case <-p.done:
 		return p.image, p.err
@@ -65,16 +67,16 @@ func (r *Runtime) Pull(ctx context.Context, ref string, progress func(done, tota
 	}
 }
 
-func (r *Runtime) join(name string, progress func(done, total int64)) *pull {
+func (r *Runtime) join(key, name string, logins []agent.Login, progress func(done, total int64)) *pull {
 	r.pulls.mu.Lock()
 	defer r.pulls.mu.Unlock()
-	p := r.pulls.running[name]
+	p := r.pulls.running[key]
 	if p == nil {
 		ctx, cancel := context.WithTimeout(context.Background(), pullTimeout)
 		p = &pull{cancel: cancel, done: make(chan struct{})}
-		r.pulls.running[name] = p
+		r.pulls.running[key] = p
 		go func() {
-			p.image, p.err = r.pull(r.in(ctx), name, p)
+			p.image, p.err = r.pull(r.in(ctx), name, logins, p)
 			close(p.done)
 		}()
 	}
@@ -87,7 +89,7 @@ func (r *Runtime) join(name string, progress func(done, total int64)) *pull {
 	return p
 }
 
-func (r *Runtime) leave(name string, p *pull) {
+func (r *Runtime) leave(key string, p *pull) {
 	r.pulls.mu.Lock()
 	defer r.pulls.mu.Unlock()
 	p.waiting--
@@ -99,8 +101,8 @@ func (r *Runtime) leave(name string, p *pull) {
 	}
 	if p.waiting == 0 || ended {
 		p.cancel()
-		if r.pulls.running[name] == p {
-			delete(r.pulls.running, name)
+		if r.pulls.running[key] == p {
+			delete(r.pulls.running, key)
 		}
 	}
 }
@@ -113,20 +115,35 @@ func (p *pull) report(done, total int64) {
 	}
 }
 
-// pull does the work.
-func (r *Runtime) pull(ctx context.Context, name string, p *pull) (agent.Image, error) {
+// pull does the work, with one login after the other.
+func (r *Runtime) pull(ctx context.Context, name string, logins []agent.Login, p *pull) (image agent.Image, err error) {
 	select {
 	case r.pulls.slots <- struct{}{}:
 		defer func() { <-r.pulls.slots }()
 	case <-ctx.Done():
 		return agent.Image{}, ctx.Err()
 	}
+	if len(logins) == 0 {
+		logins = []agent.Login{{}}
+	}
+	var errs []error
+	for _, login := range logins {
+		if image, err = r.fetch(ctx, name, login, p); err == nil || ctx.Err() != nil {
+			return image, err
+		}
+		errs = append(errs, err)
+	}
+	return image, errors.Join(errs...)
+}
+
+// fetch pulls and unpacks an image.
+func (r *Runtime) fetch(ctx context.Context, name string, login agent.Login, p *pull) (agent.Image, error) {
 	blobs := &blobs{wanted: map[string]ocispec.Descriptor{}}
 	stop := make(chan struct{})
 	var reporter sync.WaitGroup
 	reporter.Go(func() { r.watchProgress(ctx, blobs, p, stop) })
 	image, err := r.client.Pull(ctx, name,
-		containerd.WithPullUnpack, containerd.WithPullSnapshotter(r.snapshotter), containerd.WithResolver(r.resolver(ctx)),
+		containerd.WithPullUnpack, containerd.WithPullSnapshotter(r.snapshotter), containerd.WithResolver(r.resolver(ctx, name, login)),
 		containerd.WithImageHandler(images.HandlerFunc(blobs.add)))
 	close(stop)
 	reporter.Wait()
@@ -140,11 +157,19 @@ func (r *Runtime) pull(ctx context.Context, name string, p *pull) (agent.Image, 
 	return r.describeImage(ctx, image)
 }
 
-// resolver reads hosts.toml anew for each pull, so that a change needs no restart.
-func (r *Runtime) resolver(ctx context.Context) remotes.Resolver {
+// resolver reads hosts.toml anew for each pull, so that a change needs no restart. The login is for the registry that the image's
+// name says, and for no mirror.
+func (r *Runtime) resolver(ctx context.Context, name string, login agent.Login) remotes.Resolver {
+	registry, _, _ := strings.Cut(name, "/")
 	return docker.NewResolver(docker.ResolverOptions{Hosts: config.ConfigureHosts(ctx, config.HostOptions{
 		HostDir:      config.HostDirFromRoot(r.config.Registries),
 		UpdateClient: boundClient,
+		Credentials: func(host string) (user, secret string, err error) {
+			if host == registry || registry == "docker.io" && host == "registry-1.docker.io" {
+				return login.Username, login.Password, nil
+			}
+			return "", "", nil
+		},
 	})})
 }
 

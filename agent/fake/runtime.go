@@ -33,6 +33,7 @@ type Runtime struct {
 	down       error
 	images     map[string]agent.Image // By full name.
 	registry   map[string]agent.Image
+	guards     map[string]agent.Login // By full name: who may pull it. Others are for anybody.
 	noRegistry error
 	startError error
 	stubborn   bool
@@ -52,7 +53,7 @@ type container struct {
 // NewRuntime makes a runtime that has nothing but these images.
 func NewRuntime(images ...string) *Runtime {
 	r := &Runtime{
-		images: map[string]agent.Image{}, registry: map[string]agent.Image{}, commands: map[string]Command{},
+		images: map[string]agent.Image{}, registry: map[string]agent.Image{}, guards: map[string]agent.Login{}, commands: map[string]Command{},
 		containers: map[string]*container{}, watchers: map[int]func(string){},
 	}
 	for _, name := range images {
@@ -89,6 +90,13 @@ func (r *Runtime) Publish(name string, image agent.Image) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.registry[fullName(name)] = complete(name, image)
+}
+
+// Guard lets only this login pull an image.
+func (r *Runtime) Guard(name string, login agent.Login) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.guards[fullName(name)] = login
 }
 
 // CutRegistry makes every Pull fail with err; nil mends it.
@@ -202,10 +210,11 @@ func (r *Runtime) Image(_ context.Context, ref string) (agent.Image, error) {
 }
 
 // Pull implements [agent.Runtime].
-func (r *Runtime) Pull(ctx context.Context, ref string, progress func(done, total int64)) (agent.Image, error) {
+func (r *Runtime) Pull(ctx context.Context, ref string, logins []agent.Login, progress func(done, total int64)) (agent.Image, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	image, ok := r.registry[fullName(ref)]
+	guard, guarded := r.guards[fullName(ref)]
 	switch {
 	case ctx.Err() != nil:
 		return agent.Image{}, ctx.Err()
@@ -213,6 +222,8 @@ func (r *Runtime) Pull(ctx context.Context, ref string, progress func(done, tota
 		return agent.Image{}, fmt.Errorf("pull %s: %w", ref, r.noRegistry)
 	case !ok:
 		return agent.Image{}, fmt.Errorf("%s: %w", fullName(ref), agent.ErrNoImage)
+	case guarded && !slices.Contains(logins, guard):
+		return agent.Image{}, fmt.Errorf("pull %s: 401 Unauthorized", fullName(ref))
 	}
 	if progress != nil {
 		progress(image.Size, image.Size)
