@@ -30,7 +30,9 @@ func (a *Agent) containerConfig(ctx context.Context, pod *v1.Pod, s start, r *re
 		return ContainerConfig{}, fmt.Errorf("list services: %w", err)
 	}
 	links := serviceVariables(services, pod.Namespace, pod.Spec.EnableServiceLinks == nil || *pod.Spec.EnableServiceLinks)
-	links["HOSTNAME"] = podHostname(pod, a.NodeName)
+	if links["HOSTNAME"], err = kernelHostname(pod, a.NodeName, a.ClusterDomain); err != nil {
+		return ContainerConfig{}, err
+	}
 	env, err := environment(ctx, pod, c, r.ips, a.NodeIP, links, a.allocatable(), a.sources)
 	if err != nil {
 		return ContainerConfig{}, err

@@ -145,6 +145,26 @@ func TestResolvConf(t *testing.T) {
 	}
 }
 
+func TestKernelHostname(t *testing.T) {
+	yes := true
+	for _, tc := range []struct {
+		name, want string
+		spec       v1.PodSpec
+	}{
+		{"web", "web", v1.PodSpec{Subdomain: "front"}},
+		{"web", "web", v1.PodSpec{SetHostnameAsFQDN: &yes}},
+		{"web", "web.front.shop.svc.cluster.local", v1.PodSpec{SetHostnameAsFQDN: &yes, Subdomain: "front"}},
+		{"web", "node-1", v1.PodSpec{SetHostnameAsFQDN: &yes, Subdomain: "front", HostNetwork: true}},
+		{strings.Repeat("w", 40), "", v1.PodSpec{SetHostnameAsFQDN: &yes, Subdomain: "front"}},
+	} {
+		pod := &v1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: tc.name}, Spec: tc.spec}
+		got, err := kernelHostname(pod, "node-1", "cluster.local")
+		if got != tc.want || (err != nil) != (tc.want == "") {
+			t.Errorf("pod %s with %+v: %q, %v; want %q", tc.name, tc.spec, got, err, tc.want)
+		}
+	}
+}
+
 func TestHostsFile(t *testing.T) {
 	pod := &v1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "web"}, Spec: v1.PodSpec{
 		Subdomain: "front", HostAliases: []v1.HostAlias{{IP: "192.0.2.7", Hostnames: []string{"a", "b"}}},

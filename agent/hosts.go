@@ -27,10 +27,14 @@ func (a *Agent) podFiles(pod *v1.Pod, ips []string) ([]Mount, error) {
 		return nil, fmt.Errorf("read the node's resolver configuration: %w", err)
 	}
 	hostname := podHostname(pod, a.NodeName)
+	kernelName, err := kernelHostname(pod, a.NodeName, a.ClusterDomain)
+	if err != nil {
+		return nil, err
+	}
 	var mounts []Mount
 	for _, f := range []struct{ name, content string }{
 		{"hosts", hostsFile(pod, ips, hostname, a.ClusterDomain, string(nodeHosts))},
-		{"hostname", hostname + "\n"},
+		{"hostname", kernelName + "\n"},
 		{"resolv.conf", resolvConf(pod, a.ClusterDNS, a.ClusterDomain, string(conf))},
 	} {
 		path := filepath.Join(a.dirs.pod(pod.UID), f.name)
@@ -64,6 +68,23 @@ func podHostname(pod *v1.Pod, nodeName string) string {
 		name = pod.Spec.Hostname
 	}
 	return strings.TrimRight(name[:min(63, len(name))], "-.")
+}
+
+// maxHostname is what the kernel takes.
+const maxHostname = 64
+
+// kernelHostname is what gethostname returns in the pod: the name, or all of it where setHostnameAsFQDN asks for that.
+func kernelHostname(pod *v1.Pod, nodeName, domain string) (string, error) {
+	name := podHostname(pod, nodeName)
+	if !isTrue(pod.Spec.SetHostnameAsFQDN) || pod.Spec.Subdomain == "" || pod.Spec.HostNetwork {
+		return name, nil
+	}
+	full := fmt.Sprintf("%s.%s.%s.svc.%s", name, pod.Spec.Subdomain, pod.Namespace, domain)
+	if len(full) > maxHostname {
+		return "", fmt.Errorf("failed to construct FQDN from pod hostname and cluster domain, FQDN %s is too long (%d characters is the max, %d characters requested)",
+			full, maxHostname, len(full))
+	}
+	return full, nil
 }
 
 // hostsFile is the content of a pod's /etc/hosts. A pod on the host's network sees the node's file.

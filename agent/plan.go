@@ -86,7 +86,7 @@ func decide(s seen) decision {
 		d.fail = &failure{"DeadlineExceeded", "Pod was active on the node longer than the specified deadline"}
 		s.end(&d, gracePeriod(pod))
 	case s.measured.over != "":
-		d.fail = &failure{"Evicted", s.measured.over}
+		d.fail = &failure{reasonEvicted, s.measured.over}
 		s.end(&d, evictionGrace)
 	case len(s.unsupported) > 0:
 	default:

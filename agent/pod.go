@@ -90,9 +90,11 @@ func (a *Agent) prepare(ctx context.Context, s seen, d decision, m *memory) erro
 		return nil
 	}
 	if m.ready == nil {
-		network, err := a.network.Setup(ctx, PodNetworkConfig{
-			UID: string(pod.UID), Hostname: podHostname(pod, a.NodeName), HostNetwork: pod.Spec.HostNetwork,
-		})
+		hostname, err := kernelHostname(pod, a.NodeName, a.ClusterDomain)
+		if err != nil {
+			return a.complain(pod, m, "FailedCreatePodSandBox", "Failed to create pod sandbox: ", err)
+		}
+		network, err := a.network.Setup(ctx, PodNetworkConfig{UID: string(pod.UID), Hostname: hostname, HostNetwork: pod.Spec.HostNetwork})
 		if err != nil {
 			return a.complain(pod, m, "FailedCreatePodSandBox", "Failed to create pod sandbox: ", err)
 		}

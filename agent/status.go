@@ -24,6 +24,7 @@ const (
 	reasonInspect      = "ImageInspectError"
 	reasonInvalidImage = "InvalidImageName"
 	reasonUnknown      = "ContainerStatusUnknown"
+	reasonEvicted      = "Evicted" // Of a pod.
 )
 
 // Exit codes that no process has chosen.
@@ -74,6 +75,9 @@ func podStatus(s seen, d decision, at place) v1.PodStatus {
 		status.Phase = s.phase(&status, d)
 		if d.fail != nil {
 			status.Reason, status.Message = d.fail.reason, d.fail.message
+			if d.fail.reason == reasonEvicted {
+				s.setCondition(&status, v1.DisruptionTarget, true, v1.PodReasonTerminationByKubelet, d.fail.message)
+			}
 		}
 	}
 	s.conditions(&status, at)

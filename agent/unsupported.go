@@ -21,7 +21,6 @@ func unsupported(pod *v1.Pod) []string {
 	add(spec.ShareProcessNamespace != nil && *spec.ShareProcessNamespace, "spec.shareProcessNamespace")
 	add(spec.HostUsers != nil && !*spec.HostUsers, "spec.hostUsers")
 	add(spec.RuntimeClassName != nil && *spec.RuntimeClassName != "", "spec.runtimeClassName")
-	add(spec.SetHostnameAsFQDN != nil && *spec.SetHostnameAsFQDN, "spec.setHostnameAsFQDN")
 	add(spec.OS != nil && spec.OS.Name != v1.Linux, "spec.os.name")
 	add(len(spec.ResourceClaims) > 0, "spec.resourceClaims")
 	add(spec.Resources != nil, "spec.resources")
