@@ -68,9 +68,20 @@ func (a *Agent) containerConfig(ctx context.Context, pod *v1.Pod, s start, r *re
 		Security:  security,
 
 		NetNS: r.network.NetNS, IPCNS: r.network.IPCNS, UTSNS: r.network.UTSNS,
-		HostPID: pod.Spec.HostPID, HostIPC: pod.Spec.HostIPC,
+		HostPID: pod.Spec.HostPID, HostIPC: pod.Spec.HostIPC, Sysctls: sysctls(pod),
 		CgroupParent: "/skiff/" + string(pod.UID),
 	}, nil
+}
+
+func sysctls(pod *v1.Pod) map[string]string {
+	if pod.Spec.SecurityContext == nil {
+		return nil
+	}
+	values := map[string]string{}
+	for _, s := range pod.Spec.SecurityContext.Sysctls {
+		values[strings.ReplaceAll(s.Name, "/", ".")] = s.Value
+	}
+	return values
 }
 
 func expandAll(words []string, values map[string]string) []string {

@@ -266,6 +266,13 @@ func TestUnsupported(t *testing.T) {
 		"spec.volumes[0].persistentVolumeClaim": func(p *v1.Pod) {
 			p.Spec.Volumes = []v1.Volume{{VolumeSource: v1.VolumeSource{PersistentVolumeClaim: &v1.PersistentVolumeClaimVolumeSource{}}}}
 		},
+		"spec.securityContext.sysctls[1] (kernel.msgmax)": func(p *v1.Pod) {
+			p.Spec.SecurityContext = &v1.PodSecurityContext{Sysctls: []v1.Sysctl{{Name: "net/ipv4/tcp_syncookies"}, {Name: "kernel.msgmax"}}}
+		},
+		"spec.securityContext.sysctls[0] (net.ipv4.tcp_rmem)": func(p *v1.Pod) { // It would be the node's.
+			p.Spec.HostNetwork = true
+			p.Spec.SecurityContext = &v1.PodSecurityContext{Sysctls: []v1.Sysctl{{Name: "net.ipv4.tcp_rmem"}, {Name: "kernel.shm_rmid_forced"}}}
+		},
 		"spec.volumes[0].emptyDir.medium": func(p *v1.Pod) {
 			p.Spec.Volumes = []v1.Volume{{VolumeSource: v1.VolumeSource{EmptyDir: &v1.EmptyDirVolumeSource{Medium: v1.StorageMediumHugePages}}}}
 		},

@@ -30,7 +30,9 @@ func unsupported(pod *v1.Pod) []string {
 	if sc := spec.SecurityContext; sc != nil {
 		add(sc.SELinuxOptions != nil, "spec.securityContext.seLinuxOptions")
 		add(sc.WindowsOptions != nil, "spec.securityContext.windowsOptions")
-		add(len(sc.Sysctls) > 0, "spec.securityContext.sysctls")
+		for i, s := range sc.Sysctls {
+			add(!safeSysctl(pod, s.Name), "spec.securityContext.sysctls[%d] (%s)", i, s.Name)
+		}
 		add(sc.SupplementalGroupsPolicy != nil && *sc.SupplementalGroupsPolicy != v1.SupplementalGroupsPolicyMerge, "spec.securityContext.supplementalGroupsPolicy")
 		unsupportedProfiles(add, sc.SeccompProfile, sc.AppArmorProfile, "spec.securityContext")
 	}
@@ -44,6 +46,20 @@ func unsupported(pod *v1.Pod) []string {
 		add(spec.Containers[i].RestartPolicy != nil, "spec.containers[%d].restartPolicy", i)
 	}
 	return fields
+}
+
+// safeSysctl says whether a kernel parameter belongs to the pod's own namespaces and harms nobody else: Kubernetes' safe set. The
+// others it allows only where the node's administrator says so, which nobody can say here yet.
+func safeSysctl(pod *v1.Pod, name string) bool {
+	switch strings.ReplaceAll(name, "/", ".") {
+	case "kernel.shm_rmid_forced":
+		return !pod.Spec.HostIPC
+	case "net.ipv4.ip_local_port_range", "net.ipv4.tcp_syncookies", "net.ipv4.ping_group_range", "net.ipv4.ip_unprivileged_port_start",
+		"net.ipv4.ip_local_reserved_ports", "net.ipv4.tcp_keepalive_time", "net.ipv4.tcp_fin_timeout", "net.ipv4.tcp_keepalive_intvl",
+		"net.ipv4.tcp_keepalive_probes", "net.ipv4.tcp_rmem", "net.ipv4.tcp_wmem":
+		return !pod.Spec.HostNetwork
+	}
+	return false
 }
 
 type adder func(asked bool, format string, args ...any)

@@ -57,6 +57,7 @@ func base(s *oci.Spec, c agent.ContainerConfig) {
 	s.Version = specVersion
 	s.Process.Rlimits = nil // The daemon's own, as Kubernetes has it.
 	s.Process.Terminal = c.TTY
+	s.Linux.Sysctl = c.Sysctls
 	if c.TTY {
 		s.Process.Env = append(s.Process.Env, termEnv)
 	}
