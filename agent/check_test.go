@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"net/http"
@@ -9,11 +10,13 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"google.golang.org/grpc"
 	grpchealth "google.golang.org/grpc/health"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	v1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 )
 
@@ -166,5 +169,42 @@ func TestHeadIsBounded(t *testing.T) {
 	}
 	if got := len(h.String()); got != maxProbeOutput {
 		t.Errorf("%d bytes kept, want %d", got, maxProbeOutput)
+	}
+}
+
+// A server that listens a moment after its container's start is ready then, not a period later, and nobody hears a complaint.
+func TestEagerReadiness(t *testing.T) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := listener.Addr().String()
+	listener.Close()
+	late := time.AfterFunc(200*time.Millisecond, func() {
+		if again, err := net.Listen("tcp", address); err == nil {
+			t.Cleanup(func() { again.Close() })
+		}
+	})
+	defer late.Stop()
+	ctx, stop := context.WithCancel(t.Context())
+	changed := make(chan string, 1)
+	p := newProbes(newChecker(nil), func(uid string) { changed <- uid }, func(_ *v1.Pod, _, _, reason, message string) { t.Errorf("event %s: %s", reason, message) })
+	p.begin(ctx)
+	defer p.wait()
+	defer stop()
+	pod := &v1.Pod{ObjectMeta: metav1.ObjectMeta{UID: "uid"}, Spec: v1.PodSpec{Containers: []v1.Container{{Name: "app", ReadinessProbe: &v1.Probe{
+		ProbeHandler: v1.ProbeHandler{TCPSocket: &v1.TCPSocketAction{Port: intstr.FromInt(portOf(t, address))}}, PeriodSeconds: 60,
+	}}}}}
+	s := seen{pod: pod, containers: []Container{{ID: "id", Name: "app", State: Running, Started: time.Now()}}}
+	if p.follow(s, "127.0.0.1")["id"].ready {
+		t.Error("ready before the first probe")
+	}
+	select {
+	case <-changed:
+	case <-time.After(20 * time.Second):
+		t.Fatal("not ready 20 s after the server listens")
+	}
+	if !p.follow(s, "127.0.0.1")["id"].ready {
+		t.Error("something changed, but the container is not ready")
 	}
 }

@@ -58,6 +58,7 @@ func (a *Agent) containerConfig(ctx context.Context, pod *v1.Pod, s start, r *re
 		Args:       expandAll(c.Args, env.values),
 		Env:        env.list(),
 		WorkingDir: c.WorkingDir,
+		StopSignal: stopSignal(c),
 		Stdin:      c.Stdin,
 		StdinOnce:  c.StdinOnce,
 		TTY:        c.TTY,
@@ -71,6 +72,13 @@ func (a *Agent) containerConfig(ctx context.Context, pod *v1.Pod, s start, r *re
 		HostPID: pod.Spec.HostPID, HostIPC: pod.Spec.HostIPC, Sysctls: sysctls(pod),
 		CgroupParent: "/skiff/" + string(pod.UID),
 	}, nil
+}
+
+func stopSignal(c *v1.Container) string {
+	if c.Lifecycle == nil || c.Lifecycle.StopSignal == nil {
+		return ""
+	}
+	return string(*c.Lifecycle.StopSignal)
 }
 
 func sysctls(pod *v1.Pod) map[string]string {

@@ -90,8 +90,9 @@ type ContainerConfig struct {
 	Args       []string // The image's CMD if this and Command are empty.
 	Env        []string // "KEY=value", added to and overriding the image's.
 	WorkingDir string
-	Stdin      bool // Keep stdin open for Attach.
-	StdinOnce  bool // Close it when the first attached client goes.
+	StopSignal string // "SIGUSR1": instead of the image's.
+	Stdin      bool   // Keep stdin open for Attach.
+	StdinOnce  bool   // Close it when the first attached client goes.
 	TTY        bool
 
 	Mounts    []Mount

@@ -65,7 +65,6 @@ func safeSysctl(pod *v1.Pod, name string) bool {
 type adder func(asked bool, format string, args ...any)
 
 func unsupportedContainer(add adder, pod *v1.Pod, c *v1.Container, path string) {
-	add(c.Lifecycle != nil && c.Lifecycle.StopSignal != nil, "%s.lifecycle.stopSignal", path)
 	add(len(c.RestartPolicyRules) > 0, "%s.restartPolicyRules", path)
 	add(len(c.VolumeDevices) > 0, "%s.volumeDevices", path)
 	add(len(c.Resources.Claims) > 0, "%s.resources.claims", path)

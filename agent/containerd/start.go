@@ -64,6 +64,10 @@ func (r *Runtime) Start(ctx context.Context, c agent.ContainerConfig) error {
 // create makes the container with its snapshot. An image that is here but not unpacked is unpacked; a snapshot that a
 // killed Start left is replaced.
 func (r *Runtime) create(ctx context.Context, id string, c agent.ContainerConfig, image containerd.Image, shm string) (containerd.Container, error) {
+	stopSignal := containerd.WithImageStopSignal(image, "SIGTERM")
+	if c.StopSignal != "" {
+		stopSignal = containerd.WithAdditionalContainerLabels(map[string]string{containerd.StopSignalLabel: c.StopSignal})
+	}
 	snapshotLabels := snapshots.WithLabels(map[string]string{labelID: c.ID})
 	try := func() (containerd.Container, error) {
 		return r.client.NewContainer(ctx, id,
@@ -71,7 +75,7 @@ func (r *Runtime) create(ctx context.Context, id string, c agent.ContainerConfig
 			containerd.WithSnapshotter(r.snapshotter),
 			containerd.WithNewSnapshot(id, image, snapshotLabels),
 			containerd.WithAdditionalContainerLabels(labelsOf(c, image.Target().Digest.String())),
-			containerd.WithImageStopSignal(image, "SIGTERM"),
+			stopSignal,
 			containerd.WithNewSpec(spec(c, id, image, shm)...))
 	}
 	container, err := try()
