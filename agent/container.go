@@ -4,9 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"path"
-	"path/filepath"
 	"strconv"
 	"strings"
 
@@ -98,106 +95,6 @@ func expandAll(words []string, values map[string]string) []string {
 		expanded = append(expanded, expand(w, values))
 	}
 	return expanded
-}
-
-// mounts are the container's volumes, then the files of /etc that it does not bring itself, then the file for its
-// last words.
-func (a *Agent) mounts(pod *v1.Pod, s start, r *ready, env map[string]string) ([]Mount, error) {
-	c := s.container
-	var mounts []Mount
-	taken := map[string]bool{}
-	for i, m := range c.VolumeMounts {
-		source, ok := r.volumes[m.Name]
-		if !ok {
-			return nil, fmt.Errorf("volume %q of the mount at %s is not in the pod", m.Name, m.MountPath)
-		}
-		sub, err := subPath(&m, env)
-		if err != nil {
-			return nil, err
-		}
-		if sub != "" {
-			part := filepath.Join(a.dirs.parts(pod.UID, c.Name, s.attempt), strconv.Itoa(i))
-			if err := bindPart(source, sub, part); err != nil {
-				return nil, fmt.Errorf("failed to prepare subPath for volumeMount %q of container %q: %w", m.Name, c.Name, err)
-			}
-			source = part
-		}
-		target := path.Clean("/" + m.MountPath)
-		taken[target] = true
-		mounts = append(mounts, Mount{
-			Source: source, Target: target, ReadOnly: m.ReadOnly || isObject(pod, m.Name), Propagation: propagation(m.MountPropagation),
-			Recursive: m.RecursiveReadOnly != nil && *m.RecursiveReadOnly == v1.RecursiveReadOnlyEnabled,
-		})
-	}
-	for _, m := range r.files {
-		if !taken[m.Target] {
-			m.ReadOnly = c.SecurityContext != nil && isTrue(c.SecurityContext.ReadOnlyRootFilesystem)
-			mounts = append(mounts, m)
-		}
-	}
-	if target := path.Clean("/" + c.TerminationMessagePath); target != "/" && !taken[target] {
-		source := a.dirs.message(pod.UID, c.Name, s.attempt)
-		if err := makeMessageFile(source); err != nil {
-			return nil, err
-		}
-		mounts = append(mounts, Mount{Source: source, Target: target})
-	}
-	return mounts, nil
-}
-
-// subPath is the part of the volume that a mount shows, "" for all of it.
-func subPath(m *v1.VolumeMount, env map[string]string) (string, error) {
-	sub := m.SubPath
-	if m.SubPathExpr != "" {
-		sub = expand(m.SubPathExpr, env)
-		if strings.Contains(sub, "$(") {
-			return "", fmt.Errorf("subPathExpr %q names a variable that the container does not have", m.SubPathExpr)
-		}
-	}
-	if sub == "" {
-		return "", nil
-	}
-	if !filepath.IsLocal(sub) {
-		return "", fmt.Errorf("subPath %q must be a relative path without '..'", sub)
-	}
-	return filepath.Clean(sub), nil
-}
-
-// isObject says that a volume shows an object of the API, which a container must not write to.
-func isObject(pod *v1.Pod, volume string) bool {
-	for _, v := range pod.Spec.Volumes {
-		if v.Name == volume {
-			return showsObject(v)
-		}
-	}
-	return false
-}
-
-func propagation(mode *v1.MountPropagationMode) string {
-	if mode == nil {
-		return "private"
-	}
-	switch *mode {
-	case v1.MountPropagationHostToContainer:
-		return "rslave"
-	case v1.MountPropagationBidirectional:
-		return "rshared"
-	}
-	return "private"
-}
-
-// makeMessageFile makes an empty file that a container's process of any user can write to.
-func makeMessageFile(file string) error {
-	if err := os.MkdirAll(filepath.Dir(file), 0o711); err != nil {
-		return fmt.Errorf("make the termination message file: %w", err)
-	}
-	if err := os.WriteFile(file, nil, 0o666); err != nil {
-		return fmt.Errorf("make the termination message file: %w", err)
-	}
-	if err := os.Chmod(file, 0o666); err != nil { // The umask has cut it.
-		return fmt.Errorf("make the termination message file: %w", err)
-	}
-	return nil
 }
 
 // Kinds of CPU limits: shares and the quota's period are the kernel's defaults for a whole CPU.

@@ -1,7 +1,6 @@
 package agent
 
 import (
-	"cmp"
 	"slices"
 	"time"
 
@@ -18,19 +17,9 @@ const (
 // Config.MaxRestartBackoff. A container that ran twice that maximum starts afresh.
 const firstBackoff = 10 * time.Second
 
-// minGrace is what a container gets at least to end by itself, unless its pod's grace period is zero; and what containers
-// get whose pod the API no longer has.
-const minGrace = 2 * time.Second
-
-// evictionGrace is what the containers of a pod get that took more than it was given.
-const evictionGrace = time.Second
-
 // troubleRepeat is after how long a start is tried again that failed for a reason in the pod's surroundings, if nothing
 // tells sooner that they have changed.
 const troubleRepeat = 30 * time.Second
-
-// killRepeat is after how long a container that survived SIGKILL gets it again.
-const killRepeat = 5 * time.Second
 
 // trouble is a start that came to nothing.
 type trouble struct {
@@ -102,16 +91,6 @@ func decideOrphan(s seen) decision {
 	s.pod = &v1.Pod{}
 	s.end(&d, minGrace)
 	return d
-}
-
-func gracePeriod(pod *v1.Pod) time.Duration {
-	switch {
-	case pod.DeletionGracePeriodSeconds != nil:
-		return time.Duration(*pod.DeletionGracePeriodSeconds) * time.Second
-	case pod.Spec.TerminationGracePeriodSeconds != nil:
-		return time.Duration(*pod.Spec.TerminationGracePeriodSeconds) * time.Second
-	}
-	return v1.DefaultTerminationGracePeriodSeconds * time.Second
 }
 
 func (s seen) pastDeadline(d *decision) bool {
@@ -254,14 +233,6 @@ func (s seen) recovers(c *v1.Container, latest *Container, policy v1.RestartPoli
 	return why != "" && restarts(policy, exitUnknown)
 }
 
-// probeGrace is the grace period of a container that failed a probe, which may have one of its own.
-func probeGrace(pod *v1.Pod, p *v1.Probe) time.Duration {
-	if seconds := p.TerminationGracePeriodSeconds; seconds != nil {
-		return time.Duration(*seconds) * time.Second
-	}
-	return gracePeriod(pod)
-}
-
 func (d *decision) wait(name string, delay time.Duration) {
 	if d.waiting == nil {
 		d.waiting = map[string]time.Duration{}
@@ -283,90 +254,4 @@ func (s seen) backoff(c *Container) time.Duration {
 		return 0
 	}
 	return min(delay, s.maxBackoff)
-}
-
-// end decides for a pod none of whose containers is to live: first all but the sidecars, then those, the last one first.
-func (s seen) end(d *decision, grace time.Duration) {
-	d.start = nil // Sidecars are not brought back any more.
-	var sidecars, others []*Container
-	for i := range s.containers {
-		c := &s.containers[i]
-		if c.State != Running {
-			continue
-		}
-		if s.sidecarIndex(c.Name) >= 0 {
-			sidecars = append(sidecars, c)
-		} else {
-			others = append(others, c)
-		}
-	}
-	if len(others) == 0 && len(sidecars) > 0 {
-		last := slices.MaxFunc(sidecars, func(a, b *Container) int { return s.sidecarIndex(a.Name) - s.sidecarIndex(b.Name) })
-		others, grace = append(others, last), s.sidecarGrace(last, grace)
-	}
-	for _, c := range sidecars { // Their hooks run at once, their signals come in turn.
-		if _, asked := s.told[c.ID]; !asked && s.runsPreStop(c, grace) {
-			d.stop = append(d.stop, stop{id: c.ID, name: c.Name, hook: true, why: "Stopping container " + c.Name})
-			d.lookAgain(grace)
-		}
-	}
-	for _, c := range others {
-		s.stop(d, c, grace, "Stopping container "+c.Name)
-	}
-	d.ended = len(others) == 0
-}
-
-// sidecarGrace is what is left of the pod's grace period for a sidecar, whose turn comes last, but never nothing.
-func (s seen) sidecarGrace(c *Container, grace time.Duration) time.Duration {
-	asked := s.now
-	if t, ok := s.told[c.ID]; ok {
-		asked = t.asked
-	}
-	first := asked
-	for _, t := range s.told {
-		if t.asked.Before(first) {
-			first = t.asked
-		}
-	}
-	if grace <= 0 {
-		return 0
-	}
-	return max(first.Add(grace).Sub(asked), minGrace)
-}
-
-// stop asks a container to end, by its preStop hook first, and kills it when its time is over.
-func (s seen) stop(d *decision, c *Container, grace time.Duration, why string) {
-	t, ok := s.told[c.ID]
-	left := t.asked.Add(grace).Sub(s.now)
-	switch {
-	case !ok && s.runsPreStop(c, grace):
-		if !slices.ContainsFunc(d.stop, func(st stop) bool { return st.id == c.ID }) {
-			d.stop = append(d.stop, stop{id: c.ID, name: c.Name, hook: true, why: why})
-			d.lookAgain(grace)
-		}
-		return
-	case !ok:
-		d.stop = append(d.stop, stop{id: c.ID, name: c.Name, kill: grace <= 0, why: why})
-		d.lookAgain(cmp.Or(max(grace, 0), killRepeat))
-		return
-	case t.signalled.IsZero() && s.hooks[hookOf{preStop, c.ID}].running && left > 0:
-		d.lookAgain(left)
-		return
-	case t.signalled.IsZero() && grace > 0:
-		d.stop = append(d.stop, stop{id: c.ID, name: c.Name})
-		d.lookAgain(max(left, minGrace))
-		return
-	case t.signalled.After(t.asked): // However long the hook took, the signal must be able to do something.
-		left = max(left, t.signalled.Add(minGrace).Sub(s.now))
-	}
-	if left > 0 {
-		d.lookAgain(left)
-		return
-	}
-	d.stop = append(d.stop, stop{id: c.ID, name: c.Name, kill: true})
-	d.lookAgain(killRepeat)
-}
-
-func (s seen) runsPreStop(c *Container, grace time.Duration) bool {
-	return grace > 0 && preStop.handler(containerOf(s.pod, c.Name)) != nil
 }
