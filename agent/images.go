@@ -37,6 +37,10 @@ func (a *Agent) image(ctx context.Context, pod *v1.Pod, c *v1.Container, m *memo
 		m.trouble[c.Name] = trouble{reason: reasonNeverPull, message: fmt.Sprintf("Container image %q is not present with pull policy of Never", c.Image), at: time.Now()}
 		return Image{}, false
 	}
+	if here && a.pulls.silent(c.Image) { // To ask again would hold up every pod of a machine without a network.
+		say(v1.EventTypeNormal, "Pulled", "Container image %q already present on machine; its registry did not answer a moment ago", c.Image)
+		return local, true
+	}
 	outcome, fresh := a.pulls.take(string(pod.UID), c.Name, c.Image, a.logins(ctx, pod, c.Image), a.progress(pod, c))
 	if fresh {
 		say(v1.EventTypeNormal, "Pulling", "Pulling image %q", c.Image)
@@ -48,7 +52,7 @@ func (a *Agent) image(ctx context.Context, pod *v1.Pod, c *v1.Container, m *memo
 		say(v1.EventTypeNormal, "Pulled", "Successfully pulled image %q in %s (%s including waiting). Image size: %d bytes.", c.Image,
 			outcome.ended.Sub(outcome.begun).Truncate(time.Millisecond), outcome.ended.Sub(outcome.asked).Truncate(time.Millisecond), outcome.image.Size)
 		return outcome.image, true
-	case here && !errors.Is(outcome.err, ErrNoImage):
+	case here && errors.Is(outcome.err, ErrNoRegistry):
 		say(v1.EventTypeWarning, "Pulled", "Container image %q could not be looked up in its registry; the one on this machine is used: %v", c.Image, outcome.err)
 		return local, true
 	}

@@ -438,12 +438,21 @@ func TestImagePullSecrets(t *testing.T) {
 	})
 }
 
+// TestPullAlwaysFallsBack promises that a machine without a network starts what it has an image for, and does not wait for
+// the registry again and again; but that an image which the registry refuses is not used.
 func TestPullAlwaysFallsBack(t *testing.T) {
+	always := func(p *v1.Pod) { p.Spec.Containers[0].ImagePullPolicy = v1.PullAlways }
 	synctest.Test(t, func(t *testing.T) {
 		n := newNode(t)
-		n.runtime.CutRegistry(errors.New("dial tcp: lookup registry-1.docker.io: no such host"))
-		n.create(newPod("web", func(p *v1.Pod) { p.Spec.Containers[0].ImagePullPolicy = v1.PullAlways }))
+		n.runtime.CutRegistry(fmt.Errorf("%w: dial tcp: lookup registry-1.docker.io: no such host", agent.ErrNoRegistry))
+		n.create(newPod("web", always))
 		n.want("web", "Running app=running/0")
+		n.runtime.CutRegistry(errors.New("the registry was asked again"))
+		n.create(newPod("next", always))
+		n.want("next", "Running app=running/0")
+		after(t, 2*time.Minute)
+		n.create(newPod("later", always))
+		n.want("later", "Pending app=ErrImagePull/0")
 	})
 }
 

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"sync"
 	"time"
+
+	"github.com/distribution/reference"
 )
 
 // pullsAtOnce bounds how many images are fetched at the same time.
@@ -27,6 +29,7 @@ type pulls struct {
 	mu    sync.Mutex
 	calls map[string]*pull            // By image name and logins: under way.
 	mine  map[string]map[string]*pull // By pod UID, then container: asked for and not yet taken.
+	mute  map[string]time.Time        // By registry: when it did not answer.
 }
 
 // pull is one fetch and its outcome.
@@ -46,7 +49,7 @@ type pull struct {
 func newPulls(runtime Runtime, done func(uid string)) *pulls {
 	return &pulls{
 		runtime: runtime, done: done, slots: make(chan struct{}, pullsAtOnce),
-		calls: map[string]*pull{}, mine: map[string]map[string]*pull{},
+		calls: map[string]*pull{}, mine: map[string]map[string]*pull{}, mute: map[string]time.Time{},
 	}
 }
 
@@ -90,6 +93,25 @@ func (p *pulls) forget(uid string) {
 	delete(p.mine, uid)
 }
 
+// silentFor is how long a registry that did not answer is not asked again for an image that is here.
+const silentFor = time.Minute
+
+// silent tells whether the image's registry did not answer a moment ago.
+func (p *pulls) silent(ref string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	at, ok := p.mute[registryOf(ref)]
+	return ok && time.Since(at) < silentFor
+}
+
+func registryOf(ref string) string {
+	named, err := reference.ParseNormalizedNamed(ref)
+	if err != nil {
+		return ""
+	}
+	return reference.Domain(named)
+}
+
 func (p *pulls) fetch(call *pull) {
 	var image Image
 	var err error
@@ -105,6 +127,11 @@ func (p *pulls) fetch(call *pull) {
 	p.mu.Lock()
 	call.image, call.err, call.begun, call.ended = image, err, begun, time.Now()
 	delete(p.calls, call.key)
+	if registry := registryOf(call.ref); errors.Is(err, ErrNoRegistry) {
+		p.mute[registry] = call.ended
+	} else {
+		delete(p.mute, registry)
+	}
 	p.mu.Unlock()
 	for uid := range call.uids { // Complete: take adds only to calls that are in p.calls.
 		p.done(uid)
@@ -115,7 +142,7 @@ func (p *pulls) fetch(call *pull) {
 func (p *pulls) patiently(call *pull) (Image, error) {
 	ctx, cancel := context.WithCancelCause(p.ctx)
 	defer cancel(nil)
-	stuck := time.AfterFunc(pullPatience, func() { cancel(fmt.Errorf("no progress for %s", pullPatience)) })
+	stuck := time.AfterFunc(pullPatience, func() { cancel(fmt.Errorf("%w: no progress for %s", ErrNoRegistry, pullPatience)) })
 	defer stuck.Stop()
 	last := int64(-1)
 	image, err := p.runtime.Pull(ctx, call.ref, call.logins, func(done, total int64) {

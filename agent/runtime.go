@@ -10,6 +10,7 @@ import (
 // Errors that a [Runtime] wraps and the agent acts on.
 var (
 	ErrNoImage     = errors.New("image not found")          // Neither here nor, for Pull, in its registry.
+	ErrNoRegistry  = errors.New("registry does not answer") // Pull: whether the image is there nobody could say.
 	ErrNoContainer = errors.New("container not found")      // It was never there or is removed.
 	ErrNotRunning  = errors.New("container is not running") // Exec, Attach: there is no process to talk to.
 )

@@ -16,6 +16,7 @@ import (
 	"github.com/containerd/containerd/v2/core/remotes"
 	"github.com/containerd/containerd/v2/core/remotes/docker"
 	"github.com/containerd/containerd/v2/core/remotes/docker/config"
+	remoteerrors "github.com/containerd/containerd/v2/core/remotes/errors"
 	"github.com/containerd/errdefs"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -150,11 +151,20 @@ func (r *Runtime) fetch(ctx context.Context, name string, login agent.Login, p *
 	switch {
 	case errdefs.IsNotFound(err):
 		return agent.Image{}, fmt.Errorf("pull image %s: %w: %w", name, agent.ErrNoImage, err)
+	case unanswered(err):
+		return agent.Image{}, fmt.Errorf("pull image %s: %w: %w", name, agent.ErrNoRegistry, err)
 	case err != nil:
 		return agent.Image{}, fmt.Errorf("pull image %s: %w", name, err)
 	}
 	p.report(blobs.total(), blobs.total())
 	return r.describeImage(ctx, image)
+}
+
+// unanswered tells whether it was the network that failed, or a server that is not well, and not the registry's word.
+func unanswered(err error) bool {
+	var network net.Error
+	var status remoteerrors.ErrUnexpectedStatus
+	return errors.As(err, &network) || errors.As(err, &status) && status.StatusCode >= http.StatusInternalServerError
 }
 
 // resolver reads hosts.toml anew for each pull, so that a change needs no restart. The login is for the registry that the image's
