@@ -22,11 +22,12 @@ type flow struct {
 // stale reports whether f goes where the Ruleset would not send it: for UDP to an endpoint that gets no new connections,
 // for TCP and SCTP, which have a state to lose, only to one that no longer exists.
 func (r *Ruleset) stale(f flow) bool {
-	count, ok := r.elements[f.dialed.key()]
+	k := f.dialed.key()
+	_, ok := r.elements[k]
 	if !ok && f.answer != netip.AddrPortFrom(f.dialed.addr, f.dialed.port) {
 		// Not the address of a Service: then a port of the node, if the connection was translated at all.
-		f.dialed.addr = netip.Addr{}
-		count, ok = r.elements[f.dialed.key()]
+		k.addr = netip.IPv4Unspecified()
+		_, ok = r.elements[k]
 	}
 	if !ok {
 		return false
@@ -34,9 +35,12 @@ func (r *Ruleset) stale(f flow) bool {
 	if f.dialed.proto != udp {
 		return r.alive[f.answer] == 0
 	}
-	for slot := range count.value.count {
-		if r.elements[f.dialed.key().withSlot(int(slot))].value.target == f.answer {
-			return false
+	for _, in := range []string{services, outsiders} {
+		first, n := r.elements[k.of(in)].value.choice.slots()
+		for slot := first; slot < first+n; slot++ {
+			if r.elements[k.of(endpoints).withSlot(slot)].value.target == f.answer {
+				return false
+			}
 		}
 	}
 	return true

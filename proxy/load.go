@@ -26,7 +26,7 @@ func (t *table) load() (elements map[key]value, err error) {
 	if err := t.checkMaps(conn); err != nil {
 		return nil, err
 	}
-	if err := t.loadCounts(conn); err != nil {
+	if err := t.loadChoices(conn); err != nil {
 		return nil, err
 	}
 	if err := t.checkChains(conn); err != nil {
@@ -45,6 +45,7 @@ func (t *table) checkMaps(conn *nftables.Conn) error {
 	for _, m := range verdictMaps() {
 		want = append(want, m.name)
 	}
+	want = append(want, affinity)
 	var have []string
 	for _, s := range sets {
 		have = append(have, s.Name)
@@ -57,9 +58,9 @@ func (t *table) checkMaps(conn *nftables.Conn) error {
 	return nil
 }
 
-// loadCounts learns which pick chains there are.
-func (t *table) loadCounts(conn *nftables.Conn) error {
-	t.have = counts{}
+// loadChoices learns which pick chains there are.
+func (t *table) loadChoices(conn *nftables.Conn) error {
+	t.have = choices{}
 	for _, m := range verdictMaps() {
 		elements, err := conn.GetSetElements(&nftables.Set{Table: t.ref(), Name: m.name})
 		if err != nil {
@@ -67,13 +68,13 @@ func (t *table) loadCounts(conn *nftables.Conn) error {
 		}
 		ends := 0
 		for _, e := range elements {
-			switch n, ok := countOf(e.Key); {
+			switch way, ok := choiceOf(e.Key); {
 			case !ok:
 				return errDamaged
-			case n == 0 || n == dropCount:
+			case way == refuse || way == drop:
 				ends++
 			default:
-				t.have[m.name] = append(t.have[m.name], n)
+				t.have[m.name] = append(t.have[m.name], way)
 			}
 		}
 		if ends != 2 {
@@ -117,11 +118,11 @@ func (t *table) checkChains(conn *nftables.Conn) error {
 	return nil
 }
 
-func countOf(key []byte) (n uint32, ok bool) {
+func choiceOf(key []byte) (c choice, ok bool) {
 	if len(key) != 4 {
 		return 0, false
 	}
-	return binary.BigEndian.Uint32(key), true
+	return choice(binary.BigEndian.Uint32(key)), true
 }
 
 func (t *table) loadElements(conn *nftables.Conn) (map[key]value, error) {
@@ -132,7 +133,7 @@ func (t *table) loadElements(conn *nftables.Conn) (map[key]value, error) {
 			return nil, fmt.Errorf("read map %s: %w", in, err)
 		}
 		for _, e := range elements {
-			k, v, err := decode(in, e.Key, e.Val)
+			k, v, err := decode(in, e.Key, e.KeyEnd, e.Val)
 			if err != nil {
 				return nil, errDamaged
 			}

@@ -16,8 +16,12 @@
 // what the kernel holds and sends the difference. When Run ends the rules stay and connections go on; [Purge] removes them.
 // Connections to endpoints that are gone are forgotten, so that UDP finds a live endpoint and TCP is reset.
 //
+// Ports of the node and addresses outside the service range (external ones, those of load balancers) are the same kind of
+// element as cluster addresses, and so are the host ports of this node's pods. Of session affinity and of ranges that clients
+// must come from, too, the rules are fixed and the elements change.
+//
 // In Kubernetes: kube-proxy in its nftables mode, which has a chain for each Service and each endpoint. Left out for now:
-// IPv6, session affinity, externalTrafficPolicy Local, external and load-balancer addresses, topology hints.
+// IPv6, and hints about zones: of topology hints those that name nodes count. Host ports are the portmap plug-in's there.
 package proxy
 
 import (
@@ -26,7 +30,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
-	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -47,6 +51,7 @@ type Config struct {
 	ClusterCIDR    netip.Prefix // Pod addresses. IPv4.
 	ServiceCIDR    netip.Prefix // Cluster addresses of Services. IPv4.
 	LocalAddresses []netip.Addr // In the service range, but answered by the node itself and never translated, like the node's DNS.
+	HostPorts      bool         // Open the host ports of this node's pods too. Elsewhere a plug-in of the pod network does that.
 	Table          string       // Name of the nftables table, family inet, which belongs to the proxy alone.
 }
 
@@ -66,6 +71,7 @@ func (c Config) validate() error {
 type Proxy struct {
 	services    corelisters.ServiceLister
 	slices      cache.Indexer
+	pods        corelisters.PodLister // nil without host ports.
 	cachesReady []cache.InformerSynced
 	kernel      kernel
 	rulesLoop   *reconcile.Loop
@@ -74,13 +80,14 @@ type Proxy struct {
 	once        sync.Once
 
 	mu    sync.Mutex
-	dirty map[string]bool // Services to look at again, by "namespace/name".
+	dirty map[string]bool // Services, and pods with host ports, to look at again, as a Ruleset calls them.
 	rules *Ruleset
 
 	// Of the one worker of rulesLoop:
 	every   time.Duration // How often the kernel is read and compared, should somebody else have changed the table.
 	known   bool          // The kernel holds what rules held before its latest changes.
 	checked time.Time     // When the kernel was last read.
+	health  healthChecks
 }
 
 // kernel is where a Ruleset goes; see table.
@@ -132,6 +139,14 @@ func newProxy(c Config, factory informers.SharedInformerFactory, k kernel) (*Pro
 	if err := p.rulesLoop.Watch(sliceInformer, p.touched(serviceOf)); err != nil {
 		return nil, err
 	}
+	if c.HostPorts {
+		pods := factory.Core().V1().Pods()
+		p.pods = pods.Lister()
+		p.cachesReady = append(p.cachesReady, pods.Informer().HasSynced)
+		if err := p.rulesLoop.Watch(pods.Informer(), p.touched(c.podWithHostPorts)); err != nil {
+			return nil, err
+		}
+	}
 	return p, nil
 }
 
@@ -147,9 +162,13 @@ func serviceOf(obj any) []string {
 // touched notes the Services of an object and has the one key of the loop queued: many events become one batch.
 func (p *Proxy) touched(names func(obj any) []string) func(obj any) []string {
 	return func(obj any) []string {
+		touched := names(obj)
+		if len(touched) == 0 {
+			return nil
+		}
 		p.mu.Lock()
 		defer p.mu.Unlock()
-		for _, name := range names(obj) {
+		for _, name := range touched {
 			p.dirty[name] = true
 		}
 		return []string{onlyKey}
@@ -170,6 +189,7 @@ func (p *Proxy) Run(ctx context.Context) error {
 		return err
 	}
 	defer p.kernel.close()
+	defer p.health.close()
 	p.rulesLoop.Add(onlyKey)
 	var wg sync.WaitGroup
 	wg.Go(func() { p.rulesLoop.Run(ctx, 1) })
@@ -178,32 +198,82 @@ func (p *Proxy) Run(ctx context.Context) error {
 	return nil
 }
 
-// touchAll notes every Service: the informers may know them before they have told.
+// touchAll notes everything: the informers may know them before they have told.
 func (p *Proxy) touchAll() error {
 	all, err := p.services.List(labels.Everything())
 	if err != nil {
 		return fmt.Errorf("list services: %w", err)
+	}
+	var pods []*corev1.Pod
+	if p.pods != nil {
+		if pods, err = p.pods.List(labels.Everything()); err != nil {
+			return fmt.Errorf("list pods: %w", err)
+		}
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, svc := range all {
 		p.dirty[svc.Namespace+"/"+svc.Name] = true
 	}
+	for _, pod := range pods {
+		for _, name := range p.rules.config.podWithHostPorts(pod) {
+			p.dirty[name] = true
+		}
+	}
 	return nil
 }
 
 // sync brings the kernel up to date with the Services.
 func (p *Proxy) sync(context.Context, string) (time.Duration, error) {
-	if err := p.update(); err != nil {
+	deaf, err := p.update()
+	if err == nil {
+		err = p.tell()
+	}
+	p.health.healthy.Store(err == nil)
+	if err := errors.Join(err, deaf); err != nil {
 		return 0, err
 	}
+	return p.every, nil
+}
+
+// update computes the touched Services anew. What cannot be asked about its health, for which deaf gives the reasons, stays
+// touched; all else goes on.
+func (p *Proxy) update() (deaf, err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for name := range p.dirty {
+		if podName, ok := strings.CutPrefix(name, podOwner); ok {
+			pod, err := p.readPod(podName)
+			if err != nil {
+				return nil, err
+			}
+			p.rules.SetPod(podName, pod)
+			delete(p.dirty, name)
+			continue
+		}
+		svc, endpointSlices, err := p.read(name)
+		if err != nil {
+			return nil, err
+		}
+		p.rules.Set(name, svc, endpointSlices)
+		if err := p.health.set(name, p.rules.health(name)); err != nil {
+			deaf = errors.Join(deaf, err)
+			continue
+		}
+		delete(p.dirty, name)
+	}
+	return deaf, nil
+}
+
+// tell brings the kernel up to date with the Ruleset.
+func (p *Proxy) tell() error {
 	if time.Since(p.checked) >= p.every {
 		p.known = false
 	}
 	d, err := p.program()
 	if err != nil {
 		p.known = false // Nobody knows what the kernel took: read it.
-		return 0, err
+		return err
 	}
 	if len(d.remove) > 0 || p.rules.died {
 		p.flowsLoop.Add(onlyKey)
@@ -212,26 +282,22 @@ func (p *Proxy) sync(context.Context, string) (time.Duration, error) {
 	p.rules.told()
 	p.mu.Unlock()
 	p.once.Do(func() { close(p.synced) })
-	return p.every, nil
+	return nil
 }
 
-// update computes the touched Services anew.
-func (p *Proxy) update() error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for name := range p.dirty {
-		svc, endpointSlices, err := p.read(name)
-		if err != nil {
-			return err
-		}
-		before := p.rules.unsupported(name)
-		p.rules.Set(name, svc, endpointSlices)
-		if now := p.rules.unsupported(name); len(now) > 0 && !slices.Equal(before, now) {
-			slog.Warn("the proxy does not support all that the Service asks for", "service", name, "ignored", now)
-		}
-		delete(p.dirty, name)
+func (p *Proxy) readPod(name string) (*corev1.Pod, error) {
+	namespace, short, err := cache.SplitMetaNamespaceKey(name)
+	if err != nil {
+		return nil, err
 	}
-	return nil
+	pod, err := p.pods.Pods(namespace).Get(short)
+	if apierrors.IsNotFound(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("get pod %s: %w", name, err)
+	}
+	return pod, nil
 }
 
 func (p *Proxy) read(name string) (*corev1.Service, []*discoveryv1.EndpointSlice, error) {

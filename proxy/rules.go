@@ -28,60 +28,68 @@ type rule struct {
 // masqueradeMark is set on packets whose source must become the node's. It is the bit that kube-proxy uses too.
 const masqueradeMark = 0x4000
 
-// counts holds, for each verdict map, the numbers of endpoints in use, ascending. A chain is there for each: the number of
-// rules depends on how many sizes of Service there are, not on how many Services.
-type counts map[string][]uint32
+// choices holds, for each verdict map, the choices in use, ascending.
+type choices map[string][]choice
 
-func countsOf(elements map[key]value) counts {
-	seen := map[string]map[uint32]bool{pickService: {}, pickNodePort: {}}
+func choicesOf(elements map[key]value) choices {
+	seen := map[string]map[choice]bool{pickService: {}, pickNodePort: {}}
 	for k, v := range elements {
-		if in := verdictsOf(k.in); in != "" && v.count != 0 && v.count != dropCount {
-			seen[in][v.count] = true
+		if (k.in == services || k.in == outsiders) && v.choice != refuse && v.choice != drop {
+			seen[verdictsOf(k).name][v.choice] = true
 		}
 	}
-	c := counts{}
+	c := choices{}
 	for in, numbers := range seen {
 		c[in] = slices.Sorted(maps.Keys(numbers))
 	}
 	return c
 }
 
-// The maps from a number of endpoints to the chain that picks one of so many.
+// The maps from a choice to the chain that makes it.
 const (
 	pickService  = "pick4"
 	pickNodePort = "nodepick4"
 )
 
-// verdictsOf names the verdict map for the numbers in the map in, or "" if it holds none.
-func verdictsOf(in string) string {
-	switch in {
-	case services:
-		return pickService
-	case nodePorts:
-		return pickNodePort
-	}
-	return ""
-}
-
+// A verdictMap is one of these two. Their chains differ in what they make the keys of the other maps from.
 type verdictMap struct{ name string }
 
 func verdictMaps() []verdictMap { return []verdictMap{{pickService}, {pickNodePort}} }
 
-// A verdictElement says where packets for so many endpoints go. No chain: they are dropped.
-type verdictElement struct {
-	count uint32
-	chain string
+// verdictsOf returns the map with the chain for the choice of the frontend k.
+func verdictsOf(k key) verdictMap {
+	if k.addr.IsUnspecified() {
+		return verdictMap{pickNodePort}
+	}
+	return verdictMap{pickService}
 }
 
-func (m verdictMap) chain(count uint32) string { return fmt.Sprintf("%s-%d", m.name, count) }
+// front is what a packet shows of its frontend, in registers from first to first+2. For node ports the address is blotted out.
+func (m verdictMap) front(first uint32) (text string, load []expr.Any) {
+	load = join(destination(reg(first)), l4proto(reg(first+1)), port(reg(first+2)))
+	if m.name == pickNodePort {
+		zero := native(0)
+		blot := &expr.Bitwise{SourceRegister: reg(first), DestRegister: reg(first), Len: 4, Mask: zero, Xor: zero}
+		return "ip daddr & 0.0.0.0 . meta l4proto . th dport", slices.Insert(load, 1, expr.Any(blot))
+	}
+	return "ip daddr . meta l4proto . th dport", load
+}
+
+// A verdictElement says where packets with a choice go. No chain: they are dropped.
+type verdictElement struct {
+	choice choice
+	chain  string
+}
+
+func (m verdictMap) chain(c choice) string { return fmt.Sprintf("%s-%s", m.name, c) }
 
 // elements returns those of the map, in order: refuse first, drop last.
-func (m verdictMap) elements(c counts) []verdictElement {
-	es := []verdictElement{{0, "refuse"}}
-	for _, n := range c[m.name] {
-		es = append(es, verdictElement{n, m.chain(n)})
+func (m verdictMap) elements(c choices) []verdictElement {
+	es := []verdictElement{{refuse, "refuse"}}
+	for _, way := range c[m.name] {
+		es = append(es, verdictElement{way, m.chain(way)})
 	}
-	return append(es, verdictElement{count: dropCount})
+	return append(es, verdictElement{choice: drop})
 }
 
 func (e verdictElement) verdictText() string {
@@ -92,16 +100,17 @@ func (e verdictElement) verdictText() string {
 }
 
 // chains returns all chains, each after those that it jumps to.
-func chains(c Config, in counts) []chain {
+func chains(c Config, in choices) []chain {
 	all := []chain{refuseChain()}
 	for _, m := range verdictMaps() {
-		for _, n := range in[m.name] {
-			all = append(all, pickChain(m, n))
+		for _, way := range in[m.name] {
+			all = append(all, pickChain(m, way))
 		}
 	}
-	return append(all, servicesChain(c),
-		chain{name: "prerouting", hook: "type nat hook prerouting priority -100;", rules: []rule{outside(c), jump("services")}},
-		chain{name: "output", hook: "type nat hook output priority -100;", rules: []rule{jump("services")}},
+	return append(all, servicesChain(c), outsidersChain(),
+		chain{name: "prerouting", hook: "type nat hook prerouting priority -100;", rules: []rule{
+			keepOut(c), guard(), jumpOutsiders(c), jump("services")}},
+		chain{name: "output", hook: "type nat hook output priority -100;", rules: []rule{guard(), jump("services")}},
 		chain{name: "postrouting", hook: "type nat hook postrouting priority 100;", rules: []rule{masqueradeMarked(), masqueradeHairpin()}},
 	)
 }
@@ -114,57 +123,92 @@ func servicesChain(c Config) chain {
 		ch.rules = append(ch.rules, rule{fmt.Sprintf("ip daddr %s accept", addr),
 			join(destinationIs(netip.PrefixFrom(addr, addr.BitLen())), &expr.Verdict{Kind: expr.VerdictAccept})})
 	}
-	ch.rules = append(ch.rules, lookupService(), lookupService(),
+	ch.rules = append(ch.rules, lookupService(services), lookupService(services),
 		rule{fmt.Sprintf("ip daddr %s goto refuse", c.ServiceCIDR), join(destinationIs(c.ServiceCIDR), gotoChain("refuse"))},
-		lookupNodePort(), lookupNodePort())
+		lookupNodePort(services), lookupNodePort(services))
 	return ch
 }
 
-// outside keeps those out who are neither on the node nor in a pod: a cluster address means nothing to them.
-func outside(c Config) rule {
+// outsidersChain is for clients that are neither on the node nor in a pod, before servicesChain: some Services have endpoints
+// of their own for them.
+func outsidersChain() chain {
+	return chain{name: outsiders, rules: []rule{
+		lookupService(outsiders), lookupService(outsiders), lookupNodePort(outsiders), lookupNodePort(outsiders),
+	}}
+}
+
+// keepOut drops what comes for a cluster address from outside, where it means nothing.
+func keepOut(c Config) rule {
 	return rule{
 		fmt.Sprintf("ip daddr %s ip saddr != %s drop", c.ServiceCIDR, c.ClusterCIDR),
 		join(destinationIs(c.ServiceCIDR), sourceIsNot(c.ClusterCIDR), &expr.Verdict{Kind: expr.VerdictDrop}),
 	}
 }
 
+// guard drops what comes for a guarded frontend from a range that is not allowed. The number that it leaves in the mark is not
+// there for long: a guarded frontend has a choice.
+func guard() rule {
+	front, load := verdictMap{pickService}.front(0)
+	return rule{
+		fmt.Sprintf("meta mark set %s map @%s meta mark . ip saddr != @%s drop", front, guarded, allowed),
+		join(isIPv4(), load, lookup(guarded, reg(0), reg(8)), &expr.Meta{Key: expr.MetaKeyMARK, SourceRegister: true, Register: reg(8)},
+			&expr.Meta{Key: expr.MetaKeyMARK, Register: reg(0)}, source(reg(1)),
+			&expr.Lookup{SourceRegister: reg(0), SetName: allowed, Invert: true}, &expr.Verdict{Kind: expr.VerdictDrop}),
+	}
+}
+
 // lookupService goes where the maps say for the packet's address and port.
-func lookupService() rule {
+func lookupService(in string) rule {
+	m := verdictMap{pickService}
+	front, load := m.front(0)
 	return rule{
-		"meta mark set ip daddr . meta l4proto . th dport map @services4 meta mark vmap @pick4",
-		join(isIPv4(), destination(reg(0)), l4proto(reg(1)), port(reg(2)), lookup(services, reg(0), reg(8)), vmap(pickService, reg(8))),
+		fmt.Sprintf("meta mark set %s map @%s meta mark vmap @%s", front, in, m.name),
+		join(isIPv4(), load, lookup(in, reg(0), reg(8)), vmap(m.name, reg(8))),
 	}
 }
 
-func lookupNodePort() rule {
+func lookupNodePort(in string) rule {
+	m := verdictMap{pickNodePort}
+	front, load := m.front(0)
 	return rule{
-		"fib daddr type local ip daddr != 127.0.0.0/8 meta mark set meta l4proto . th dport map @nodeports4 meta mark vmap @nodepick4",
-		join(isLocal(), isIPv4(), destinationIsNot(netip.MustParsePrefix("127.0.0.0/8")),
-			l4proto(reg(0)), port(reg(1)), lookup(nodePorts, reg(0), reg(8)), vmap(pickNodePort, reg(8))),
+		fmt.Sprintf("fib daddr type local ip daddr != 127.0.0.0/8 meta mark set %s map @%s meta mark vmap @%s", front, in, m.name),
+		join(isLocal(), isIPv4(), destinationIsNot(netip.MustParsePrefix("127.0.0.0/8")), load, lookup(in, reg(0), reg(8)), vmap(m.name, reg(8))),
 	}
 }
 
-// pickChain sends the packet to one of n endpoints. A packet that got its number before a commit that left fewer finds
-// slot 0 instead; where there is no endpoint any more it is dropped, and its sender tries again.
-func pickChain(m verdictMap, n uint32) chain {
-	ch := chain{name: m.chain(n), rules: []rule{mark(0)}}
-	keyText, load := "ip daddr . meta l4proto . th dport", join(isIPv4(), destination(reg(0)), l4proto(reg(1)), port(reg(2)))
-	slots, slot := endpoints, reg(3)
-	if m.name == pickNodePort {
-		keyText, load = "meta l4proto . th dport", join(l4proto(reg(0)), port(reg(1)))
-		slots, slot = nodeSlots, reg(2)
-		// The endpoint may be on another node, and must answer by way of this one.
+// pickChain sends the packet to one of the endpoints of the choice. A packet that got its number before a commit that left fewer
+// finds the first slot instead; where there is no endpoint any more it is dropped, and its sender tries again.
+func pickChain(m verdictMap, c choice) chain {
+	ch := chain{name: m.chain(c), rules: []rule{mark(0)}}
+	if c.kind() == kindMasquerade {
 		ch.rules = []rule{mark(masqueradeMark)}
 	}
-	for _, mod := range []uint32{n, 1} {
+	if c.sticky() > 0 {
+		ch.rules = append(ch.rules, stickyRules(m, c)...)
+	}
+	first, n := c.slots()
+	front, load := m.front(0)
+	for _, count := range []uint32{n, 1} {
+		text, draw := numgen(reg(3), count, first)
 		ch.rules = append(ch.rules, rule{
-			fmt.Sprintf("dnat ip to %s . numgen random mod %d map @%s", keyText, mod, slots),
-			join(load, &expr.Numgen{Register: slot, Modulus: mod, Type: unix.NFT_NG_RANDOM}, lookup(slots, reg(0), reg(8)),
-				&expr.NAT{Type: expr.NATTypeDestNAT, Family: unix.NFPROTO_IPV4, RegAddrMin: reg(8), RegProtoMin: reg(9)}),
+			fmt.Sprintf("dnat ip to %s . %s map @%s", front, text, endpoints),
+			join(isIPv4(), load, draw, lookup(endpoints, reg(0), reg(8)), dnat(reg(8))),
 		})
 	}
 	ch.rules = append(ch.rules, rule{"drop", []expr.Any{&expr.Verdict{Kind: expr.VerdictDrop}}})
 	return ch
+}
+
+func numgen(to, count, first uint32) (text string, draw expr.Any) {
+	text = fmt.Sprintf("numgen random mod %d", count)
+	if first > 0 {
+		text += fmt.Sprintf(" offset %d", first)
+	}
+	return text, &expr.Numgen{Register: to, Modulus: count, Type: unix.NFT_NG_RANDOM, Offset: first}
+}
+
+func dnat(from uint32) expr.Any {
+	return &expr.NAT{Type: expr.NATTypeDestNAT, Family: unix.NFPROTO_IPV4, RegAddrMin: from, RegProtoMin: from + 1}
 }
 
 // refuseChain answers at once, so that a client need not wait for its time-out.
@@ -196,6 +240,11 @@ func masqueradeMarked() rule {
 func masqueradeHairpin() rule {
 	return rule{"ip saddr . ip daddr @hairpin4 masquerade fully-random", join(isIPv4(), source(reg(0)), destination(reg(1)),
 		&expr.Lookup{SourceRegister: reg(0), SetName: hairpin}, &expr.Masq{FullyRandom: true})}
+}
+
+func jumpOutsiders(c Config) rule {
+	return rule{fmt.Sprintf("ip saddr != %s jump %s", c.ClusterCIDR, outsiders),
+		join(sourceIsNot(c.ClusterCIDR), &expr.Verdict{Kind: expr.VerdictJump, Chain: outsiders})}
 }
 
 func jump(name string) rule {

@@ -54,6 +54,19 @@ func (r *Ruleset) Set(name string, svc *corev1.Service, endpointSlices []*discov
 	r.set(name, newService(r.config, svc, endpointSlices))
 }
 
+// SetPod does the same for the host ports of the pod called name ("namespace/name").
+func (r *Ruleset) SetPod(name string, pod *corev1.Pod) {
+	r.set(podOwner+name, newHostPorts(r.config, pod))
+}
+
+// health returns what the load balancer of the Service called name is told.
+func (r *Ruleset) health(name string) health {
+	if s := r.services[name]; s != nil {
+		return s.health
+	}
+	return health{}
+}
+
 func (r *Ruleset) set(name string, want *service) {
 	have := r.services[name]
 	kept := make(map[key]value)
@@ -82,14 +95,6 @@ func (r *Ruleset) set(name string, want *service) {
 			}
 		}
 	}
-}
-
-// unsupported names what the Service called name asks for and does not get.
-func (r *Ruleset) unsupported(name string) []string {
-	if s := r.services[name]; s != nil {
-		return s.unsupported
-	}
-	return nil
 }
 
 func (r *Ruleset) claim(k key, c claim) {
@@ -205,15 +210,17 @@ func writeTable(b *strings.Builder, c Config, elements map[key]value) {
 	for _, in := range elementMaps() {
 		writeMap(b, in, keys, elements)
 	}
-	counts := countsOf(elements)
+	fmt.Fprintf(b, "\tmap %s {\n\t\ttypeof ip daddr . meta l4proto . th dport . ip saddr : meta priority\n", affinity)
+	fmt.Fprintf(b, "\t\tsize %d\n\t\tflags dynamic,timeout\n\t}\n", maxClients)
+	ways := choicesOf(elements)
 	for _, v := range verdictMaps() {
 		fmt.Fprintf(b, "\tmap %s {\n\t\ttype mark : verdict\n\t\telements = {\n", v.name)
-		for _, e := range v.elements(counts) {
-			fmt.Fprintf(b, "\t\t\t%d : %s,\n", e.count, e.verdictText())
+		for _, e := range v.elements(ways) {
+			fmt.Fprintf(b, "\t\t\t%d : %s,\n", uint32(e.choice), e.verdictText())
 		}
 		b.WriteString("\t\t}\n\t}\n")
 	}
-	for _, ch := range chains(c, counts) {
+	for _, ch := range chains(c, ways) {
 		fmt.Fprintf(b, "\tchain %s {\n", ch.name)
 		if ch.hook != "" {
 			fmt.Fprintf(b, "\t\t%s\n", ch.hook)
@@ -228,18 +235,31 @@ func writeTable(b *strings.Builder, c Config, elements map[key]value) {
 
 // mapType writes what the map is called and holds. The slot has the type of a number drawn; nft wants the draw spelled out.
 func mapType(in string) string {
-	const slot = "numgen random mod 2"
+	const (
+		front  = "type ipv4_addr . inet_proto . inet_service"
+		packet = "typeof ip daddr . meta l4proto . th dport"
+		slot   = "numgen random mod 2"
+		target = "ip daddr . th dport"
+	)
+	var kind string
 	switch in {
-	case services:
-		return "map services4 {\n\t\ttype ipv4_addr . inet_proto . inet_service : mark"
+	case services, outsiders, guarded:
+		kind = front + " : mark"
 	case endpoints:
-		return "map endpoints4 {\n\t\ttypeof ip daddr . meta l4proto . th dport . " + slot + " : ip daddr . th dport"
-	case nodePorts:
-		return "map nodeports4 {\n\t\ttype inet_proto . inet_service : mark"
-	case nodeSlots:
-		return "map nodeslots4 {\n\t\ttypeof meta l4proto . th dport . " + slot + " : ip daddr . th dport"
+		kind = packet + " . " + slot + " : " + target
+	case pins:
+		kind = packet + " . " + slot + " : meta priority"
+	case pinned:
+		kind = packet + " . meta priority : " + target
+	case allowed:
+		kind = "type mark . ipv4_addr\n\t\tflags interval"
+	case hairpin:
+		kind = "type ipv4_addr . ipv4_addr"
 	}
-	return "set hairpin4 {\n\t\ttype ipv4_addr . ipv4_addr"
+	if isSet(in) {
+		return "set " + in + " {\n\t\t" + kind
+	}
+	return "map " + in + " {\n\t\t" + kind
 }
 
 func writeMap(b *strings.Builder, in string, keys []key, elements map[key]value) {

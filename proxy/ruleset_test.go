@@ -72,12 +72,18 @@ func TestKernelListsOurText(t *testing.T) {
 	p := newProgrammed(t)
 	t.Cleanup(func() { must(t, Purge(testConfig().Table)) })
 	p.set(newTestService("web", "10.43.0.80"), "10.42.0.1", "10.42.0.2")
+	shop := newTestService("shop", "10.43.0.81")
+	shop.Spec.Ports = shop.Spec.Ports[:1]
+	shop.Spec.Ports[0].NodePort = 30081
+	shop.Spec.SessionAffinity = corev1.ServiceAffinityClientIP
+	shop.Spec.ExternalTrafficPolicy = corev1.ServiceExternalTrafficPolicyLocal
+	p.set(shop, "10.42.0.1", "10.42.0.2")
 	out, err := exec.Command("nft", "list", "table", "inet", testConfig().Table).CombinedOutput()
 	if err != nil {
 		t.Fatalf("nft list table: %v\n%s", err, out)
 	}
 	listed := strings.NewReplacer("0x00004000", "0x4000", "0x00000000", "0x0", "type local meta nfproto ipv4", "type local").Replace(string(out))
-	for _, ch := range chains(testConfig(), countsOf(p.all())) {
+	for _, ch := range chains(testConfig(), choicesOf(p.all())) {
 		for _, r := range ch.rules {
 			if text := strings.TrimSuffix(r.text, " with icmpx port-unreachable"); !strings.Contains(listed, text) {
 				t.Errorf("chain %s: nft does not list %q, but\n%s", ch.name, r.text, out)
@@ -86,13 +92,14 @@ func TestKernelListsOurText(t *testing.T) {
 	}
 }
 
-// readRuleset parses YAML documents of Services and EndpointSlices.
+// readRuleset parses YAML documents of Services, EndpointSlices and Pods.
 func readRuleset(t *testing.T, file string) *Ruleset {
 	t.Helper()
 	text, err := os.ReadFile(file)
 	must(t, err)
 	var all []*corev1.Service
 	bySvc := map[string][]*discoveryv1.EndpointSlice{}
+	r := NewRuleset(testConfig())
 	for _, doc := range strings.Split(string(text), "\n---\n") {
 		if strings.Contains(doc, "kind: EndpointSlice") {
 			s := &discoveryv1.EndpointSlice{}
@@ -101,11 +108,16 @@ func readRuleset(t *testing.T, file string) *Ruleset {
 			bySvc[name] = append(bySvc[name], s)
 			continue
 		}
+		if strings.Contains(doc, "kind: Pod") {
+			pod := &corev1.Pod{}
+			must(t, yaml.UnmarshalStrict([]byte(doc), pod))
+			r.SetPod(pod.Namespace+"/"+pod.Name, pod)
+			continue
+		}
 		s := &corev1.Service{}
 		must(t, yaml.UnmarshalStrict([]byte(doc), s))
 		all = append(all, s)
 	}
-	r := NewRuleset(testConfig())
 	for _, svc := range all {
 		name := svc.Namespace + "/" + svc.Name
 		r.Set(name, svc, bySvc[name])
@@ -122,6 +134,14 @@ func TestEndpointChoice(t *testing.T) {
 		svc.Spec.InternalTrafficPolicy = new(corev1.ServiceInternalTrafficPolicyLocal)
 		return svc
 	}
+	hinted := func(s *discoveryv1.EndpointSlice, nodes ...string) *discoveryv1.EndpointSlice {
+		for i, node := range nodes {
+			s.Endpoints[i].Hints = &discoveryv1.EndpointHints{ForNodes: []discoveryv1.ForNode{{Name: node}}}
+		}
+		return s
+	}
+	published := newTestSlice("web", "(10.42.0.3)")
+	published.Endpoints[0].Conditions.Ready = new(true)
 	web := newTestService("web", "10.43.0.80")
 	for _, tc := range []struct {
 		name   string
@@ -134,6 +154,10 @@ func TestEndpointChoice(t *testing.T) {
 		{"none at all", web, list(newTestSlice("web", "-10.42.0.2")), ""},
 		{"no slice", web, nil, ""},
 		{"twice in two slices", web, list(newTestSlice("web", "10.42.0.1"), newTestSlice("web", "(10.42.0.1)", "10.42.0.2")), "10.42.0.1:8080 10.42.0.2:8080"},
+		{"ready though it terminates: publishNotReadyAddresses", web, list(published, newTestSlice("web", "10.42.0.4")), "10.42.0.3:8080 10.42.0.4:8080"},
+		{"hints for this node", web, list(hinted(newTestSlice("web", "10.42.0.1", "10.42.1.1"), "node", "other")), "10.42.0.1:8080"},
+		{"hints for another node only", web, list(hinted(newTestSlice("web", "10.42.0.1", "10.42.1.1"), "other", "other")), "10.42.0.1:8080 10.42.1.1:8080"},
+		{"hints for some only", web, list(hinted(newTestSlice("web", "10.42.0.1", "10.42.1.1"), "node")), "10.42.0.1:8080 10.42.1.1:8080"},
 		{"only this node's", local(newTestService("web", "10.43.0.80")), list(remote(newTestSlice("web", "10.42.1.1", "10.42.0.1"))), "10.42.0.1:8080"},
 		{"none on this node", local(newTestService("web", "10.43.0.80")), list(remote(newTestSlice("web", "10.42.1.1"))), "drop"},
 	} {
@@ -173,11 +197,8 @@ func TestElementsSurviveTheKernel(t *testing.T) {
 	r := NewRuleset(testConfig())
 	r.Set("default/web", newTestService("web", "10.43.0.80"), list(newTestSlice("web", "10.42.0.1", "10.42.0.2")))
 	for k, c := range r.elements {
-		var data []byte
-		if k.in != hairpin {
-			data = c.value.bytes()
-		}
-		gotKey, gotValue, err := decode(k.in, k.bytes(), data)
+		start, end := k.bytes()
+		gotKey, gotValue, err := decode(k.in, start, end, c.value.bytes(k.in))
 		if err != nil || gotKey != k || gotValue != c.value {
 			t.Errorf("%s came back as %s, %v", text(k, c.value), text(gotKey, gotValue), err)
 		}
@@ -227,7 +248,7 @@ func (r *Ruleset) all() map[key]value {
 func (p *programmed) all() map[key]value { return p.rules.all() }
 
 // TestRandomWalk goes through random states of a few Services that get into each other's way (addresses that change hands, shared
-// pods, node ports) and compares what the kernel holds with a Ruleset made from nothing. Sometimes the kernel is disturbed.
+// pods, node ports and host ports) and compares what the kernel holds with a Ruleset made from nothing. Sometimes the kernel is disturbed.
 func TestRandomWalk(t *testing.T) {
 	t.Run("memory", func(t *testing.T) { walk(t, &memory{}, 3000, func(m *memory) { m.elements = nil }) })
 	t.Run("kernel", func(t *testing.T) {
@@ -249,6 +270,7 @@ func walk[K kernel](t *testing.T, k K, steps int, disturb func(K)) {
 		slices []*discoveryv1.EndpointSlice
 	}
 	now := map[string]state{}
+	var pod *corev1.Pod
 	for step := range steps {
 		for range 1 + rnd.IntN(3) {
 			name := fmt.Sprintf("s%d", rnd.IntN(5))
@@ -256,17 +278,24 @@ func walk[K kernel](t *testing.T, k K, steps int, disturb func(K)) {
 			if rnd.IntN(5) > 0 {
 				s.svc = newTestService(name, fmt.Sprintf("10.43.0.%d", 11+rnd.IntN(4)))
 				s.svc.Spec.Ports[0].NodePort = int32(30080 + rnd.IntN(2))
+				anySpec(rnd, s.svc)
 				for range rnd.IntN(3) {
 					var addrs []string
 					for range rnd.IntN(6) {
 						addrs = append(addrs, []string{"", "", "", "-", "("}[rnd.IntN(5)]+fmt.Sprintf("10.42.0.%d", 1+rnd.IntN(8)))
 					}
-					s.slices = append(s.slices, newTestSlice(name, addrs...))
+					slice := newTestSlice(name, addrs...)
+					for i := range slice.Endpoints {
+						slice.Endpoints[i].NodeName = new([]string{"node", "node", "other"}[rnd.IntN(3)])
+					}
+					s.slices = append(s.slices, slice)
 				}
 			}
 			now["default/"+name] = s
 			p.rules.Set("default/"+name, s.svc, s.slices)
 		}
+		pod = hostPortPod(rnd)
+		p.rules.SetPod("default/p", pod)
 		switch rnd.IntN(20) {
 		case 0:
 			disturb(k)
@@ -283,6 +312,7 @@ func walk[K kernel](t *testing.T, k K, steps int, disturb func(K)) {
 		for _, name := range shuffledKeys(rnd, now) {
 			fresh.Set(name, now[name].svc, now[name].slices)
 		}
+		fresh.SetPod("default/p", pod)
 		have, err := k.load()
 		if err != nil {
 			t.Fatalf("seed %d step %d: load: %v", seed, step, err)
@@ -297,6 +327,45 @@ func walk[K kernel](t *testing.T, k K, steps int, disturb func(K)) {
 			t.Fatalf("seed %d step %d: live endpoints are %v, want %v", seed, step, p.rules.alive, fresh.alive)
 		}
 	}
+}
+
+// anySpec has svc ask for some of all that the proxy can do.
+func anySpec(rnd *rand.Rand, svc *corev1.Service) {
+	chance := func() bool { return rnd.IntN(3) == 0 }
+	if chance() {
+		svc.Spec.SessionAffinity = corev1.ServiceAffinityClientIP
+		svc.Spec.SessionAffinityConfig = &corev1.SessionAffinityConfig{ClientIP: &corev1.ClientIPConfig{TimeoutSeconds: new(int32(10 + rnd.IntN(2)))}}
+	}
+	if chance() {
+		svc.Spec.ExternalTrafficPolicy = corev1.ServiceExternalTrafficPolicyLocal
+	}
+	if chance() {
+		svc.Spec.InternalTrafficPolicy = new(corev1.ServiceInternalTrafficPolicyLocal)
+	}
+	if chance() {
+		svc.Spec.ExternalIPs = []string{fmt.Sprintf("198.51.100.%d", rnd.IntN(2))}
+	}
+	if chance() {
+		svc.Spec.Type = corev1.ServiceTypeLoadBalancer
+		svc.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: fmt.Sprintf("198.51.100.%d", rnd.IntN(3))}}
+		svc.Spec.ClusterIP = "10.43.9." + svc.Name[1:] // Those of two Services with ranges are never the same.
+		svc.Spec.ClusterIPs = []string{svc.Spec.ClusterIP}
+		for range rnd.IntN(4) {
+			p := netip.PrefixFrom(netip.AddrFrom4([4]byte{192, 0, byte(rnd.IntN(4)), byte(rnd.IntN(4))}), 14+rnd.IntN(19))
+			svc.Spec.LoadBalancerSourceRanges = append(svc.Spec.LoadBalancerSourceRanges, p.Masked().String())
+		}
+	}
+}
+
+// hostPortPod is a pod that may take a port away from a Service.
+func hostPortPod(rnd *rand.Rand) *corev1.Pod {
+	if rnd.IntN(2) == 0 {
+		return nil
+	}
+	pod := &corev1.Pod{Spec: corev1.PodSpec{NodeName: "node", Containers: make([]corev1.Container, 1)}}
+	pod.Spec.Containers[0].Ports = []corev1.ContainerPort{{ContainerPort: 8080, HostPort: int32(30080 + rnd.IntN(2)), HostIP: []string{"", "198.51.100.0"}[rnd.IntN(2)]}}
+	pod.Status.PodIP = fmt.Sprintf("10.42.0.%d", 1+rnd.IntN(8))
+	return pod
 }
 
 func shuffledKeys[V any](rnd *rand.Rand, m map[string]V) []string {

@@ -2,14 +2,16 @@ package proxy
 
 import (
 	"cmp"
+	"encoding/binary"
 	"net/netip"
 	"slices"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 )
 
-// A frontend is what clients connect to. A node port has the zero address: any address of the node.
+// A frontend is what clients connect to. The address 0.0.0.0 stands for any address of the node.
 type frontend struct {
 	addr  netip.Addr
 	proto protocol
@@ -47,22 +49,30 @@ func protocolOf(p corev1.Protocol) protocol {
 	return tcp
 }
 
-// service is what one Service wants of the kernel.
+// service is what one Service, or the host ports of one pod, want of the kernel.
 type service struct {
 	backends map[frontend]backends
 	// hairpin holds the endpoints on this node: they may reach themselves through the Service.
 	hairpin []netip.Addr
 	// alive holds every endpoint that still exists, ready or not: connections to these are left in peace.
 	alive []netip.AddrPort
-	// unsupported names what the Service asks for and does not get.
-	unsupported []string
+	// allowed are the ranges that may connect to guarded frontends, none within another, and guard is the number that stands for them.
+	allowed []netip.Prefix
+	guard   uint32
+	// health is what load balancers ask about the Service. Zero: they have no port to ask on.
+	health health
 }
 
 // backends are the endpoints that new connections to a frontend go to, in order of address. Without any they are refused,
 // or dropped where the API wants that.
 type backends struct {
-	targets []netip.AddrPort
-	drop    bool
+	targets    []netip.AddrPort
+	drop       bool
+	masquerade bool   // The endpoint sees the node's address: it may be on another node, and must answer by way of this one.
+	sticky     uint32 // Seconds that a client keeps its endpoint after its last connection. 0: each connection is on its own.
+	// outside is what takes their place for clients outside the cluster, or nil. They keep their addresses.
+	outside *backends
+	guarded bool // Only those whom the service allows may connect.
 }
 
 // newService decides what svc, with its EndpointSlices, wants. nil: nothing, the Service is not for a proxy or not for
@@ -74,172 +84,169 @@ func newService(c Config, svc *corev1.Service, endpointSlices []*discoveryv1.End
 	if _, others := svc.Labels[labelServiceProxyName]; others {
 		return nil
 	}
-	s := &service{backends: map[frontend]backends{}, unsupported: unsupported(svc)}
-	addrs := clusterAddresses(c, svc)
+	s := &service{backends: map[frontend]backends{}}
+	cluster, external, balanced := clusterAddresses(c, svc), c.translated(svc.Spec.ExternalIPs...), balancerAddresses(c, svc)
+	if len(balanced) > 0 && len(svc.Spec.LoadBalancerSourceRanges) > 0 {
+		s.allowed, s.guard = sourceRanges(svc, balanced), guardOf(svc)
+	}
+	var ready []netip.Addr // On this node.
 	for i := range svc.Spec.Ports {
 		port := &svc.Spec.Ports[i]
 		all := endpointsOf(c, port, endpointSlices)
-		serving := pick(all)
-		inside := backends{targets: targets(serving)}
-		if p := svc.Spec.InternalTrafficPolicy; p != nil && *p == corev1.ServiceInternalTrafficPolicyLocal {
-			here := pick(slices.DeleteFunc(slices.Clone(all), func(e endpoint) bool { return !e.local }))
-			inside = backends{targets: targets(here), drop: len(here) == 0 && len(serving) > 0}
-		}
-		for _, addr := range addrs {
-			s.backends[frontend{addr, protocolOf(port.Protocol), uint16(port.Port)}] = inside
+		inside, outside := insideBackends(svc, all), outsideBackends(svc, all)
+		open := func(b backends, number int32, addrs ...netip.Addr) {
+			for _, addr := range addrs {
+				s.backends[frontend{addr, protocolOf(port.Protocol), uint16(number)}] = b
+			}
 		}
 		if port.NodePort != 0 {
-			s.backends[frontend{proto: protocolOf(port.Protocol), port: uint16(port.NodePort)}] = backends{targets: targets(serving)}
+			open(outside, port.NodePort, netip.IPv4Unspecified())
 		}
-		s.alive = append(s.alive, targets(all)...)
-		for _, e := range serving {
-			if e.local {
+		open(outside, port.Port, external...)
+		guarded := outside
+		guarded.guarded = s.allowed != nil
+		open(guarded, port.Port, balanced...)
+		open(inside, port.Port, cluster...)
+		for _, e := range all {
+			s.alive = append(s.alive, e.target)
+			if e.local && (e.ready || e.terminating) {
 				s.hairpin = append(s.hairpin, e.target.Addr())
+			}
+			if e.local && e.ready {
+				ready = append(ready, e.target.Addr())
 			}
 		}
 	}
-	slices.SortFunc(s.hairpin, netip.Addr.Compare)
-	s.hairpin = slices.Compact(s.hairpin)
-	slices.SortFunc(s.alive, netip.AddrPort.Compare)
-	s.alive = slices.Compact(s.alive)
+	if svc.Spec.Type == corev1.ServiceTypeLoadBalancer && keepsClient(svc) {
+		s.health = health{port: uint16(svc.Spec.HealthCheckNodePort), ready: len(distinct(ready, netip.Addr.Compare))}
+	}
+	s.hairpin = distinct(s.hairpin, netip.Addr.Compare)
+	s.alive = distinct(s.alive, netip.AddrPort.Compare)
 	return s
+}
+
+// insideBackends is for the cluster address.
+func insideBackends(svc *corev1.Service, all []endpoint) backends {
+	serving := pick(all)
+	b := backends{targets: targets(nearest(serving)), sticky: stickySeconds(svc)}
+	if p := svc.Spec.InternalTrafficPolicy; p != nil && *p == corev1.ServiceInternalTrafficPolicyLocal {
+		here := pick(onThisNode(all))
+		b.targets, b.drop = targets(here), len(here) == 0 && len(serving) > 0
+	}
+	return b
+}
+
+// outsideBackends is for every other way into the Service: node ports, external addresses, those of a load balancer.
+func outsideBackends(svc *corev1.Service, all []endpoint) backends {
+	serving := pick(all)
+	b := backends{targets: targets(nearest(serving)), masquerade: true, sticky: stickySeconds(svc)}
+	if !keepsClient(svc) {
+		return b
+	}
+	// Pods and the node itself get what the policy Cluster gives them. For others an endpoint of another node would answer
+	// by another way than it was asked; without one here they hear nothing, as the load balancer asks elsewhere.
+	here := pick(onThisNode(all))
+	if len(here) > 0 || len(serving) > 0 {
+		b.outside = &backends{targets: targets(here), drop: len(here) == 0, sticky: b.sticky}
+	}
+	return b
+}
+
+func keepsClient(svc *corev1.Service) bool {
+	return svc.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal
+}
+
+func stickySeconds(svc *corev1.Service) uint32 {
+	if svc.Spec.SessionAffinity != corev1.ServiceAffinityClientIP {
+		return 0
+	}
+	seconds := int32(corev1.DefaultClientIPServiceAffinitySeconds)
+	if a := svc.Spec.SessionAffinityConfig; a != nil && a.ClientIP != nil && a.ClientIP.TimeoutSeconds != nil {
+		seconds = *a.ClientIP.TimeoutSeconds
+	}
+	return uint32(min(max(seconds, 1), maxSticky)) // The API's own bounds.
+}
+
+func distinct[T comparable](all []T, compare func(a, b T) int) []T {
+	slices.SortFunc(all, compare)
+	return slices.Compact(all)
 }
 
 // labelServiceProxyName on a Service gives it to another proxy.
 const labelServiceProxyName = "service.kubernetes.io/service-proxy-name"
 
-// clusterAddresses returns the Service's IPv4 cluster addresses, without those that the node itself answers on.
+// clusterAddresses returns the Service's IPv4 cluster addresses.
 func clusterAddresses(c Config, svc *corev1.Service) []netip.Addr {
-	texts := svc.Spec.ClusterIPs
-	if len(texts) == 0 {
-		texts = []string{svc.Spec.ClusterIP}
+	if len(svc.Spec.ClusterIPs) == 0 {
+		return c.translated(svc.Spec.ClusterIP)
 	}
+	return c.translated(svc.Spec.ClusterIPs...)
+}
+
+func externalAddresses(c Config, svc *corev1.Service) []netip.Addr {
+	return c.translated(svc.Spec.ExternalIPs...)
+}
+
+// balancerAddresses returns the addresses of the Service's load balancer whose packets come here as they were sent. One of
+// mode Proxy sends its own packets, to the node port, and wants to see those of pods too.
+func balancerAddresses(c Config, svc *corev1.Service) []netip.Addr {
+	if svc.Spec.Type != corev1.ServiceTypeLoadBalancer {
+		return nil
+	}
+	var texts []string
+	for _, in := range svc.Status.LoadBalancer.Ingress {
+		if in.IPMode == nil || *in.IPMode == corev1.LoadBalancerIPModeVIP {
+			texts = append(texts, in.IP)
+		}
+	}
+	return c.translated(texts...)
+}
+
+// translated returns the IPv4 addresses among texts, without those that the node itself answers on and loopback.
+func (c Config) translated(texts ...string) []netip.Addr {
 	var addrs []netip.Addr
 	for _, text := range texts {
 		addr, err := netip.ParseAddr(text)
-		if err == nil && addr.Is4() && !slices.Contains(c.LocalAddresses, addr) {
+		if err == nil && addr.Is4() && !addr.IsUnspecified() && !addr.IsLoopback() && !slices.Contains(c.LocalAddresses, addr) {
 			addrs = append(addrs, addr)
 		}
 	}
 	return addrs
 }
 
-// endpoint is one address and port behind a port of a Service.
-type endpoint struct {
-	target      netip.AddrPort
-	ready       bool
-	terminating bool // And still serving.
-	local       bool
-}
-
-// endpointsOf returns the endpoints behind port, each once, in order of address. The slices give a port's number by its
-// name, already resolved where the Service names a port of the container.
-func endpointsOf(c Config, port *corev1.ServicePort, endpointSlices []*discoveryv1.EndpointSlice) []endpoint {
-	var all []endpoint
-	for _, slice := range endpointSlices {
-		if slice.AddressType != discoveryv1.AddressTypeIPv4 {
-			continue
-		}
-		for _, number := range portNumbers(port, slice) {
-			for i := range slice.Endpoints {
-				if e, ok := newEndpoint(c, &slice.Endpoints[i], number); ok {
-					all = append(all, e)
-				}
-			}
+// sourceRanges returns the ranges that may connect to the Service's load balancer at the addresses balanced. A node that has
+// one of these itself is always let in: it talks to itself.
+func sourceRanges(svc *corev1.Service, balanced []netip.Addr) []netip.Prefix {
+	var ranges []netip.Prefix
+	for _, text := range svc.Spec.LoadBalancerSourceRanges {
+		if p, err := netip.ParsePrefix(strings.TrimSpace(text)); err == nil && p.Addr().Is4() {
+			ranges = append(ranges, p.Masked())
 		}
 	}
-	// While an endpoint moves from one slice to another it may be in both: the better condition counts.
-	slices.SortFunc(all, func(a, b endpoint) int {
-		return cmp.Or(a.target.Compare(b.target), compareBool(b.ready, a.ready), compareBool(b.terminating, a.terminating))
+	for _, addr := range balanced {
+		ranges = append(ranges, netip.PrefixFrom(addr, addr.BitLen()))
+	}
+	return widest(ranges)
+}
+
+// guardOf numbers a Service by its cluster address: no two have the same. The kernel refuses ranges of one number that overlap.
+func guardOf(svc *corev1.Service) uint32 {
+	if addr, err := netip.ParseAddr(svc.Spec.ClusterIP); err == nil && addr.Is4() {
+		return binary.BigEndian.Uint32(addr.AsSlice())
+	}
+	return 0
+}
+
+// widest leaves out the ranges that are within another one.
+func widest(ranges []netip.Prefix) []netip.Prefix {
+	slices.SortFunc(ranges, func(a, b netip.Prefix) int {
+		return cmp.Or(cmp.Compare(a.Bits(), b.Bits()), a.Addr().Compare(b.Addr()))
 	})
-	return slices.CompactFunc(all, func(a, b endpoint) bool { return a.target == b.target })
-}
-
-func newEndpoint(c Config, e *discoveryv1.Endpoint, port uint16) (endpoint, bool) {
-	if len(e.Addresses) == 0 {
-		return endpoint{}, false
-	}
-	// All addresses of an endpoint mean the same pod, and the API says to use the first.
-	addr, err := netip.ParseAddr(e.Addresses[0])
-	if err != nil || !addr.Is4() {
-		return endpoint{}, false
-	}
-	ready := e.Conditions.Ready == nil || *e.Conditions.Ready
-	serving := ready
-	if e.Conditions.Serving != nil {
-		serving = *e.Conditions.Serving
-	}
-	terminating := e.Conditions.Terminating != nil && *e.Conditions.Terminating
-	return endpoint{
-		target:      netip.AddrPortFrom(addr, port),
-		ready:       ready,
-		terminating: serving && terminating,
-		local:       e.NodeName == nil || *e.NodeName == c.NodeName,
-	}, true
-}
-
-func portNumbers(port *corev1.ServicePort, slice *discoveryv1.EndpointSlice) []uint16 {
-	var numbers []uint16
-	for _, p := range slice.Ports {
-		name, proto := "", corev1.ProtocolTCP
-		if p.Name != nil {
-			name = *p.Name
-		}
-		if p.Protocol != nil {
-			proto = *p.Protocol
-		}
-		if p.Port != nil && name == port.Name && protocolOf(proto) == protocolOf(port.Protocol) {
-			numbers = append(numbers, uint16(*p.Port))
+	var kept []netip.Prefix
+	for _, p := range ranges {
+		if !slices.ContainsFunc(kept, func(w netip.Prefix) bool { return w.Contains(p.Addr()) }) {
+			kept = append(kept, p)
 		}
 	}
-	return numbers
-}
-
-// pick returns the endpoints that get new connections: the ready ones, and where none is, those that are on their way
-// out but still serve, so that the last pods of a rollout lose nobody.
-func pick(all []endpoint) []endpoint {
-	chosen := slices.DeleteFunc(slices.Clone(all), func(e endpoint) bool { return !e.ready })
-	if len(chosen) == 0 {
-		chosen = slices.DeleteFunc(slices.Clone(all), func(e endpoint) bool { return !e.terminating })
-	}
-	return chosen[:min(len(chosen), maxEndpoints)]
-}
-
-// maxEndpoints bounds what one port of a Service may put into the kernel. The others would get no connections.
-const maxEndpoints = 10000
-
-func targets(endpoints []endpoint) []netip.AddrPort {
-	ts := make([]netip.AddrPort, len(endpoints))
-	for i, e := range endpoints {
-		ts[i] = e.target
-	}
-	return ts
-}
-
-// unsupported lists the fields of svc that this proxy does not act on.
-func unsupported(svc *corev1.Service) []string {
-	var fields []string
-	if svc.Spec.SessionAffinity == corev1.ServiceAffinityClientIP {
-		fields = append(fields, "sessionAffinity: ClientIP")
-	}
-	if svc.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal {
-		fields = append(fields, "externalTrafficPolicy: Local")
-	}
-	if len(svc.Spec.ExternalIPs) > 0 {
-		fields = append(fields, "externalIPs")
-	}
-	if len(svc.Status.LoadBalancer.Ingress) > 0 {
-		fields = append(fields, "status.loadBalancer")
-	}
-	return fields
-}
-
-func compareBool(a, b bool) int {
-	switch {
-	case a == b:
-		return 0
-	case b:
-		return -1
-	}
-	return 1
+	return kept
 }

@@ -20,7 +20,7 @@ import (
 type table struct {
 	config Config
 	conn   *nftables.Conn // Or nil.
-	have   counts         // The pick chains that the kernel holds. They stay when nobody needs them: the next rollout will.
+	have   choices        // The pick chains that the kernel holds. They stay when nobody needs them: the next rollout will.
 }
 
 // errDamaged says that the kernel holds no such table, or not with the rules of this version of skiff.
@@ -89,7 +89,10 @@ func (t *table) replace(elements map[key]value) (err error) {
 			return fmt.Errorf("add map %s: %w", m.name, err)
 		}
 	}
-	want := countsOf(elements)
+	if err := conn.AddSet(t.affinitySet(), nil); err != nil {
+		return fmt.Errorf("add map %s: %w", affinity, err)
+	}
+	want := choicesOf(elements)
 	all := chains(t.config, want)
 	for _, ch := range all {
 		t.addChain(conn, ch)
@@ -116,7 +119,7 @@ func (t *table) commit(d diff) (err error) {
 	if err != nil {
 		return err
 	}
-	need := countsOf(d.add)
+	need := choicesOf(d.add)
 	for _, m := range verdictMaps() {
 		var fresh []verdictElement
 		for _, n := range need[m.name] {
@@ -182,21 +185,33 @@ const typeSum userdata.Type = 100
 
 // set describes one of the maps of elements to the kernel. The number is needed within a batch only.
 func (t *table) set(in string, number int) *nftables.Set {
-	s := &nftables.Set{Table: t.ref(), ID: uint32(number), Name: in, IsMap: in != hairpin, Concatenation: true}
+	s := &nftables.Set{Table: t.ref(), ID: uint32(number), Name: in, IsMap: !isSet(in), Interval: in == allowed, Concatenation: true}
 	addr, proto, port := nftables.TypeIPAddr, nftables.TypeInetProto, nftables.TypeInetService
+	front := []nftables.SetDatatype{addr, proto, port}
 	switch in {
-	case services:
-		s.KeyType, s.DataType = nftables.MustConcatSetType(addr, proto, port), nftables.TypeMark
+	case services, outsiders, guarded:
+		s.DataType = nftables.TypeMark
 	case endpoints:
-		s.KeyType, s.DataType = nftables.MustConcatSetType(addr, proto, port, nftables.TypeMark), nftables.MustConcatSetType(addr, port)
-	case nodePorts:
-		s.KeyType, s.DataType = nftables.MustConcatSetType(proto, port), nftables.TypeMark
-	case nodeSlots:
-		s.KeyType, s.DataType = nftables.MustConcatSetType(proto, port, nftables.TypeMark), nftables.MustConcatSetType(addr, port)
+		front, s.DataType = append(front, nftables.TypeMark), nftables.MustConcatSetType(addr, port)
+	case pins:
+		front, s.DataType = append(front, nftables.TypeMark), nftables.TypeClassID
+	case pinned:
+		front, s.DataType = append(front, nftables.TypeClassID), nftables.MustConcatSetType(addr, port)
+	case allowed:
+		front = []nftables.SetDatatype{nftables.TypeMark, addr}
 	case hairpin:
-		s.KeyType = nftables.MustConcatSetType(addr, addr)
+		front = []nftables.SetDatatype{addr, addr}
 	}
+	s.KeyType = nftables.MustConcatSetType(front...)
 	return s
+}
+
+// affinitySet describes the map that the rules fill by themselves.
+func (t *table) affinitySet() *nftables.Set {
+	addr, proto, port := nftables.TypeIPAddr, nftables.TypeInetProto, nftables.TypeInetService
+	return &nftables.Set{Table: t.ref(), ID: uint32(len(elementMaps()) + len(verdictMaps()) + 1), Name: affinity, IsMap: true,
+		Dynamic: true, HasTimeout: true, Size: maxClients, Concatenation: true,
+		KeyType: nftables.MustConcatSetType(addr, proto, port, addr), DataType: nftables.TypeClassID}
 }
 
 func (t *table) addVerdicts(conn *nftables.Conn, m verdictMap, elements []verdictElement) error {
@@ -206,7 +221,7 @@ func (t *table) addVerdicts(conn *nftables.Conn, m verdictMap, elements []verdic
 		if e.chain == "" {
 			verdict.Kind = expr.VerdictDrop
 		}
-		list = append(list, nftables.SetElement{Key: value{count: e.count}.bytes(), VerdictData: verdict})
+		list = append(list, nftables.SetElement{Key: e.choice.bytes(), VerdictData: verdict})
 	}
 	if len(list) == 0 {
 		return nil
@@ -227,12 +242,10 @@ func (t *table) addElements(conn *nftables.Conn, add map[key]value) error {
 		for part := range slices.Chunk(keys, chunk) {
 			list := make([]nftables.SetElement, len(part))
 			for i, k := range part {
-				list[i].Key = k.bytes()
-				if in != hairpin {
-					list[i].Val = add[k].bytes()
-				}
+				list[i].Key, list[i].KeyEnd = k.bytes()
+				list[i].Val = add[k].bytes(in)
 			}
-			if err := conn.SetAddElements(&nftables.Set{Table: t.ref(), Name: in, IsMap: in != hairpin}, list); err != nil {
+			if err := conn.SetAddElements(&nftables.Set{Table: t.ref(), Name: in, IsMap: !isSet(in)}, list); err != nil {
 				return fmt.Errorf("add to map %s: %w", in, err)
 			}
 		}
@@ -245,7 +258,7 @@ func (t *table) removeElements(conn *nftables.Conn, remove []key) error {
 		for part := range slices.Chunk(keys, chunk) {
 			list := make([]nftables.SetElement, len(part))
 			for i, k := range part {
-				list[i].Key = k.bytes()
+				list[i].Key, list[i].KeyEnd = k.bytes()
 			}
 			if err := conn.SetDeleteElements(&nftables.Set{Table: t.ref(), Name: in}, list); err != nil {
 				return fmt.Errorf("remove from map %s: %w", in, err)
