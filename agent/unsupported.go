@@ -2,6 +2,7 @@ package agent
 
 import (
 	"fmt"
+	"net/netip"
 	"strings"
 
 	v1 "k8s.io/api/core/v1"
@@ -72,7 +73,7 @@ func unsupportedContainer(add adder, pod *v1.Pod, c *v1.Container, path string) 
 		add(name != v1.ResourceCPU && name != v1.ResourceMemory, "%s.resources.limits[%s]", path, name)
 	}
 	for i, p := range c.Ports {
-		add(p.HostPort != 0 && !pod.Spec.HostNetwork, "%s.ports[%d].hostPort", path, i)
+		add(p.HostPort != 0 && !pod.Spec.HostNetwork && isLoopback(p.HostIP), "%s.ports[%d].hostIP", path, i)
 	}
 	for i, e := range c.Env {
 		add(e.ValueFrom != nil && e.ValueFrom.FileKeyRef != nil, "%s.env[%d].valueFrom.fileKeyRef", path, i)
@@ -83,6 +84,12 @@ func unsupportedContainer(add adder, pod *v1.Pod, c *v1.Container, path string) 
 		add(sc.ProcMount != nil && *sc.ProcMount != v1.DefaultProcMount, "%s.securityContext.procMount", path)
 		unsupportedProfiles(add, sc.SeccompProfile, sc.AppArmorProfile, path+".securityContext")
 	}
+}
+
+// isLoopback reports whether the text is an address that the kernel never routes to a pod.
+func isLoopback(text string) bool {
+	addr, err := netip.ParseAddr(text)
+	return err == nil && addr.IsLoopback()
 }
 
 func unsupportedProfiles(add adder, seccomp *v1.SeccompProfile, armor *v1.AppArmorProfile, path string) {

@@ -23,7 +23,14 @@ import (
 // and tables ends with the process.
 func TestMain(m *testing.M) {
 	const inside = "SKIFF_TEST_IN_NETNS"
-	if os.Getuid() != 0 || os.Getenv(inside) != "" {
+	if os.Getenv(inside) != "" {
+		if err := netlink.LinkSetUp(&netlink.Device{LinkAttrs: netlink.LinkAttrs{Name: "lo"}}); err != nil {
+			fmt.Fprintln(os.Stderr, "set up lo:", err)
+			os.Exit(1)
+		}
+		os.Exit(m.Run())
+	}
+	if os.Getuid() != 0 {
 		os.Exit(m.Run())
 	}
 	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
@@ -54,6 +61,7 @@ type host struct {
 	name string
 	ns   netns.NsHandle
 	addr netip.Addr
+	bind bool // It is one of several in its namespace, and must say so.
 }
 
 // newNode makes the test process's namespace look like a node, with a gateway address and the route for Services.
@@ -62,7 +70,6 @@ func newNode(t testing.TB) *host {
 	requireRoot(t)
 	ns, err := netns.Get()
 	must(t, err)
-	must(t, netlink.LinkSetUp(link(t, "lo")))
 	must(t, os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0))
 	must(t, netlink.ConntrackTableFlush(netlink.ConntrackTable)) // A port used again would find a connection of the test before.
 	bridge := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "skiff0"}}
@@ -75,7 +82,7 @@ func newNode(t testing.TB) *host {
 		must(t, netlink.AddrAdd(bridge, a))
 	}
 	must(t, netlink.RouteAdd(&netlink.Route{LinkIndex: bridge.Index, Dst: ipNet("10.43.0.0/16"), Src: net.ParseIP("10.42.0.1")}))
-	return &host{"node", ns, netip.MustParseAddr("10.42.0.1")}
+	return &host{name: "node", ns: ns, addr: netip.MustParseAddr("10.42.0.1")}
 }
 
 // newPod connects a new namespace by a routed veth with a /32 address.
@@ -135,6 +142,25 @@ func connect(t testing.TB, kind, addr string, onNode func(node, peer netlink.Lin
 		return refused(err)
 	})
 	return h
+}
+
+// newMany connects one pod that plays n hosts, with the first addresses of a range.
+func newMany(t testing.TB, addr, cidr string, n int) []*host {
+	t.Helper()
+	pod := newPod(t, addr)
+	must(t, netlink.RouteAdd(&netlink.Route{
+		LinkIndex: link(t, pod.link()).Attrs().Index, Dst: ipNet(cidr), Gw: pod.addr.AsSlice(), Flags: int(netlink.FLAG_ONLINK),
+	}))
+	var many []*host
+	next := netip.MustParsePrefix(cidr).Addr()
+	for range n {
+		next = next.Next()
+		pod.do(t, func() {
+			must(t, netlink.AddrAdd(link(t, "lo"), &netlink.Addr{IPNet: ipNet(next.String() + "/32")}))
+		})
+		many = append(many, &host{name: next.String(), ns: pod.ns, addr: next, bind: true})
+	}
+	return many
 }
 
 func newNamespace(t testing.TB) netns.NsHandle {
@@ -230,7 +256,13 @@ func (h *host) ask(t testing.TB, network, address string) (reply, error) {
 func (h *host) dial(t testing.TB, network, address string) (c net.Conn, err error) {
 	t.Helper()
 	h.do(t, func() {
-		c, err = (&net.Dialer{Timeout: time.Second}).DialContext(context.Background(), network, address)
+		d := &net.Dialer{Timeout: time.Second}
+		if from := netip.AddrPortFrom(h.addr, 0); h.bind && network == "udp" {
+			d.LocalAddr = net.UDPAddrFromAddrPort(from)
+		} else if h.bind {
+			d.LocalAddr = net.TCPAddrFromAddrPort(from)
+		}
+		c, err = d.DialContext(context.Background(), network, address)
 	})
 	return c, err
 }

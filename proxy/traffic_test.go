@@ -6,7 +6,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/vishvananda/netlink"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -86,7 +85,7 @@ func TestTraffic(t *testing.T) {
 	one, two, client, outsider := newPod(t, "10.42.0.11"), newPod(t, "10.42.0.12"), newPod(t, "10.42.0.20"), newOutsider(t)
 	one.serve(t, 8080)
 	two.serve(t, 8080)
-	(&host{"dns", node.ns, netip.MustParseAddr("10.43.0.10")}).serve(t, 53)
+	(&host{name: "dns", ns: node.ns, addr: netip.MustParseAddr("10.43.0.10")}).serve(t, 53)
 	p := newProgrammed(t)
 	svc := newTestService("web", "10.43.0.80")
 	p.set(svc, "10.42.0.11", "10.42.0.12")
@@ -185,18 +184,11 @@ func wantRefused(t *testing.T, from *host, network, address string) {
 // TestTrafficManyEndpoints has one pod play seventy.
 func TestTrafficManyEndpoints(t *testing.T) {
 	newNode(t)
-	client, many := newPod(t, "10.42.0.20"), newPod(t, "10.42.0.21")
-	must(t, netlink.RouteAdd(&netlink.Route{
-		LinkIndex: link(t, many.link()).Attrs().Index, Dst: ipNet("10.42.1.0/24"), Gw: many.addr.AsSlice(), Flags: int(netlink.FLAG_ONLINK),
-	}))
+	client := newPod(t, "10.42.0.20")
 	var addrs []string
-	for i := range 70 {
-		addr := netip.AddrFrom4([4]byte{10, 42, 1, byte(i + 1)})
-		many.do(t, func() {
-			must(t, netlink.AddrAdd(link(t, "lo"), &netlink.Addr{IPNet: ipNet(addr.String() + "/32")}))
-		})
-		(&host{addr.String(), many.ns, addr}).serve(t, 8080)
-		addrs = append(addrs, addr.String())
+	for _, h := range newMany(t, "10.42.0.21", "10.42.1.0/24", 70) {
+		h.serve(t, 8080)
+		addrs = append(addrs, h.addr.String())
 	}
 	p := newProgrammed(t)
 	p.set(newTestService("web", "10.43.0.80"), addrs...)

@@ -119,7 +119,9 @@ func (n *node) components(client kubernetes.Interface, runtime *containerd.Runti
 	if err != nil {
 		return nil, nil, err
 	}
-	p, err := proxy.New(n.proxyConfig(), n.factory)
+	proxyConfig := n.proxyConfig()
+	proxyConfig.HostPorts = true
+	p, err := proxy.New(proxyConfig, n.factory)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -203,6 +203,9 @@ func (p *plane) newAPI(ctx context.Context) (*apiserver.Server, error) {
 	})
 }
 
+// agentPort is where the API server reaches an agent.
+const agentPort = 10250
+
 // administrators is the group that may do everything.
 const administrators = "system:masters"
 
@@ -304,7 +307,10 @@ func (p *plane) components(ctx context.Context, out io.Writer, started time.Time
 	defer factory.Shutdown()
 	defer close(stop) // After the components have returned.
 
-	controllers, err := controller.New(client, factory, controller.Config{RootCA: p.ca.PEM(), ClusterCIDR: p.clusterRange})
+	controllers, err := controller.New(client, factory, controller.Config{
+		RootCA: p.ca.PEM(), ClusterCIDR: p.clusterRange,
+		ReservedPorts: []uint16{p.port, agentPort},
+	})
 	if err != nil {
 		return err
 	}
