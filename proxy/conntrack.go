@@ -1,10 +1,13 @@
 package proxy
 
 import (
+	"encoding/binary"
+	"errors"
 	"fmt"
 	"net/netip"
 
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
 
@@ -46,27 +49,99 @@ func (r *Ruleset) stale(f flow) bool {
 	return true
 }
 
-// forget removes from conntrack the flows that stale reports, and says how many.
-func forget(stale func(flow) bool) (uint, error) {
-	n, err := netlink.ConntrackDeleteFilters(netlink.ConntrackTable, unix.AF_INET, flowFilter(stale))
-	if err != nil {
-		return n, fmt.Errorf("remove stale connections: %w", err)
+// forget removes from conntrack the flows that stale reports, and says how many. It looks at those that an endpoint with one of
+// the addresses answers; nil means all, which takes many times as long.
+func forget(answered []netip.Addr, stale func(flow) bool) (n int, err error) {
+	if answered == nil {
+		return forgetMatching(nil, stale)
+	}
+	for _, addr := range answered {
+		some, err := forgetMatching(answeredBy(addr), stale)
+		n += some
+		if err != nil {
+			return n, err
+		}
 	}
 	return n, nil
 }
 
-// flowFilter is a function as the interface that package netlink asks for.
-type flowFilter func(flow) bool
-
-// MatchConntrackFlow implements [netlink.CustomConntrackFilter].
-func (stale flowFilter) MatchConntrackFlow(c *netlink.ConntrackFlow) bool {
-	dst, ok1 := netip.AddrFromSlice(c.Forward.DstIP)
-	src, ok2 := netip.AddrFromSlice(c.Reverse.SrcIP)
-	if !ok1 || !ok2 {
-		return false
+func forgetMatching(filter []*nl.RtAttr, stale func(flow) bool) (n int, err error) {
+	list := conntrackRequest(nl.IPCTNL_MSG_CT_GET, unix.NLM_F_DUMP)
+	for _, attr := range filter {
+		list.AddData(attr)
 	}
-	return stale(flow{
-		dialed: frontend{dst.Unmap(), protocol(c.Forward.Protocol), c.Forward.DstPort},
-		answer: netip.AddrPortFrom(src.Unmap(), c.Reverse.SrcPort),
-	})
+	entries, err := list.Execute(unix.NETLINK_NETFILTER, 0)
+	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) { // What came and went meanwhile was decided by the rules of now.
+		return 0, fmt.Errorf("list connections: %w", err)
+	}
+	for _, entry := range entries {
+		f, ok := parseFlow(entry)
+		if !ok || !stale(f) {
+			continue
+		}
+		remove := conntrackRequest(nl.IPCTNL_MSG_CT_DELETE, unix.NLM_F_ACK)
+		remove.AddRawData(entry[nl.SizeofNfgenmsg:])
+		switch _, err := remove.Execute(unix.NETLINK_NETFILTER, 0); {
+		case err == nil:
+			n++
+		case !errors.Is(err, unix.ENOENT): // Ended by itself.
+			return n, fmt.Errorf("remove a stale connection: %w", err)
+		}
+	}
+	return n, nil
+}
+
+func conntrackRequest(operation, flags int) *nl.NetlinkRequest {
+	request := nl.NewNetlinkRequest(netlink.ConntrackTable<<8|operation, flags)
+	request.AddData(&nl.Nfgenmsg{NfgenFamily: unix.AF_INET, Version: nl.NFNETLINK_V0})
+	return request
+}
+
+// answeredBy has the kernel list only the connections that addr answers. Kernels before 5.8 do not know this and list all,
+// which is right, too.
+func answeredBy(addr netip.Addr) []*nl.RtAttr {
+	const (
+		filterAttribute = 25 // CTA_FILTER,
+		replyFlags      = 2  // CTA_FILTER_REPLY_FLAGS, which is a mask of
+		sourceAddress   = 1  // CTA_FILTER_FLAG(CTA_IP_SRC): package nl has none of them.
+	)
+	tuple := nl.NewRtAttr(unix.NLA_F_NESTED|nl.CTA_TUPLE_REPLY, nil)
+	tuple.AddRtAttr(unix.NLA_F_NESTED|nl.CTA_TUPLE_IP, nil).AddRtAttr(nl.CTA_IP_V4_SRC, addr.AsSlice())
+	filter := nl.NewRtAttr(unix.NLA_F_NESTED|filterAttribute, nil)
+	filter.AddRtAttr(replyFlags, native(sourceAddress))
+	return []*nl.RtAttr{tuple, filter}
+}
+
+// parseFlow reads what matters of an entry of conntrack; false if it is not about ports.
+func parseFlow(entry []byte) (f flow, ok bool) {
+	if len(entry) < nl.SizeofNfgenmsg {
+		return flow{}, false
+	}
+	all := attributes(entry[nl.SizeofNfgenmsg:])
+	asked, answered := attributes(all[nl.CTA_TUPLE_ORIG]), attributes(all[nl.CTA_TUPLE_REPLY])
+	askedAddr, answeredAddr := attributes(asked[nl.CTA_TUPLE_IP]), attributes(answered[nl.CTA_TUPLE_IP])
+	askedPort, answeredPort := attributes(asked[nl.CTA_TUPLE_PROTO]), attributes(answered[nl.CTA_TUPLE_PROTO])
+	dst, ok1 := netip.AddrFromSlice(askedAddr[nl.CTA_IP_V4_DST])
+	src, ok2 := netip.AddrFromSlice(answeredAddr[nl.CTA_IP_V4_SRC])
+	proto, dstPort, srcPort := askedPort[nl.CTA_PROTO_NUM], askedPort[nl.CTA_PROTO_DST_PORT], answeredPort[nl.CTA_PROTO_SRC_PORT]
+	if !ok1 || !ok2 || len(proto) != 1 || len(dstPort) != 2 || len(srcPort) != 2 {
+		return flow{}, false
+	}
+	return flow{
+		dialed: frontend{dst, protocol(proto[0]), binary.BigEndian.Uint16(dstPort)},
+		answer: netip.AddrPortFrom(src, binary.BigEndian.Uint16(srcPort)),
+	}, true
+}
+
+// attributes returns the netlink attributes in b by type; none if it is broken.
+func attributes(b []byte) map[uint16][]byte {
+	list, err := nl.ParseRouteAttr(b)
+	if err != nil {
+		return nil
+	}
+	byType := make(map[uint16][]byte, len(list))
+	for _, a := range list {
+		byType[a.Attr.Type&nl.NLA_TYPE_MASK] = a.Value
+	}
+	return byType
 }

@@ -29,7 +29,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -82,6 +84,9 @@ type Proxy struct {
 	mu    sync.Mutex
 	dirty map[string]bool // Services, and pods with host ports, to look at again, as a Ruleset calls them.
 	rules *Ruleset
+	// What forget has to look at: connections that these addresses answer, or all, when something went away while nobody looked.
+	left       map[netip.Addr]bool
+	leftUnseen bool
 
 	// Of the one worker of rulesLoop:
 	every   time.Duration // How often the kernel is read and compared, should somebody else have changed the table.
@@ -125,6 +130,7 @@ func newProxy(c Config, factory informers.SharedInformerFactory, k kernel) (*Pro
 		synced:      make(chan struct{}),
 		every:       checkEvery,
 		dirty:       map[string]bool{},
+		left:        map[netip.Addr]bool{},
 		rules:       NewRuleset(c),
 	}
 	p.rulesLoop = reconcile.New("proxy", p.sync)
@@ -275,10 +281,13 @@ func (p *Proxy) tell() error {
 		p.known = false // Nobody knows what the kernel took: read it.
 		return err
 	}
-	if len(d.remove) > 0 || p.rules.died {
+	p.mu.Lock()
+	for _, addr := range slices.Concat(d.left, p.rules.died) {
+		p.left[addr] = true
+	}
+	if len(p.left) > 0 {
 		p.flowsLoop.Add(onlyKey)
 	}
-	p.mu.Lock()
 	p.rules.told()
 	p.mu.Unlock()
 	p.once.Do(func() { close(p.synced) })
@@ -355,13 +364,26 @@ func (p *Proxy) check() (diff, error) {
 		return diff{}, err
 	}
 	p.known, p.checked = true, time.Now()
-	p.flowsLoop.Add(onlyKey) // Also connections to what went away while nobody looked.
+	p.mu.Lock()
+	p.leftUnseen = true
+	p.mu.Unlock()
+	p.flowsLoop.Add(onlyKey)
 	return d, nil
 }
 
 // forget removes the connections that lead nowhere. It has a loop of its own: reading a long list must not delay the rules.
 func (p *Proxy) forget(context.Context, string) (time.Duration, error) {
-	n, err := forget(func(f flow) bool {
+	p.mu.Lock()
+	left, all := slices.Collect(maps.Keys(p.left)), p.leftUnseen || len(p.left) > manyLeft
+	clear(p.left)
+	p.leftUnseen = false
+	p.mu.Unlock()
+	if all {
+		left = nil
+	} else if len(left) == 0 {
+		return 0, nil
+	}
+	n, err := forget(left, func(f flow) bool {
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		return p.rules.stale(f)
@@ -369,5 +391,13 @@ func (p *Proxy) forget(context.Context, string) (time.Duration, error) {
 	if n > 0 {
 		slog.Info("forgot connections to endpoints that are gone", "count", n)
 	}
+	if err != nil { // Next time look at all of them.
+		p.mu.Lock()
+		p.leftUnseen = true
+		p.mu.Unlock()
+	}
 	return 0, err
 }
+
+// manyLeft is the number of addresses from which on it is quicker to read all connections once.
+const manyLeft = 16

@@ -20,7 +20,7 @@ type Ruleset struct {
 	rivals   map[key][]claim        // Further claims to the same key, in order of owner.
 	alive    map[netip.AddrPort]int // How many Services know this endpoint.
 	changed  map[key]change         // What set touched since the kernel was last told.
-	died     bool                   // An endpoint left alive since then.
+	died     []netip.Addr           // Of endpoints that left alive since then.
 }
 
 // A claim is a Service's wish for an element. Two Services may want the same key: the endpoint of both is the same pod (hairpin),
@@ -91,7 +91,7 @@ func (r *Ruleset) set(name string, want *service) {
 		for _, target := range have.alive {
 			if r.alive[target]--; r.alive[target] == 0 {
 				delete(r.alive, target)
-				r.died = true
+				r.died = append(r.died, target.Addr())
 			}
 		}
 	}
@@ -149,6 +149,7 @@ func (r *Ruleset) touch(k key) {
 type diff struct {
 	remove []key
 	add    map[key]value
+	left   []netip.Addr // Of endpoints that a frontend has no longer, or in another slot.
 }
 
 func (d diff) empty() bool { return len(d.remove) == 0 && len(d.add) == 0 }
@@ -181,6 +182,9 @@ func (r *Ruleset) against(have map[key]value) diff {
 func (d *diff) compare(k key, before value, wasThere bool, now value, isThere bool) {
 	if wasThere && (!isThere || before != now) {
 		d.remove = append(d.remove, k)
+		if before.target.IsValid() {
+			d.left = append(d.left, before.target.Addr())
+		}
 	}
 	if isThere && (!wasThere || before != now) {
 		d.add[k] = now
@@ -190,7 +194,7 @@ func (d *diff) compare(k key, before value, wasThere bool, now value, isThere bo
 // told forgets what changed: the kernel holds r now.
 func (r *Ruleset) told() {
 	r.changed = map[key]change{} // Not clear: after the first time it is large.
-	r.died = false
+	r.died = nil
 }
 
 // String writes the Ruleset in nft's syntax, as `nft -f` reads it. Equal Rulesets have the same text.
