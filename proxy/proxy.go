@@ -13,7 +13,7 @@
 //
 // What holds: a Service without endpoints, and any address or port of the service range that no Service uses, is refused at once.
 // From outside the node a cluster address does not answer. No commit has a gap in it, a restart of the proxy neither: it reads
-// what the kernel holds and sends the difference. When Run ends the rules stay and connections go on; [Purge] removes them.
+// what the kernel holds and sends the difference. It does so again when somebody else changes its table. When Run ends the rules stay and connections go on; [Purge] removes them.
 // Connections to endpoints that are gone are forgotten, so that UDP finds a live endpoint and TCP is reset.
 //
 // Ports of the node and addresses outside the service range (external ones, those of load balancers) are the same kind of
@@ -34,6 +34,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -88,11 +89,11 @@ type Proxy struct {
 	left       map[netip.Addr]bool
 	leftUnseen bool
 
+	disturbed atomic.Bool // Somebody else has changed the table.
+
 	// Of the one worker of rulesLoop:
-	every   time.Duration // How often the kernel is read and compared, should somebody else have changed the table.
-	known   bool          // The kernel holds what rules held before its latest changes.
-	checked time.Time     // When the kernel was last read.
-	health  healthChecks
+	known  bool // The kernel holds what rules held before its latest changes.
+	health healthChecks
 }
 
 // kernel is where a Ruleset goes; see table.
@@ -100,11 +101,11 @@ type kernel interface {
 	load() (map[key]value, error)
 	replace(all map[key]value) error
 	commit(d diff) error
+	watch(changed func()) (stop func(), err error)
 	close()
 }
 
 const (
-	checkEvery = time.Minute
 	// onlyKey: there is one table, and one thing to do with it.
 	onlyKey = "table"
 	// byService is the index of EndpointSlices by the Service that they belong to.
@@ -128,7 +129,6 @@ func newProxy(c Config, factory informers.SharedInformerFactory, k kernel) (*Pro
 		cachesReady: []cache.InformerSynced{serviceInformer.Informer().HasSynced, sliceInformer.HasSynced},
 		kernel:      k,
 		synced:      make(chan struct{}),
-		every:       checkEvery,
 		dirty:       map[string]bool{},
 		left:        map[netip.Addr]bool{},
 		rules:       NewRuleset(c),
@@ -196,6 +196,14 @@ func (p *Proxy) Run(ctx context.Context) error {
 	}
 	defer p.kernel.close()
 	defer p.health.close()
+	stop, err := p.kernel.watch(func() {
+		p.disturbed.Store(true)
+		p.rulesLoop.Add(onlyKey)
+	})
+	if err != nil {
+		return err
+	}
+	defer stop()
 	p.rulesLoop.Add(onlyKey)
 	var wg sync.WaitGroup
 	wg.Go(func() { p.rulesLoop.Run(ctx, 1) })
@@ -239,7 +247,7 @@ func (p *Proxy) sync(context.Context, string) (time.Duration, error) {
 	if err := errors.Join(err, deaf); err != nil {
 		return 0, err
 	}
-	return p.every, nil
+	return 0, nil
 }
 
 // update computes the touched Services anew. What cannot be asked about its health, for which deaf gives the reasons, stays
@@ -273,7 +281,7 @@ func (p *Proxy) update() (deaf, err error) {
 
 // tell brings the kernel up to date with the Ruleset.
 func (p *Proxy) tell() error {
-	if time.Since(p.checked) >= p.every {
+	if p.disturbed.Swap(false) {
 		p.known = false
 	}
 	d, err := p.program()
@@ -363,7 +371,7 @@ func (p *Proxy) check() (diff, error) {
 	if err != nil {
 		return diff{}, err
 	}
-	p.known, p.checked = true, time.Now()
+	p.known = true
 	p.mu.Lock()
 	p.leftUnseen = true
 	p.mu.Unlock()

@@ -35,7 +35,6 @@ func (c *cluster) start(k kernel) (stop func()) {
 	factory := informers.NewSharedInformerFactory(c.client, 0)
 	p, err := newProxy(testConfig(), factory, k)
 	must(c.t, err)
-	p.every = 20 * time.Millisecond
 	factory.Start(ctx.Done())
 	done := make(chan error)
 	go func() { done <- p.Run(ctx) }()
@@ -133,6 +132,49 @@ func TestRestartAndDrift(t *testing.T) {
 		_, err := client.ask(t, "tcp", "10.43.0.80:80")
 		return err == nil
 	})
+
+	other := &table{config: testConfig()}
+	t.Cleanup(other.close)
+	have, err := other.load()
+	must(t, err)
+	damage := diff{}
+	for k := range have {
+		if k.in == endpoints {
+			damage.remove = append(damage.remove, k)
+		}
+	}
+	must(t, other.commit(damage))
+	eventually(t, "the elements are back after somebody removed them", func() bool {
+		_, err := client.ask(t, "tcp", "10.43.0.80:80")
+		return err == nil
+	})
+}
+
+// TestOwnChangesAreNoDrift counts what the watch says of changes by the table's owner, by others, and of other tables.
+func TestOwnChangesAreNoDrift(t *testing.T) {
+	requireRoot(t)
+	p := newProgrammed(t)
+	t.Cleanup(func() { must(t, Purge(testConfig().Table)) })
+	var said atomic.Int64
+	stop, err := p.table.watch(func() { said.Add(1) })
+	must(t, err)
+	t.Cleanup(stop)
+	p.set(newTestService("web", "10.43.0.80"), "10.42.0.11")
+	elsewhere := testConfig()
+	elsewhere.Table = "elsewhere"
+	strange, other := &table{config: elsewhere}, &table{config: testConfig()}
+	t.Cleanup(strange.close)
+	t.Cleanup(other.close)
+	must(t, strange.replace(nil))
+	must(t, Purge(elsewhere.Table))
+	p.set(newTestService("web", "10.43.0.80"))
+	_, err = other.load()
+	must(t, err)
+	must(t, other.commit(diff{add: map[key]value{{in: hairpin, addr: netip.MustParseAddr("10.42.0.99")}: {}}}))
+	eventually(t, "the watch tells that somebody added an element", func() bool { return said.Load() > 0 })
+	if n := said.Load(); n != 1 {
+		t.Errorf("the watch spoke %d times, want once: for the element that somebody added", n)
+	}
 }
 
 // TestNoConnectionLost updates the endpoints over and over while clients connect.
@@ -203,6 +245,7 @@ func TestFollowsEvents(t *testing.T) {
 	m.mu.Lock()
 	m.elements = nil // Somebody removed the table.
 	m.mu.Unlock()
+	m.changed()
 	must(t, c.client.CoreV1().Services("default").Delete(t.Context(), "b", metav1.DeleteOptions{}))
 
 	want := NewRuleset(testConfig())
@@ -216,6 +259,12 @@ func TestFollowsEvents(t *testing.T) {
 type shared struct {
 	mu sync.Mutex
 	memory
+	changed func()
+}
+
+func (s *shared) watch(changed func()) (stop func(), err error) {
+	s.changed = changed
+	return func() {}, nil
 }
 
 func (s *shared) load() (map[key]value, error) {

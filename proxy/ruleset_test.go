@@ -237,6 +237,9 @@ func (m *memory) commit(d diff) error {
 
 func (m *memory) close() {}
 
+// watch has nothing to tell: nobody else has this memory.
+func (m *memory) watch(func()) (stop func(), err error) { return func() {}, nil }
+
 func (r *Ruleset) all() map[key]value {
 	all := map[key]value{}
 	for k, c := range r.elements {

@@ -6,6 +6,7 @@ import (
 	"hash/crc32"
 	"maps"
 	"slices"
+	"sync/atomic"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
@@ -16,10 +17,12 @@ import (
 )
 
 // A table is the proxy's own table in the kernel. Whatever it writes goes out as one batch, which the kernel takes as a
-// whole or not at all. It is not for several goroutines at once.
+// whole or not at all. It is not for several goroutines at once,
+// but for watch.
 type table struct {
 	config Config
 	conn   *nftables.Conn // Or nil.
+	port   atomic.Uint32  // Of conn: changes that come from there are its own.
 	have   choices        // The pick chains that the kernel holds. They stay when nobody needs them: the next rollout will.
 }
 
@@ -41,7 +44,9 @@ func (t *table) dial() (*nftables.Conn, error) {
 		return t.conn, nil
 	}
 	conn, err := nftables.New(nftables.AsLasting(), nftables.WithSockOptions(func(c *netlink.Conn) error {
-		return errors.Join(c.SetReadBuffer(socketBuffer), c.SetWriteBuffer(socketBuffer))
+		port, err := portOf(c)
+		t.port.Store(port)
+		return errors.Join(err, c.SetReadBuffer(socketBuffer), c.SetWriteBuffer(socketBuffer))
 	}))
 	if err != nil {
 		return nil, fmt.Errorf("dial netfilter: %w", err)

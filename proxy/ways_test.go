@@ -71,6 +71,9 @@ func TestSessionAffinity(t *testing.T) {
 	svc := newTestService("web", "10.43.0.80")
 	svc.Spec.SessionAffinity = corev1.ServiceAffinityClientIP
 	p.set(svc, "10.42.0.11", "10.42.0.12")
+	stop, err := p.table.watch(func() { t.Error("a client that is remembered looks like a change by somebody") })
+	must(t, err)
+	t.Cleanup(stop)
 
 	for _, from := range []*host{client, one, node} {
 		for _, network := range []string{"tcp", "udp"} {
