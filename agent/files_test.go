@@ -258,10 +258,10 @@ func TestNoPathLeadsOut(t *testing.T) {
 func TestUnsupported(t *testing.T) {
 	yes, no := true, false
 	for field, change := range map[string]func(*v1.Pod){
-		"":                                     func(*v1.Pod) {},
-		"spec.containers[0].ports[0].hostPort": func(p *v1.Pod) { p.Spec.Containers[0].Ports = []v1.ContainerPort{{HostPort: 80}} },
-		"spec.shareProcessNamespace":           func(p *v1.Pod) { p.Spec.ShareProcessNamespace = &yes },
-		"spec.hostUsers":                       func(p *v1.Pod) { p.Spec.HostUsers = &no },
+		"":                                   func(*v1.Pod) {},
+		"spec.containers[0].ports[0].hostIP": func(p *v1.Pod) { p.Spec.Containers[0].Ports = []v1.ContainerPort{{HostPort: 80, HostIP: "127.0.0.1"}} },
+		"spec.shareProcessNamespace":         func(p *v1.Pod) { p.Spec.ShareProcessNamespace = &yes },
+		"spec.hostUsers":                     func(p *v1.Pod) { p.Spec.HostUsers = &no },
 		"spec.volumes[0].persistentVolumeClaim": func(p *v1.Pod) {
 			p.Spec.Volumes = []v1.Volume{{VolumeSource: v1.VolumeSource{PersistentVolumeClaim: &v1.PersistentVolumeClaimVolumeSource{}}}}
 		},

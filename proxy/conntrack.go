@@ -1,10 +1,15 @@
 package proxy
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"log/slog"
+	"maps"
 	"net/netip"
+	"slices"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
@@ -49,9 +54,40 @@ func (r *Ruleset) stale(f flow) bool {
 	return true
 }
 
-// forget removes from conntrack the flows that stale reports, and says how many. It looks at those that an endpoint with one of
+// forget removes the connections that lead nowhere. It has a loop of its own: reading a long list must not delay the rules.
+func (p *Proxy) forget(context.Context, string) (time.Duration, error) {
+	p.mu.Lock()
+	left, all := slices.Collect(maps.Keys(p.left)), p.leftUnseen || len(p.left) > manyLeft
+	clear(p.left)
+	p.leftUnseen = false
+	p.mu.Unlock()
+	if all {
+		left = nil
+	} else if len(left) == 0 {
+		return 0, nil
+	}
+	n, err := forgetFlows(left, func(f flow) bool {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		return p.rules.stale(f)
+	})
+	if n > 0 {
+		slog.Info("forgot connections to endpoints that are gone", "count", n)
+	}
+	if err != nil { // Next time look at all of them.
+		p.mu.Lock()
+		p.leftUnseen = true
+		p.mu.Unlock()
+	}
+	return 0, err
+}
+
+// manyLeft is the number of addresses from which on it is quicker to read all connections once.
+const manyLeft = 16
+
+// forgetFlows removes from conntrack the flows that stale reports, and says how many. It looks at those that an endpoint with one of
 // the addresses answers; nil means all, which takes many times as long.
-func forget(answered []netip.Addr, stale func(flow) bool) (n int, err error) {
+func forgetFlows(answered []netip.Addr, stale func(flow) bool) (n int, err error) {
 	if answered == nil {
 		return forgetMatching(nil, stale)
 	}

@@ -44,7 +44,7 @@ func TestForget(t *testing.T) {
 			for _, f := range flows {
 				trackedFlow(t, udp, netip.MustParseAddrPort("10.42.0.20:5000"), netip.MustParseAddrPort("10.43.0.8"+f[8:9]+":53"), netip.MustParseAddrPort(f))
 			}
-			n, err := forget(tc.answered, func(f flow) bool {
+			n, err := forgetFlows(tc.answered, func(f flow) bool {
 				if want := (frontend{netip.MustParseAddr("10.43.0.8" + f.answer.String()[8:9]), udp, 53}); f.dialed != want {
 					t.Errorf("flow to %s: dialed %+v, want %+v", f.answer, f.dialed, want)
 				}
@@ -52,7 +52,7 @@ func TestForget(t *testing.T) {
 			})
 			must(t, err)
 			var left []string
-			_, err = forget(nil, func(f flow) bool { left = append(left, f.answer.String()); return false })
+			_, err = forgetFlows(nil, func(f flow) bool { left = append(left, f.answer.String()); return false })
 			must(t, err)
 			slices.Sort(left)
 			if diff := cmp.Diff(tc.want, left); diff != "" || n != len(flows)-len(tc.want) {
@@ -74,7 +74,7 @@ func BenchmarkForget(b *testing.B) {
 	for name, answered := range map[string][]netip.Addr{"one": {netip.MustParseAddr("10.42.0.1")}, "all": nil} {
 		b.Run(fmt.Sprint("answered by ", name), func(b *testing.B) {
 			for b.Loop() {
-				_, err := forget(answered, func(flow) bool { return false })
+				_, err := forgetFlows(answered, func(flow) bool { return false })
 				must(b, err)
 			}
 		})

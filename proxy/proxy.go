@@ -29,7 +29,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -378,34 +377,3 @@ func (p *Proxy) check() (diff, error) {
 	p.flowsLoop.Add(onlyKey)
 	return d, nil
 }
-
-// forget removes the connections that lead nowhere. It has a loop of its own: reading a long list must not delay the rules.
-func (p *Proxy) forget(context.Context, string) (time.Duration, error) {
-	p.mu.Lock()
-	left, all := slices.Collect(maps.Keys(p.left)), p.leftUnseen || len(p.left) > manyLeft
-	clear(p.left)
-	p.leftUnseen = false
-	p.mu.Unlock()
-	if all {
-		left = nil
-	} else if len(left) == 0 {
-		return 0, nil
-	}
-	n, err := forget(left, func(f flow) bool {
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		return p.rules.stale(f)
-	})
-	if n > 0 {
-		slog.Info("forgot connections to endpoints that are gone", "count", n)
-	}
-	if err != nil { // Next time look at all of them.
-		p.mu.Lock()
-		p.leftUnseen = true
-		p.mu.Unlock()
-	}
-	return 0, err
-}
-
-// manyLeft is the number of addresses from which on it is quicker to read all connections once.
-const manyLeft = 16

@@ -33,7 +33,9 @@ func (c *cluster) start(k kernel) (stop func()) {
 	c.t.Helper()
 	ctx, cancel := context.WithCancel(c.t.Context())
 	factory := informers.NewSharedInformerFactory(c.client, 0)
-	p, err := newProxy(testConfig(), factory, k)
+	config := testConfig()
+	config.HostPorts = true
+	p, err := newProxy(config, factory, k)
 	must(c.t, err)
 	factory.Start(ctx.Done())
 	done := make(chan error)
@@ -247,12 +249,27 @@ func TestFollowsEvents(t *testing.T) {
 	m.mu.Unlock()
 	m.changed()
 	must(t, c.client.CoreV1().Services("default").Delete(t.Context(), "b", metav1.DeleteOptions{}))
+	for _, name := range []string{"stays", "goes"} {
+		_, err := c.client.CoreV1().Pods("default").Create(t.Context(), podWithPort(name, 88), metav1.CreateOptions{})
+		must(t, err)
+	}
+	must(t, c.client.CoreV1().Pods("default").Delete(t.Context(), "goes", metav1.DeleteOptions{}))
 
 	want := NewRuleset(testConfig())
+	want.SetPod("default/stays", podWithPort("stays", 88))
 	want.Set("default/a", newTestService("a", "10.43.0.1"), []*discoveryv1.EndpointSlice{newTestSlice("a", "10.42.0.1", "10.42.0.3")})
-	eventually(t, "the kernel holds Service a with two endpoints and nothing of b", func() bool {
+	eventually(t, "the kernel holds Service a with two endpoints, nothing of b, and one host port", func() bool {
 		return len(want.against(m.copy()).remove) == 0 && len(want.against(m.copy()).add) == 0
 	})
+}
+
+func podWithPort(name string, port int32) *corev1.Pod {
+	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name}}
+	pod.Spec = corev1.PodSpec{NodeName: "node", Containers: []corev1.Container{{
+		Name: "c", Ports: []corev1.ContainerPort{{ContainerPort: 8080, HostPort: port, Protocol: corev1.ProtocolTCP}},
+	}}}
+	pod.Status.PodIP = "10.42.0.30"
+	return pod
 }
 
 // shared is a memory for several goroutines.

@@ -215,12 +215,12 @@ func TestHostPorts(t *testing.T) {
 	one, client, outsider := newPod(t, "10.42.0.11"), newPod(t, "10.42.0.20"), newOutsider(t)
 	one.serve(t, 8080)
 	p := newProgrammed(t)
-	pod := &corev1.Pod{Spec: corev1.PodSpec{NodeName: "node", Containers: []corev1.Container{{Ports: []corev1.ContainerPort{
-		{ContainerPort: 8080, HostPort: 88, Protocol: corev1.ProtocolTCP},
-		{ContainerPort: 8080, HostPort: 88, Protocol: corev1.ProtocolUDP},
-		{ContainerPort: 8080, HostPort: 89, HostIP: "192.0.2.1", Protocol: corev1.ProtocolTCP},
-	}}}}}
-	pod.Status.PodIP = "10.42.0.11"
+	pod := podWithPort("p", 88)
+	ports := &pod.Spec.Containers[0].Ports
+	*ports = append(*ports,
+		corev1.ContainerPort{ContainerPort: 8080, HostPort: 88, Protocol: corev1.ProtocolUDP},
+		corev1.ContainerPort{ContainerPort: 8080, HostPort: 89, HostIP: "192.0.2.1", Protocol: corev1.ProtocolTCP})
+	pod.Status.PodIP = one.addr.String()
 	set := func(pod *corev1.Pod) {
 		p.rules.SetPod("default/p", pod)
 		must(t, p.table.commit(p.rules.news()))
