@@ -15,10 +15,11 @@ type endpoint struct {
 	ready       bool
 	terminating bool // And still serving.
 	local       bool
-	hint        hint
+	forNode     hint
+	forZone     hint
 }
 
-// A hint says for which nodes a slice recommends the endpoint.
+// A hint says whether a slice recommends the endpoint for here, or for others.
 type hint int
 
 const (
@@ -27,19 +28,34 @@ const (
 	hintElsewhere
 )
 
-func hintOf(c Config, e *discoveryv1.Endpoint) hint {
-	if e.Hints == nil || len(e.Hints.ForNodes) == 0 {
+func newHint(names []string, here string) hint {
+	switch {
+	case len(names) == 0:
 		return noHint
-	}
-	if slices.ContainsFunc(e.Hints.ForNodes, func(n discoveryv1.ForNode) bool { return n.Name == c.NodeName }) {
+	case slices.Contains(names, here):
 		return hintHere
 	}
 	return hintElsewhere
 }
 
+// hintsOf returns what e recommends to a node, and to a zone.
+func hintsOf(e *discoveryv1.Endpoint, node, zone string) (forNode, forZone hint) {
+	if e.Hints == nil {
+		return noHint, noHint
+	}
+	var nodes, zones []string
+	for _, n := range e.Hints.ForNodes {
+		nodes = append(nodes, n.Name)
+	}
+	for _, z := range e.Hints.ForZones {
+		zones = append(zones, z.Name)
+	}
+	return newHint(nodes, node), newHint(zones, zone)
+}
+
 // endpointsOf returns the endpoints behind port, each once, in order of address. The slices give a port's number by its
 // name, already resolved where the Service names a port of the container.
-func endpointsOf(c Config, port *corev1.ServicePort, endpointSlices []*discoveryv1.EndpointSlice) []endpoint {
+func endpointsOf(c Config, zone string, port *corev1.ServicePort, endpointSlices []*discoveryv1.EndpointSlice) []endpoint {
 	var all []endpoint
 	for _, slice := range endpointSlices {
 		if slice.AddressType != discoveryv1.AddressTypeIPv4 {
@@ -47,7 +63,7 @@ func endpointsOf(c Config, port *corev1.ServicePort, endpointSlices []*discovery
 		}
 		for _, number := range portNumbers(port, slice) {
 			for i := range slice.Endpoints {
-				if e, ok := newEndpoint(c, &slice.Endpoints[i], number); ok {
+				if e, ok := newEndpoint(c, zone, &slice.Endpoints[i], number); ok {
 					all = append(all, e)
 				}
 			}
@@ -60,7 +76,7 @@ func endpointsOf(c Config, port *corev1.ServicePort, endpointSlices []*discovery
 	return slices.CompactFunc(all, func(a, b endpoint) bool { return a.target == b.target })
 }
 
-func newEndpoint(c Config, e *discoveryv1.Endpoint, port uint16) (endpoint, bool) {
+func newEndpoint(c Config, zone string, e *discoveryv1.Endpoint, port uint16) (endpoint, bool) {
 	if len(e.Addresses) == 0 {
 		return endpoint{}, false
 	}
@@ -75,12 +91,14 @@ func newEndpoint(c Config, e *discoveryv1.Endpoint, port uint16) (endpoint, bool
 		serving = *e.Conditions.Serving
 	}
 	terminating := e.Conditions.Terminating != nil && *e.Conditions.Terminating
+	forNode, forZone := hintsOf(e, c.NodeName, zone)
 	return endpoint{
 		target:      netip.AddrPortFrom(addr, port),
 		ready:       ready,
 		terminating: serving && terminating,
 		local:       e.NodeName == nil || *e.NodeName == c.NodeName,
-		hint:        hintOf(c, e),
+		forNode:     forNode,
+		forZone:     forZone,
 	}, true
 }
 
@@ -121,17 +139,20 @@ func onThisNode(all []endpoint) []endpoint {
 	return slices.DeleteFunc(slices.Clone(all), func(e endpoint) bool { return !e.local })
 }
 
-// nearest leaves the endpoints that EndpointSlices recommend for this node, where they recommend for every endpoint and name
-// this node at all. Otherwise a wish to stay near would cost connections.
+// nearest leaves the endpoints that EndpointSlices recommend for this node, or else for its zone. They must recommend for every
+// endpoint, and some for here: otherwise a wish to stay near would cost connections.
 func nearest(chosen []endpoint) []endpoint {
-	if slices.ContainsFunc(chosen, func(e endpoint) bool { return e.hint == noHint }) {
-		return chosen
+	for _, hintOf := range []func(endpoint) hint{
+		func(e endpoint) hint { return e.forNode },
+		func(e endpoint) hint { return e.forZone },
+	} {
+		near := slices.DeleteFunc(slices.Clone(chosen), func(e endpoint) bool { return hintOf(e) == hintElsewhere })
+		all := !slices.ContainsFunc(near, func(e endpoint) bool { return hintOf(e) == noHint })
+		if all && len(near) > 0 {
+			return near
+		}
 	}
-	near := slices.DeleteFunc(slices.Clone(chosen), func(e endpoint) bool { return e.hint != hintHere })
-	if len(near) == 0 {
-		return chosen
-	}
-	return near
+	return chosen
 }
 
 func targets(endpoints []endpoint) []netip.AddrPort {

@@ -272,6 +272,31 @@ func podWithPort(name string, port int32) *corev1.Pod {
 	return pod
 }
 
+// TestFollowsZone has the node's label say in which zone it is.
+func TestFollowsZone(t *testing.T) {
+	c := newCluster(t)
+	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "node"}}
+	_, err := c.client.CoreV1().Nodes().Create(t.Context(), node, metav1.CreateOptions{})
+	must(t, err)
+	c.create(newTestService("a", "10.43.0.1"), "10.42.0.1", "10.42.0.2")
+	slice := newTestSlice("a", "10.42.0.1", "10.42.0.2")
+	for i, zone := range []string{"east", "west"} {
+		slice.Endpoints[i].Hints = &discoveryv1.EndpointHints{ForZones: []discoveryv1.ForZone{{Name: zone}}}
+	}
+	_, err = c.client.DiscoveryV1().EndpointSlices("default").Update(t.Context(), slice, metav1.UpdateOptions{})
+	must(t, err)
+	m := &shared{}
+	c.start(m)
+	for zone, want := range map[string]uint32{"": 2, "east": 1, "north": 2} {
+		node.Labels = map[string]string{corev1.LabelTopologyZone: zone}
+		_, err = c.client.CoreV1().Nodes().Update(t.Context(), node, metav1.UpdateOptions{})
+		must(t, err)
+		eventually(t, fmt.Sprintf("in zone %q there are %d endpoints", zone, want), func() bool {
+			return m.copy()[frontend{netip.MustParseAddr("10.43.0.1"), tcp, 80}.key()].choice.count() == want
+		})
+	}
+}
+
 // shared is a memory for several goroutines.
 type shared struct {
 	mu sync.Mutex

@@ -15,6 +15,7 @@ import (
 // Rulesets with the same Services are equal, whatever happened in between.
 type Ruleset struct {
 	config   Config
+	zone     string              // Of the node, by its label. It matters for what is Set from then on.
 	services map[string]*service // By "namespace/name".
 	elements map[key]claim
 	rivals   map[key][]claim        // Further claims to the same key, in order of owner.
@@ -51,7 +52,7 @@ func NewRuleset(c Config) *Ruleset {
 // Set makes the Ruleset hold what the Service called name ("namespace/name") wants, instead of what it wanted before. A nil svc
 // is one that is gone.
 func (r *Ruleset) Set(name string, svc *corev1.Service, endpointSlices []*discoveryv1.EndpointSlice) {
-	r.set(name, newService(r.config, svc, endpointSlices))
+	r.set(name, newService(r.config, r.zone, svc, endpointSlices))
 }
 
 // SetPod does the same for the host ports of the pod called name ("namespace/name").

@@ -140,6 +140,15 @@ func TestEndpointChoice(t *testing.T) {
 		}
 		return s
 	}
+	zoned := func(s *discoveryv1.EndpointSlice, zones ...string) *discoveryv1.EndpointSlice {
+		for i, zone := range zones {
+			if s.Endpoints[i].Hints == nil {
+				s.Endpoints[i].Hints = &discoveryv1.EndpointHints{}
+			}
+			s.Endpoints[i].Hints.ForZones = []discoveryv1.ForZone{{Name: zone}}
+		}
+		return s
+	}
 	published := newTestSlice("web", "(10.42.0.3)")
 	published.Endpoints[0].Conditions.Ready = new(true)
 	web := newTestService("web", "10.43.0.80")
@@ -157,12 +166,15 @@ func TestEndpointChoice(t *testing.T) {
 		{"ready though it terminates: publishNotReadyAddresses", web, list(published, newTestSlice("web", "10.42.0.4")), "10.42.0.3:8080 10.42.0.4:8080"},
 		{"hints for this node", web, list(hinted(newTestSlice("web", "10.42.0.1", "10.42.1.1"), "node", "other")), "10.42.0.1:8080"},
 		{"hints for another node only", web, list(hinted(newTestSlice("web", "10.42.0.1", "10.42.1.1"), "other", "other")), "10.42.0.1:8080 10.42.1.1:8080"},
+		{"hints for this zone", web, list(zoned(newTestSlice("web", "10.42.0.1", "10.42.1.1"), "east", "west")), "10.42.0.1:8080"},
+		{"hints for another zone only", web, list(zoned(newTestSlice("web", "10.42.0.1", "10.42.1.1"), "west", "west")), "10.42.0.1:8080 10.42.1.1:8080"},
+		{"hints for another node in this zone", web, list(zoned(hinted(newTestSlice("web", "10.42.0.1", "10.42.1.1"), "other", "other"), "east", "west")), "10.42.0.1:8080"},
 		{"hints for some only", web, list(hinted(newTestSlice("web", "10.42.0.1", "10.42.1.1"), "node")), "10.42.0.1:8080 10.42.1.1:8080"},
 		{"only this node's", local(newTestService("web", "10.43.0.80")), list(remote(newTestSlice("web", "10.42.1.1", "10.42.0.1"))), "10.42.0.1:8080"},
 		{"none on this node", local(newTestService("web", "10.43.0.80")), list(remote(newTestSlice("web", "10.42.1.1"))), "drop"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			b := newService(testConfig(), tc.svc, tc.slices).backends[frontend{netip.MustParseAddr("10.43.0.80"), tcp, 80}]
+			b := newService(testConfig(), "east", tc.svc, tc.slices).backends[frontend{netip.MustParseAddr("10.43.0.80"), tcp, 80}]
 			var got []string
 			for _, target := range b.targets {
 				got = append(got, target.String())
@@ -187,7 +199,7 @@ func TestNotForThisProxy(t *testing.T) {
 	} {
 		svc := newTestService("web", "10.43.0.80")
 		change(svc)
-		if got := newService(testConfig(), svc, nil); got != nil {
+		if got := newService(testConfig(), "", svc, nil); got != nil {
 			t.Errorf("%s: %+v, want nothing", name, got)
 		}
 	}

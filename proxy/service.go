@@ -76,8 +76,8 @@ type backends struct {
 }
 
 // newService decides what svc, with its EndpointSlices, wants. nil: nothing, the Service is not for a proxy or not for
-// this one. A nil svc is one that is gone.
-func newService(c Config, svc *corev1.Service, endpointSlices []*discoveryv1.EndpointSlice) *service {
+// this one. A nil svc is one that is gone. The node is in the given zone, or in none.
+func newService(c Config, zone string, svc *corev1.Service, endpointSlices []*discoveryv1.EndpointSlice) *service {
 	if svc == nil || svc.Spec.Type == corev1.ServiceTypeExternalName || svc.Spec.ClusterIP == corev1.ClusterIPNone {
 		return nil
 	}
@@ -92,7 +92,7 @@ func newService(c Config, svc *corev1.Service, endpointSlices []*discoveryv1.End
 	var ready []netip.Addr // On this node.
 	for i := range svc.Spec.Ports {
 		port := &svc.Spec.Ports[i]
-		all := endpointsOf(c, port, endpointSlices)
+		all := endpointsOf(c, zone, port, endpointSlices)
 		inside, outside := insideBackends(svc, all), outsideBackends(svc, all)
 		open := func(b backends, number int32, addrs ...netip.Addr) {
 			for _, addr := range addrs {
