@@ -59,11 +59,6 @@ func (s seen) latest(name string) *Container {
 	return nil
 }
 
-func (s seen) running(name string) bool {
-	c := s.latest(name)
-	return c != nil && c.State == Running
-}
-
 // started says that a container runs, its postStart hook is done, and its startup probe has passed.
 func (s seen) started(c *v1.Container) bool {
 	latest := s.latest(c.Name)

@@ -29,7 +29,7 @@ func certificateSigningRequest() *Resource {
 	})
 	return row(Resource{
 		Group: "certificates.k8s.io", Version: "v1", Name: "certificatesigningrequests", Singular: "certificatesigningrequest",
-		Kind: kind, ShortNames: []string{"csr"},
+		Kind: kind, Idle: true, ShortNames: []string{"csr"},
 		Verbs:        allVerbs(),
 		Subs:         []Sub{approval, sub},
 		ValidateName: validatePathSegment,

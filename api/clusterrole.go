@@ -8,7 +8,7 @@ import (
 
 func clusterRole() *Resource {
 	return row(Resource{
-		Group: rbacv1.GroupName, Version: "v1", Name: "clusterroles", Singular: "clusterrole", Kind: "ClusterRole",
+		Group: rbacv1.GroupName, Version: "v1", Name: "clusterroles", Singular: "clusterrole", Kind: "ClusterRole", Idle: true,
 		Verbs:        allVerbs(),
 		ValidateName: validatePathSegment,
 		Columns:      []metav1.TableColumnDefinition{nameColumn(), createdColumn()},

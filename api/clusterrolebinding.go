@@ -8,7 +8,7 @@ import (
 func clusterRoleBinding() *Resource {
 	return row(Resource{
 		Group: rbacv1.GroupName, Version: "v1", Name: "clusterrolebindings", Singular: "clusterrolebinding",
-		Kind:         "ClusterRoleBinding",
+		Kind: "ClusterRoleBinding", Idle: true,
 		Verbs:        allVerbs(),
 		ValidateName: validatePathSegment,
 		Columns:      bindingColumns(),

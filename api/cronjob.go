@@ -13,7 +13,7 @@ import (
 func cronJob() *Resource {
 	spec, status := batchv1.CronJobSpec{}.SwaggerDoc(), batchv1.CronJobStatus{}.SwaggerDoc()
 	return row(Resource{
-		Group: "batch", Version: "v1", Name: "cronjobs", Singular: "cronjob", Kind: "CronJob", ShortNames: []string{"cj"},
+		Group: "batch", Version: "v1", Name: "cronjobs", Singular: "cronjob", Kind: "CronJob", Idle: true, ShortNames: []string{"cj"},
 		Categories: []string{"all"}, Namespaced: true,
 		Verbs: allVerbs(),
 		Subs:  []Sub{statusSub("CronJob")},

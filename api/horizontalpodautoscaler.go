@@ -14,7 +14,7 @@ func horizontalPodAutoscaler() *Resource {
 	spec := autoscalingv2.HorizontalPodAutoscalerSpec{}.SwaggerDoc()
 	return row(Resource{
 		Group: "autoscaling", Version: "v2", Name: "horizontalpodautoscalers", Singular: "horizontalpodautoscaler",
-		Kind: "HorizontalPodAutoscaler", ShortNames: []string{"hpa"}, Categories: []string{"all"}, Namespaced: true,
+		Kind: "HorizontalPodAutoscaler", Idle: true, ShortNames: []string{"hpa"}, Categories: []string{"all"}, Namespaced: true,
 		Verbs: allVerbs(),
 		Subs:  []Sub{statusSub("HorizontalPodAutoscaler")},
 		Columns: []metav1.TableColumnDefinition{

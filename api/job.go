@@ -16,7 +16,7 @@ import (
 
 func job() *Resource {
 	return row(Resource{
-		Group: "batch", Version: "v1", Name: "jobs", Singular: "job", Kind: "Job", Categories: []string{"all"},
+		Group: "batch", Version: "v1", Name: "jobs", Singular: "job", Kind: "Job", Idle: true, Categories: []string{"all"},
 		Namespaced: true,
 		Verbs:      allVerbs(),
 		Subs:       []Sub{statusSub("Job")},

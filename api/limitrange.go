@@ -15,7 +15,7 @@ import (
 
 func limitRange() *Resource {
 	return row(Resource{
-		Version: "v1", Name: "limitranges", Singular: "limitrange", Kind: "LimitRange", ShortNames: []string{"limits"},
+		Version: "v1", Name: "limitranges", Singular: "limitrange", Kind: "LimitRange", Idle: true, ShortNames: []string{"limits"},
 		Namespaced: true,
 		Verbs:      allVerbs(),
 		Columns:    []metav1.TableColumnDefinition{nameColumn(), createdColumn()},

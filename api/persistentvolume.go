@@ -18,7 +18,7 @@ import (
 func persistentVolume() *Resource {
 	spec, status := corev1.PersistentVolumeSpec{}.SwaggerDoc(), corev1.PersistentVolumeStatus{}.SwaggerDoc()
 	return row(Resource{
-		Version: "v1", Name: "persistentvolumes", Singular: "persistentvolume", Kind: "PersistentVolume",
+		Version: "v1", Name: "persistentvolumes", Singular: "persistentvolume", Kind: "PersistentVolume", Idle: true,
 		ShortNames: []string{"pv"},
 		Verbs:      allVerbs(),
 		Subs:       []Sub{statusSub("PersistentVolume")},

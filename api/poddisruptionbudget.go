@@ -10,7 +10,7 @@ import (
 func podDisruptionBudget() *Resource {
 	spec := policyv1.PodDisruptionBudgetSpec{}.SwaggerDoc()
 	return row(Resource{
-		Group: "policy", Version: "v1", Name: "poddisruptionbudgets", Singular: "poddisruptionbudget", Kind: "PodDisruptionBudget",
+		Group: "policy", Version: "v1", Name: "poddisruptionbudgets", Singular: "poddisruptionbudget", Kind: "PodDisruptionBudget", Idle: true,
 		ShortNames: []string{"pdb"}, Namespaced: true,
 		Verbs: allVerbs(),
 		Subs:  []Sub{statusSub("PodDisruptionBudget")},

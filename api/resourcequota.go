@@ -14,7 +14,7 @@ import (
 
 func resourceQuota() *Resource {
 	return row(Resource{
-		Version: "v1", Name: "resourcequotas", Singular: "resourcequota", Kind: "ResourceQuota", ShortNames: []string{"quota"},
+		Version: "v1", Name: "resourcequotas", Singular: "resourcequota", Kind: "ResourceQuota", Idle: true, ShortNames: []string{"quota"},
 		Namespaced: true,
 		Verbs:      allVerbs(),
 		Subs:       []Sub{statusSub("ResourceQuota")},

@@ -9,7 +9,7 @@ import (
 
 func role() *Resource {
 	return row(Resource{
-		Group: rbacv1.GroupName, Version: "v1", Name: "roles", Singular: "role", Kind: "Role", Namespaced: true,
+		Group: rbacv1.GroupName, Version: "v1", Name: "roles", Singular: "role", Kind: "Role", Idle: true, Namespaced: true,
 		Verbs:        allVerbs(),
 		ValidateName: validatePathSegment,
 		Columns:      []metav1.TableColumnDefinition{nameColumn(), createdColumn()},

@@ -12,7 +12,7 @@ import (
 
 func roleBinding() *Resource {
 	return row(Resource{
-		Group: rbacv1.GroupName, Version: "v1", Name: "rolebindings", Singular: "rolebinding", Kind: "RoleBinding",
+		Group: rbacv1.GroupName, Version: "v1", Name: "rolebindings", Singular: "rolebinding", Kind: "RoleBinding", Idle: true,
 		Namespaced:   true,
 		Verbs:        allVerbs(),
 		ValidateName: validatePathSegment,

@@ -14,7 +14,7 @@ import (
 
 func statefulSet() *Resource {
 	return row(Resource{
-		Group: "apps", Version: "v1", Name: "statefulsets", Singular: "statefulset", Kind: "StatefulSet",
+		Group: "apps", Version: "v1", Name: "statefulsets", Singular: "statefulset", Kind: "StatefulSet", Idle: true,
 		ShortNames: []string{"sts"}, Categories: []string{"all"}, Namespaced: true,
 		Verbs:        allVerbs(),
 		Subs:         []Sub{scaleSub(), statusSub("StatefulSet")},

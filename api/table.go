@@ -46,6 +46,7 @@ type Resource struct {
 	Subs       []Sub    // Subresources.
 
 	Review         bool // Whether an object is a question, answered in its status and not stored; it has no columns.
+	Idle           bool // Whether nothing in skiff acts on such objects yet: who makes one is warned.
 	StatusOnCreate bool // Whether a new object may come with a status (a Node that registers itself).
 
 	// Default fills in what the documentation calls defaults. It runs on every object that comes in.

@@ -1,6 +1,7 @@
 package apiserver
 
 import (
+	"fmt"
 	"net/http"
 
 	"skiff/api"
@@ -114,6 +115,9 @@ func (h *resource) post(w http.ResponseWriter, r *http.Request) error {
 	obj, err = h.server.create(r.Context(), h.shelf, chi.URLParam(r, "namespace"), obj, o.dry)
 	if err != nil {
 		return err
+	}
+	if h.Idle {
+		o.validation.warnings = append(o.validation.warnings, fmt.Sprintf("skiff stores this %s, but nothing acts on it yet", h.Kind))
 	}
 	return h.answer(w, r, http.StatusCreated, obj, o.validation)
 }

@@ -429,3 +429,17 @@ func TestRaces(t *testing.T) {
 		t.Errorf("%d of 20 deleted the object, want 1", n)
 	}
 }
+
+// TestIdleKindWarns promises that nobody takes a kind that is only stored for one that is acted on.
+func TestIdleKindWarns(t *testing.T) {
+	s := start(t)
+	policy := `{"kind":"NetworkPolicy","apiVersion":"networking.k8s.io/v1","metadata":{"name":"deny"},"spec":{"podSelector":{}}}`
+	got := s.do(t, "POST", "/apis/networking.k8s.io/v1/namespaces/default/networkpolicies", policy).want(t, 201).header["Warning"]
+	want := []string{`299 - "skiff stores this NetworkPolicy, but nothing acts on it yet"`}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("warnings (-want +got):\n%s", diff)
+	}
+	if got := s.do(t, "POST", configMapsPath, configMapJSON("a")).want(t, 201).header["Warning"]; len(got) != 0 {
+		t.Errorf("a ConfigMap warns: %v", got)
+	}
+}

@@ -183,10 +183,6 @@ func clusterAddresses(c Config, svc *corev1.Service) []netip.Addr {
 	return c.translated(svc.Spec.ClusterIPs...)
 }
 
-func externalAddresses(c Config, svc *corev1.Service) []netip.Addr {
-	return c.translated(svc.Spec.ExternalIPs...)
-}
-
 // balancerAddresses returns the addresses of the Service's load balancer whose packets come here as they were sent. One of
 // mode Proxy sends its own packets, to the node port, and wants to see those of pods too.
 func balancerAddresses(c Config, svc *corev1.Service) []netip.Addr {
