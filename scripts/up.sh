@@ -14,6 +14,7 @@ kubectl() { bin/skiff kubectl --data-dir "$data" "$@"; }
 [ "$(id -u)" = 0 ] || { echo "make up starts a node, which needs root: sudo make up" >&2; exit 1; }
 scripts/install.sh
 make --no-print-directory build
+found=$(bin/skiff check) || { echo "$found" >&2; exit 1; }
 
 finish() {
 	echo
