@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -131,8 +132,32 @@ func (d *Daemon) Stop() error {
 // removed before by [Runtime.Purge]; this is for what could not be.
 func (d *Daemon) Purge() error {
 	var errs []error
-	errs = append(errs, killShims(d.config.Socket), unmountUnder(d.config.State), unmountUnder(d.config.Root))
+	errs = append(errs, killShims(d.config.Socket), removeShimSockets(d.config.State))
+	errs = append(errs, unmountUnder(d.config.State), unmountUnder(d.config.Root))
 	errs = append(errs, os.RemoveAll(d.config.State), os.RemoveAll(d.config.Root), os.RemoveAll(d.config.Socket))
+	return errors.Join(errs...)
+}
+
+// removeShimSockets removes the sockets of shims that were killed. They lie outside of the daemon's directories, in
+// /run/containerd/s; the bundle of each container names its own.
+func removeShimSockets(state string) error {
+	files, err := filepath.Glob(filepath.Join(state, "io.containerd.runtime.v2.task", "*", "*", "address"))
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, file := range files {
+		address, err := os.ReadFile(file)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		socket, ok := strings.CutPrefix(strings.TrimSpace(string(address)), "unix://")
+		if info, err := os.Lstat(socket); !ok || err != nil || info.Mode().Type() != os.ModeSocket {
+			continue // Gone with its shim, or nothing that a shim makes.
+		}
+		errs = append(errs, os.Remove(socket))
+	}
 	return errors.Join(errs...)
 }
 

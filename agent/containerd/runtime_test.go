@@ -557,13 +557,36 @@ func TestDaemonPurge(t *testing.T) {
 	if len(n.shims()) == 0 {
 		t.Error("the shim ended with its daemon")
 	}
+	sockets := shimSockets(t, n.daemon.config.State)
 	if err := n.daemon.Purge(); err != nil {
 		t.Errorf("purge: %v", err)
+	}
+	for _, socket := range sockets {
+		if _, err := os.Lstat(socket); err == nil {
+			t.Errorf("the shim's socket %s is left", socket)
+		}
 	}
 	if err := unmount(filepath.Join(n.dir, "run", "shm", "pod-1")); err != nil {
 		t.Error(err)
 	}
 	n.eventually("the container's cgroup is empty and can be removed", func() bool { return removeCgroups(testCgroup) == nil })
+}
+
+// shimSockets are where the shims of a daemon listen; there is at least one.
+func shimSockets(t *testing.T, state string) (sockets []string) {
+	t.Helper()
+	files, _ := filepath.Glob(filepath.Join(state, "io.containerd.runtime.v2.task", "*", "*", "address"))
+	for _, file := range files {
+		address, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sockets = append(sockets, strings.TrimPrefix(string(address), "unix://"))
+	}
+	if len(sockets) == 0 {
+		t.Fatal("no shim's socket found")
+	}
+	return sockets
 }
 
 // Anything wrong with the daemon is one clear error.
