@@ -150,7 +150,7 @@ func firstLine(s string) string {
 	return line
 }
 
-// parseURIs reads lines like 'http://deb.debian.org/.../zlib1g_1.2.13_amd64.deb' zlib1g_1%3a1.2.13_amd64.deb 86684 SHA256:...
+// parseURIs reads lines like 'http://mirror.example/.../zlib1g_1.2.13_amd64.deb' zlib1g_1%3a1.2.13_amd64.deb 86684 SHA256:...
 func parseURIs(out []byte) ([]deb, error) {
 	var debs []deb
 	for line := range strings.Lines(string(out)) {

@@ -17,8 +17,8 @@ import (
 
 func TestParseURIs(t *testing.T) {
 	out := `Reading package lists...
-'http://deb.debian.org/debian/pool/main/z/zlib/zlib1g_1.2.13_amd64.deb' zlib1g_1%3a1.2.13.dfsg-1_amd64.deb 86684 SHA256:ab
-'http://deb.debian.org/debian/pool/main/c/curl/curl_7.88_amd64.deb' curl_7.88.1-10+deb12u15_amd64.deb 315764
+'http://mirror.example/debian/pool/main/z/zlib/zlib1g_1.2.13_amd64.deb' zlib1g_1%3a1.2.13.dfsg-1_amd64.deb 86684 SHA256:ab
+'http://mirror.example/debian/pool/main/c/curl/curl_7.88_amd64.deb' curl_7.88.1-10+deb12u15_amd64.deb 315764
 `
 	got, err := parseURIs([]byte(out))
 	if err != nil {
