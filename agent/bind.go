@@ -71,19 +71,19 @@ func unmount(path string) error {
 	return fmt.Errorf("unmount %s: %w", path, err)
 }
 
-// mountMemory mounts a file system of memory on dir, unless that is there already.
-func mountMemory(dir string, size int64) error {
+// mountMemory mounts a file system of memory on dir, unless that is there already, and says whether it did.
+func mountMemory(dir string, size int64) (mounted bool, err error) {
 	var own, parent unix.Stat_t
 	if err := errors.Join(unix.Stat(dir, &own), unix.Stat(filepath.Dir(dir), &parent)); err != nil {
-		return err
+		return false, err
 	}
 	if own.Dev != parent.Dev {
-		return nil
+		return false, nil
 	}
 	if err := unix.Mount("tmpfs", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=0777,size="+strconv.FormatInt(size, 10)); err != nil {
-		return fmt.Errorf("mount memory at %s: %w", dir, err)
+		return false, fmt.Errorf("mount memory at %s: %w", dir, err)
 	}
-	return nil
+	return true, nil
 }
 
 // bindPart mounts the part of a volume that sub names on target. A part that is missing is made as a directory, like the
@@ -115,6 +115,10 @@ func bindPart(volume, sub, target string) error {
 	opened := fmt.Sprintf("/proc/self/fd/%d", part.Fd())
 	if err := unix.Mount(opened, target, "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
 		return fmt.Errorf("bind %s: %w", sub, err)
+	}
+	// A host's mounts are shared, as a rule: without this, what is unmounted here with the pod would be unmounted there too.
+	if err := unix.Mount("", target, "", unix.MS_SLAVE|unix.MS_REC, ""); err != nil {
+		return errors.Join(fmt.Errorf("part the mount of %s from the host's: %w", sub, err), unmount(target))
 	}
 	return nil
 }

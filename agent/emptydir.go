@@ -24,12 +24,13 @@ func makeEmptyDir(path string, group *int64, memory int64) error {
 	if err != nil && !had {
 		return err
 	}
+	mounted := false
 	if memory > 0 {
-		if err := mountMemory(path, memory); err != nil { // Also where a reboot has taken it away.
+		if mounted, err = mountMemory(path, memory); err != nil { // Also where a reboot has taken it away.
 			return err
 		}
 	}
-	if had && memory == 0 {
+	if had && !mounted {
 		return nil // Containers have used it since; its mode is theirs.
 	}
 	mode := fs.FileMode(0o777)

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"slices"
 	"time"
 
@@ -166,7 +167,7 @@ func (a *Agent) do(ctx context.Context, s seen, d decision, m *memory) error {
 		}
 	}
 	for _, id := range d.remove {
-		errs = append(errs, a.removeContainer(ctx, id), a.removeParts(s, id))
+		errs = append(errs, a.removeContainer(ctx, id), a.removeParts(s, id), a.removeFiles(s, id))
 		delete(m.told, id)
 		delete(m.messages, id)
 	}
@@ -185,6 +186,24 @@ func (a *Agent) removeContainer(ctx context.Context, id string) error {
 		return fmt.Errorf("remove container %s: %w", id, err)
 	}
 	return nil
+}
+
+// removeFiles deletes the log and the termination message of a container that nobody can ask for any more.
+func (a *Agent) removeFiles(s seen, id string) error {
+	i := slices.IndexFunc(s.containers, func(c Container) bool { return c.ID == id })
+	if i < 0 || s.pod.UID == "" {
+		return nil // Of a pod that is gone all is removed together.
+	}
+	c := &s.containers[i]
+	files, err := filepath.Glob(a.dirs.log(s.pod, c.Name, c.Attempt) + "*") // With what was rotated away.
+	if err != nil {
+		return err
+	}
+	errs := []error{os.RemoveAll(a.dirs.message(s.pod.UID, c.Name, c.Attempt))}
+	for _, file := range files {
+		errs = append(errs, os.Remove(file))
+	}
+	return errors.Join(errs...)
 }
 
 // removeParts takes away the mounts that were made for a container.

@@ -146,10 +146,13 @@ func (p *pulls) patiently(call *pull) (Image, error) {
 	defer stuck.Stop()
 	last := int64(-1)
 	image, err := p.runtime.Pull(ctx, call.ref, call.logins, func(done, total int64) {
-		if done != last {
-			last = done
+		switch {
+		case total > 0 && done >= total:
+			stuck.Stop() // The registry has done its part; unpacking a large layer takes its time.
+		case done != last:
 			stuck.Reset(pullPatience)
 		}
+		last = done
 		call.progress(done, total)
 	})
 	if err != nil && ctx.Err() != nil && !errors.Is(context.Cause(ctx), context.Canceled) {

@@ -34,6 +34,7 @@ func (a *Agent) serve(ctx context.Context) error {
 		Handler:           a.routes(),
 		TLSConfig:         config,
 		ReadHeaderTimeout: headerTime,
+		IdleTimeout:       time.Minute, // Whoever reaches the port may open a connection; none may keep it for nothing.
 		BaseContext:       func(net.Listener) context.Context { return ctx },
 		ErrorLog:          slog.NewLogLogger(slog.Default().Handler(), slog.LevelDebug),
 	}

@@ -70,10 +70,26 @@ func (d dirs) down(ctx context.Context, out io.Writer, purge bool) error {
 		fmt.Fprintf(out, "the cluster is down; its state is kept in %s\n", d.data)
 		return nil
 	}
+	if err := d.inUse(); err != nil {
+		return err
+	}
 	if err := errors.Join(os.RemoveAll(d.data), os.RemoveAll(d.run)); err != nil {
 		return fmt.Errorf("remove the cluster's files: %w", err)
 	}
 	fmt.Fprintf(out, "the cluster is down and nothing of it is left\n")
+	return nil
+}
+
+// inUse fails if a server has the data directory open, which must then be one with another run directory.
+func (d dirs) inUse() error {
+	state, err := os.Open(d.state())
+	if err != nil {
+		return nil // There is no state to lose.
+	}
+	defer state.Close()
+	if unix.Flock(int(state.Fd()), unix.LOCK_SH|unix.LOCK_NB) != nil {
+		return fmt.Errorf("a server still uses %s: give `skiff down` the same --data-dir and --run-dir as it has", d.data)
+	}
 	return nil
 }
 
@@ -139,8 +155,10 @@ func (d dirs) whatIsLeft() (*left, error) {
 func (d dirs) stopNode(ctx context.Context, l *left, purge bool) error {
 	s := settings{options: options{dirs: d, containerd: l.Containerd}}
 	errs := []error{s.stopContainers(ctx, purge), stopNetwork(ctx, d, l), proxy.Purge(nftTable)}
-	errs = append(errs, os.Remove(d.leftFile()))
-	return errors.Join(errs...)
+	if err := errors.Join(errs...); err != nil {
+		return err // The note stays: the next `skiff down` goes on from here.
+	}
+	return os.Remove(d.leftFile())
 }
 
 func (s settings) stopContainers(ctx context.Context, purge bool) (err error) {

@@ -32,15 +32,32 @@ func (d *dirs) flags(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&d.run, "run-dir", "/run/skiff", "where sockets, namespaces and the process ID are kept; need not survive a reboot")
 }
 
+// absolute makes the paths what the kernel calls them, links resolved: they are looked up among its mounts.
 func (d *dirs) absolute() (err error) {
-	if d.data, err = filepath.Abs(d.data); err != nil {
+	if d.data, err = resolve(d.data); err != nil {
 		return err
 	}
-	d.run, err = filepath.Abs(d.run)
+	d.run, err = resolve(d.run)
 	return err
 }
 
+// resolve follows the links in a path whose last part need not be there yet.
+func resolve(path string) (string, error) {
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return "", err
+	}
+	if real, err := filepath.EvalSymlinks(path); err == nil {
+		return real, nil
+	}
+	if parent, err := filepath.EvalSymlinks(filepath.Dir(path)); err == nil {
+		return filepath.Join(parent, filepath.Base(path)), nil
+	}
+	return path, nil
+}
+
 func (d dirs) kubeconfig() string       { return filepath.Join(d.data, "admin.kubeconfig") }
+func (d dirs) state() string            { return filepath.Join(d.data, "state.db") }
 func (d dirs) images() string           { return filepath.Join(d.data, "images") }
 func (d dirs) pidFile() string          { return filepath.Join(d.run, "skiff.pid") }
 func (d dirs) log() string              { return filepath.Join(d.data, "server.log") }

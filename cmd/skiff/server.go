@@ -27,6 +27,7 @@ import (
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 	appsv1 "k8s.io/api/apps/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -76,9 +77,11 @@ func (s settings) serve(ctx context.Context, out io.Writer) error {
 	}
 	defer p.store.Close()
 	defer p.listener.Close()
-	if err := s.writePid(); err != nil {
+	pid, err := s.writePid()
+	if err != nil {
 		return err
 	}
+	defer pid.Close()
 	defer os.Remove(s.pidFile())
 
 	// The API outlives ctx by as long as the components need.
@@ -126,7 +129,7 @@ func (s settings) open(ctx context.Context) (*plane, error) {
 			return nil, fmt.Errorf("make the directory %s: %w", dir, err)
 		}
 	}
-	db, err := bolt.Open(filepath.Join(s.data, "state.db"))
+	db, err := bolt.Open(s.state())
 	if err != nil {
 		return nil, err
 	}
@@ -334,9 +337,25 @@ func (p *plane) components(ctx context.Context, out io.Writer, started time.Time
 	return group.Wait()
 }
 
-func (s settings) writePid() error {
-	if err := os.WriteFile(s.pidFile(), []byte(strconv.Itoa(os.Getpid())+"\n"), 0o644); err != nil {
-		return fmt.Errorf("write the process ID: %w", err)
+// writePid notes the process ID in a file that is locked for as long as this process lives: by that others know that the
+// number still means it.
+func (s settings) writePid() (*os.File, error) {
+	f, err := os.OpenFile(s.pidFile(), os.O_RDWR|os.O_CREATE, 0o644)
+	if err != nil {
+		return nil, fmt.Errorf("note the process ID: %w", err)
 	}
-	return nil
+	if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil {
+		f.Close()
+		return nil, fmt.Errorf("run directory %s is in use by another skiff server", s.run)
+	}
+	if err := errors.Join(f.Truncate(0), writeLine(f, strconv.Itoa(os.Getpid()))); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("note the process ID: %w", err)
+	}
+	return f, nil
+}
+
+func writeLine(w io.Writer, line string) error {
+	_, err := fmt.Fprintln(w, line)
+	return err
 }

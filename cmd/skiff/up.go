@@ -17,6 +17,7 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+	"golang.org/x/sys/unix"
 )
 
 // readyTimeout bounds how long `skiff up` waits for the node.
@@ -148,22 +149,22 @@ func (s settings) lastWords(err error) string {
 	return err.Error()
 }
 
-// running finds the server of these directories, if it lives.
+// running finds the server of these directories, if it lives: it holds a lock on its note of the process ID.
 func (d dirs) running() (pid int, ok bool) {
-	text, err := os.ReadFile(d.pidFile())
+	f, err := os.Open(d.pidFile())
+	if err != nil {
+		return 0, false
+	}
+	defer f.Close()
+	if unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB) == nil {
+		return 0, false // A server that was killed left it.
+	}
+	text, err := io.ReadAll(io.LimitReader(f, 32))
 	if err != nil {
 		return 0, false
 	}
 	pid, err = strconv.Atoi(strings.TrimSpace(string(text)))
-	if err != nil {
-		return 0, false
-	}
-	cmdline, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-	if err != nil {
-		return 0, false
-	}
-	args := strings.Split(string(cmdline), "\x00")
-	return pid, len(args) > 1 && args[1] == "server"
+	return pid, err == nil
 }
 
 // left is what a server leaves for `skiff down` to know: how to find what it made.
