@@ -54,18 +54,27 @@ func (s *Server) allocate(sh *shelf, obj runtime.Object, sub string) (unlock fun
 type taken struct {
 	addresses map[string]bool
 	ports     map[int32]bool
+
+	// What the Service itself has already stays its own, also where the ranges were others when it was given.
+	ownAddresses []string
+	ownPorts     []int32
 }
 
 func takenBy(sh *shelf, but *corev1.Service) taken {
-	t := taken{map[string]bool{}, map[int32]bool{}}
+	t := taken{addresses: map[string]bool{}, ports: map[int32]bool{}}
 	key := objectKey(but.Namespace, but.Name)
 	sh.mu.RLock()
 	defer sh.mu.RUnlock()
 	sh.tree.Ascend(func(it *item) bool {
+		svc := it.obj.(*corev1.Service)
 		if it.key == key {
+			t.ownAddresses = svc.Spec.ClusterIPs
+			t.ownPorts = append(t.ownPorts, svc.Spec.HealthCheckNodePort)
+			for _, p := range svc.Spec.Ports {
+				t.ownPorts = append(t.ownPorts, p.NodePort)
+			}
 			return true
 		}
-		svc := it.obj.(*corev1.Service)
 		for _, ip := range svc.Spec.ClusterIPs {
 			t.addresses[ip] = true
 		}
@@ -111,7 +120,7 @@ func (a *allocator) mayHave(ip string, t taken) error {
 	if err != nil {
 		return nil // Validation finds the words for it.
 	}
-	if !a.cidr.Contains(addr) {
+	if !a.cidr.Contains(addr) && !slices.Contains(t.ownAddresses, ip) {
 		return fmt.Errorf("the provided IP (%s) is not in the valid range. The range of valid IPs is %s", ip, a.cidr)
 	}
 	if t.addresses[ip] {
@@ -203,7 +212,7 @@ func (a *allocator) mayHavePort(path *field.Path, port int32, t taken) field.Err
 	switch {
 	case t.ports[port]:
 		return field.ErrorList{field.Invalid(path, port, "provided port is already allocated")}
-	case !a.ports.contains(port):
+	case !a.ports.contains(port) && !slices.Contains(t.ownPorts, port):
 		return field.ErrorList{field.Invalid(path, port, fmt.Sprintf("provided port is not in the valid range. The range of valid ports is %s", a.ports))}
 	}
 	return nil

@@ -37,6 +37,19 @@ func TestServiceAddressIsKept(t *testing.T) {
 	s.do(t, "PUT", servicesPath+"/a", serviceJSON("a", `"clusterIP":"10.43.7.7"`)).refused(t, 422, metav1.StatusReasonInvalid, "spec.clusterIPs[0]", "may not change once set")
 }
 
+// TestServiceOfOtherRanges promises that a Service may be changed after the server was started with other ranges.
+func TestServiceOfOtherRanges(t *testing.T) {
+	s := start(t)
+	before := s.createService(t, "a", `"type":"NodePort"`)
+	s.allocator.cidr = netip.MustParsePrefix("10.50.0.0/16")
+	s.allocator.ports = PortRange{20000, 20100}
+	again := parse[corev1.Service](t, s.do(t, "PUT", servicesPath+"/a", serviceJSON("a", `"type":"NodePort","publishNotReadyAddresses":true`)).want(t, 200))
+	if again.Spec.ClusterIP != before.Spec.ClusterIP || again.Spec.Ports[0].NodePort != before.Spec.Ports[0].NodePort {
+		t.Errorf("address %s and node port %d, want them kept: %s and %d",
+			again.Spec.ClusterIP, again.Spec.Ports[0].NodePort, before.Spec.ClusterIP, before.Spec.Ports[0].NodePort)
+	}
+}
+
 func TestServiceAddressByNumber(t *testing.T) {
 	s := start(t)
 	svc := s.createService(t, "a", `"clusterIP":"10.43.5.5"`)

@@ -28,6 +28,10 @@ const pageSize = 500
 // errUnknownKind is the error of a kind that the API server does not serve.
 var errUnknownKind = errors.New("the server does not have this kind")
 
+// errOwnerNamespace is the error of a cluster-wide object whose owner would be in a namespace: which one, nothing says.
+// https://kubernetes.io/docs/concepts/overview/working-with-objects/owners-dependents/
+var errOwnerNamespace = errors.New("an object without a namespace cannot have an owner in one")
+
 // asMetadata asks for the metadata only; a server that cannot gives whole objects, of which the rest is ignored.
 const (
 	asMetadata     = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json"

@@ -135,7 +135,7 @@ func (c *deployments) Reconcile(ctx context.Context, key string) (time.Duration,
 	notePaused(r)
 	switch {
 	case r.d.DeletionTimestamp != nil:
-	case r.d.Spec.Paused || sizeChanged(r):
+	case resizes(r):
 		err = c.resize(ctx, r)
 	case r.d.Spec.Strategy.Type == appsv1.RecreateDeploymentStrategyType:
 		err = c.recreate(ctx, r)
@@ -220,7 +220,7 @@ func (c *deployments) oldPodsLeft(r *rollout) (bool, error) {
 
 // finish writes what has become of the rollout, and asks for a call when its deadline ends.
 func (c *deployments) finish(ctx context.Context, r *rollout) (time.Duration, error) {
-	rolling := r.d.DeletionTimestamp == nil && !r.d.Spec.Paused && !sizeChanged(r)
+	rolling := r.d.DeletionTimestamp == nil && !resizes(r)
 	r.d.Status = deploymentStatus(r, rolling)
 	if !equality.Semantic.DeepEqual(r.was, r.d.Status) {
 		_, err := c.client.AppsV1().Deployments(r.d.Namespace).UpdateStatus(ctx, r.d, metav1.UpdateOptions{})

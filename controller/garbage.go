@@ -303,8 +303,8 @@ func (c *garbage) ownership(ctx context.Context, obj metav1.Object) (ownership, 
 	for _, ref := range obj.GetOwnerReferences() {
 		owner, err := c.owner(ctx, obj, ref)
 		switch {
-		case errors.Is(err, errUnknownKind):
-			slog.Warn("an owner's kind is unknown; its dependent stays", "dependent", obj.GetNamespace()+"/"+obj.GetName(), "owner", ref.Name, "err", err)
+		case errors.Is(err, errUnknownKind), errors.Is(err, errOwnerNamespace):
+			slog.Warn("an owner cannot be looked for; its dependent stays", "dependent", obj.GetNamespace()+"/"+obj.GetName(), "owner", ref.Name, "err", err)
 			o.solid = append(o.solid, ref)
 		case err != nil:
 			return o, err
@@ -324,6 +324,9 @@ func (c *garbage) owner(ctx context.Context, dependent metav1.Object, ref metav1
 	var gvr schema.GroupVersionResource
 	namespace := dependent.GetNamespace()
 	if k := c.kindOf(ref); k != nil {
+		if k.namespaced && namespace == "" {
+			return nil, errOwnerNamespace
+		}
 		gvr, namespace = k.gvr, ownerNamespace(k, dependent)
 		obj, there, err := k.indexer.GetByKey(strings.TrimPrefix(namespace+"/"+ref.Name, "/"))
 		if err == nil && there && obj.(metav1.Object).GetUID() == ref.UID {
@@ -337,6 +340,8 @@ func (c *garbage) owner(ctx context.Context, dependent metav1.Object, ref metav1
 		gvr = schema.FromAPIVersionAndKind(ref.APIVersion, ref.Kind).GroupVersion().WithResource(resource.Name)
 		if !resource.Namespaced {
 			namespace = ""
+		} else if namespace == "" {
+			return nil, errOwnerNamespace
 		}
 	}
 	live, err := c.live.get(ctx, gvr, namespace, ref.Name)

@@ -274,6 +274,10 @@ func TestAbsentOwner(t *testing.T) {
 	strange := ref("Widget", "w", "3")
 	strange.APIVersion = "example.com/v1"
 	create("stranger", strange)
+	// Nothing says in which namespace the owner of a cluster-wide object would be.
+	_, err := c.client.CoreV1().Namespaces().Create(c.ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{
+		Name: "wide", OwnerReferences: []metav1.OwnerReference{ref("ConfigMap", "owner", owner.UID)}}}, metav1.CreateOptions{})
+	c.must(err)
 	create("never", ref("ConfigMap", "never-was", "1"))
 	create("other", ref("ConfigMap", "owner", "2"))
 	create("half", ref("ConfigMap", "never-was", "1"), ref("ConfigMap", "owner", owner.UID))
@@ -297,6 +301,9 @@ func TestAbsentOwner(t *testing.T) {
 	})
 	if _, err := maps.Get(c.ctx, "stranger", metav1.GetOptions{}); err != nil {
 		t.Errorf("the object of an owner of unknown kind: %v, want it to stay", err)
+	}
+	if wide, err := c.client.CoreV1().Namespaces().Get(c.ctx, "wide", metav1.GetOptions{}); err != nil || wide.DeletionTimestamp != nil {
+		t.Errorf("the namespace of an owner in a namespace: %v, error %v; want it to stay", wide, err)
 	}
 }
 

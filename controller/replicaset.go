@@ -75,8 +75,11 @@ func (c *replicaSets) podCame(pod *corev1.Pod) {
 		c.podGone(pod)
 		return
 	}
+	created := metav1.GetControllerOfNoCopy(pod) != nil // Not a pod of nobody, which a set may only adopt.
 	for _, key := range c.keysOf(pod) {
-		c.expected.came(key)
+		if created {
+			c.expected.came(key)
+		}
 		c.loop.Add(key)
 	}
 }

@@ -118,6 +118,13 @@ func oldSizes(r *rollout) map[string]int32 {
 	return sizes
 }
 
+// resizes says whether the Deployment's ReplicaSets only follow a change of spec.replicas now. With Recreate and several
+// active ones there are no shares to keep: the old ones go first, whatever the size is to be.
+func resizes(r *rollout) bool {
+	recreates := r.d.Spec.Strategy.Type == appsv1.RecreateDeploymentStrategyType && len(active(r.all())) > 1
+	return r.d.Spec.Paused || sizeChanged(r) && !recreates
+}
+
 // sizeChanged says whether spec.replicas has changed since the active ReplicaSets were last sized.
 func sizeChanged(r *rollout) bool {
 	return slices.ContainsFunc(active(r.all()), func(rs *appsv1.ReplicaSet) bool {

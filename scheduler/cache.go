@@ -103,11 +103,9 @@ func (c *cluster) assume(pod *corev1.Pod, node string) {
 }
 
 // forget stops counting a pod whose binding has failed, unless it shows as bound all the same.
-func (c *cluster) forget(pod types.UID) {
+func (c *cluster) forget(pod types.UID) (freed bool) {
 	name, there := c.where[pod]
-	if there && c.nodes[name].pods[pod].Spec.NodeName == "" {
-		c.removePod(pod)
-	}
+	return there && c.nodes[name].pods[pod].Spec.NodeName == "" && c.removePod(pod)
 }
 
 // removePod stops counting a pod and says whether it was counted.

@@ -240,8 +240,11 @@ func (s *Scheduler) bind(ctx context.Context, pod *corev1.Pod, node string) erro
 		return nil
 	}
 	s.mu.Lock()
-	s.known.forget(pod.UID)
+	freed := s.known.forget(pod.UID)
 	s.mu.Unlock()
+	if freed { // Others may have been turned away for it meanwhile.
+		s.retryMisfits(false)
+	}
 	if apierrors.IsNotFound(err) {
 		return nil
 	}
