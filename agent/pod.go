@@ -167,7 +167,7 @@ func (a *Agent) do(ctx context.Context, s seen, d decision, m *memory) error {
 		}
 	}
 	for _, id := range d.remove {
-		errs = append(errs, a.removeContainer(ctx, id), a.removeParts(s, id), a.removeFiles(s, id))
+		errs = append(errs, a.removeContainer(ctx, id), a.removeTraces(s, id))
 		delete(m.told, id)
 		delete(m.messages, id)
 	}
@@ -188,31 +188,30 @@ func (a *Agent) removeContainer(ctx context.Context, id string) error {
 	return nil
 }
 
-// removeFiles deletes the log and the termination message of a container that nobody can ask for any more.
-func (a *Agent) removeFiles(s seen, id string) error {
+// removeTraces takes away what a removed container had besides itself: the mounts of parts of volumes, its log and its
+// termination message, which nobody can ask for any more.
+func (a *Agent) removeTraces(s seen, id string) error {
 	i := slices.IndexFunc(s.containers, func(c Container) bool { return c.ID == id })
 	if i < 0 || s.pod.UID == "" {
 		return nil // Of a pod that is gone all is removed together.
 	}
 	c := &s.containers[i]
-	files, err := filepath.Glob(a.dirs.log(s.pod, c.Name, c.Attempt) + "*") // With what was rotated away.
+	logs, err := filepath.Glob(a.dirs.log(s.pod, c.Name, c.Attempt) + "*") // With what was rotated away.
 	if err != nil {
 		return err
 	}
-	errs := []error{os.RemoveAll(a.dirs.message(s.pod.UID, c.Name, c.Attempt))}
-	for _, file := range files {
-		errs = append(errs, os.Remove(file))
+	errs := []error{
+		removeParts(a.dirs.parts(s.pod.UID, c.Name, c.Attempt)),
+		os.RemoveAll(a.dirs.message(s.pod.UID, c.Name, c.Attempt)),
+	}
+	for _, log := range logs {
+		errs = append(errs, os.Remove(log))
 	}
 	return errors.Join(errs...)
 }
 
-// removeParts takes away the mounts that were made for a container.
-func (a *Agent) removeParts(s seen, id string) error {
-	i := slices.IndexFunc(s.containers, func(c Container) bool { return c.ID == id })
-	if i < 0 || s.pod.UID == "" {
-		return nil // Of a pod that is gone all is removed together.
-	}
-	dir := a.dirs.parts(s.pod.UID, s.containers[i].Name, s.containers[i].Attempt)
+// removeParts removes a folder with mounts in it, if it is there.
+func removeParts(dir string) error {
 	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}

@@ -11,7 +11,6 @@ import (
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 	appslisters "k8s.io/client-go/listers/apps/v1"
@@ -65,24 +64,8 @@ func newDeployments(b *base, events record.EventRecorder) error {
 // keysOf names the Deployment that controls a ReplicaSet or, for one of nobody, those that might adopt it.
 func (c *deployments) keysOf(obj any) []string {
 	rs := obj.(*appsv1.ReplicaSet)
-	if ref := metav1.GetControllerOfNoCopy(rs); ref != nil {
-		if ref.Kind != deploymentKind.Kind {
-			return nil
-		}
-		return []string{rs.Namespace + "/" + ref.Name}
-	}
-	all, err := c.lister.Deployments(rs.Namespace).List(labels.Everything())
-	if err != nil {
-		return nil
-	}
-	var keys []string
-	for _, d := range all {
-		selector, err := metav1.LabelSelectorAsSelector(d.Spec.Selector)
-		if err == nil && !selector.Empty() && selector.Matches(labels.Set(rs.Labels)) {
-			keys = append(keys, d.Namespace+"/"+d.Name)
-		}
-	}
-	return keys
+	return keysOf(rs, deploymentKind.Kind, c.lister.Deployments(rs.Namespace).List,
+		func(d *appsv1.Deployment) *metav1.LabelSelector { return d.Spec.Selector })
 }
 
 func (c *deployments) podGone(obj any) {

@@ -22,6 +22,29 @@ const (
 // orphanKey is the entry of the byController index for a namespace's objects that no controller owns.
 func orphanKey(namespace string) string { return "orphan/" + namespace }
 
+// keysOf names the object of the given kind that controls obj or, for an obj of nobody, those of its namespace that might
+// adopt it.
+func keysOf[T metav1.Object](obj metav1.Object, kind string, list func(labels.Selector) ([]T, error), selectorOf func(T) *metav1.LabelSelector) []string {
+	if ref := metav1.GetControllerOfNoCopy(obj); ref != nil {
+		if ref.Kind != kind {
+			return nil
+		}
+		return []string{obj.GetNamespace() + "/" + ref.Name}
+	}
+	all, err := list(labels.Everything())
+	if err != nil {
+		return nil
+	}
+	var keys []string
+	for _, owner := range all {
+		selector, err := metav1.LabelSelectorAsSelector(selectorOf(owner))
+		if err == nil && !selector.Empty() && selector.Matches(labels.Set(obj.GetLabels())) {
+			keys = append(keys, owner.GetNamespace()+"/"+owner.GetName())
+		}
+	}
+	return keys
+}
+
 // addIndex adds an index to an informer unless another controller has done it already.
 func addIndex(informer cache.SharedIndexInformer, name string, keys cache.IndexFunc) error {
 	if _, there := informer.GetIndexer().GetIndexers()[name]; there {

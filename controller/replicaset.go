@@ -102,24 +102,8 @@ func (c *replicaSets) podGone(pod *corev1.Pod) {
 
 // keysOf names the ReplicaSet that controls the pod or, for a pod of nobody, those that might adopt it.
 func (c *replicaSets) keysOf(pod *corev1.Pod) []string {
-	if ref := metav1.GetControllerOfNoCopy(pod); ref != nil {
-		if ref.Kind != replicaSetKind.Kind {
-			return nil
-		}
-		return []string{pod.Namespace + "/" + ref.Name}
-	}
-	sets, err := c.lister.ReplicaSets(pod.Namespace).List(labels.Everything())
-	if err != nil {
-		return nil
-	}
-	var keys []string
-	for _, rs := range sets {
-		selector, err := metav1.LabelSelectorAsSelector(rs.Spec.Selector)
-		if err == nil && !selector.Empty() && selector.Matches(labels.Set(pod.Labels)) {
-			keys = append(keys, rs.Namespace+"/"+rs.Name)
-		}
-	}
-	return keys
+	return keysOf(pod, replicaSetKind.Kind, c.lister.ReplicaSets(pod.Namespace).List,
+		func(rs *appsv1.ReplicaSet) *metav1.LabelSelector { return rs.Spec.Selector })
 }
 
 // Reconcile creates or deletes pods of one ReplicaSet and writes its status.

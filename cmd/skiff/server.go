@@ -18,6 +18,7 @@ import (
 	"syscall"
 	"time"
 
+	"skiff/api"
 	"skiff/apiserver"
 	"skiff/controller"
 	"skiff/pki"
@@ -28,11 +29,6 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
-	appsv1 "k8s.io/api/apps/v1"
-	coordinationv1 "k8s.io/api/coordination/v1"
-	corev1 "k8s.io/api/core/v1"
-	discoveryv1 "k8s.io/api/discovery/v1"
-	"k8s.io/apimachinery/pkg/runtime"
 	apiversion "k8s.io/apimachinery/pkg/version"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
@@ -284,14 +280,15 @@ func (p *plane) client(name string, groups ...string) (kubernetes.Interface, err
 	})
 }
 
-// shared makes the one factory of informers for all components. They read the API server's own objects in memory.
+// shared makes the one factory of informers for all components. They read the API server's own objects in memory. Of the
+// kinds that are stored, only Events have no informer: they are many, and no component reads them.
 func (p *plane) shared(client kubernetes.Interface) informers.SharedInformerFactory {
 	factory := informers.NewSharedInformerFactory(client, 0)
-	for _, obj := range []runtime.Object{
-		&corev1.ConfigMap{}, &corev1.Endpoints{}, &corev1.Namespace{}, &corev1.Node{}, &corev1.Pod{}, // Endpoints are still served.
-		&corev1.Service{}, &corev1.ServiceAccount{}, &appsv1.Deployment{}, &appsv1.ReplicaSet{},
-		&discoveryv1.EndpointSlice{}, &coordinationv1.Lease{},
-	} {
+	for _, r := range api.Table() {
+		if r.Review || r.Kind == "Event" {
+			continue
+		}
+		obj := r.New()
 		factory.InformerFor(obj, func(kubernetes.Interface, time.Duration) cache.SharedIndexInformer {
 			return cache.NewSharedIndexInformer(p.api.ListerWatcher(obj), obj, 0, cache.Indexers{cache.NamespaceIndex: cache.MetaNamespaceIndexFunc})
 		})
@@ -348,14 +345,13 @@ func (s settings) writePid() (*os.File, error) {
 		f.Close()
 		return nil, fmt.Errorf("run directory %s is in use by another skiff server", s.run)
 	}
-	if err := errors.Join(f.Truncate(0), writeLine(f, strconv.Itoa(os.Getpid()))); err != nil {
+	err = f.Truncate(0)
+	if err == nil {
+		_, err = fmt.Fprintln(f, os.Getpid())
+	}
+	if err != nil {
 		f.Close()
 		return nil, fmt.Errorf("note the process ID: %w", err)
 	}
 	return f, nil
-}
-
-func writeLine(w io.Writer, line string) error {
-	_, err := fmt.Fprintln(w, line)
-	return err
 }
