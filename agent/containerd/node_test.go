@@ -6,10 +6,12 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -283,11 +285,13 @@ func boxImage(t testing.TB) v1.Image {
 	return image
 }
 
+// archive makes a tar, in the order of the paths: the same files have the same digest.
 func archive(t testing.TB, files map[string]string) []byte {
 	t.Helper()
 	var out bytes.Buffer
 	w := tar.NewWriter(&out)
-	for path, text := range files {
+	for _, path := range slices.Sorted(maps.Keys(files)) {
+		text := files[path]
 		if err := w.WriteHeader(&tar.Header{Name: path, Mode: 0o755, Size: int64(len(text))}); err != nil {
 			t.Fatal(err)
 		}
