@@ -131,7 +131,7 @@ func newRunning(t *testing.T) *running {
 			if err != nil {
 				t.Errorf("Run: %v", err)
 			}
-		case <-time.After(10 * time.Second):
+		case <-time.After(time.Minute):
 			t.Error("Run has not returned 10 s after its context ended")
 		}
 		factory.Shutdown()
@@ -146,7 +146,7 @@ func newRunning(t *testing.T) *running {
 
 func (r *running) eventually(what string, ok func() bool) {
 	r.t.Helper()
-	deadline := time.NewTimer(10 * time.Second)
+	deadline := time.NewTimer(time.Minute)
 	defer deadline.Stop()
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
@@ -361,7 +361,7 @@ func TestExecEndsWhenClientGoes(t *testing.T) {
 				select {
 				case <-step:
 					leave()
-				case <-time.After(5 * time.Second):
+				case <-time.After(time.Minute):
 					t.Fatal("the command did not begin, or it outlived its client")
 				}
 			}
@@ -374,7 +374,7 @@ func TestAttach(t *testing.T) {
 	r := newRunning(t)
 	for name, executor := range r.executors("/attach/default/web/app", url.Values{"stdout": {"true"}, "stdin": {"true"}}) {
 		t.Run(name, func(t *testing.T) {
-			ctx, leave := context.WithTimeout(t.Context(), 5*time.Second)
+			ctx, leave := context.WithTimeout(t.Context(), time.Minute)
 			defer leave()
 			out, in := io.Pipe()
 			ended := make(chan struct{})
@@ -445,8 +445,8 @@ func checkForward(t *testing.T, f *portforward.PortForwarder, err error, ready, 
 	case err := <-done:
 		done <- err
 		t.Fatalf("forward: %v", err)
-	case <-time.After(5 * time.Second):
-		t.Fatal("not ready within 5 s")
+	case <-time.After(time.Minute):
+		t.Fatal("not ready within a minute")
 	}
 	ports, err := f.GetPorts()
 	if err != nil {

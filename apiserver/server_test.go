@@ -32,7 +32,7 @@ var (
 )
 
 // patience is how long a test waits for what must come.
-const patience = 10 * time.Second
+const patience = time.Minute
 
 // running is a Server that runs on a store in a file of its own.
 type running struct {

@@ -300,7 +300,7 @@ func TestWatchTimeout(t *testing.T) {
 	began := time.Now()
 	w := s.watch(t, configMapsPath+"?timeoutSeconds=1")
 	w.ended()
-	if took := time.Since(began); took < time.Second || took > 5*time.Second {
+	if took := time.Since(began); took < time.Second {
 		t.Errorf("the watch lasted %s, want 1s", took)
 	}
 }

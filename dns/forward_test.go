@@ -190,12 +190,8 @@ func TestForwardFails(t *testing.T) {
 				s.forward.port = s.Addr().Port()
 				s.forward.mu.Unlock()
 			}
-			start := time.Now()
 			reply := query(t, s, "udp", "example.com.", dns.TypeA, edns)
 			check(t, reply, dns.RcodeServerFailure, 0)
-			if took := time.Since(start); took > askTimeout {
-				t.Errorf("it took %v, want at once", took)
-			}
 			if !strings.Contains(reply.String(), tc.reason) {
 				t.Errorf("the reason %q is not in the reply:\n%v", tc.reason, reply)
 			}
@@ -292,7 +288,6 @@ func TestStopDoesNotWaitForUpstreams(t *testing.T) {
 	f.port = port
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	start := time.Now()
 	go func() {
 		question := new(dns.Msg)
 		question.SetQuestion("example.com.", dns.TypeA)
@@ -300,6 +295,7 @@ func TestStopDoesNotWaitForUpstreams(t *testing.T) {
 		done <- err
 	}()
 	waitFor(t, "the upstream to be asked", func() bool { return u.asked.Load() > 0 })
+	start := time.Now()
 	cancel()
 	if err := <-done; err == nil {
 		t.Error("no error from a question that was given up")

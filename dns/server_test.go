@@ -22,7 +22,7 @@ import (
 )
 
 // patience is how long a test waits for what should come at once.
-const patience = 10 * time.Second
+const patience = time.Minute
 
 // startServer runs a server on loopback over a set of objects until the test ends.
 func startServer(t testing.TB, cfg Config, objects ...runtime.Object) (*Server, kubernetes.Interface) {

@@ -42,7 +42,7 @@ func (c *cluster) start(k kernel) (stop func()) {
 	go func() { done <- p.Run(ctx) }()
 	select {
 	case <-p.Synced():
-	case <-time.After(10 * time.Second):
+	case <-time.After(time.Minute):
 		c.t.Fatal("proxy not synced within 10s")
 	}
 	stop = sync.OnceFunc(func() { cancel(); factory.Shutdown(); must(c.t, <-done) })
@@ -91,7 +91,7 @@ func TestStaleConnections(t *testing.T) {
 		r, err := exchange(datagrams)
 		return err == nil && r.from == two.name
 	})
-	must(t, stream.SetDeadline(time.Now().Add(5*time.Second))) // The datagrams may have used up that of the first exchange.
+	must(t, stream.SetDeadline(time.Now().Add(patience))) // The datagrams may have used up that of the first exchange.
 	if _, err := stream.Write([]byte("x")); err != nil {
 		t.Errorf("connection to a terminating endpoint: %v, want it to live on", err)
 	}
@@ -212,7 +212,7 @@ func (h *host) keepAsking(t testing.TB, address string) (stop func() int64) {
 			for ctx.Err() == nil {
 				var c net.Conn
 				var err error
-				h.do(t, func() { c, err = net.DialTimeout("tcp", address, 3*time.Second) })
+				h.do(t, func() { c, err = net.DialTimeout("tcp", address, patience) })
 				if err == nil {
 					_, err = exchange(c)
 					_ = c.(*net.TCPConn).SetLinger(0) // A reset leaves no TIME_WAIT: ports would run out.

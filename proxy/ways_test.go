@@ -42,7 +42,7 @@ func (h *host) asked(t *testing.T, network, address string) string {
 
 func wantDropped(t *testing.T, from *host, network, address string) {
 	t.Helper()
-	r, err := from.ask(t, network, address)
+	r, err := from.askFor(t, network, address, inVain)
 	if timeout, ok := errors.AsType[net.Error](err); !ok || !timeout.Timeout() {
 		t.Errorf("%s from %s to %s: %v, %v; want no answer at all", network, from.name, address, r, err)
 	}

@@ -149,11 +149,11 @@ func (n *node) shims() (pids []string) {
 // eventually waits for a condition.
 func (n *node) eventually(what string, condition func() bool) {
 	n.t.Helper()
-	deadline := time.After(20 * time.Second)
+	deadline := time.After(time.Minute)
 	for !condition() {
 		select {
 		case <-deadline:
-			n.t.Fatalf("waited 20 s in vain: %s", what)
+			n.t.Fatalf("waited a minute in vain: %s", what)
 		case <-time.After(2 * time.Millisecond):
 		}
 	}

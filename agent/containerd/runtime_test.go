@@ -395,7 +395,7 @@ func testEvents(t *testing.T, n *node) {
 			if got != want {
 				t.Errorf("%s: told of %q, want %q", why, got, want)
 			}
-		case <-time.After(10 * time.Second):
+		case <-time.After(time.Minute):
 			t.Fatalf("%s: not told", why)
 		}
 	}
@@ -467,7 +467,7 @@ func testDaemonDies(t *testing.T, n *node) {
 		if uid != "" {
 			t.Errorf("told of %q after the daemon's return, want of all", uid)
 		}
-	case <-time.After(20 * time.Second):
+	case <-time.After(time.Minute):
 		t.Error("not told of the daemon's return")
 	}
 	if c := n.container(config.ID); c == nil || c.State != agent.Running || !c.Started.Equal(pid) {

@@ -285,7 +285,7 @@ func TestNothingLeaves(t *testing.T) {
 	} {
 		start := time.Now()
 		_, err := ask(tc.from, tc.to)
-		if took := time.Since(start); !errors.Is(err, tc.want) || took > time.Second {
+		if took := time.Since(start); !errors.Is(err, tc.want) || took > 2*time.Second { // Without a route, it is ARP that gives up, after 3 s.
 			t.Errorf("%s: %v after %s; want %v at once", tc.name, err, took, tc.want)
 		}
 	}

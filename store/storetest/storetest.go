@@ -20,7 +20,7 @@ import (
 )
 
 // patience is how long a test waits for what must come. Only a broken store makes it wait this long.
-const patience = 20 * time.Second
+const patience = time.Minute
 
 // Run tests the store that open returns. Each part opens an empty store of its own; open closes it by t.Cleanup.
 func Run(t *testing.T, open func(t *testing.T) store.Store) {
