@@ -19,6 +19,7 @@ func pod() *Resource {
 		Subs: []Sub{
 			{Name: "attach", Kind: "PodAttachOptions", Verbs: stream},
 			{Name: "binding", Kind: "Binding", Verbs: []string{"create"}},
+			{Name: "eviction", Kind: "Eviction", Group: "policy", Verbs: []string{"create"}},
 			{Name: "exec", Kind: "PodExecOptions", Verbs: stream},
 			{Name: "log", Kind: "Pod", Verbs: []string{"get"}},
 			{Name: "portforward", Kind: "PodPortForwardOptions", Verbs: stream},

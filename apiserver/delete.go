@@ -36,16 +36,21 @@ type deletion struct {
 	resource *api.Resource
 	options  *metav1.DeleteOptions
 	now      metav1.Time
+	evicts   bool // A pod, which is marked so.
 }
 
 // delete removes an object, or begins its deletion where a grace period or a finalizer holds it. It returns the object's
 // last state and whether it is gone.
 func (s *Server) delete(ctx context.Context, sh *shelf, key string, o *metav1.DeleteOptions) (runtime.Object, bool, error) {
-	dry, err := dryRun(o.DryRun)
+	return s.end(ctx, sh, key, deletion{resource: sh.resource, options: o, now: metav1.Now().Rfc3339Copy()})
+}
+
+// end carries out a deletion.
+func (s *Server) end(ctx context.Context, sh *shelf, key string, d deletion) (runtime.Object, bool, error) {
+	dry, err := dryRun(d.options.DryRun)
 	if err != nil {
 		return nil, false, err
 	}
-	d := deletion{sh.resource, o, metav1.Now().Rfc3339Copy()}
 	for try := 1; ; try++ {
 		it := sh.get(key)
 		if it == nil {
@@ -90,6 +95,9 @@ func (d deletion) begin(old runtime.Object) runtime.Object {
 	obj := old.DeepCopyObject()
 	m := metaOf(obj)
 	grace := d.grace(obj)
+	if pod, ok := obj.(*corev1.Pod); ok && d.evicts {
+		disrupt(pod, d.now)
+	}
 	m.SetFinalizers(d.finalizers(m.GetFinalizers()))
 	since := d.now
 	if at := m.GetDeletionTimestamp(); at != nil { // A second request may only make the wait shorter, if it says so.

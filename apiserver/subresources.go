@@ -34,6 +34,8 @@ func (h *resource) subRoutes(mux chi.Router, path string, sub api.Sub) {
 		route(http.MethodPatch, "patch", h.patchScale)
 	case "binding":
 		route(http.MethodPost, "create", h.bind)
+	case "eviction":
+		route(http.MethodPost, "create", h.evict)
 	case "log":
 		route(http.MethodGet, "get", h.logs)
 	case "exec", "attach", "portforward":
@@ -90,8 +92,12 @@ func (h *resource) bind(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return respond(w, r, http.StatusCreated, &metav1.Status{
-		TypeMeta: metav1.TypeMeta{Kind: "Status", APIVersion: "v1"}, Status: metav1.StatusSuccess, Code: http.StatusCreated})
+	return respond(w, r, http.StatusCreated, success(http.StatusCreated))
+}
+
+// success is the answer to what has no object to show.
+func success(code int32) *metav1.Status {
+	return &metav1.Status{TypeMeta: metav1.TypeMeta{Kind: "Status", APIVersion: "v1"}, Status: metav1.StatusSuccess, Code: code}
 }
 
 func bound(old *corev1.Pod, b *corev1.Binding) (*corev1.Pod, error) {
@@ -113,15 +119,8 @@ func bound(old *corev1.Pod, b *corev1.Binding) (*corev1.Pod, error) {
 	for k, v := range b.Annotations {
 		metav1.SetMetaDataAnnotation(&pod.ObjectMeta, k, v)
 	}
-	scheduled := corev1.PodCondition{
-		Type: corev1.PodScheduled, Status: corev1.ConditionTrue, ObservedGeneration: pod.Generation, LastTransitionTime: metav1.Now().Rfc3339Copy()}
-	for i, c := range pod.Status.Conditions {
-		if c.Type == corev1.PodScheduled {
-			pod.Status.Conditions[i] = scheduled
-			return pod, nil
-		}
-	}
-	pod.Status.Conditions = append(pod.Status.Conditions, scheduled)
+	setPodCondition(&pod.Status, corev1.PodCondition{
+		Type: corev1.PodScheduled, Status: corev1.ConditionTrue, ObservedGeneration: pod.Generation, LastTransitionTime: metav1.Now().Rfc3339Copy()})
 	return pod, nil
 }
 

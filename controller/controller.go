@@ -1,7 +1,7 @@
 // Package controller holds the control loops that turn what a user wants into objects that nodes can act on: a Deployment
 // into ReplicaSets, a ReplicaSet into Pods, a Service and its Pods into EndpointSlices; and those that keep house:
-// namespaces are emptied, dependents of deleted owners removed, silent nodes marked. A Service of type LoadBalancer gets the
-// addresses of the nodes, as there is no cloud to ask.
+// namespaces are emptied, dependents of deleted owners removed, silent nodes marked, disruption budgets kept up to date. A
+// Service of type LoadBalancer gets the addresses of the nodes, as there is no cloud to ask.
 //
 // Each controller has a file of its own, always in one order: what it does, its struct, its constructor, Reconcile, and
 // then the pure functions in which it decides. Reconcile gets a key, reads the informers' caches, and writes through the
@@ -78,6 +78,7 @@ func New(client kubernetes.Interface, factory informers.SharedInformerFactory, c
 		newNodes(&c.base, recorder("node-controller")),
 		newNodeRanges(&c.base, config.ClusterCIDR),
 		newLostPods(&c.base),
+		newDisruptions(&c.base, recorder("disruption-controller")),
 		newServiceLB(&c.base, recorder("service-lb-controller"), config.ReservedPorts),
 	)
 	if err != nil {
