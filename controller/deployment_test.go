@@ -204,6 +204,23 @@ func TestRecreate(t *testing.T) {
 	})
 }
 
+// TestRecreateInMidRollout promises that a rollout goes on if on its way the strategy becomes Recreate and the size another.
+func TestRecreateInMidRollout(t *testing.T) {
+	inWorld(t, workloads, func(w *world) {
+		w.create(web(4))
+		w.runPods()
+		w.change(func(d *appsv1.Deployment) { d.Spec.Template.Spec.Containers[0].Image = "nginx:2" })
+		w.change(func(d *appsv1.Deployment) {
+			d.Spec.Strategy = appsv1.DeploymentStrategy{Type: appsv1.RecreateDeploymentStrategyType}
+			*d.Spec.Replicas = 2
+		})
+		for range 4 {
+			w.runPods()
+		}
+		w.expect("recreated", "2/2 updated 2 available 2 Available=True(MinimumReplicasAvailable) Progressing=True(NewReplicaSetAvailable)")
+	})
+}
+
 // TestPaused promises that a paused Deployment is scaled but not updated, and goes on when resumed.
 func TestPaused(t *testing.T) {
 	inWorld(t, workloads, func(w *world) {

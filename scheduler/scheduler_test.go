@@ -12,6 +12,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/informers"
@@ -226,4 +227,33 @@ func TestBindFails(t *testing.T) {
 		w.settle()
 		w.expectNode("p", "a")
 	}, aNode("a cpu=1"))
+}
+
+// TestDeletedWhileBinding promises that a pod that goes before its binding gives back the room that others were refused for.
+func TestDeletedWhileBinding(t *testing.T) {
+	client := fake.NewClientset()
+	client.PrependReactor("create", "pods", func(clienttesting.Action) (bool, runtime.Object, error) {
+		return true, nil, apierrors.NewNotFound(corev1.Resource("pods"), "big")
+	})
+	s, err := New(client, informers.NewSharedInformerFactory(client, 0), Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.nodeChanged(nil, aNode("a cpu=1"))
+	big, small := aPod("big cpu=800m"), aPod("small cpu=500m")
+	if node, failure := s.choose(big); node != "a" {
+		t.Fatalf("the first pod: node %q, %s", node, failure)
+	}
+	if node, _ := s.choose(small); node != "" || len(s.misfit) != 1 {
+		t.Fatalf("the second pod: node %q, misfits %v; want it to wait for room", node, s.misfit)
+	}
+	if err := s.bind(t.Context(), big, "a"); err != nil {
+		t.Errorf("bind a pod that is gone: %v", err)
+	}
+	if len(s.misfit) != 0 {
+		t.Errorf("%v still wait, want them to be tried again", s.misfit)
+	}
+	if node, failure := s.choose(small); node != "a" {
+		t.Errorf("the second pod, again: node %q, %s", node, failure)
+	}
 }
