@@ -11,7 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
-// event is the kind of the core group only. Kubernetes serves the same stored objects in events.k8s.io/v1 too.
+// event is what happened. The same stored objects are seen in events.k8s.io too: see eventView.
 func event() *Resource {
 	doc := corev1.Event{}.SwaggerDoc()
 	name := nameColumn()
@@ -80,7 +80,10 @@ func printEvent(e *corev1.Event) []any {
 
 // validateEvent wants an event to be where its object is. One in the new shape, known by its eventTime, must say who
 // reports what; one in the old shape need not.
-func validateEvent(e *corev1.Event) field.ErrorList {
+func validateEvent(e *corev1.Event) field.ErrorList { return validateEventAs(e, "reportingComponent") }
+
+// validateEventAs calls the reporter by the name that the request's form of an event has for it.
+func validateEventAs(e *corev1.Event, reporter string) field.ErrorList {
 	var errs field.ErrorList
 	namespace := e.InvolvedObject.Namespace
 	elsewhere := field.Invalid(field.NewPath("involvedObject", "namespace"), namespace, "does not match event.namespace")
@@ -94,7 +97,7 @@ func validateEvent(e *corev1.Event) field.ErrorList {
 	if namespace == "" && e.Namespace != metav1.NamespaceDefault && e.Namespace != metav1.NamespaceSystem {
 		errs = append(errs, elsewhere)
 	}
-	errs = append(errs, requiredName(field.NewPath("reportingComponent"), e.ReportingController, validation.IsQualifiedName)...)
+	errs = append(errs, requiredName(field.NewPath(reporter), e.ReportingController, validation.IsQualifiedName)...)
 	for _, f := range []struct {
 		name, value string
 		limit       int

@@ -49,14 +49,7 @@ func defaultAutoscaler(a *autoscalingv2.HorizontalPodAutoscaler) {
 	const utilization, period = 80, 15
 	setDefaultPtr(&a.Spec.MinReplicas, 1)
 	if len(a.Spec.Metrics) == 0 {
-		target := int32(utilization)
-		a.Spec.Metrics = []autoscalingv2.MetricSpec{{
-			Type: autoscalingv2.ResourceMetricSourceType,
-			Resource: &autoscalingv2.ResourceMetricSource{
-				Name:   corev1.ResourceCPU,
-				Target: autoscalingv2.MetricTarget{Type: autoscalingv2.UtilizationMetricType, AverageUtilization: &target},
-			},
-		}}
+		a.Spec.Metrics = []autoscalingv2.MetricSpec{cpuUtilization(utilization)}
 	}
 	b := a.Spec.Behavior
 	if b == nil {

@@ -9,10 +9,11 @@ import (
 
 // Table returns the row of every kind that skiff serves, always in the same order. The slice is the caller's own.
 func Table() []*Resource {
+	events, autoscalers := event(), horizontalPodAutoscaler()
 	return []*Resource{
 		configMap(),
 		endpoints(),
-		event(),
+		events,
 		limitRange(),
 		namespace(),
 		node(),
@@ -35,12 +36,14 @@ func Table() []*Resource {
 		selfSubjectAccessReview(),
 		selfSubjectRulesReview(),
 		subjectAccessReview(),
-		horizontalPodAutoscaler(),
+		autoscalers,
+		autoscalerView(autoscalers),
 		cronJob(),
 		job(),
 		certificateSigningRequest(),
 		lease(),
 		endpointSlice(),
+		eventView(events),
 		ingressClass(),
 		ingress(),
 		networkPolicy(),

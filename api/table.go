@@ -1,18 +1,19 @@
 // Package api is skiff's one table of what the Kubernetes API has: a [Resource] for each kind, with its names, verbs and
 // rules. Everything the API server does, it does from this table; nothing about a kind is known elsewhere.
 //
-// The Go types are those of k8s.io/api, each in one version, v1 (autoscaling: v2): one Go type a kind, no conversion. Each kind has a file named
-// after it, with its defaults, its validation and its printed columns; where that is too much for one file, as for a pod,
-// the files beside it begin with the same name, or are named for the part (containers, volumes, probes).
+// The Go types are those of k8s.io/api. A kind is stored in one version, v1 (autoscaling: v2); what has a second form is seen
+// in it through a row of its own, a [View]. Each kind has a file named after it, with its defaults, its validation and its printed
+// columns; where that is too much for one file, as for a pod, the files beside it begin with the same name, or are named
+// for the part (containers, volumes, probes).
 //
 // An object goes through a row's rules in this order: Default, then PrepareCreate or PrepareUpdate, then what only the
 // server can add (an address for a Service), then Validate, and for a change ValidateUpdate. Each rule is a function of
 // its arguments alone, so all of them can be tested with YAML in and YAML, or errors, out.
 //
 // In Kubernetes: the internal and versioned types, defaults, conversions, validation, strategies and printers of
-// k8s.io/kubernetes/pkg/apis, pkg/registry and pkg/printers. Left out: every version that is not v1 (autoscaling: v2), the
-// second form of events (events.k8s.io), feature gates, and the checks of what stands only in Windows pods, in dynamic resource claims
-// and in the volume sources of single storage vendors. A pod may ask here for what no agent of skiff can do yet: the API
+// k8s.io/kubernetes/pkg/apis, pkg/registry and pkg/printers. Left out: every version that is not v1 or
+// autoscaling/v2, feature gates, and the checks of what stands only in Windows pods, in dynamic resource claims and in the
+// volume sources of single storage vendors. A pod may ask here for what no agent of skiff can do yet: the API
 // stores what Kubernetes stores, and the agent says what it can't run.
 package api
 
@@ -45,6 +46,8 @@ type Resource struct {
 	Verbs      []string // Of create delete deletecollection get list patch update watch.
 	Subs       []Sub    // Subresources.
 
+	View *View // Where the row is another form of what a different row stores; nil for all others.
+
 	Review         bool // Whether an object is a question, answered in its status and not stored; it has no columns.
 	Idle           bool // Whether nothing in skiff acts on such objects yet: who makes one is warned.
 	StatusOnCreate bool // Whether a new object may come with a status (a Node that registers itself).
@@ -59,6 +62,8 @@ type Resource struct {
 	// Validate finds what is wrong with an object. Metadata is checked for all kinds alike by the API server, names by
 	// ValidateName.
 	Validate func(obj runtime.Object) field.ErrorList
+	// ValidateCreate finds what is wrong with a new object, besides what Validate finds.
+	ValidateCreate func(obj runtime.Object) field.ErrorList
 	// ValidateUpdate finds what is wrong with a change, besides what Validate finds.
 	ValidateUpdate func(obj, old runtime.Object) field.ErrorList
 	// ValidateName returns what is wrong with a name; nil means a DNS subdomain (RFC 1123).

@@ -66,12 +66,15 @@ func TestTable(t *testing.T) {
 		"subjectaccessreviews.authorization.k8s.io SubjectAccessReview subjectaccessreview cluster",
 		"horizontalpodautoscalers.autoscaling HorizontalPodAutoscaler horizontalpodautoscaler,hpa namespaced all" +
 			" status:HorizontalPodAutoscaler:" + status,
+		"horizontalpodautoscalers.autoscaling HorizontalPodAutoscaler horizontalpodautoscaler,hpa namespaced all" +
+			" status:HorizontalPodAutoscaler:" + status,
 		"cronjobs.batch CronJob cronjob,cj namespaced all status:CronJob:" + status,
 		"jobs.batch Job job namespaced all status:Job:" + status,
 		"certificatesigningrequests.certificates.k8s.io CertificateSigningRequest certificatesigningrequest,csr cluster " +
 			" approval:CertificateSigningRequest:" + status + " status:CertificateSigningRequest:" + status,
 		"leases.coordination.k8s.io Lease lease namespaced",
 		"endpointslices.discovery.k8s.io EndpointSlice endpointslice namespaced",
+		"events.events.k8s.io Event event,ev namespaced",
 		"ingressclasses.networking.k8s.io IngressClass ingressclass cluster",
 		"ingresses.networking.k8s.io Ingress ingress,ing namespaced  status:Ingress:" + status,
 		"networkpolicies.networking.k8s.io NetworkPolicy networkpolicy,netpol namespaced",
@@ -116,7 +119,7 @@ func TestRowsFit(t *testing.T) {
 				}
 				return
 			}
-			cells := r.Row(r.New())
+			cells := r.Row(r.Stored().New())
 			if len(cells) != len(r.Columns) {
 				t.Fatalf("Row returned %d cells for %d columns: %v", len(cells), len(r.Columns), cells)
 			}
@@ -166,7 +169,7 @@ func TestAnyObject(t *testing.T) {
 }
 
 func random(r *Resource, seed uint64) runtime.Object {
-	obj := r.New()
+	obj := r.Stored().New() // Which the rules of a view take too.
 	rnd := rand.New(rand.NewPCG(seed, 0))
 	fill := randfill.NewWithSeed(int64(rnd.Uint32())).NilChance(0.4).NumElements(0, 3).MaxDepth(12)
 	// A random string is never one of the values that rules look for; these are, most of the time.

@@ -20,7 +20,7 @@ import (
 // store, and the cache learns of them only from the store's watch, so that there is one order of events for all.
 type cache struct {
 	store     store.Store
-	resources map[string]*shelf // By "pods", "deployments.apps": the first part of a key in the store.
+	resources map[string]*shelf // Of the rows that store, by "pods", "deployments.apps": the first part of a key in the store.
 
 	mu      sync.Mutex
 	applied uint64                   // All events up to this revision are in the shelves and with their watchers.
@@ -41,13 +41,20 @@ func newCache(ctx context.Context, s store.Store, table []*api.Resource) (*cache
 		stopped:   make(chan struct{}),
 	}
 	for _, r := range table {
-		c.resources[r.GroupResource().String()] = &shelf{
-			resource: r,
-			tree:     newTree(),
-			watchers: map[*watcher]struct{}{},
+		if r.View == nil {
+			c.resources[r.GroupResource().String()] = newShelf(r)
 		}
 	}
 	return c, c.load(ctx)
+}
+
+// shelf is the row's own, or, for a view, one with the stock of the row that stores.
+func (c *cache) shelf(r *api.Resource) *shelf {
+	sh := c.resources[r.Stored().GroupResource().String()]
+	if r.View != nil {
+		return &shelf{r, sh.stock}
+	}
+	return sh
 }
 
 func newTree() *btree.BTreeG[*item] {

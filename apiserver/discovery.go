@@ -39,7 +39,7 @@ func wantsAggregated(r *http.Request) bool {
 // core serves /api.
 func (d discovery) core(w http.ResponseWriter, r *http.Request) error {
 	if wantsAggregated(r) {
-		return respondAggregated(w, d.aggregated(func(gv schema.GroupVersion) bool { return gv.Group == "" }))
+		return respondAggregated(w, d.aggregated(func(group string) bool { return group == "" }))
 	}
 	v := &metav1.APIVersions{Versions: []string{"v1"}, ServerAddressByClientCIDRs: []metav1.ServerAddressByClientCIDR{}}
 	v.SetGroupVersionKind(schema.GroupVersionKind{Version: "v1", Kind: "APIVersions"})
@@ -49,27 +49,33 @@ func (d discovery) core(w http.ResponseWriter, r *http.Request) error {
 // groups serves /apis.
 func (d discovery) groups(w http.ResponseWriter, r *http.Request) error {
 	if wantsAggregated(r) {
-		return respondAggregated(w, d.aggregated(func(gv schema.GroupVersion) bool { return gv.Group != "" }))
+		return respondAggregated(w, d.aggregated(func(group string) bool { return group != "" }))
 	}
 	list := &metav1.APIGroupList{Groups: []metav1.APIGroup{}}
 	list.SetGroupVersionKind(schema.GroupVersionKind{Version: "v1", Kind: "APIGroupList"})
-	for _, gv := range groupVersions(d.table) {
-		if gv.Group != "" {
-			list.Groups = append(list.Groups, apiGroup(gv))
+	for _, name := range groupNames(d.table) {
+		if name != "" {
+			list.Groups = append(list.Groups, d.apiGroup(name))
 		}
 	}
 	return respond(w, r, http.StatusOK, list)
 }
 
-func apiGroup(gv schema.GroupVersion) metav1.APIGroup {
-	v := metav1.GroupVersionForDiscovery{GroupVersion: gv.String(), Version: gv.Version}
-	return metav1.APIGroup{Name: gv.Group, Versions: []metav1.GroupVersionForDiscovery{v}, PreferredVersion: v}
+func (d discovery) apiGroup(name string) metav1.APIGroup {
+	g := metav1.APIGroup{Name: name}
+	for _, gv := range groupVersions(d.table) {
+		if gv.Group == name {
+			g.Versions = append(g.Versions, metav1.GroupVersionForDiscovery{GroupVersion: gv.String(), Version: gv.Version})
+		}
+	}
+	g.PreferredVersion = g.Versions[0]
+	return g
 }
 
 // group serves /apis/GROUP.
-func (d discovery) group(gv schema.GroupVersion) handler {
+func (d discovery) group(name string) handler {
 	return func(w http.ResponseWriter, r *http.Request) error {
-		g := apiGroup(gv)
+		g := d.apiGroup(name)
 		g.SetGroupVersionKind(schema.GroupVersionKind{Version: "v1", Kind: "APIGroup"})
 		return respond(w, r, http.StatusOK, &g)
 	}
@@ -106,24 +112,32 @@ func subKind(res *api.Resource, sub api.Sub) schema.GroupVersionKind {
 	return res.GroupVersion().WithKind(sub.Kind)
 }
 
-func (d discovery) aggregated(want func(schema.GroupVersion) bool) *apidiscovery.APIGroupDiscoveryList {
+func (d discovery) aggregated(want func(group string) bool) *apidiscovery.APIGroupDiscoveryList {
 	list := &apidiscovery.APIGroupDiscoveryList{Items: []apidiscovery.APIGroupDiscovery{}}
 	list.SetGroupVersionKind(apidiscovery.SchemeGroupVersion.WithKind("APIGroupDiscoveryList"))
-	for _, gv := range groupVersions(d.table) {
-		if !want(gv) {
+	for _, name := range groupNames(d.table) {
+		if !want(name) {
 			continue
 		}
-		group := apidiscovery.APIGroupDiscovery{ObjectMeta: metav1.ObjectMeta{Name: gv.Group}}
-		version := apidiscovery.APIVersionDiscovery{Version: gv.Version, Freshness: apidiscovery.DiscoveryFreshnessCurrent}
-		for _, res := range d.table {
-			if res.GroupVersion() == gv {
-				version.Resources = append(version.Resources, aggregatedResource(res))
+		group := apidiscovery.APIGroupDiscovery{ObjectMeta: metav1.ObjectMeta{Name: name}}
+		for _, gv := range groupVersions(d.table) {
+			if gv.Group == name {
+				group.Versions = append(group.Versions, d.aggregatedVersion(gv))
 			}
 		}
-		group.Versions = append(group.Versions, version)
 		list.Items = append(list.Items, group)
 	}
 	return list
+}
+
+func (d discovery) aggregatedVersion(gv schema.GroupVersion) apidiscovery.APIVersionDiscovery {
+	version := apidiscovery.APIVersionDiscovery{Version: gv.Version, Freshness: apidiscovery.DiscoveryFreshnessCurrent}
+	for _, res := range d.table {
+		if res.GroupVersion() == gv {
+			version.Resources = append(version.Resources, aggregatedResource(res))
+		}
+	}
+	return version
 }
 
 func aggregatedResource(res *api.Resource) apidiscovery.APIResourceDiscovery {

@@ -87,8 +87,13 @@ func parseWrite(r *http.Request) (write, error) {
 	return write{dry, v}, err
 }
 
+// read gives the object in the request's body as it is to be stored.
 func (h *resource) read(r *http.Request, v *validation) (runtime.Object, error) {
-	return readKind(r, h.GroupVersionKind(), v)
+	obj, err := readKind(r, h.GroupVersionKind(), v)
+	if err != nil {
+		return nil, err
+	}
+	return h.Store(obj)
 }
 
 // readKind reads an object of the kind out of a request's body.
@@ -169,8 +174,11 @@ func (h *resource) patchSub(w http.ResponseWriter, r *http.Request, sub string) 
 		return err
 	}
 	return h.change(w, r, sub, o, func(old runtime.Object) (runtime.Object, error) {
-		obj, err := p.apply(old, o.validation)
+		obj, err := p.apply(h.Show(old), o.validation)
 		if err != nil {
+			return nil, err
+		}
+		if obj, err = h.Store(obj); err != nil {
 			return nil, err
 		}
 		unpin(obj, old)

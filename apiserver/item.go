@@ -30,6 +30,15 @@ type protoMessage interface {
 	Unmarshal(data []byte) error
 }
 
+// shown is the item in the form of a row that is a view of what stores it; the form of any other row is the stored one. The
+// encodings of a view are not kept.
+func (i *item) shown(r *api.Resource) *item {
+	if r.View == nil {
+		return i
+	}
+	return &item{key: i.key, rev: i.rev, obj: r.Show(i.obj), size: i.size}
+}
+
 func (i *item) meta() metav1.Object { return metaOf(i.obj) }
 
 // metaOf is the metadata of an object of the API. Every kind of the table has it.

@@ -224,21 +224,36 @@ func (p page) meta() metav1.ListMeta {
 	return metav1.ListMeta{ResourceVersion: strconv.FormatUint(p.rev, 10), Continue: p.next, RemainingItemCount: p.remaining}
 }
 
+// shown is the page in the form of a row that may be a view.
+func (p page) shown(r *api.Resource) page {
+	if r.View == nil {
+		return p
+	}
+	items := make([]*item, len(p.items))
+	for i, it := range p.items {
+		items[i] = it.shown(r)
+	}
+	p.items = items
+	return p
+}
+
 // serveList answers with a page, put together from the objects' encodings.
 func serveList(w http.ResponseWriter, r *http.Request, res *api.Resource, p page) error {
 	f, err := negotiate(r, "Table", "PartialObjectMetadataList")
 	if err != nil {
 		return err
 	}
-	var body []byte
-	switch {
-	case f.as == "Table":
+	if f.as == "Table" {
 		t, err := newTable(res, r, p.items, true)
 		if err != nil {
 			return err
 		}
 		t.ListMeta = p.meta()
 		return respondAs(w, r, http.StatusOK, f, t)
+	}
+	p = p.shown(res)
+	var body []byte
+	switch {
 	case f.as == "PartialObjectMetadataList":
 		return respondAs(w, r, http.StatusOK, f, partialList(p))
 	case f.media == typeProto:

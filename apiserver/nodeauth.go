@@ -27,7 +27,7 @@ func (s *Server) nodeMay(node string, a attributes) bool {
 		return own && (a.sub == "" && a.verb == "delete" || a.sub == "status" && (a.verb == "update" || a.verb == "patch" || a.verb == "get"))
 	case "leases.coordination.k8s.io":
 		return a.namespace == "kube-node-lease" && (a.name == node || a.verb == "create")
-	case "events":
+	case "events", "events.events.k8s.io":
 		return a.verb == "create" || a.verb == "patch" || a.verb == "update"
 	case "services", "endpointslices.discovery.k8s.io", "namespaces":
 		return read

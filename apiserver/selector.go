@@ -48,7 +48,7 @@ func selectionOf(r *api.Resource, namespace string, o *internalversion.ListOptio
 	}
 	if o.FieldSelector != nil {
 		sel.fields = o.FieldSelector
-		known := sel.fieldSet(&item{obj: r.New()})
+		known := sel.fieldSet(&item{obj: r.Stored().New()})
 		for _, req := range sel.fields.Requirements() {
 			if !known.Has(req.Field) {
 				return sel, apierrors.NewBadRequest(fmt.Sprintf("field label not supported: %s", req.Field))

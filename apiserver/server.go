@@ -6,7 +6,7 @@
 // scheduler or an agent: between the halves there is only the API.
 //
 // In Kubernetes: kube-apiserver, that is k8s.io/apiserver with pkg/registry and pkg/controlplane. Left out so far:
-// server-side apply, RBAC, admission webhooks, custom resources and every API version that is not v1.
+// server-side apply, RBAC, admission webhooks and custom resources.
 package apiserver
 
 import (
@@ -117,8 +117,10 @@ func (s *Server) discoveryRoutes(mux chi.Router) {
 	mux.Method(http.MethodGet, "/apis", handler(d.groups))
 	for _, gv := range groupVersions(s.table) {
 		mux.Method(http.MethodGet, groupPath(gv), d.resources(gv))
-		if gv.Group != "" {
-			mux.Method(http.MethodGet, "/apis/"+gv.Group, d.group(gv))
+	}
+	for _, group := range groupNames(s.table) {
+		if group != "" {
+			mux.Method(http.MethodGet, "/apis/"+group, d.group(group))
 		}
 	}
 	mux.Method(http.MethodGet, "/openapi/v3", handler(s.documents.Index))
@@ -136,7 +138,7 @@ func groupPath(gv schema.GroupVersion) string {
 
 // resourceRoutes routes what the row's verbs and subresources allow; everything else is 405 or 404.
 func (s *Server) resourceRoutes(mux chi.Router, r *api.Resource) {
-	h := &resource{server: s, Resource: r, shelf: s.shelf(r.GroupResource().String())}
+	h := &resource{server: s, Resource: r, shelf: s.cache.shelf(r)}
 	base := groupPath(r.GroupVersion())
 	all := base + "/" + r.Name
 	one := all + "/{name}"

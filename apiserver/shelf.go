@@ -20,10 +20,15 @@ const (
 	watchBacklog = 256 // Events that a watcher may be behind by before it is cut off.
 )
 
-// shelf holds one resource's objects and its recent past.
+// shelf is one resource's objects. A row of the table that is a view of another has a shelf with the same stock: it shows the
+// other's objects in its own form, and has its own rules for who writes through it.
 type shelf struct {
 	resource *api.Resource
+	*stock
+}
 
+// stock is what shelves hold: objects as they are stored, and their recent past.
+type stock struct {
 	mu       sync.RWMutex
 	tree     *btree.BTreeG[*item]
 	ring     []event // Oldest first, no gaps.
@@ -54,7 +59,13 @@ type watcher struct {
 	events chan event
 }
 
-func (s *shelf) storeKey(key string) string { return s.resource.GroupResource().String() + "/" + key }
+func newShelf(r *api.Resource) *shelf {
+	return &shelf{r, &stock{tree: newTree(), watchers: map[*watcher]struct{}{}}}
+}
+
+func (s *shelf) storeKey(key string) string {
+	return s.resource.Stored().GroupResource().String() + "/" + key
+}
 
 func (s *shelf) reset(tree *btree.BTreeG[*item], rev uint64) {
 	s.mu.Lock()
@@ -203,8 +214,9 @@ func (s *shelf) cutAll() {
 	}
 }
 
-// bookmarkObject is the object of a bookmark event: nothing but its kind and a revision.
+// bookmarkObject is the object of a bookmark event, as stored objects are: nothing but its kind and a revision.
 func bookmarkObject(r *api.Resource, rev uint64, initialEnd bool) runtime.Object {
+	r = r.Stored()
 	obj := r.New()
 	obj.GetObjectKind().SetGroupVersionKind(r.GroupVersionKind())
 	setRevision(obj, rev)

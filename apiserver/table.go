@@ -37,13 +37,13 @@ func newTable(r *api.Resource, req *http.Request, items []*item, columns bool) (
 		switch include {
 		case metav1.IncludeNone:
 		case metav1.IncludeObject:
-			raw, err := it.jsonBytes()
+			raw, err := it.shown(r).jsonBytes()
 			if err != nil {
 				return nil, err
 			}
 			row.Object.Raw = raw
 		case "", metav1.IncludeMetadata:
-			raw, err := json.Marshal(partial(it))
+			raw, err := json.Marshal(partial(it.shown(r)))
 			if err != nil {
 				return nil, fmt.Errorf("encode the metadata of %s: %w", it.key, err)
 			}
@@ -102,14 +102,16 @@ func serveItem(w http.ResponseWriter, r *http.Request, res *api.Resource, code i
 	if err != nil {
 		return err
 	}
-	switch {
-	case f.as == "Table":
+	if f.as == "Table" {
 		t, err := newTable(res, r, []*item{it}, true)
 		if err != nil {
 			return err
 		}
 		t.ResourceVersion = it.meta().GetResourceVersion()
 		return respondAs(w, r, code, f, t)
+	}
+	it = it.shown(res)
+	switch {
 	case f.as == "PartialObjectMetadata":
 		return respondAs(w, r, code, f, partial(it))
 	case f.media == typeJSON && wantsPretty(r):
@@ -130,7 +132,18 @@ func appendField(b []byte, number uint64, data []byte) []byte {
 	return append(b, data...)
 }
 
-// groupVersions lists the table's groups, each once, in the table's order.
+// groupNames lists the table's groups, each once, in the table's order.
+func groupNames(table []*api.Resource) []string {
+	var groups []string
+	for _, r := range table {
+		if !slices.Contains(groups, r.Group) {
+			groups = append(groups, r.Group)
+		}
+	}
+	return groups
+}
+
+// groupVersions lists the table's group versions, each once, in the table's order: the first of a group is preferred.
 func groupVersions(table []*api.Resource) []schema.GroupVersion {
 	var gvs []schema.GroupVersion
 	for _, r := range table {

@@ -63,8 +63,8 @@ func TestEveryKindHasATable(t *testing.T) {
 		if r.Review {
 			continue // There is nothing to list.
 		}
-		if len(r.Columns) == 0 || len(r.Row(r.New())) != len(r.Columns) {
-			t.Errorf("%s: %d columns, %d cells", r.Kind, len(r.Columns), len(r.Row(r.New())))
+		if len(r.Columns) == 0 || len(r.Row(r.Stored().New())) != len(r.Columns) {
+			t.Errorf("%s: %d columns, %d cells", r.Kind, len(r.Columns), len(r.Row(r.Stored().New())))
 		}
 	}
 }
@@ -86,6 +86,7 @@ func TestEveryScaleScales(t *testing.T) {
 // Every kind has what the server takes for granted: metadata, and a protobuf form.
 func TestEveryKindCanBeStored(t *testing.T) {
 	for _, r := range api.Table() {
+		r = r.Stored()
 		obj := r.New()
 		setRevision(obj, 5)
 		if _, ok := obj.(metav1.ObjectMetaAccessor); !ok {

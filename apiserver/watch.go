@@ -191,9 +191,9 @@ func (e *eventWriter) object(ev event, initialEnd bool) ([]byte, error) {
 		t.ResourceVersion = it.meta().GetResourceVersion()
 		return e.encode(t)
 	case "PartialObjectMetadata":
-		return e.encode(partial(it))
+		return e.encode(partial(it.shown(e.shelf.resource)))
 	}
-	return it.encoded(e.format.media)
+	return it.shown(e.shelf.resource).encoded(e.format.media)
 }
 
 func (e *eventWriter) encode(obj runtime.Object) ([]byte, error) {

@@ -254,7 +254,7 @@ func TestBookmarksComeByTheMinute(t *testing.T) {
 		for _, allowed := range []bool{true, false} {
 			ctx, cancel := context.WithTimeout(context.Background(), 3*bookmarkEvery+time.Second)
 			marks := 0
-			sh := &shelf{resource: s.shelf("secrets").resource, tree: newTree(), watchers: map[*watcher]struct{}{}}
+			sh := newShelf(s.shelf("secrets").resource)
 			own := &Server{cache: &cache{}}
 			err := own.stream(ctx, sh, selectAll(sh.resource), watchOptions{bookmarks: allowed, timeout: time.Hour}, func(e event, _ bool) error {
 				if e.kind == watch.Bookmark {

@@ -153,7 +153,7 @@ func beginLife(r *api.Resource, obj runtime.Object, m metav1.Object) {
 	if _, ok := r.Sub("status"); ok && !r.StatusOnCreate {
 		member(obj, "Status").SetZero()
 	}
-	obj.GetObjectKind().SetGroupVersionKind(r.GroupVersionKind())
+	obj.GetObjectKind().SetGroupVersionKind(r.Stored().GroupVersionKind())
 }
 
 // member is the Spec or the Status of an object, or an invalid Value where its kind has none.
@@ -169,6 +169,9 @@ func validate(r *api.Resource, obj runtime.Object) field.ErrorList {
 	errs := metavalidation.ValidateObjectMetaAccessor(metaOf(obj), r.Namespaced, name, field.NewPath("metadata"))
 	if r.Validate != nil {
 		errs = append(errs, r.Validate(obj)...)
+	}
+	if r.ValidateCreate != nil {
+		errs = append(errs, r.ValidateCreate(obj)...)
 	}
 	return errs
 }
@@ -285,7 +288,7 @@ func follow(r *api.Resource, obj runtime.Object, it *item, sub string) (runtime.
 		m.SetDeletionTimestamp(old.GetDeletionTimestamp())
 		m.SetDeletionGracePeriodSeconds(old.GetDeletionGracePeriodSeconds())
 	}
-	obj.GetObjectKind().SetGroupVersionKind(r.GroupVersionKind())
+	obj.GetObjectKind().SetGroupVersionKind(r.Stored().GroupVersionKind())
 	if sub == "" {
 		if _, ok := r.Sub("status"); ok {
 			member(obj, "Status").Set(member(it.obj.DeepCopyObject(), "Status"))
