@@ -40,12 +40,14 @@ lint: ## gofmt, go vet, staticcheck
 
 unit: ## the tests of each package; without root, those that need it are skipped
 	@test "$$(id -u)" != 0 || scripts/install.sh
+	@scripts/etcd.sh
 	go test -race $(RACE)
 	go test $$(go list ./... | grep -v '/test$$')
 
 cluster-test: build images ## the promises of the README, each against a real cluster
 	@test "$$(id -u)" = 0 || { echo; echo "SKIPPED: the tests of whole clusters, which need root: sudo make test"; }
 	@test "$$(id -u)" != 0 || scripts/install.sh
+	@scripts/etcd.sh
 	@test "$$(id -u)" != 0 || { set -x; go test -count=1 -timeout=15m ./test; }
 
 bench: bench-start bench-pods bench-idle ## how fast and how small it is, against the floor of this machine (as root)

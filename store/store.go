@@ -1,7 +1,7 @@
 // Package store defines what skiff needs of a database: ordered keys with bytes under them, one revision for the whole
 // store, compare-and-swap writes, and a watch without gaps. It knows nothing of Kubernetes.
 //
-// Implementations stand in packages named by their technology (store/bolt), and all pass the suite of store/storetest.
+// Implementations stand in packages named by their technology (store/bolt, store/etcd), and all pass the suite of store/storetest.
 //
 // In Kubernetes: k8s.io/apiserver/pkg/storage and etcd. Left out: leases (skiff expires Events itself), transactions over
 // several keys, and reads of old revisions (the API server keeps its own snapshots in memory).
@@ -20,6 +20,10 @@ var (
 	ErrConflict  = errors.New("revision conflict")
 	ErrCompacted = errors.New("revision compacted")
 	ErrClosed    = errors.New("store closed")
+	ErrTooLarge  = errors.New("value too large for the store")
+
+	// ErrUnavailable is for a store that is somewhere else and does not answer. Whether a write happened is open then.
+	ErrUnavailable = errors.New("store unavailable")
 )
 
 // KV is a key, its value and the store's revision at which the value was written.
@@ -63,4 +67,13 @@ type Store interface {
 
 	// Close ends all watches and releases the database. Writes under way are finished first.
 	Close() error
+}
+
+// Shared is a Store that other processes write to as well. Of another Store its one user knows the newest revision
+// already: it is that of the last write that was answered.
+type Shared interface {
+	Store
+
+	// Newest returns a revision that is not older than any write that was answered, by whomever, before the call.
+	Newest(ctx context.Context) (uint64, error)
 }

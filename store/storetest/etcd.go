@@ -1,0 +1,102 @@
+package storetest
+
+import (
+	"context"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// Etcd is an etcd server of a test's own, a real one. It ends with the test.
+type Etcd struct {
+	URL  string
+	t    testing.TB
+	args []string
+	run  *exec.Cmd
+}
+
+// StartEtcd starts the etcd on PATH, or the one that scripts/etcd.sh fetched; without one the test is skipped. args are
+// added to its flags; with a --cert-file it speaks TLS.
+func StartEtcd(t testing.TB, args ...string) *Etcd {
+	t.Helper()
+	client, peer := freePort(t), freePort(t)
+	scheme := "http://"
+	if slices.ContainsFunc(args, func(arg string) bool { return strings.HasPrefix(arg, "--cert-file=") }) {
+		scheme = "https://"
+	}
+	e := &Etcd{t: t, URL: scheme + client}
+	e.args = append([]string{etcdPath(t),
+		"--name=one", "--data-dir=" + filepath.Join(t.TempDir(), "etcd"), "--logger=zap", "--log-level=error",
+		"--listen-client-urls=" + e.URL, "--advertise-client-urls=" + e.URL,
+		"--listen-peer-urls=http://" + peer, "--initial-advertise-peer-urls=http://" + peer, "--initial-cluster=one=http://" + peer,
+		"--heartbeat-interval=20", "--election-timeout=200", // It has nobody to wait for.
+	}, args...)
+	e.Start()
+	t.Cleanup(e.Kill)
+	return e
+}
+
+// Start starts it, anew after Kill, with what it has on disk, and waits until it listens.
+func (e *Etcd) Start() {
+	e.t.Helper()
+	e.run = exec.Command(e.args[0], e.args[1:]...)
+	if runtime.GOARCH != "amd64" { // An old etcd wants to be told that one means it.
+		e.run.Env = append(os.Environ(), "ETCD_UNSUPPORTED_ARCH="+runtime.GOARCH)
+	}
+	e.run.Stderr = os.Stderr
+	if err := e.run.Start(); err != nil {
+		e.t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	for {
+		conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", e.URL[strings.LastIndex(e.URL, "/")+1:])
+		if err == nil {
+			_ = conn.Close()
+			return
+		}
+		if ctx.Err() != nil {
+			e.t.Fatalf("etcd did not come up in %v", patience)
+		}
+		time.Sleep(10 * time.Millisecond) // Between two looks.
+	}
+}
+
+// Kill ends it as kill -9 does.
+func (e *Etcd) Kill() {
+	_ = e.run.Process.Kill()
+	_ = e.run.Wait()
+}
+
+func freePort(t testing.TB) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+func etcdPath(t testing.TB) string {
+	t.Helper()
+	if path, err := exec.LookPath("etcd"); err == nil {
+		return path
+	}
+	dir, err := os.Getwd()
+	for err == nil && dir != "/" {
+		path := filepath.Join(dir, "bin", "etcd")
+		if _, err := os.Stat(path); err == nil {
+			return path
+		}
+		dir = filepath.Dir(dir)
+	}
+	t.Skip("SKIPPED: there is no etcd on PATH; scripts/etcd.sh fetches one")
+	return ""
+}
