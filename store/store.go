@@ -22,7 +22,8 @@ var (
 	ErrClosed    = errors.New("store closed")
 	ErrTooLarge  = errors.New("value too large for the store")
 
-	// ErrUnavailable is for a store that is somewhere else and does not answer. Whether a write happened is open then.
+	// ErrUnavailable is for a store that is somewhere else and does not answer, or whose disk is full or broken. It goes on by
+	// itself when that is over. Whether a write happened is open then.
 	ErrUnavailable = errors.New("store unavailable")
 )
 

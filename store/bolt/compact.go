@@ -9,74 +9,52 @@ import (
 	bbolt "go.etcd.io/bbolt"
 )
 
-// compactTx is how many bytes are copied in one transaction.
-const compactTx = 1 << 20
-
-// openCompacted opens the database. If its file has at least from bytes and most of them are free, it is first written
-// anew beside the old one, which it then replaces; bbolt itself never gives a page back.
-func openCompacted(path string, from int64) (*bbolt.DB, error) {
-	db, err := openFile(path)
-	if err != nil {
-		return nil, err
+// compact writes the file anew if it is large and most of it is free; bbolt itself never gives a page back. It is called
+// by the writer, so nothing is written meanwhile: what has to be copied is less than what was written since the last time.
+func (s *Store) compact() {
+	free := int64(s.db.Stats().FreePageN) * int64(s.db.Info().PageSize)
+	info, err := os.Stat(s.path)
+	if err != nil || info.Size() < s.compactFrom || free <= info.Size()/2 {
+		return
 	}
-	info, err := os.Stat(path)
+	if err := s.rewrite(); err != nil {
+		s.compactFrom = 2 * info.Size() // It works as it is; perhaps the disk is full.
+		slog.Warn("the store's file stays larger than it need be", "file", s.path, "err", err)
+	}
+}
+
+// rewrite puts a compacted copy in the place of the file.
+func (s *Store) rewrite() error {
+	temp := s.path + ".compact"
+	db, last, err := newFile(temp, func(put func(key, stored []byte) error) (uint64, error) {
+		return s.last.rev, s.db.View(func(tx *bbolt.Tx) error { return tx.Bucket(dataBucket).ForEach(put) })
+	})
+	if err != nil {
+		return err
+	}
+	if last.sum != s.last.sum {
+		err = damaged("the copy's sum is %016x, not %016x", last.sum, s.last.sum)
+	} else {
+		err = os.Rename(temp, s.path)
+	}
 	if err != nil {
 		db.Close()
-		return nil, fmt.Errorf("open store: %w", err)
-	}
-	free := int64(db.Stats().FreePageN) * int64(db.Info().PageSize)
-	if info.Size() < from || free <= info.Size()/2 {
-		return db, nil
-	}
-	if err := replace(db, path); err != nil {
-		slog.Warn("compact store", "file", path, "err", err) // It works as it is; perhaps the disk is full.
-		return db, nil
-	}
-	db.Close() // Not before the file is replaced: until then its lock keeps others out.
-	if err := syncDir(filepath.Dir(path)); err != nil {
-		return nil, fmt.Errorf("compact store %s: %w", path, err)
-	}
-	return openFile(path)
-}
-
-// replace puts a compacted copy of db in the place of its file.
-func replace(db *bbolt.DB, path string) error {
-	temp := path + ".compact"
-	if err := os.Remove(temp); err != nil && !os.IsNotExist(err) { // Left by one who was killed here.
-		return err
-	}
-	err := copyTo(db, temp)
-	if err == nil {
-		err = os.Rename(temp, path)
-	}
-	if err != nil {
 		os.Remove(temp)
+		return err
 	}
-	return err
+	s.swap(db, last)
+	if err := syncDir(filepath.Dir(s.path)); err != nil {
+		_ = s.suspect(fmt.Errorf("replace the store's file: %w", err))
+	}
+	return nil
 }
 
-// syncDir makes a rename in dir last.
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
+// swap has everybody use another database, which holds the same.
+func (s *Store) swap(db *bbolt.DB, last stamp) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.db != nil {
+		s.db.Close()
 	}
-	defer d.Close()
-	return d.Sync()
-}
-
-// copyTo writes what db holds to a new file and waits once, at the end, for the disk.
-func copyTo(db *bbolt.DB, path string) error {
-	to, err := bbolt.Open(path, 0o600, &bbolt.Options{NoSync: true})
-	if err != nil {
-		return err
-	}
-	defer to.Close() // A second Close does nothing.
-	if err := bbolt.Compact(to, db, compactTx); err != nil {
-		return err
-	}
-	if err := to.Sync(); err != nil {
-		return err
-	}
-	return to.Close()
+	s.db, s.last = db, last
 }

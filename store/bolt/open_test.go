@@ -36,19 +36,19 @@ func TestForeignFiles(t *testing.T) {
 				}
 				return meta.Put(formatKey, []byte("7"))
 			})
-		}, "format 7, but this skiff reads format 1"},
+		}, "format 7, but this skiff reads format 2"},
 		{"another program's", func(t *testing.T, path string) {
 			edit(t, path, func(tx *bbolt.Tx) error { _, err := tx.CreateBucket([]byte("grafana")); return err })
 		}, "not one of skiff's"},
 		{"damaged", func(t *testing.T, path string) {
 			open(t, path).Close()
-			edit(t, path, func(tx *bbolt.Tx) error { return tx.Bucket(metaBucket).Delete(revKey) })
+			edit(t, path, func(tx *bbolt.Tx) error { return tx.Bucket(metaBucket).Delete(stampKey) })
 		}, "damaged"},
 		{"no database at all", func(t *testing.T, path string) {
 			if err := os.WriteFile(path, []byte(strings.Repeat("text ", 10000)), 0o600); err != nil {
 				t.Fatal(err)
 			}
-		}, "invalid database"},
+		}, "damaged"},
 	}
 	for _, tc := range cases {
 		t.Run(tc.name, func(t *testing.T) {

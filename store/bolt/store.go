@@ -1,8 +1,9 @@
 // Package bolt keeps a [store.Store] in one file of the machine's own disk, with bbolt.
 //
 // The file has two buckets: "data" holds each key's value behind the revision of its last write, "meta" the file's
-// format and the store's revision. Both change in the same transaction, so the revision never goes back, whatever is
-// killed and when.
+// format and a stamp: the store's revision, a sum of all entries, and the transaction that wrote it. All change in the
+// same transaction, so the revision never goes back, whatever is killed and when, and Open can tell a whole file from
+// one that lost something (check.go). What happens when the disk is full or broken is told in fault.go.
 //
 // What costs time is to wait for the disk. So there is one writer goroutine: it takes the write that has waited
 // longest, adds all others that wait by now, and commits them together. A lone writer waits for nobody; a hundred share
@@ -23,6 +24,7 @@ import (
 	"iter"
 	"strings"
 	"sync"
+	"time"
 
 	bbolt "go.etcd.io/bbolt"
 	bbolterrors "go.etcd.io/bbolt/errors"
@@ -35,10 +37,21 @@ const (
 	maxValue = 8 << 20 // Bytes of one value: more than any client may send to the API server.
 )
 
+var _ store.Store = (*Store)(nil)
+
 // Store is a store.Store in a file. Get one with [Open].
 type Store struct {
-	db      *bbolt.DB
+	path    string
 	history *history
+
+	mu sync.RWMutex // Held for reading while db is used, for writing while the writer replaces it.
+	db *bbolt.DB    // nil if it could not be opened again after a fault.
+
+	// Of the writer alone.
+	last        stamp     // Of the last transaction that is durable.
+	fault       error     // Why the disk did not take the last one; nil if it did.
+	faultAt     time.Time // When that was tried.
+	compactFrom int64     // Bytes of a file that is worth to be written anew.
 
 	writes  chan *write
 	closing chan struct{} // Closed by Close: the writer takes no more writes.
@@ -46,15 +59,13 @@ type Store struct {
 	writer  sync.WaitGroup
 }
 
-var _ store.Store = (*Store)(nil)
-
 // Get implements store.Store.
 func (s *Store) Get(ctx context.Context, key string) (store.KV, error) {
 	if err := ctx.Err(); err != nil {
 		return store.KV{}, err
 	}
 	var kv store.KV
-	err := s.db.View(func(tx *bbolt.Tx) error {
+	err := s.view(func(tx *bbolt.Tx) error {
 		stored := tx.Bucket(dataBucket).Get([]byte(key))
 		if stored == nil {
 			return store.ErrNotFound
@@ -63,7 +74,7 @@ func (s *Store) Get(ctx context.Context, key string) (store.KV, error) {
 		return nil
 	})
 	if err != nil {
-		return store.KV{}, fmt.Errorf("get %q: %w", key, closedError(err))
+		return store.KV{}, fmt.Errorf("get %q: %w", key, err)
 	}
 	return kv, nil
 }
@@ -73,8 +84,12 @@ func (s *Store) List(ctx context.Context, prefix string) (kvs []store.KV, rev ui
 	if err := ctx.Err(); err != nil {
 		return nil, 0, err
 	}
-	err = s.db.View(func(tx *bbolt.Tx) error {
-		rev = binary.BigEndian.Uint64(tx.Bucket(metaBucket).Get(revKey))
+	err = s.view(func(tx *bbolt.Tx) error {
+		last, err := stampOf(tx)
+		if err != nil {
+			return err
+		}
+		rev = last.rev
 		cursor, start := tx.Bucket(dataBucket).Cursor(), []byte(prefix)
 		for key, stored := cursor.Seek(start); bytes.HasPrefix(key, start) && key != nil; key, stored = cursor.Next() {
 			kvs = append(kvs, decode(string(key), stored))
@@ -82,7 +97,7 @@ func (s *Store) List(ctx context.Context, prefix string) (kvs []store.KV, rev ui
 		return nil
 	})
 	if err != nil {
-		return nil, 0, fmt.Errorf("list %q: %w", prefix, closedError(err))
+		return nil, 0, fmt.Errorf("list %q: %w", prefix, err)
 	}
 	return kvs, rev, nil
 }
@@ -145,13 +160,28 @@ func (s *Store) Close() error {
 		close(s.closing)
 		s.writer.Wait()
 		s.history.close()
-		err = s.db.Close()
+		err = s.closeDB()
 	})
 	return err
 }
 
-// closedError turns bbolt's error for a closed database into ours.
-func closedError(err error) error {
+func (s *Store) closeDB() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.db == nil {
+		return nil
+	}
+	return s.db.Close()
+}
+
+// view reads from the database.
+func (s *Store) view(do func(*bbolt.Tx) error) error {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if s.db == nil {
+		return store.ErrUnavailable
+	}
+	err := s.db.View(do)
 	if errors.Is(err, bbolterrors.ErrDatabaseNotOpen) {
 		return store.ErrClosed
 	}

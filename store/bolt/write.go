@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"time"
 
 	bbolt "go.etcd.io/bbolt"
 
@@ -83,57 +84,93 @@ func (s *Store) drain(first *write) []*write {
 
 // commit makes the batch durable, then tells the watchers.
 func (s *Store) commit(batch []*write) {
-	events, err := s.apply(batch)
-	if err == nil {
-		s.history.add(events)
+	done, err := s.try(batch)
+	if err != nil {
+		for _, w := range batch {
+			w.rev, w.err = 0, fmt.Errorf("%w: %w", store.ErrUnavailable, err)
+		}
 		return
 	}
-	for _, w := range batch {
-		w.rev, w.err = 0, fmt.Errorf("write to the store's file: %w", err)
+	if done.stamp == s.last {
+		return // Nothing was written.
 	}
-	// If only the last wait for the disk failed, readers see the batch all the same, and the history lacks it.
-	if rev, err := s.revision(); err == nil {
-		s.history.restart(rev)
+	s.trust()
+	s.last = done.stamp
+	s.history.add(done.events)
+	if done.size >= s.compactFrom {
+		s.compact()
 	}
 }
 
-func (s *Store) revision() (rev uint64, err error) {
-	err = s.db.View(func(tx *bbolt.Tx) error {
-		rev = binary.BigEndian.Uint64(tx.Bucket(metaBucket).Get(revKey))
-		return nil
-	})
-	return rev, err
+// try does the batch, after a fault only if it is time to try again.
+func (s *Store) try(batch []*write) (applied, error) {
+	if s.fault != nil {
+		if time.Since(s.faultAt) < retryAfter {
+			return applied{}, s.fault
+		}
+		if err := s.mend(); err != nil {
+			return applied{}, s.suspect(err)
+		}
+	}
+	done, err := s.apply(batch)
+	if err != nil {
+		return applied{}, s.suspect(err)
+	}
+	return done, nil
 }
 
-// apply does the batch in one transaction and returns what changed. A write sees those before it in the same batch.
-func (s *Store) apply(batch []*write) ([]store.Event, error) {
+// applied is what a batch came to.
+type applied struct {
+	events []store.Event
+	stamp  stamp
+	size   int64 // Of the file's part that has been in use.
+}
+
+// apply does the batch in one transaction. A write sees those before it in the same batch.
+func (s *Store) apply(batch []*write) (applied, error) {
 	tx, err := s.db.Begin(true)
 	if err != nil {
-		return nil, err
+		return applied{}, err
 	}
-	defer tx.Rollback() // After a commit it does nothing.
-	meta, data := tx.Bucket(metaBucket), tx.Bucket(dataBucket)
-	rev := binary.BigEndian.Uint64(meta.Get(revKey))
-	var events []store.Event
+	defer func() { _ = tx.Rollback() }() // After a commit it does nothing.
+	done := applied{stamp: s.last, events: make([]store.Event, 0, len(batch))}
 	for _, w := range batch {
-		if w.err = check(data.Get([]byte(w.key)), w.want, w.stored == nil); w.err != nil {
-			continue
+		if err := w.apply(tx.Bucket(dataBucket), &done); err != nil {
+			return applied{}, err
 		}
-		rev++
-		w.rev = rev
-		event, err := w.apply(data)
-		if err != nil {
-			return nil, err
-		}
-		events = append(events, event)
 	}
-	if len(events) == 0 {
-		return nil, nil // Nothing to wait for the disk for.
+	if len(done.events) == 0 && s.fault == nil {
+		return done, nil // Nothing to wait for the disk for.
 	}
-	if err := meta.Put(revKey, binary.BigEndian.AppendUint64(nil, rev)); err != nil {
-		return nil, err
+	done.stamp.tx, done.size = uint64(tx.ID()), tx.Size()
+	if err := done.stamp.write(tx); err != nil {
+		return applied{}, err
 	}
-	return events, tx.Commit()
+	return done, tx.Commit()
+}
+
+// apply does one write, if the caller saw what is stored. An error is the store's, not the caller's.
+func (w *write) apply(data *bbolt.Bucket, done *applied) error {
+	key := []byte(w.key)
+	old := data.Get(key)
+	if w.err = check(old, w.want, w.stored == nil); w.err != nil {
+		return nil
+	}
+	if old != nil {
+		done.stamp.sum -= checksum(key, old)
+	}
+	done.stamp.rev++
+	w.rev = done.stamp.rev
+	event := store.Event{KV: store.KV{Key: w.key, Rev: w.rev}, Deleted: w.stored == nil}
+	if event.Deleted {
+		done.events = append(done.events, event)
+		return data.Delete(key)
+	}
+	binary.BigEndian.PutUint64(w.stored, w.rev)
+	event.Value = w.stored[8:]
+	done.events = append(done.events, event)
+	done.stamp.sum += checksum(key, w.stored)
+	return data.Put(key, w.stored)
 }
 
 // check compares the revision that a caller saw with what is stored.
@@ -149,14 +186,4 @@ func check(stored []byte, want uint64, deletion bool) error {
 		return store.ErrConflict
 	}
 	return nil
-}
-
-func (w *write) apply(data *bbolt.Bucket) (store.Event, error) {
-	if w.stored == nil {
-		event := store.Event{KV: store.KV{Key: w.key, Rev: w.rev}, Deleted: true}
-		return event, data.Delete([]byte(w.key))
-	}
-	binary.BigEndian.PutUint64(w.stored, w.rev)
-	event := store.Event{KV: store.KV{Key: w.key, Value: w.stored[8:], Rev: w.rev}}
-	return event, data.Put([]byte(w.key), w.stored)
 }

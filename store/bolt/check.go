@@ -1,0 +1,279 @@
+package bolt
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"io"
+)
+
+// ErrDamaged is what Open finds in a file that does not hold what was written to it.
+var ErrDamaged = errors.New("the file is damaged")
+
+func damaged(format string, args ...any) error {
+	return fmt.Errorf("%w: %w", ErrDamaged, fmt.Errorf(format, args...))
+}
+
+// contents is what a file holds, as found by reading all of it.
+type contents struct {
+	metaPage
+	format string
+	stamp  stamp  // What the last transaction said of the file.
+	sum    uint64 // Of the data that is there.
+}
+
+// readContents reads a file whole before bbolt sees it. bbolt has checksums for its two meta pages only, and trusts all
+// other pages: one that was cut off, overwritten or never written may end the process, or a lost key goes unnoticed.
+// Here nothing is trusted: each page must be in the file and be what its parent says; keys must be in order; the last
+// transaction must have stamped the file; and the sum of all entries must be the one in the stamp.
+func readContents(file io.ReaderAt) (c contents, err error) {
+	if c.metaPage, err = readMetas(file); err != nil {
+		return c, err
+	}
+	w := &walker{file: file, pageSize: int64(c.pageSize), end: c.end, seen: map[uint64]bool{}}
+	meta, data, ours := map[string][]byte{}, false, false
+	err = w.walk(c.root, 0, bounds{}, func(flags uint32, name, value []byte) error {
+		switch {
+		case flags&bucketFlag == 0 || len(value) < 16:
+			return damaged("%q is no bucket", name)
+		case bytes.Equal(name, metaBucket):
+			ours = true
+			return w.bucket(value, func(key, value []byte) { meta[string(key)] = bytes.Clone(value) })
+		case bytes.Equal(name, dataBucket):
+			data, ours = true, true
+			return w.bucket(value, func(key, value []byte) { c.sum += checksum(key, value) })
+		}
+		return nil
+	})
+	if err != nil {
+		return c, err
+	}
+	if !ours {
+		return c, errors.New("this is a bbolt file, but not one of skiff's")
+	}
+	switch c.format = string(meta[string(formatKey)]); c.format {
+	case "":
+		return c, damaged("it has no format")
+	case format:
+		c.stamp, err = readStamp(meta[string(stampKey)])
+	case oldFormat:
+		c.stamp, err = c.oldStamp(meta[string(oldRevKey)])
+	default:
+		return c, fmt.Errorf("the file has format %.10s, but this skiff reads format %s: use the skiff that wrote it", c.format, format)
+	}
+	switch {
+	case err != nil:
+		return c, err
+	case !data:
+		return c, damaged("it has no data")
+	case c.stamp.tx != c.tx:
+		return c, damaged("transaction %d was the last, but the pages are of transaction %d", c.tx, c.stamp.tx)
+	case c.stamp.sum != c.sum:
+		return c, damaged("the entries are not those that were written: their sum is %016x, not %016x", c.sum, c.stamp.sum)
+	}
+	return c, nil
+}
+
+// oldStamp takes a file for whole that was written before there were stamps.
+func (c contents) oldStamp(rev []byte) (stamp, error) {
+	if len(rev) != 8 {
+		return stamp{}, damaged("it has no revision")
+	}
+	return stamp{rev: binary.BigEndian.Uint64(rev), sum: c.sum, tx: c.tx}, nil
+}
+
+// What follows is bbolt's layout of a file: numbers are in the machine's own order.
+const (
+	pageHeader   = 16 // Page number 8, kind 2, number of elements 2, further pages 4.
+	branchKind   = 1
+	leafKind     = 2
+	metaKind     = 4
+	elementSize  = 16         // Branch: place 4, key size 4, page 8. Leaf: flags 4, place 4, key size 4, value size 4.
+	bucketFlag   = 1          // Of a leaf's element: its value is a bucket, that is a root page 8 and a sequence 8.
+	metaSize     = 64         // Magic 4, version 4, page size 4, flags 4, root 8, sequence 8, free list 8, end 8, tx 8, sum 8.
+	metaMagic    = 0xED0CDAED // In both meta pages.
+	metaVersion  = 2
+	largestPage  = 64 << 10
+	smallestPage = 1 << 10
+)
+
+var native = binary.NativeEndian
+
+// metaPage is what bbolt begins to read from: of the two, the one with the newer transaction.
+type metaPage struct {
+	pageSize      uint32
+	root, end, tx uint64
+	torn          bool // The other one is not valid.
+}
+
+func readMetas(file io.ReaderAt) (metaPage, error) {
+	for size := int64(smallestPage); size <= largestPage; size *= 2 {
+		first, ok1 := readMeta(file, 0, size)
+		second, ok2 := readMeta(file, 1, size)
+		switch {
+		case ok1 && (!ok2 || first.tx > second.tx):
+			first.torn = !ok2
+			return first, nil
+		case ok2:
+			second.torn = !ok1
+			return second, nil
+		}
+	}
+	return metaPage{}, damaged("it does not begin as a store's file does")
+}
+
+func readMeta(file io.ReaderAt, id, pageSize int64) (m metaPage, ok bool) {
+	var p [pageHeader + metaSize]byte
+	if _, err := file.ReadAt(p[:], id*pageSize); err != nil {
+		return m, false
+	}
+	b, sum := p[pageHeader:], fnv.New64a()
+	_, _ = sum.Write(b[:metaSize-8])
+	ok = native.Uint64(p[:]) == uint64(id) && native.Uint16(p[8:]) == metaKind &&
+		native.Uint32(b) == metaMagic && native.Uint32(b[4:]) == metaVersion && int64(native.Uint32(b[8:])) == pageSize &&
+		native.Uint64(b[metaSize-8:]) == sum.Sum64()
+	return metaPage{pageSize: native.Uint32(b[8:]), root: native.Uint64(b[16:]), end: native.Uint64(b[40:]), tx: native.Uint64(b[48:])}, ok
+}
+
+// walker visits pages. Buffers are kept for each depth: a branch is still needed while its children are read.
+type walker struct {
+	file     io.ReaderAt
+	pageSize int64
+	end      uint64 // The first page that is not in use.
+	seen     map[uint64]bool
+	buffers  [][]byte
+}
+
+// bounds are where a page's keys must lie. nil is open.
+type bounds struct{ from, to []byte }
+
+// bucket visits the entries of a bucket, whose header is given. A small one has no page of its own.
+func (w *walker) bucket(header []byte, visit func(key, value []byte)) error {
+	leaf := func(flags uint32, key, value []byte) error {
+		if flags != 0 {
+			return damaged("there is a bucket within a bucket")
+		}
+		visit(key, value)
+		return nil
+	}
+	if root := native.Uint64(header); root != 0 {
+		return w.walk(root, len(w.buffers), bounds{}, leaf)
+	}
+	if len(header) < 16+pageHeader {
+		return damaged("a bucket is cut off")
+	}
+	return w.page(header[16:], len(w.buffers), bounds{}, leaf)
+}
+
+// walk visits the entries of a page and of all pages below it.
+func (w *walker) walk(id uint64, depth int, in bounds, visit func(flags uint32, key, value []byte) error) error {
+	p, err := w.read(id, depth)
+	if err != nil {
+		return err
+	}
+	if err := w.page(p, depth, in, visit); err != nil {
+		return fmt.Errorf("page %d: %w", id, err)
+	}
+	return nil
+}
+
+// read reads a page with those that it continues in.
+func (w *walker) read(id uint64, depth int) ([]byte, error) {
+	if id < 2 || id >= w.end || w.seen[id] {
+		return nil, damaged("page %d is out of place", id)
+	}
+	for len(w.buffers) <= depth {
+		w.buffers = append(w.buffers, make([]byte, w.pageSize))
+	}
+	p := w.buffers[depth][:w.pageSize]
+	if _, err := w.file.ReadAt(p, int64(id)*w.pageSize); err != nil {
+		return nil, unread(id, err)
+	}
+	further := uint64(native.Uint32(p[12:]))
+	if native.Uint64(p) != id || further >= w.end-id {
+		return nil, damaged("page %d is not what it should be", id)
+	}
+	for i := range further + 1 {
+		if w.seen[id+i] {
+			return nil, damaged("page %d is used twice", id+i)
+		}
+		w.seen[id+i] = true
+	}
+	if further > 0 {
+		whole := make([]byte, int64(further+1)*w.pageSize)
+		copy(whole, p)
+		if _, err := w.file.ReadAt(whole[w.pageSize:], int64(id+1)*w.pageSize); err != nil {
+			return nil, unread(id, err)
+		}
+		p = whole
+	}
+	return p, nil
+}
+
+func unread(id uint64, err error) error {
+	if errors.Is(err, io.EOF) {
+		return damaged("it ends before page %d", id)
+	}
+	return fmt.Errorf("read page %d: %w", id, err)
+}
+
+// page visits the elements of a page, which must be in order and within the bounds.
+func (w *walker) page(p []byte, depth int, in bounds, visit func(flags uint32, key, value []byte) error) error {
+	kind, count := native.Uint16(p[8:]), int(native.Uint16(p[10:]))
+	if kind != branchKind && kind != leafKind || pageHeader+count*elementSize > len(p) || kind == branchKind && count == 0 {
+		return damaged("it is neither a branch nor a leaf")
+	}
+	var last []byte
+	for i := range count {
+		e := element(p, kind, i)
+		if e.key == nil || i > 0 && bytes.Compare(e.key, last) <= 0 || bytes.Compare(e.key, in.from) < 0 || in.to != nil && bytes.Compare(e.key, in.to) >= 0 {
+			return damaged("its keys are not in order")
+		}
+		last = e.key
+		if kind == leafKind {
+			if err := visit(e.flags, e.key, e.value); err != nil {
+				return err
+			}
+			continue
+		}
+		child := bounds{e.key, in.to}
+		if i+1 < count {
+			if child.to = element(p, kind, i+1).key; child.to == nil {
+				return damaged("its keys are not in order")
+			}
+		}
+		if err := w.walk(e.child, depth+1, child, visit); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// pageElement is one of a page: of a branch the page that begins with the key, of a leaf the value.
+type pageElement struct {
+	key, value []byte // The key is nil if the element points outside of its page.
+	flags      uint32
+	child      uint64
+}
+
+func element(p []byte, kind uint16, i int) pageElement {
+	at := pageHeader + i*elementSize
+	b := p[at : at+elementSize]
+	e := pageElement{}
+	var place, key, value uint64
+	if kind == branchKind {
+		place, key = uint64(native.Uint32(b)), uint64(native.Uint32(b[4:]))
+		e.child = native.Uint64(b[8:])
+	} else {
+		e.flags, place = native.Uint32(b), uint64(native.Uint32(b[4:]))
+		key, value = uint64(native.Uint32(b[8:])), uint64(native.Uint32(b[12:]))
+	}
+	start := uint64(at) + place
+	if key == 0 || start+key+value > uint64(len(p)) {
+		return pageElement{}
+	}
+	e.key, e.value = p[start:start+key], p[start+key:start+key+value]
+	return e
+}

@@ -1,0 +1,73 @@
+package bolt
+
+import (
+	"log/slog"
+	"path/filepath"
+	"time"
+
+	bbolt "go.etcd.io/bbolt"
+)
+
+// What happens when the disk does not take a write, because it is full, has become read-only or is broken:
+//
+//   - The writes of the batch are refused with store.ErrUnavailable, and the log says so once. Reads go on.
+//   - Later batches try anew, but not all the time: when the disk is back, so is the store. A batch that changes nothing tries too, by
+//     writing the stamp again, so that its answer tells whether the store can write.
+//   - If bbolt could not write pages, or not wait for them, nothing was changed: all of them were free ones, and they are
+//     written again the next time. But if the wait for the meta page failed, readers see the new state, the disk may hold
+//     the old one, and the kernel takes the page for clean: the next transaction would overwrite pages of the old state,
+//     and a power failure then leave neither. So the file is closed and opened again, which makes its two meta pages
+//     durable as they are seen (settle) before anything is built on them.
+
+// retryAfter is how long a fault is believed without another try: that costs a look at all pages.
+const retryAfter = 100 * time.Millisecond
+
+// suspect notes that the disk refused something, and returns the error.
+func (s *Store) suspect(err error) error {
+	if s.fault == nil {
+		slog.Error("the disk does not take what is written: the store refuses writes until it does", "file", s.path, "err", err)
+	}
+	s.fault, s.faultAt = err, time.Now()
+	return err
+}
+
+// trust notes that the disk took something.
+func (s *Store) trust() {
+	if s.fault != nil {
+		slog.Info("the disk is back: the store takes writes again", "file", s.path)
+	}
+	s.fault = nil
+}
+
+// mend prepares for the next try after a fault.
+func (s *Store) mend() error {
+	if err := syncDir(filepath.Dir(s.path)); err != nil {
+		return err
+	}
+	seen := stamp{}
+	err := s.view(func(tx *bbolt.Tx) (err error) {
+		seen, err = stampOf(tx)
+		return err
+	})
+	if err == nil && seen == s.last {
+		return nil
+	}
+	return s.reopen()
+}
+
+// reopen closes the file, reads it anew, and begins from what it holds.
+func (s *Store) reopen() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.db != nil {
+		s.db.Close()
+		s.db = nil
+	}
+	db, last, err := openStamped(s.path)
+	if err != nil {
+		return err
+	}
+	s.db, s.last = db, last
+	s.history.restart(last.rev)
+	return nil
+}
