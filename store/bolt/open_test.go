@@ -1,10 +1,8 @@
 package bolt
 
 import (
-	"bufio"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -113,100 +111,4 @@ func TestCompact(t *testing.T) {
 	if _, err := os.Stat(path + ".compact"); !os.IsNotExist(err) {
 		t.Errorf("the temporary file is still there: %v", err)
 	}
-}
-
-// childPath tells a copy of this test program to write to a store until it is killed.
-const childPath = "SKIFF_TEST_STORE"
-
-// Kill -9 loses no write that was answered.
-func TestKill(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "store.db")
-	var last uint64
-	for round := range 3 {
-		last = writeAndKill(t, path, round)
-		s, err := Open(path)
-		if err != nil {
-			t.Fatalf("round %d: open after the kill: %v", round, err)
-		}
-		kvs, rev, err := s.List(t.Context(), fmt.Sprintf("/%d/", round))
-		if err != nil || rev < last {
-			t.Fatalf("round %d: the store is at revision %d, but %d was answered; error %v", round, rev, last, err)
-		}
-		have := map[uint64]bool{}
-		for _, kv := range kvs {
-			have[kv.Rev] = kv.Key == string(kv.Value)
-		}
-		for want := last; want > last-100; want-- {
-			if !have[want] {
-				t.Errorf("round %d: the write at revision %d was answered and is lost", round, want)
-			}
-		}
-		if err := s.Close(); err != nil {
-			t.Fatal(err)
-		}
-	}
-}
-
-// writeAndKill lets a child write from several goroutines, kills it in the middle, and returns the last revision up to
-// which it had the answers to all writes.
-func writeAndKill(t *testing.T, path string, round int) uint64 {
-	t.Helper()
-	child := exec.Command(os.Args[0], "-test.run=^TestChild$")
-	child.Env = append(os.Environ(), childPath+"="+path, fmt.Sprintf("SKIFF_TEST_ROUND=%d", round))
-	out, err := child.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := child.Start(); err != nil {
-		t.Fatal(err)
-	}
-	defer child.Wait()
-	defer child.Process.Kill()
-	answered := map[uint64]bool{}
-	var lowest uint64
-	for lines := bufio.NewScanner(out); len(answered) < 300 && lines.Scan(); {
-		var rev uint64
-		if _, err := fmt.Sscanf(lines.Text(), "answered %d", &rev); err != nil {
-			t.Fatalf("the child says %q", lines.Text())
-		}
-		if answered[rev] = true; lowest == 0 || rev < lowest {
-			lowest = rev
-		}
-	}
-	if len(answered) < 300 {
-		t.Fatalf("the child ended after %d answers", len(answered))
-	}
-	last := lowest
-	for answered[last+1] {
-		last++
-	}
-	if last < lowest+100 {
-		t.Fatalf("only the revisions from %d to %d were answered without a gap", lowest, last)
-	}
-	return last
-}
-
-func TestChild(t *testing.T) {
-	path := os.Getenv(childPath)
-	if path == "" {
-		t.Skip("runs only as the child of TestKill")
-	}
-	s, err := Open(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for i := range 4 {
-		go func() {
-			for n := 0; ; n++ {
-				key := fmt.Sprintf("/%s/%d/%d", os.Getenv("SKIFF_TEST_ROUND"), i, n)
-				rev, err := s.Put(t.Context(), key, []byte(key), 0)
-				if err != nil {
-					fmt.Println("put:", err)
-					return
-				}
-				fmt.Println("answered", rev)
-			}
-		}()
-	}
-	select {} // Until killed.
 }
