@@ -105,7 +105,7 @@ func (s *Store) List(ctx context.Context, prefix string) (kvs []store.KV, rev ui
 // Put implements store.Store.
 func (s *Store) Put(ctx context.Context, key string, value []byte, rev uint64) (uint64, error) {
 	if len(value) > maxValue {
-		return 0, fmt.Errorf("put %q: %d bytes are more than the %d that a value may have", key, len(value), maxValue)
+		return 0, fmt.Errorf("put %q: %w: %d bytes are more than %d", key, store.ErrTooLarge, len(value), maxValue)
 	}
 	// The copy is taken here, because the write may outlast this call if ctx ends.
 	rev, err := s.submit(ctx, &write{key: key, stored: encode(value), want: rev})

@@ -189,8 +189,8 @@ func TestSlowWatcher(t *testing.T) {
 
 func TestLimits(t *testing.T) {
 	s := open(t, filepath.Join(t.TempDir(), "store.db"))
-	if _, err := s.Put(t.Context(), "a", make([]byte, maxValue+1), 0); err == nil {
-		t.Error("a value above the limit was taken")
+	if _, err := s.Put(t.Context(), "a", make([]byte, maxValue+1), 0); !errors.Is(err, store.ErrTooLarge) {
+		t.Errorf("a value above the limit: error %v, want ErrTooLarge", err)
 	}
 	if _, err := s.Put(t.Context(), string(make([]byte, 40000)), nil, 0); err == nil {
 		t.Error("a key above the limit was taken")
