@@ -19,6 +19,11 @@ func TestStore(t *testing.T) {
 	storetest.Run(t, func(t *testing.T) store.Store { return open(t, filepath.Join(t.TempDir(), "store.db")) })
 }
 
+func TestReopen(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "store.db")
+	storetest.Reopen(t, func(t *testing.T) store.Store { return open(t, path) })
+}
+
 func open(t *testing.T, path string, opts ...Option) *Store {
 	t.Helper()
 	s, err := Open(path, opts...)

@@ -23,6 +23,11 @@ func TestStore(t *testing.T) {
 	})
 }
 
+func TestReopen(t *testing.T) {
+	etcd := storetest.StartEtcd(t)
+	storetest.Reopen(t, func(t *testing.T) store.Store { return open(t, Config{Endpoints: []string{etcd.URL}}) })
+}
+
 func open(t *testing.T, c Config) *Store {
 	t.Helper()
 	s, err := Open(t.Context(), c)

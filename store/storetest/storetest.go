@@ -38,6 +38,7 @@ func Run(t *testing.T, open func(t *testing.T) store.Store) {
 		{"a list is ordered, under its prefix, at one revision", testList},
 		{"of many concurrent writers one wins", testOneWinner},
 		{"concurrent increments all count", testIncrements},
+		{"what concurrent clients are told is linearizable", testLinearizable},
 		{"a context that has ended stops a call", testContext},
 		{"after Close all is closed", testClose},
 		{"a watch begins after its revision", testWatchFrom},
