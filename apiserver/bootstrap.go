@@ -134,8 +134,10 @@ func (s *Server) set(ctx context.Context, resource string, obj runtime.Object) e
 	if s.shelf(resource).get(key) == nil {
 		return s.ensure(ctx, resource, obj)
 	}
-	_, err := s.modify(ctx, s.shelf(resource), key, "", false, func(runtime.Object) (runtime.Object, error) {
-		return obj.DeepCopyObject(), nil
+	_, err := s.modify(ctx, s.shelf(resource), key, "", false, func(old runtime.Object) (runtime.Object, error) {
+		next := obj.DeepCopyObject()
+		metaOf(next).SetManagedFields(metaOf(old).GetManagedFields())
+		return next, nil
 	})
 	if err != nil {
 		return fmt.Errorf("update %s %s: %w", resource, m.Name, err)

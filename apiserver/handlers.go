@@ -2,6 +2,7 @@ package apiserver
 
 import (
 	"fmt"
+	"mime"
 	"net/http"
 
 	"skiff/api"
@@ -9,8 +10,12 @@ import (
 	"github.com/go-chi/chi/v5"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/apis/meta/internalversion"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
 // resource handles the requests for one row of the table.
@@ -18,6 +23,7 @@ type resource struct {
 	*api.Resource
 	server *Server
 	shelf  *shelf
+	owners ownership
 }
 
 func (h *resource) key(r *http.Request) string {
@@ -76,6 +82,8 @@ func (h *resource) getOne(w http.ResponseWriter, r *http.Request) error {
 type write struct {
 	dry        bool
 	validation *validation
+	writer     string // Whose the fields are that are written.
+	force      bool   // Whether an apply takes fields from other writers.
 }
 
 func parseWrite(r *http.Request) (write, error) {
@@ -84,7 +92,32 @@ func parseWrite(r *http.Request) (write, error) {
 		return write{}, err
 	}
 	v, err := fieldValidation(r)
-	return write{dry, v}, err
+	if err != nil {
+		return write{}, err
+	}
+	force, err := applyOptions(r)
+	return write{dry, v, writer(r), force}, err
+}
+
+// applyOptions reads the parameters fieldManager and force. An apply must say whose it is, and it alone may use force.
+func applyOptions(r *http.Request) (force bool, err error) {
+	o := &metav1.PatchOptions{FieldManager: r.URL.Query().Get("fieldManager")}
+	if r.URL.Query().Has("force") {
+		force = isTrue(r, "force")
+		o.Force = &force
+	}
+	kind, errs := "UpdateOptions", metav1validation.ValidateFieldManager(o.FieldManager, field.NewPath("fieldManager"))
+	switch r.Method {
+	case http.MethodPost:
+		kind = "CreateOptions"
+	case http.MethodPatch:
+		media, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type"))
+		kind, errs = "PatchOptions", metav1validation.ValidatePatchOptions(o, types.PatchType(media))
+	}
+	if len(errs) > 0 {
+		return false, apierrors.NewInvalid(schema.GroupKind{Group: metav1.GroupName, Kind: kind}, "", errs)
+	}
+	return force, nil
 }
 
 // read gives the object in the request's body as it is to be stored.
@@ -114,10 +147,25 @@ func (h *resource) post(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	if isComponent(r) {
+		metaOf(obj).SetManagedFields(nil)
+		return h.create(w, r, obj, o)
+	}
+	if h.Default != nil {
+		h.Default(obj)
+	}
+	if err := h.owners.created(h.Resource, obj, o.writer); err != nil {
+		return err
+	}
+	return h.create(w, r, obj, o)
+}
+
+// create stores a new object that says whose its fields are. What the server adds now, nobody owns.
+func (h *resource) create(w http.ResponseWriter, r *http.Request, obj runtime.Object, o write) error {
 	if err := h.createsOwn(r, obj); err != nil {
 		return err
 	}
-	obj, err = h.server.create(r.Context(), h.shelf, chi.URLParam(r, "namespace"), obj, o.dry)
+	obj, err := h.server.create(r.Context(), h.shelf, chi.URLParam(r, "namespace"), obj, o.dry)
 	if err != nil {
 		return err
 	}
@@ -148,7 +196,7 @@ func (h *resource) replace(w http.ResponseWriter, r *http.Request, sub string) e
 	if err := sameName(r, obj); err != nil {
 		return err
 	}
-	return h.change(w, r, sub, o, func(runtime.Object) (runtime.Object, error) { return obj.DeepCopyObject(), nil })
+	return h.change(w, r, sub, o, h.recorded(sub, o, func(runtime.Object) (runtime.Object, error) { return obj.DeepCopyObject(), nil }))
 }
 
 // sameName holds that a request's object is the one that its path names.
@@ -173,17 +221,50 @@ func (h *resource) patchSub(w http.ResponseWriter, r *http.Request, sub string) 
 	if err != nil {
 		return err
 	}
-	return h.change(w, r, sub, o, func(old runtime.Object) (runtime.Object, error) {
-		obj, err := p.apply(h.Show(old), o.validation)
+	if p.isApply() {
+		return h.applyPatch(w, r, sub, o, p)
+	}
+	return h.change(w, r, sub, o, h.patched(r, sub, o, p))
+}
+
+// patched is the change that a patch makes.
+func (h *resource) patched(r *http.Request, sub string, o write, p patch) change {
+	form := h.Resource
+	if sub == "scale" {
+		form = scaleForm
+	}
+	changed := h.recorded(sub, o, func(old runtime.Object) (runtime.Object, error) {
+		obj, err := p.apply(form.Show(old), o.validation)
 		if err != nil {
 			return nil, err
 		}
-		if obj, err = h.Store(obj); err != nil {
+		return form.Store(obj)
+	})
+	if p.isApply() {
+		changed = func(old runtime.Object) (runtime.Object, error) { return h.applied(old, sub, o, p) }
+	}
+	return func(old runtime.Object) (runtime.Object, error) {
+		obj, err := changed(old)
+		if err != nil {
 			return nil, err
 		}
 		unpin(obj, old)
 		return obj, sameName(r, obj)
-	})
+	}
+}
+
+// recorded is a change with the record of who made it. Defaults are a part of what was written.
+func (h *resource) recorded(sub string, o write, f change) change {
+	return func(old runtime.Object) (runtime.Object, error) {
+		obj, err := f(old)
+		if err != nil {
+			return nil, err
+		}
+		if sub == "" && h.Default != nil {
+			h.Default(obj)
+		}
+		return obj, h.owners.changed(old, obj, sub, o.writer)
+	}
 }
 
 // unpin forgets a resourceVersion that the patch did not set itself: such a patch applies to whatever is stored.

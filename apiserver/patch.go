@@ -30,15 +30,12 @@ type patch struct {
 	body []byte
 }
 
-var patchTypes = []string{string(types.JSONPatchType), string(types.MergePatchType), string(types.StrategicMergePatchType)}
+var patchTypes = []string{
+	string(types.JSONPatchType), string(types.MergePatchType), string(types.StrategicMergePatchType), string(types.ApplyYAMLPatchType),
+}
 
 func readPatch(r *http.Request) (patch, error) {
 	media, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
-	if media == string(types.ApplyYAMLPatchType) {
-		err := unsupportedMediaType(media, patchTypes...)
-		err.ErrStatus.Message = "server-side apply is not supported: " + err.ErrStatus.Message
-		return patch{}, err
-	}
 	if err != nil || !slices.Contains(patchTypes, media) {
 		return patch{}, unsupportedMediaType(r.Header.Get("Content-Type"), patchTypes...)
 	}

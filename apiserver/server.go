@@ -6,7 +6,7 @@
 // scheduler or an agent: between the halves there is only the API.
 //
 // In Kubernetes: kube-apiserver, that is k8s.io/apiserver with pkg/registry and pkg/controlplane. Left out so far:
-// server-side apply, RBAC, admission webhooks and custom resources.
+// RBAC, admission webhooks and custom resources.
 package apiserver
 
 import (
@@ -52,6 +52,7 @@ type Server struct {
 	allocator allocator
 	slots     chan struct{} // One for each request under way.
 	documents *openapi.Documents
+	schemas   schemas
 	handler   http.Handler
 }
 
@@ -68,6 +69,7 @@ func New(ctx context.Context, s store.Store, config Config) (*Server, error) {
 	}
 	srv := &Server{
 		documents: documents,
+		schemas:   newSchemas(documents),
 		config:    config,
 		table:     table,
 		cache:     c,
@@ -138,7 +140,7 @@ func groupPath(gv schema.GroupVersion) string {
 
 // resourceRoutes routes what the row's verbs and subresources allow; everything else is 405 or 404.
 func (s *Server) resourceRoutes(mux chi.Router, r *api.Resource) {
-	h := &resource{server: s, Resource: r, shelf: s.cache.shelf(r)}
+	h := &resource{server: s, Resource: r, shelf: s.cache.shelf(r), owners: newOwnership(r, s.table, s.schemas)}
 	base := groupPath(r.GroupVersion())
 	all := base + "/" + r.Name
 	one := all + "/{name}"
@@ -210,9 +212,11 @@ func selectedName(r *http.Request) string {
 	return name
 }
 
-// isWatch reads the watch parameter as Kubernetes' decoder reads truth values.
-func isWatch(r *http.Request) bool {
-	v, ok := r.URL.Query()["watch"]
+func isWatch(r *http.Request) bool { return isTrue(r, "watch") }
+
+// isTrue reads a parameter as Kubernetes' decoder reads truth values.
+func isTrue(r *http.Request, parameter string) bool {
+	v, ok := r.URL.Query()[parameter]
 	return ok && v[0] != "0" && !strings.EqualFold(v[0], "false")
 }
 

@@ -60,13 +60,13 @@ func (h *resource) finalize(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	in := obj.(*corev1.Namespace)
-	return h.change(w, r, "finalize", o, func(old runtime.Object) (runtime.Object, error) {
+	return h.change(w, r, "finalize", o, h.recorded("finalize", o, func(old runtime.Object) (runtime.Object, error) {
 		ns := old.DeepCopyObject().(*corev1.Namespace)
 		ns.ResourceVersion = in.ResourceVersion
 		ns.UID = in.UID
 		ns.Spec.Finalizers = in.Spec.Finalizers
 		return ns, nil
-	})
+	}))
 }
 
 var bindingKind = corev1.SchemeGroupVersion.WithKind("Binding")
@@ -129,6 +129,9 @@ func bound(old *corev1.Pod, b *corev1.Binding) (*corev1.Pod, error) {
 
 var scaleKind = autoscalingv1.SchemeGroupVersion.WithKind("Scale")
 
+// scaleForm is the Scale as a row of the table, as far as it is one.
+var scaleForm = &api.Resource{Group: scaleKind.Group, Version: scaleKind.Version, Kind: scaleKind.Kind}
+
 func scaleOf(r *api.Resource, obj runtime.Object) (*autoscalingv1.Scale, error) {
 	now := r.Scale(obj)
 	selector, err := metav1.LabelSelectorAsSelector(now.Selector)
@@ -169,7 +172,7 @@ func (h *resource) putScale(w http.ResponseWriter, r *http.Request) error {
 	if err := sameName(r, obj); err != nil {
 		return err
 	}
-	return h.changeScale(w, r, o, func(*autoscalingv1.Scale) (*autoscalingv1.Scale, error) { return obj.(*autoscalingv1.Scale), nil })
+	return h.changeScale(w, r, o, h.recorded("scale", o, func(runtime.Object) (runtime.Object, error) { return obj.DeepCopyObject(), nil }))
 }
 
 func (h *resource) patchScale(w http.ResponseWriter, r *http.Request) error {
@@ -181,33 +184,38 @@ func (h *resource) patchScale(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return h.changeScale(w, r, o, func(old *autoscalingv1.Scale) (*autoscalingv1.Scale, error) {
-		obj, err := p.apply(old, o.validation)
-		if err != nil {
-			return nil, err
-		}
-		unpin(obj, old)
-		return obj.(*autoscalingv1.Scale), nil
-	})
+	return h.changeScale(w, r, o, h.patched(r, "scale", o, p))
 }
 
-func (h *resource) changeScale(w http.ResponseWriter, r *http.Request, o write, f func(old *autoscalingv1.Scale) (*autoscalingv1.Scale, error)) error {
+// changeScale brings a change of an object's Scale to the object. Who owns the one's replicas owns the other's.
+
+func (h *resource) changeScale(w http.ResponseWriter, r *http.Request, o write, f change) error {
 	obj, err := h.server.modify(r.Context(), h.shelf, h.key(r), "", o.dry, func(old runtime.Object) (runtime.Object, error) {
 		before, err := scaleOf(h.Resource, old)
 		if err != nil {
 			return nil, err
 		}
-		scale, err := f(before)
+		owners := scaleOwners(h.Resource, old)
+		if before.ManagedFields, err = owners.ToSubresource(); err != nil {
+			return nil, fmt.Errorf("read the managed fields: %w", err)
+		}
+		after, err := f(before)
 		if err != nil {
 			return nil, err
 		}
+		scale := after.(*autoscalingv1.Scale)
 		if scale.Spec.Replicas < 0 {
 			return nil, apierrors.NewInvalid(scaleKind.GroupKind(), before.Name, field.ErrorList{
 				field.Invalid(field.NewPath("spec", "replicas"), scale.Spec.Replicas, "must be greater than or equal to 0")})
 		}
+		fields, err := owners.ToParent(scale.ManagedFields)
+		if err != nil {
+			return nil, fmt.Errorf("write the managed fields: %w", err)
+		}
 		next := old.DeepCopyObject()
 		metaOf(next).SetResourceVersion(scale.ResourceVersion)
 		metaOf(next).SetUID(scale.UID)
+		metaOf(next).SetManagedFields(fields)
 		h.SetReplicas(next, scale.Spec.Replicas)
 		return next, nil
 	})

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"slices"
 	"strconv"
 
 	"skiff/api"
@@ -146,7 +147,6 @@ func beginLife(r *api.Resource, obj runtime.Object, m metav1.Object) {
 	m.SetDeletionGracePeriodSeconds(nil)
 	m.SetSelfLink("")
 	m.SetGeneration(0)
-	m.SetManagedFields(nil)
 	if r.Wanted != nil {
 		m.SetGeneration(1)
 	}
@@ -221,7 +221,7 @@ func (s *Server) replace(ctx context.Context, sh *shelf, it *item, obj runtime.O
 	if errs := validateUpdate(r, obj, it.obj, sub); len(errs) > 0 {
 		return nil, false, apierrors.NewInvalid(r.GroupVersionKind().GroupKind(), it.meta().GetName(), errs)
 	}
-	if !finished(obj) && equality.Semantic.DeepEqual(obj, it.obj) {
+	if !finished(obj) && unchanged(obj, it.obj) {
 		return it.obj, false, nil // Nothing changes, so there is nothing to write, and no event.
 	}
 	if dry {
@@ -239,6 +239,23 @@ func (s *Server) replace(ctx context.Context, sh *shelf, it *item, obj runtime.O
 		return nil, false, err
 	}
 	return obj, false, nil
+}
+
+// unchanged tells whether an object is what it was before. That somebody wrote the same again is no change: the times of
+// managed fields do not count.
+func unchanged(obj, old runtime.Object) bool {
+	m := metaOf(obj)
+	now, before := m.GetManagedFields(), metaOf(old).GetManagedFields()
+	same := slices.EqualFunc(now, before, func(a, b metav1.ManagedFieldsEntry) bool {
+		a.Time, b.Time = nil, nil
+		return equality.Semantic.DeepEqual(a, b)
+	})
+	if !same {
+		return false
+	}
+	m.SetManagedFields(before)
+	defer m.SetManagedFields(now)
+	return equality.Semantic.DeepEqual(obj, old)
 }
 
 func notFound(r *api.Resource, key string) error {
@@ -283,7 +300,6 @@ func follow(r *api.Resource, obj runtime.Object, it *item, sub string) (runtime.
 	m.SetUID(old.GetUID())
 	m.SetCreationTimestamp(old.GetCreationTimestamp())
 	m.SetSelfLink("")
-	m.SetManagedFields(nil)
 	if sub != subDelete {
 		m.SetDeletionTimestamp(old.GetDeletionTimestamp())
 		m.SetDeletionGracePeriodSeconds(old.GetDeletionGracePeriodSeconds())
@@ -325,12 +341,13 @@ func isNewGeneration(r *api.Resource, obj, old runtime.Object, sub string) bool 
 // ofStatus tells the subresources through which the status is written.
 func ofStatus(sub string) bool { return sub == "status" || sub == "approval" }
 
-// withStatus is the stored object with the status, labels and annotations of another.
+// withStatus is the stored object with the status, labels, annotations and managed fields of another.
 func withStatus(old, obj runtime.Object) runtime.Object {
 	next := old.DeepCopyObject()
 	member(next, "Status").Set(member(obj, "Status"))
 	metaOf(next).SetLabels(metaOf(obj).GetLabels())
 	metaOf(next).SetAnnotations(metaOf(obj).GetAnnotations())
+	metaOf(next).SetManagedFields(metaOf(obj).GetManagedFields())
 	return next
 }
 

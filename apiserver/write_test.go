@@ -258,7 +258,7 @@ func TestPatches(t *testing.T) {
 	patch(`{"metadata":{"name":"other"}}`, merge).refused(t, 400, metav1.StatusReasonBadRequest, "does not match the name on the URL")
 	patch(`{"metadata":{"resourceVersion":"1"}}`, merge).refused(t, 409, metav1.StatusReasonConflict)
 	patch(`{}`, []string{"Content-Type", "application/json"}).refused(t, 415, metav1.StatusReasonUnsupportedMediaType, "application/merge-patch+json")
-	patch(`{}`, []string{"Content-Type", "application/apply-patch+yaml"}).refused(t, 415, metav1.StatusReasonUnsupportedMediaType, "server-side apply is not supported")
+	patch(`{}`, []string{"Content-Type", "application/apply-patch+yaml"}).refused(t, 422, metav1.StatusReasonInvalid, "PatchOptions.meta.k8s.io \"\" is invalid: fieldManager: Required value: is required for apply patch")
 	patch("["+strings.Repeat(`{"op":"test","path":"/kind","value":"Deployment"},`, maxPatchOperations)+`{"op":"test","path":"/kind","value":"Deployment"}]`, jsonPatch).
 		refused(t, 413, metav1.StatusReasonRequestEntityTooLarge, "10001")
 	bomb := `[{"op":"add","path":"/metadata/annotations/x","value":"` + strings.Repeat("x", 20000) + `"}` + strings.Repeat(`,{"op":"copy","from":"/metadata","path":"/metadata/annotations/y"}`, 60) + `]`

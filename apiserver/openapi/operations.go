@@ -47,8 +47,9 @@ var (
 	typesObject = []string{"application/json", "application/yaml", "application/vnd.kubernetes.protobuf"}
 	typesList   = []string{"application/json", "application/yaml", "application/vnd.kubernetes.protobuf",
 		"application/json" + watching, "application/vnd.kubernetes.protobuf" + watching}
-	typesPatch = []string{"application/json-patch+json", "application/merge-patch+json", "application/strategic-merge-patch+json"}
-	typesAny   = []string{"*/*"}
+	typesPatch = []string{"application/json-patch+json", "application/merge-patch+json", "application/strategic-merge-patch+json",
+		"application/apply-patch+yaml"}
+	typesAny = []string{"*/*"}
 )
 
 // operations returns what a client can do with a resource and its subresources.

@@ -1,0 +1,260 @@
+package apiserver
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"strings"
+	"sync"
+	"unicode"
+	"unicode/utf8"
+
+	"skiff/api"
+	"skiff/apiserver/openapi"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/managedfields"
+	"k8s.io/kube-openapi/pkg/schemaconv"
+	"k8s.io/kube-openapi/pkg/validation/spec"
+	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
+	"sigs.k8s.io/structured-merge-diff/v6/typed"
+)
+
+// Every object says in metadata.managedFields which writer set which of its fields, so that a server-side apply can tell
+// what is the applier's own and what would be taken from others.
+// https://kubernetes.io/docs/reference/using-api/server-side-apply/ and KEP-555.
+//
+// To keep that record costs more than all the rest of a small write, and most writes in a cluster are its own parts'. So
+// what skiff's components create has no record, until somebody applies it: then its fields belong to
+// "before-first-apply", as for objects that are older than server-side apply. What they write to the objects of others, a
+// Deployment's status, is recorded.
+
+// schemas are the types of the API, as server-side apply needs to know them: which lists are sets or maps, and by which
+// keys. They come from the OpenAPI definitions when the first write needs them.
+type schemas func() (managedfields.TypeConverter, error)
+
+func newSchemas(documents *openapi.Documents) schemas {
+	return sync.OnceValues(func() (managedfields.TypeConverter, error) {
+		definitions, err := documents.Definitions()
+		if err != nil {
+			return nil, err
+		}
+		models := make(map[string]*spec.Schema, len(definitions))
+		for name, text := range definitions {
+			models[name] = &spec.Schema{}
+			if err := json.Unmarshal(text, models[name]); err != nil {
+				return nil, fmt.Errorf("read the OpenAPI definition of %s: %w", name, err)
+			}
+		}
+		types, err := schemaconv.ToSchemaFromOpenAPI(models, false)
+		if err != nil {
+			return nil, fmt.Errorf("read the OpenAPI definitions: %w", err)
+		}
+		parser := &typed.Parser{}
+		parser.Schema.Types = types.Types
+		return managedfields.NewSchemeTypeConverter(api.Scheme, parser), nil
+	})
+}
+
+// ownership keeps the managed fields of one resource's objects. It has a field manager for each subresource, "" for the
+// object itself, made when first used.
+type ownership map[string]func() (*managedfields.FieldManager, error)
+
+func newOwnership(r *api.Resource, table []*api.Resource, types schemas) ownership {
+	forms := formsOf(r, table)
+	o := ownership{"": fieldManager(r, "", forms, types)}
+	for _, sub := range r.Subs {
+		if sub.Name == "scale" {
+			o["scale"] = fieldManager(scaleForm, "scale", formsOf(scaleForm, nil), types)
+			continue
+		}
+		o[sub.Name] = fieldManager(r, sub.Name, forms, types)
+	}
+	return o
+}
+
+func fieldManager(r *api.Resource, sub string, forms forms, types schemas) func() (*managedfields.FieldManager, error) {
+	return sync.OnceValues(func() (*managedfields.FieldManager, error) {
+		converter, err := types()
+		if err != nil {
+			return nil, err
+		}
+		resets := map[fieldpath.APIVersion]fieldpath.Filter{}
+		if filter := writable(r, sub); filter != nil {
+			resets[fieldpath.APIVersion(r.GroupVersion().String())] = filter
+		}
+		return managedfields.NewDefaultFieldManager(converter, forms, forms, forms, r.GroupVersionKind(), r.Stored().GroupVersion(), sub, resets)
+	})
+}
+
+// writable leaves of a set of fields those that a write through this subresource can change; nobody comes to own the others
+// by it. nil leaves all.
+func writable(r *api.Resource, sub string) fieldpath.Filter {
+	_, hasStatus := r.Sub("status")
+	switch {
+	case ofStatus(sub):
+		return fieldpath.NewIncludeMatcherFilter(
+			fieldpath.MakePrefixMatcherOrDie("status"),
+			fieldpath.MakePrefixMatcherOrDie("metadata", "labels"),
+			fieldpath.MakePrefixMatcherOrDie("metadata", "annotations"))
+	case sub == "" && hasStatus:
+		return fieldpath.NewExcludeSetFilter(fieldpath.NewSet(fieldpath.MakePathOrDie("status")))
+	}
+	return nil
+}
+
+// changed records in obj what manager changed of old.
+func (o ownership) changed(old, obj runtime.Object, sub, manager string) error {
+	if len(metaOf(old).GetManagedFields()) == 0 && len(metaOf(obj).GetManagedFields()) == 0 {
+		return nil // Nothing was recorded of the object, and nothing is before it is applied.
+	}
+	return o.update(old, obj, sub, manager)
+}
+
+// created records in a new object that its fields are manager's.
+func (o ownership) created(r *api.Resource, obj runtime.Object, manager string) error {
+	return o.update(nothing(r), obj, "", manager)
+}
+
+func (o ownership) update(old, obj runtime.Object, sub, manager string) error {
+	fields, err := o[sub]()
+	if err != nil {
+		return err
+	}
+	fields.UpdateNoErrors(old, obj, manager) // It returns obj.
+	return nil
+}
+
+// applied is old with what an apply says of it. Fields that another manager has set to another value are a conflict,
+// unless the applier takes them by force.
+func (o ownership) applied(old runtime.Object, config *unstructured.Unstructured, sub, manager string, force bool) (runtime.Object, error) {
+	fields, err := o[sub]()
+	if err != nil {
+		return nil, err
+	}
+	obj, err := fields.Apply(old, config, manager, force)
+	if _, known := err.(apierrors.APIStatus); err != nil && !known {
+		return nil, apierrors.NewBadRequest(err.Error()) // A field that the kind does not have, or of another type.
+	}
+	return obj, err
+}
+
+// scaleOwners translates between the managed fields of an object and those of its Scale.
+func scaleOwners(r *api.Resource, obj runtime.Object) *managedfields.ScaleHandler {
+	replicas := managedfields.ResourcePathMappings{r.GroupVersion().String(): fieldpath.MakePathOrDie("spec", "replicas")}
+	return managedfields.NewScaleHandler(metaOf(obj).GetManagedFields(), r.GroupVersion(), replicas)
+}
+
+// nothing is the object that there is before one is created.
+func nothing(r *api.Resource) runtime.Object {
+	obj := r.Stored().New()
+	obj.GetObjectKind().SetGroupVersionKind(r.Stored().GroupVersionKind())
+	return obj
+}
+
+// forms are the rows that show one kind of object, by version: all that a field manager must know of Go types. What it gives
+// back is a tree of maps.
+type forms map[schema.GroupVersion]*api.Resource
+
+func formsOf(r *api.Resource, table []*api.Resource) forms {
+	f := forms{r.GroupVersion(): r}
+	for _, other := range table {
+		if other.Stored().GroupResource() == r.Stored().GroupResource() {
+			f[other.GroupVersion()] = other
+		}
+	}
+	return f
+}
+
+// ConvertToVersion returns obj in another form, as its Go type. It may return obj itself, and never changes it.
+func (f forms) ConvertToVersion(obj runtime.Object, to runtime.GroupVersioner) (runtime.Object, error) {
+	kind := obj.GetObjectKind().GroupVersionKind()
+	version, _ := to.(schema.GroupVersion)
+	from, want := f[kind.GroupVersion()], f[version]
+	if from == nil || want == nil || kind != from.GroupVersionKind() {
+		return nil, runtime.NewNotRegisteredErrForKind("skiff", kind)
+	}
+	if tree, ok := obj.(*unstructured.Unstructured); ok {
+		var err error
+		if obj, err = fromTree(from, tree); err != nil {
+			return nil, err
+		}
+	}
+	if from == want {
+		return obj, nil
+	}
+	stored, err := from.Store(obj)
+	if err != nil {
+		return nil, err
+	}
+	return want.Show(stored), nil
+}
+
+// fromTree copies a tree of maps into the row's Go type.
+func fromTree(r *api.Resource, tree *unstructured.Unstructured) (runtime.Object, error) {
+	obj := r.New()
+	if _, same := obj.(*unstructured.Unstructured); same {
+		return tree.DeepCopy(), nil
+	}
+	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(tree.Object, obj); err != nil {
+		return nil, err
+	}
+	obj.GetObjectKind().SetGroupVersionKind(r.GroupVersionKind())
+	return obj, nil
+}
+
+// New returns an empty object of one form.
+func (f forms) New(kind schema.GroupVersionKind) (runtime.Object, error) {
+	r := f[kind.GroupVersion()]
+	if r == nil {
+		return nil, runtime.NewNotRegisteredErrForKind("skiff", kind)
+	}
+	obj := r.New()
+	obj.GetObjectKind().SetGroupVersionKind(kind)
+	return obj, nil
+}
+
+// Default does nothing: whatever is written gets its defaults later, and nobody owns those.
+func (forms) Default(runtime.Object) {}
+
+// Convert is never asked for.
+func (forms) Convert(in, out, _ any) error {
+	return fmt.Errorf("convert %T to %T: no such conversion", in, out)
+}
+
+// ConvertFieldLabel is never asked for.
+func (forms) ConvertFieldLabel(kind schema.GroupVersionKind, label, _ string) (string, string, error) {
+	return "", "", fmt.Errorf("convert the field label %s of %s: no such conversion", label, kind)
+}
+
+// writer names who makes a request, as managed fields call it.
+func writer(r *http.Request) string {
+	if name := r.URL.Query().Get("fieldManager"); name != "" {
+		return name
+	}
+	agent, _, _ := strings.Cut(r.UserAgent(), "/")
+	var name strings.Builder
+	for _, c := range agent {
+		if name.Len()+utf8.RuneLen(c) > metav1validation.FieldManagerMaxLength {
+			break
+		}
+		if unicode.IsPrint(c) {
+			name.WriteRune(c)
+		}
+	}
+	return name.String()
+}
+
+// isComponent tells whether a part of skiff makes a request and does not ask for its fields to be recorded. That is no
+// question of trust: whoever calls himself so gets no record of what he creates.
+func isComponent(r *http.Request) bool {
+	if r.URL.Query().Get("fieldManager") != "" {
+		return false
+	}
+	agent, _, _ := strings.Cut(r.UserAgent(), "/")
+	return agent == "skiff" || strings.HasPrefix(agent, "skiff-")
+}
