@@ -3,6 +3,7 @@ package bolt
 import (
 	"fmt"
 	"log/slog"
+	"math"
 	"os"
 	"path/filepath"
 
@@ -12,15 +13,26 @@ import (
 // compact writes the file anew if it is large and most of it is free; bbolt itself never gives a page back. It is called
 // by the writer, so nothing is written meanwhile: what has to be copied is less than what was written since the last time.
 func (s *Store) compact() {
-	free := int64(s.db.Stats().FreePageN) * int64(s.db.Info().PageSize)
 	info, err := os.Stat(s.path)
-	if err != nil || info.Size() < s.compactFrom || free <= info.Size()/2 {
+	if err != nil || info.Size() < s.compactFrom || s.used() >= info.Size()/2 {
 		return
 	}
 	if err := s.rewrite(); err != nil {
 		s.compactFrom = 2 * info.Size() // It works as it is; perhaps the disk is full.
 		slog.Warn("the store's file stays larger than it need be", "file", s.path, "err", err)
 	}
+}
+
+// used is how many bytes of the file are not free.
+func (s *Store) used() (n int64) {
+	err := s.db.View(func(tx *bbolt.Tx) error {
+		n = tx.Size() - int64(s.db.Stats().FreePageN)*int64(s.db.Info().PageSize)
+		return nil
+	})
+	if err != nil {
+		return math.MaxInt64
+	}
+	return n
 }
 
 // rewrite puts a compacted copy in the place of the file.

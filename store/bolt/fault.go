@@ -2,6 +2,7 @@ package bolt
 
 import (
 	"log/slog"
+	"os"
 	"path/filepath"
 	"time"
 
@@ -52,7 +53,24 @@ func (s *Store) mend() error {
 	if err == nil && seen == s.last {
 		return nil
 	}
+	if err := s.settle(); err != nil {
+		return err // Until then readers keep the file as it is.
+	}
 	return s.reopen()
+}
+
+// settle makes the file's first pages durable as they are seen.
+func (s *Store) settle() error {
+	file, err := os.OpenFile(s.path, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	metas, err := readMetas(file)
+	if err != nil {
+		return err
+	}
+	return settle(file, metas)
 }
 
 // reopen closes the file, reads it anew, and begins from what it holds.

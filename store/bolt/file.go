@@ -92,7 +92,7 @@ func openFile(path string) (*bbolt.DB, contents, error) {
 	}
 	c, err := readContents(file)
 	if err == nil {
-		err = settle(file, 2*int64(c.pageSize))
+		err = settle(file, c.metaPage)
 	}
 	if err != nil {
 		file.Close()
@@ -107,11 +107,11 @@ func openFile(path string) (*bbolt.DB, contents, error) {
 
 // settle makes durable what the two meta pages say. After a failed wait for the disk the kernel may show a page that the
 // disk never got, and would not write it again; what it shows has to be on the disk before anything is built on it.
-func settle(file *os.File, size int64) error {
-	metas := make([]byte, size)
-	_, err := file.ReadAt(metas, 0)
+func settle(file *os.File, m metaPage) error {
+	pages := make([]byte, 2*m.pageSize)
+	_, err := file.ReadAt(pages, 0)
 	if err == nil {
-		_, err = file.WriteAt(metas, 0)
+		_, err = file.WriteAt(pages, 0)
 	}
 	if err == nil {
 		err = unix.Fdatasync(int(file.Fd()))

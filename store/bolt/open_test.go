@@ -112,3 +112,43 @@ func TestCompact(t *testing.T) {
 		t.Errorf("the temporary file is still there: %v", err)
 	}
 }
+
+// A file becomes small again also while it is in use: readers and watchers do not notice.
+func TestCompactInUse(t *testing.T) {
+	const from = 256 << 10
+	path := filepath.Join(t.TempDir(), "store.db")
+	s := open(t, path, func(o *options) { o.compactFrom = from })
+	put(t, s, "/kept", "value", 0)
+	watch := watchOn(t, s)
+	largest := int64(0)
+	for range 10 {
+		for i := range 15 {
+			put(t, s, fmt.Sprint(i), strings.Repeat("x", 20<<10), 0)
+		}
+		info, err := os.Stat(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		largest = max(largest, info.Size())
+		kvs, _, err := s.List(t.Context(), "")
+		if err != nil || len(kvs) != 16 {
+			t.Fatalf("%d keys, error %v, want 16", len(kvs), err)
+		}
+		for _, kv := range kvs[1:] {
+			if _, err := s.Delete(t.Context(), kv.Key, kv.Rev); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	info, err := os.Stat(path)
+	if err != nil || info.Size() > from || largest <= from {
+		t.Errorf("the file had %d bytes and has %d, error %v; want at most %d with almost nothing in it", largest, info.Size(), err, from)
+	}
+	kvs, rev, err := s.List(t.Context(), "")
+	if err != nil || len(kvs) != 1 || string(kvs[0].Value) != "value" {
+		t.Errorf("%d keys, error %v, want the one that was kept", len(kvs), err)
+	}
+	watch.check(t, &faultyWriter{}, rev)
+	s.Close()
+	open(t, path)
+}

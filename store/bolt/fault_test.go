@@ -1,0 +1,444 @@
+package bolt
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"skiff/store"
+)
+
+// patience is how long a test waits for what must come.
+const patience = 20 * time.Second
+
+// ownMounts is set in a copy of this test program that has its mounts for itself.
+const ownMounts = "SKIFF_TEST_MOUNTS"
+
+// inOwnMounts runs the test that calls it once more, in a process whose mounts nobody else sees and that go with it, and
+// tells whether this is that process.
+func inOwnMounts(t *testing.T) bool {
+	t.Helper()
+	if os.Getenv(ownMounts) != "" {
+		if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+			t.Fatal(err)
+		}
+		return true
+	}
+	if os.Getuid() != 0 {
+		t.Skip("SKIPPED: mounting needs root")
+	}
+	child := exec.Command(os.Args[0], "-test.v", "-test.run=^"+t.Name()+"$")
+	child.Env = append(os.Environ(), ownMounts+"=1")
+	child.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS}
+	out, err := child.CombinedOutput()
+	switch {
+	case errors.Is(err, unix.EPERM):
+		t.Skip("SKIPPED: this process may not have mounts of its own")
+	case err != nil:
+		t.Errorf("%v\n%s", err, out)
+	}
+	return false
+}
+
+// smallDisk mounts a file system in memory.
+func smallDisk(t *testing.T, size string) (dir string) {
+	t.Helper()
+	dir = t.TempDir()
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size="+size); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
+	return dir
+}
+
+func resize(t *testing.T, dir, size string) {
+	t.Helper()
+	if err := unix.Mount("", dir, "", unix.MS_REMOUNT, "size="+size); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// diskOn mounts an ext4 without a journal whose blocks are in a file of another file system, and returns the name of its
+// device too. When the other is full, writes succeed and it is the wait for them that fails.
+func diskOn(t *testing.T, below string) (dir, device string) {
+	t.Helper()
+	if _, err := exec.LookPath("mkfs.ext4"); err != nil {
+		t.Skip("SKIPPED: there is no mkfs.ext4")
+	}
+	image, dir := filepath.Join(below, "image"), t.TempDir()
+	for _, args := range [][]string{
+		{"truncate", "--size=64M", image},
+		{"mkfs.ext4", "-q", "-b", "4096", "-O", "^has_journal", "-N", "32", image},
+		{"mount", "-o", "loop,errors=remount-ro", image, dir},
+	} {
+		if out, err := exec.Command(args[0], args[1:]...).CombinedOutput(); err != nil {
+			t.Skipf("SKIPPED: %v: %v %s", args, err, out)
+		}
+	}
+	t.Cleanup(func() { _ = unix.Unmount(dir, 0) }) // With it the loop device goes.
+	out, err := exec.Command("findmnt", "-no", "SOURCE", dir).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return dir, filepath.Base(strings.TrimSpace(string(out)))
+}
+
+// A disk that is full refuses to write, or, if it is one that was promised more than there is, to wait. In either case
+// writes are refused, the log says so once, nothing that was answered is lost, and the store goes on by itself when there is room.
+func TestFullDisk(t *testing.T) {
+	if !inOwnMounts(t) {
+		return
+	}
+	t.Run("writes fail", func(t *testing.T) {
+		dir := smallDisk(t, "1m")
+		testFullDisk(t, dir, func() { resize(t, dir, "64m") })
+	})
+	t.Run("waits fail", func(t *testing.T) {
+		below := smallDisk(t, "1m")
+		dir, _ := diskOn(t, below)
+		testFullDisk(t, dir, func() { resize(t, below, "128m") })
+	})
+}
+
+func testFullDisk(t *testing.T, dir string, mend func()) {
+	log := captureLog(t)
+	path := filepath.Join(dir, "store.db")
+	s := open(t, path)
+	w := &faultyWriter{keys: map[string]store.KV{}, open: map[string][]byte{}}
+	watch := watchOn(t, s)
+
+	var refused error
+	for refused == nil && w.n < 5000 {
+		refused = w.write(t, s)
+	}
+	if !errors.Is(refused, store.ErrUnavailable) || !errors.Is(refused, unix.ENOSPC) || strings.Contains(refused.Error(), "\n") {
+		t.Fatalf("Put on a full disk: error %q, want one line with ErrUnavailable and ENOSPC", refused)
+	}
+	w.check(t, s)
+	for until := time.Now().Add(5 * retryAfter); time.Now().Before(until); { // It tries again meanwhile, and reads go on.
+		_ = w.write(t, s)
+	}
+	w.check(t, s)
+	mend()
+	for deadline := time.Now().Add(patience); w.write(t, s) != nil; {
+		if time.Now().After(deadline) {
+			t.Fatal("the store does not go on when the disk is back")
+		}
+	}
+	for range 100 {
+		if err := w.write(t, s); err != nil {
+			t.Fatalf("after the disk came back: %v", err)
+		}
+	}
+	watch.check(t, w, w.check(t, s))
+	for line, want := range map[string]int{"the disk does not take what is written": w.faults, "the disk is back": w.faults} {
+		if n := strings.Count(log.String(), line); n != want {
+			t.Errorf("the log says %d times %q, want %d:\n%s", n, line, want, log)
+		}
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	w.check(t, open(t, path))
+}
+
+// If only the wait for the meta page fails, readers see a write that was refused, and the kernel would not write the page
+// again by itself. The store builds nothing on it before it is on the disk: what is there then is there after a power failure.
+func TestLostMetaPage(t *testing.T) {
+	if !inOwnMounts(t) {
+		return
+	}
+	below := smallDisk(t, "4m")
+	dir, _ := diskOn(t, below)
+	path := filepath.Join(dir, "store.db")
+	s := open(t, path)
+	w := &faultyWriter{keys: map[string]store.KV{}, open: map[string][]byte{}}
+	for range 100 { // Then there are enough free pages for the next writes.
+		if err := w.write(t, s); err != nil {
+			t.Fatal(err)
+		}
+	}
+	rev := put(t, s, "/last", "answered", 0)
+	takeAway(t, path, filepath.Join(below, "image"))
+	fillUp(t, filepath.Join(below, "filler"))
+
+	if _, err := s.Put(t.Context(), "/last", []byte("refused"), rev); !errors.Is(err, store.ErrUnavailable) {
+		t.Fatalf("Put: error %v, want ErrUnavailable", err)
+	}
+	kv, err := s.Get(t.Context(), "/last")
+	if err != nil || string(kv.Value) != "refused" {
+		t.Fatalf("Get: %q, error %v: the write failed elsewhere than this test means it to", kv.Value, err)
+	}
+	for until := time.Now().Add(3 * retryAfter); time.Now().Before(until); {
+		if _, err := s.Put(t.Context(), "/next", nil, 0); !errors.Is(err, store.ErrUnavailable) {
+			t.Fatalf("Put: error %v, want ErrUnavailable", err)
+		}
+		if _, err := s.Get(t.Context(), "/last"); err != nil {
+			t.Fatalf("reads do not go on: %v", err)
+		}
+	}
+	resize(t, below, "64m")
+	next := uint64(0)
+	for deadline := time.Now().Add(patience); next == 0; {
+		next, err = s.Put(t.Context(), "/next", nil, 0)
+		if time.Now().After(deadline) {
+			t.Fatalf("the store does not go on when the disk is back: %v", err)
+		}
+	}
+	if kv, err := s.Get(t.Context(), "/last"); err != nil || string(kv.Value) != "refused" || next <= kv.Rev {
+		t.Errorf("Get: %q at revision %d, error %v; the next write was at %d", kv.Value, kv.Rev, err, next)
+	}
+	for _, err := range s.Watch(t.Context(), "", rev) {
+		if !errors.Is(err, store.ErrCompacted) {
+			t.Errorf("a watch over the write that was refused and happened: error %v, want ErrCompacted", err)
+		}
+		break
+	}
+}
+
+// takeAway frees the blocks of the image that hold the first two pages of the file.
+func takeAway(t *testing.T, path, image string) {
+	t.Helper()
+	file, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	below, err := os.OpenFile(image, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer below.Close()
+	for page := range int32(2) {
+		block := page
+		const fibmap = 1 // From the number of a file's block to that of the disk's: linux/fs.h.
+		if _, _, errno := unix.Syscall(unix.SYS_IOCTL, file.Fd(), fibmap, uintptr(unsafe.Pointer(&block))); errno != 0 {
+			t.Skipf("SKIPPED: FIBMAP: %v", errno)
+		}
+		if err := unix.Fallocate(int(below.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, int64(block)*pageSize, pageSize); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// fillUp writes to a file until the disk is full.
+func fillUp(t *testing.T, path string) {
+	t.Helper()
+	file, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	for err == nil {
+		_, err = file.Write(make([]byte, pageSize))
+	}
+	if !errors.Is(err, unix.ENOSPC) {
+		t.Fatal(err)
+	}
+}
+
+// A disk that becomes read-only refuses writes, and what was answered is there when it is mounted again.
+func TestReadOnlyDisk(t *testing.T) {
+	if !inOwnMounts(t) {
+		return
+	}
+	below := smallDisk(t, "128m")
+	dir, device := diskOn(t, below)
+	path := filepath.Join(dir, "store.db")
+	s := open(t, path)
+	w := &faultyWriter{keys: map[string]store.KV{}, open: map[string][]byte{}}
+	for range 50 {
+		if err := w.write(t, s); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// This is what ext4 does when it finds that it is damaged.
+	if err := os.WriteFile("/sys/fs/ext4/"+device+"/trigger_fs_error", []byte("1"), 0o200); err != nil {
+		t.Skipf("SKIPPED: %v", err)
+	}
+	if err := w.write(t, s); !errors.Is(err, store.ErrUnavailable) {
+		t.Errorf("Put on a read-only disk: error %v, want ErrUnavailable", err)
+	}
+	w.check(t, s)
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(path); !errors.Is(err, unix.EROFS) || strings.Contains(err.Error(), "\n") {
+		t.Errorf("Open on a read-only disk: error %v, want one line with EROFS", err)
+	}
+	if err := unix.Unmount(dir, 0); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command("mount", "-o", "loop", filepath.Join(below, "image"), dir).CombinedOutput(); err != nil {
+		t.Fatalf("mount: %v %s", err, out)
+	}
+	s = open(t, path)
+	w.check(t, s)
+	if err := w.write(t, s); err != nil {
+		t.Errorf("Put on the disk mounted again: %v", err)
+	}
+}
+
+// faultyWriter writes one after the other, and knows what it was told.
+type faultyWriter struct {
+	n      int
+	keys   map[string]store.KV // What is there, as answered.
+	open   map[string][]byte   // Of writes that were refused: what may be there all the same; nil is nothing.
+	rev    uint64
+	faults int // How often a write was refused after one that was not.
+	failed bool
+}
+
+func (w *faultyWriter) write(t *testing.T, s *Store) error {
+	t.Helper()
+	w.n++
+	key := fmt.Sprint("/", w.n*7919%400)
+	have, exists := w.keys[key]
+	if _, open := w.open[key]; open {
+		key, have, exists = fmt.Sprint("/new/", w.n), store.KV{}, false
+	}
+	var value []byte
+	var rev uint64
+	var err error
+	if exists && w.n%3 == 0 {
+		rev, err = s.Delete(t.Context(), key, have.Rev)
+	} else {
+		value = fmt.Appendf(nil, "%d %s", w.n, bytes.Repeat([]byte("x"), w.n*131%9000))
+		rev, err = s.Put(t.Context(), key, value, have.Rev)
+	}
+	if err != nil {
+		if !w.failed {
+			w.faults++
+		}
+		w.failed, w.open[key] = true, value
+		return err
+	}
+	if rev <= w.rev {
+		t.Fatalf("a write got revision %d after %d", rev, w.rev)
+	}
+	w.failed, w.rev, w.keys[key] = false, rev, store.KV{Key: key, Value: value, Rev: rev}
+	if value == nil {
+		delete(w.keys, key)
+	}
+	return nil
+}
+
+// check holds what is in the store against what was answered, and returns the revision.
+func (w *faultyWriter) check(t *testing.T, s *Store) uint64 {
+	t.Helper()
+	kvs, rev, err := s.List(t.Context(), "")
+	if err != nil || rev < w.rev {
+		t.Fatalf("List: revision %d after %d, error %v", rev, w.rev, err)
+	}
+	have := map[string]store.KV{}
+	for _, kv := range kvs {
+		have[kv.Key] = kv
+	}
+	for key, value := range w.open {
+		got, ok := have[key]
+		if !same(got, w.keys[key]) && (!ok && value == nil || ok && bytes.Equal(got.Value, value)) {
+			delete(w.open, key) // It did happen.
+			if w.keys[key] = got; !ok {
+				delete(w.keys, key)
+			}
+		}
+	}
+	if !maps.EqualFunc(have, w.keys, same) {
+		t.Fatalf("the store has %d keys that are not the %d that were answered", len(have), len(w.keys))
+	}
+	return rev
+}
+
+// watched is what a watcher has seen.
+type watched struct {
+	from   uint64
+	mu     sync.Mutex
+	events []store.Event
+	err    error
+}
+
+func watchOn(t *testing.T, s *Store) *watched {
+	_, rev, err := s.List(t.Context(), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &watched{from: rev}
+	ctx, cancel := context.WithCancel(t.Context())
+	var ended sync.WaitGroup
+	ended.Go(func() {
+		for event, err := range s.Watch(ctx, "", rev) {
+			w.mu.Lock()
+			w.events, w.err = append(w.events, event), err
+			w.mu.Unlock()
+		}
+	})
+	t.Cleanup(func() { cancel(); ended.Wait() })
+	return w
+}
+
+// check waits until the watcher has seen revision rev, and holds that it saw all up to there. It may have been told to
+// list again, if a write happened whose answer was that it may not have.
+func (w *watched) check(t *testing.T, writer *faultyWriter, rev uint64) {
+	t.Helper()
+	for deadline := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
+		w.mu.Lock()
+		events, err := slices.Clone(w.events), w.err
+		w.mu.Unlock()
+		if err != nil {
+			if !errors.Is(err, store.ErrCompacted) {
+				t.Fatalf("the watch ended with %v", err)
+			}
+			events = events[:len(events)-1]
+		}
+		if err == nil && (len(events) == 0 || events[len(events)-1].Rev < rev) {
+			if time.Now().After(deadline) {
+				t.Fatalf("the watcher has not seen revision %d", rev)
+			}
+			continue
+		}
+		for i, event := range events {
+			if want := w.from + uint64(i) + 1; event.Rev != want {
+				t.Fatalf("event %d is at revision %d, want %d", i, event.Rev, want)
+			}
+			if kv := writer.keys[event.Key]; kv.Rev == event.Rev && !same(kv, event.KV) {
+				t.Fatalf("revision %d is %q, want %q", event.Rev, event.Value, kv.Value)
+			}
+		}
+		return
+	}
+}
+
+// syncBuffer is a log that is written and read at the same time.
+type syncBuffer struct {
+	mu sync.Mutex
+	bytes.Buffer
+}
+
+func (b *syncBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.Buffer.Write(p)
+}
+
+// captureLog takes the log of this process.
+func captureLog(t *testing.T) *syncBuffer {
+	b, before := &syncBuffer{}, slog.Default()
+	slog.SetDefault(slog.New(slog.NewTextHandler(b, nil)))
+	t.Cleanup(func() { slog.SetDefault(before) })
+	return b
+}
