@@ -11,6 +11,8 @@ import (
 func Table() []*Resource {
 	events, autoscalers := event(), horizontalPodAutoscaler()
 	return []*Resource{
+		binding(),
+		componentStatus(),
 		configMap(),
 		endpoints(),
 		events,
@@ -46,7 +48,9 @@ func Table() []*Resource {
 		eventView(events),
 		ingressClass(),
 		ingress(),
+		ipAddress(),
 		networkPolicy(),
+		serviceCIDR(),
 		runtimeClass(),
 		podDisruptionBudget(),
 		clusterRoleBinding(),
@@ -59,6 +63,7 @@ func Table() []*Resource {
 		csiStorageCapacity(),
 		storageClass(),
 		volumeAttachment(),
+		volumeAttributesClass(),
 	}
 }
 

@@ -54,18 +54,31 @@ func IsDefaultStorageClass(c metav1.Object) bool {
 }
 
 func validateStorageClass(c *storagev1.StorageClass) field.ErrorList {
-	const maxParameters, maxSize = 512, 256 << 10
-	at := field.NewPath("provisioner")
-	errs := required(at, c.Provisioner)
-	if c.Provisioner != "" {
-		errs = append(errs, invalid(at, strings.ToLower(c.Provisioner), validation.IsQualifiedName(strings.ToLower(c.Provisioner)))...)
+	errs := validateDriver(field.NewPath("provisioner"), c.Provisioner)
+	errs = append(errs, validateParameters(field.NewPath("parameters"), c.Parameters)...)
+	errs = append(errs, oneOfOrNone(field.NewPath("reclaimPolicy"), deref(c.ReclaimPolicy),
+		corev1.PersistentVolumeReclaimDelete, corev1.PersistentVolumeReclaimRetain)...)
+	errs = append(errs, oneOfAll(field.NewPath("volumeBindingMode"), deref(c.VolumeBindingMode),
+		storagev1.VolumeBindingImmediate, storagev1.VolumeBindingWaitForFirstConsumer)...)
+	return append(errs, validateTopologies(field.NewPath("allowedTopologies"), c.AllowedTopologies)...)
+}
+
+// validateDriver checks the name of what makes volumes.
+func validateDriver(at *field.Path, name string) field.ErrorList {
+	if name == "" {
+		return required(at, name)
 	}
-	at = field.NewPath("parameters")
-	if len(c.Parameters) > maxParameters {
+	return invalid(at, strings.ToLower(name), validation.IsQualifiedName(strings.ToLower(name)))
+}
+
+func validateParameters(at *field.Path, parameters map[string]string) field.ErrorList {
+	const maxParameters, maxSize = 512, 256 << 10
+	var errs field.ErrorList
+	if len(parameters) > maxParameters {
 		errs = append(errs, field.TooLong(at, "", maxParameters))
 	}
 	size := 0
-	for name, value := range c.Parameters {
+	for name, value := range parameters {
 		if name == "" {
 			errs = append(errs, field.Invalid(at, name, "field can not be empty."))
 		}
@@ -74,11 +87,7 @@ func validateStorageClass(c *storagev1.StorageClass) field.ErrorList {
 	if size > maxSize {
 		errs = append(errs, field.TooLong(at, "", maxSize))
 	}
-	errs = append(errs, oneOfOrNone(field.NewPath("reclaimPolicy"), deref(c.ReclaimPolicy),
-		corev1.PersistentVolumeReclaimDelete, corev1.PersistentVolumeReclaimRetain)...)
-	errs = append(errs, oneOfAll(field.NewPath("volumeBindingMode"), deref(c.VolumeBindingMode),
-		storagev1.VolumeBindingImmediate, storagev1.VolumeBindingWaitForFirstConsumer)...)
-	return append(errs, validateTopologies(field.NewPath("allowedTopologies"), c.AllowedTopologies)...)
+	return errs
 }
 
 func validateTopologies(path *field.Path, terms []corev1.TopologySelectorTerm) field.ErrorList {

@@ -48,9 +48,11 @@ type Resource struct {
 
 	View *View // Where the row is another form of what a different row stores; nil for all others.
 
-	Review         bool // Whether an object is a question, answered in its status and not stored; it has no columns.
-	Idle           bool // Whether nothing in skiff acts on such objects yet: who makes one is warned.
-	StatusOnCreate bool // Whether a new object may come with a status (a Node that registers itself).
+	Review         bool   // Whether an object is a question or an order, answered or carried out and not stored; it has no columns.
+	Live           bool   // Whether objects are what the server sees when it is asked, and not stored.
+	Idle           bool   // Whether nothing in skiff acts on such objects yet: who makes one is warned.
+	Deprecated     string // What clients are warned of that use the kind at all, in Kubernetes' words.
+	StatusOnCreate bool   // Whether a new object may come with a status (a Node that registers itself).
 
 	// Default fills in what the documentation calls defaults. It runs on every object that comes in.
 	Default func(obj runtime.Object)
@@ -101,6 +103,9 @@ type Sub struct {
 	Prepare  func(obj, old runtime.Object)
 	Validate func(obj, old runtime.Object) field.ErrorList
 }
+
+// Keeps tells whether the row stores objects: views show what another stores, and some kinds are never stored.
+func (r *Resource) Keeps() bool { return r.View == nil && !r.Review && !r.Live }
 
 // Sub returns the subresource of that name, if there is one.
 func (r *Resource) Sub(name string) (Sub, bool) {

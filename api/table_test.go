@@ -37,6 +37,8 @@ func TestTable(t *testing.T) {
 	}
 	const status = "get,patch,update"
 	want := []string{
+		"bindings Binding binding namespaced",
+		"componentstatuses ComponentStatus componentstatus,cs cluster",
 		"configmaps ConfigMap configmap,cm namespaced",
 		"endpoints Endpoints endpoints,ep namespaced",
 		"events Event event,ev namespaced",
@@ -77,7 +79,9 @@ func TestTable(t *testing.T) {
 		"events.events.k8s.io Event event,ev namespaced",
 		"ingressclasses.networking.k8s.io IngressClass ingressclass cluster",
 		"ingresses.networking.k8s.io Ingress ingress,ing namespaced  status:Ingress:" + status,
+		"ipaddresses.networking.k8s.io IPAddress ipaddress,ip cluster",
 		"networkpolicies.networking.k8s.io NetworkPolicy networkpolicy,netpol namespaced",
+		"servicecidrs.networking.k8s.io ServiceCIDR servicecidr cluster  status:ServiceCIDR:" + status,
 		"runtimeclasses.node.k8s.io RuntimeClass runtimeclass cluster",
 		"poddisruptionbudgets.policy PodDisruptionBudget poddisruptionbudget,pdb namespaced  status:PodDisruptionBudget:" + status,
 		"clusterrolebindings.rbac.authorization.k8s.io ClusterRoleBinding clusterrolebinding cluster",
@@ -90,6 +94,7 @@ func TestTable(t *testing.T) {
 		"csistoragecapacities.storage.k8s.io CSIStorageCapacity csistoragecapacity namespaced",
 		"storageclasses.storage.k8s.io StorageClass storageclass,sc cluster",
 		"volumeattachments.storage.k8s.io VolumeAttachment volumeattachment cluster  status:VolumeAttachment:" + status,
+		"volumeattributesclasses.storage.k8s.io VolumeAttributesClass volumeattributesclass,vac cluster",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("what discovery says (-want +got):\n%s", diff)
@@ -101,6 +106,9 @@ func TestTable(t *testing.T) {
 		}
 		if r.Review {
 			want = want[:1]
+		}
+		if r.Live {
+			want = []string{"get", "list"}
 		}
 		if diff := cmp.Diff(want, r.Verbs); diff != "" {
 			t.Errorf("verbs of %s (-want +got):\n%s", r.Name, diff)

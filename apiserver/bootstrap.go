@@ -3,20 +3,23 @@ package apiserver
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"skiff/api"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/intstr"
 )
 
-// Bootstrap writes what every cluster begins with: the namespaces, the system's priority classes, and the Services "kubernetes" and "kube-dns" with
-// their endpoints. Run must be running. What is there already stays; the endpoints are brought up to date.
+// Bootstrap writes what every cluster begins with: the namespaces, the system's priority classes, the range of Services'
+// addresses, and the Services "kubernetes" and "kube-dns" with their endpoints. Run must be running. What is there already stays; the endpoints are brought up to date.
 func (s *Server) Bootstrap(ctx context.Context) error {
 	for _, name := range []string{metav1.NamespaceDefault, metav1.NamespaceSystem, metav1.NamespacePublic, corev1.NamespaceNodeLease} {
 		if err := s.ensure(ctx, "namespaces", &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}); err != nil {
@@ -28,6 +31,9 @@ func (s *Server) Bootstrap(ctx context.Context) error {
 			return err
 		}
 	}
+	if err := s.bootstrapRange(ctx); err != nil {
+		return err
+	}
 	if err := s.bootstrapService(ctx, s.kubernetesService()); err != nil {
 		return err
 	}
@@ -35,6 +41,33 @@ func (s *Server) Bootstrap(ctx context.Context) error {
 		return nil
 	}
 	return s.bootstrapService(ctx, s.dnsService())
+}
+
+// bootstrapRange shows the range that Services get their addresses from. One from an earlier start with another range goes.
+func (s *Server) bootstrapRange(ctx context.Context) error {
+	const resource = "servicecidrs.networking.k8s.io"
+	cidr := &networkingv1.ServiceCIDR{
+		ObjectMeta: metav1.ObjectMeta{Name: api.DefaultServiceCIDR},
+		Spec:       networkingv1.ServiceCIDRSpec{CIDRs: []string{s.config.ServiceCIDR.Masked().String()}},
+	}
+	sh := s.shelf(resource)
+	if it := sh.get(cidr.Name); it != nil && !slices.Equal(it.obj.(*networkingv1.ServiceCIDR).Spec.CIDRs, cidr.Spec.CIDRs) {
+		if err := s.cache.remove(ctx, sh, it.key, it.rev); err != nil {
+			return fmt.Errorf("delete %s %s: %w", resource, it.key, err)
+		}
+	}
+	if err := s.ensure(ctx, resource, cidr); err != nil {
+		return err
+	}
+	_, err := s.modify(ctx, sh, cidr.Name, "status", false, func(old runtime.Object) (runtime.Object, error) {
+		now := old.DeepCopyObject().(*networkingv1.ServiceCIDR)
+		meta.SetStatusCondition(&now.Status.Conditions, metav1.Condition{
+			Type: networkingv1.ServiceCIDRConditionReady, Status: metav1.ConditionTrue, Message: "Kubernetes Service CIDR is ready",
+			LastTransitionTime: metav1.Now().Rfc3339Copy(),
+		})
+		return now, nil
+	})
+	return err
 }
 
 // wellKnown is a Service without selector, whose one endpoint the server knows.

@@ -41,14 +41,14 @@ func newCache(ctx context.Context, s store.Store, table []*api.Resource) (*cache
 		stopped:   make(chan struct{}),
 	}
 	for _, r := range table {
-		if r.View == nil {
+		if r.Keeps() {
 			c.resources[r.GroupResource().String()] = newShelf(r)
 		}
 	}
 	return c, c.load(ctx)
 }
 
-// shelf is the row's own, or, for a view, one with the stock of the row that stores.
+// shelf is the row's own, or, for a view, one with the stock of the row that stores. What is not stored has none.
 func (c *cache) shelf(r *api.Resource) *shelf {
 	sh := c.resources[r.Stored().GroupResource().String()]
 	if r.View != nil {

@@ -149,11 +149,15 @@ func (v *validation) judge(gvk schema.GroupVersionKind, err error) error {
 	return nil
 }
 
-// send puts the warnings where kubectl prints them from: https://kubernetes.io/docs/reference/using-api/#warnings
 func (v *validation) send(w http.ResponseWriter) {
 	for _, text := range v.warnings {
-		w.Header().Add("Warning", fmt.Sprintf("299 - %q", text))
+		warn(w, text)
 	}
+}
+
+// warn puts a warning where kubectl prints it from: https://kubernetes.io/docs/reference/using-api/#warnings
+func warn(w http.ResponseWriter, text string) {
+	w.Header().Add("Warning", fmt.Sprintf("299 - %q", text))
 }
 
 func decodeError(gvk schema.GroupVersionKind, err error) error {

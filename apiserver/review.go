@@ -19,8 +19,11 @@ import (
 // https://kubernetes.io/docs/reference/access-authn-authz/authorization/#checking-api-access
 func (h *resource) reviewRoutes(mux chi.Router, path string) {
 	ask := h.review
+	if h.Kind == bindingKind.Kind {
+		ask = h.bind
+	}
 	if !strings.HasPrefix(h.Name, "self") {
-		ask = h.may("create", "", h.review)
+		ask = h.may("create", "", ask)
 	}
 	mux.Method(http.MethodPost, path, handler(ask))
 }

@@ -149,8 +149,13 @@ func (s *Server) resourceRoutes(mux chi.Router, r *api.Resource) {
 		all = base + "/namespaces/{namespace}/" + r.Name
 		one = all + "/{name}"
 	}
-	if r.Review {
+	switch {
+	case r.Review:
 		h.reviewRoutes(mux, all)
+		return
+	case r.Live:
+		mux.Method(http.MethodGet, all, h.may("list", "", h.listLive))
+		mux.Method(http.MethodGet, one, h.may("get", "", h.getLive))
 		return
 	}
 	byVerb := map[string]struct {
@@ -181,6 +186,9 @@ func (h *resource) may(verb, sub string, next handler) handler {
 		v := verb
 		if v == "list" && isWatch(r) {
 			v = "watch"
+		}
+		if h.Deprecated != "" {
+			warn(w, h.Deprecated)
 		}
 		if !longRunning(v, sub) {
 			select {

@@ -71,7 +71,7 @@ func (h *resource) finalize(w http.ResponseWriter, r *http.Request) error {
 
 var bindingKind = corev1.SchemeGroupVersion.WithKind("Binding")
 
-// bind assigns a pod to a node, once.
+// bind assigns a pod to a node, once. The pod is the one of the path, or, where this ends in bindings, of the Binding.
 func (h *resource) bind(w http.ResponseWriter, r *http.Request) error {
 	o, err := parseWrite(r)
 	if err != nil {
@@ -81,12 +81,19 @@ func (h *resource) bind(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	b := obj.(*corev1.Binding)
-	if b.Target.Name == "" || b.Target.Kind != "" && b.Target.Kind != "Node" {
-		return apierrors.NewInvalid(bindingKind.GroupKind(), b.Name, field.ErrorList{
-			field.Required(field.NewPath("target", "name"), "the node to bind to")})
+	b, namespace := obj.(*corev1.Binding), chi.URLParam(r, "namespace")
+	if name := chi.URLParam(r, "name"); name != "" && b.Name != "" && name != b.Name {
+		return apierrors.NewBadRequest("name in URL does not match name in Binding object")
+	} else if name != "" {
+		b.Name = name
 	}
-	_, err = h.server.modify(r.Context(), h.shelf, h.key(r), "binding", o.dry, func(old runtime.Object) (runtime.Object, error) {
+	if err := sameNamespace(b, namespace); err != nil {
+		return err
+	}
+	if errs := validateBinding(b); len(errs) > 0 {
+		return apierrors.NewInvalid(bindingKind.GroupKind(), b.Name, errs)
+	}
+	_, err = h.server.modify(r.Context(), h.server.shelf("pods"), objectKey(namespace, b.Name), "binding", o.dry, func(old runtime.Object) (runtime.Object, error) {
 		return bound(old.(*corev1.Pod), b)
 	})
 	if err != nil {
@@ -98,6 +105,18 @@ func (h *resource) bind(w http.ResponseWriter, r *http.Request) error {
 // success is the answer to what has no object to show.
 func success(code int32) *metav1.Status {
 	return &metav1.Status{TypeMeta: metav1.TypeMeta{Kind: "Status", APIVersion: "v1"}, Status: metav1.StatusSuccess, Code: code}
+}
+
+func validateBinding(b *corev1.Binding) field.ErrorList {
+	at := field.NewPath("target")
+	var errs field.ErrorList
+	if b.Target.Kind != "" && b.Target.Kind != "Node" {
+		errs = append(errs, field.NotSupported(at.Child("kind"), b.Target.Kind, []string{"Node", "<empty>"}))
+	}
+	if b.Target.Name == "" {
+		errs = append(errs, field.Required(at.Child("name"), ""))
+	}
+	return errs
 }
 
 func bound(old *corev1.Pod, b *corev1.Binding) (*corev1.Pod, error) {

@@ -45,7 +45,7 @@ type ownedKind struct {
 func watchedKinds() []ownedKind {
 	var kinds []ownedKind
 	for _, r := range api.Table() {
-		if r.Kind != "Event" && r.View == nil && slices.Contains(r.Verbs, "watch") {
+		if r.Kind != "Event" && r.Keeps() {
 			kinds = append(kinds, ownedKind{gvk: r.GroupVersionKind(), gvr: r.GroupVersion().WithResource(r.Name), namespaced: r.Namespaced})
 		}
 	}

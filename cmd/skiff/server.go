@@ -285,7 +285,7 @@ func (p *plane) client(name string, groups ...string) (kubernetes.Interface, err
 func (p *plane) shared(client kubernetes.Interface) informers.SharedInformerFactory {
 	factory := informers.NewSharedInformerFactory(client, 0)
 	for _, r := range api.Table() {
-		if r.Review || r.View != nil || r.Kind == "Event" {
+		if !r.Keeps() || r.Kind == "Event" {
 			continue
 		}
 		obj := r.New()

@@ -1,0 +1,113 @@
+package api
+
+import (
+	"net/netip"
+	"strings"
+
+	networkingv1 "k8s.io/api/networking/v1"
+	"k8s.io/apimachinery/pkg/api/validate/content"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/validation"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+)
+
+// DefaultServiceCIDR names the range that the server was started with.
+const DefaultServiceCIDR = "kubernetes"
+
+// serviceCIDR is a range that Services get their addresses from.
+// https://kubernetes.io/docs/reference/networking/virtual-ips/#ip-address-objects
+func serviceCIDR() *Resource {
+	spec := networkingv1.ServiceCIDRSpec{}.SwaggerDoc()
+	return row(Resource{
+		Group: "networking.k8s.io", Version: "v1", Name: "servicecidrs", Singular: "servicecidr", Kind: "ServiceCIDR",
+		Idle: true, Verbs: allVerbs(), Subs: []Sub{statusSub("ServiceCIDR")},
+		Columns: []metav1.TableColumnDefinition{nameColumn(), column("CIDRs", "string", spec["cidrs"]), ageColumn()},
+	}, rules[networkingv1.ServiceCIDR]{
+		Validate: validateServiceCIDR,
+		ValidateUpdate: func(c, old *networkingv1.ServiceCIDR) field.ErrorList {
+			return immutable(field.NewPath("spec", "cidrs"), c.Spec.CIDRs, old.Spec.CIDRs)
+		},
+		Row: func(c *networkingv1.ServiceCIDR) []any {
+			return []any{c.Name, strings.Join(c.Spec.CIDRs, ","), age(c.CreationTimestamp.Time)}
+		},
+	})
+}
+
+func validateServiceCIDR(c *networkingv1.ServiceCIDR) field.ErrorList {
+	at, cidrs := field.NewPath("spec", "cidrs"), c.Spec.CIDRs
+	switch {
+	case len(cidrs) == 0:
+		return field.ErrorList{field.Required(at, "at least one CIDR required")}
+	case len(cidrs) > 2:
+		return field.ErrorList{field.Invalid(at, c.Spec, "may only hold up to 2 values")}
+	case len(cidrs) == 2 && !oneOfEachFamily(cidrs[0], cidrs[1]):
+		return field.ErrorList{field.Invalid(at, c.Spec, "may specify no more than one IP for each IP family, i.e 192.168.0.0/24 and 2001:db8::/64")}
+	}
+	var errs field.ErrorList
+	for i, cidr := range cidrs {
+		errs = append(errs, validation.IsValidCIDR(at.Index(i), cidr)...)
+	}
+	return errs
+}
+
+func oneOfEachFamily(a, b string) bool {
+	first, err := netip.ParsePrefix(a)
+	second, err2 := netip.ParsePrefix(b)
+	return err == nil && err2 == nil && first.Addr().Is4() != second.Addr().Is4()
+}
+
+// ipAddress is an address that somebody, nearly always a Service, has taken: its name is the address.
+func ipAddress() *Resource {
+	return row(Resource{
+		Group: "networking.k8s.io", Version: "v1", Name: "ipaddresses", Singular: "ipaddress", Kind: "IPAddress",
+		ShortNames: []string{"ip"}, Verbs: allVerbs(),
+		Columns: []metav1.TableColumnDefinition{
+			nameColumn(), column("ParentRef", "string", networkingv1.IPAddressSpec{}.SwaggerDoc()["parentRef"]),
+		},
+		ValidateName: validateAddressName,
+	}, rules[networkingv1.IPAddress]{
+		Validate: validateIPAddress,
+		ValidateUpdate: func(a, old *networkingv1.IPAddress) field.ErrorList {
+			return immutable(field.NewPath("spec", "parentRef"), a.Spec.ParentRef, old.Spec.ParentRef)
+		},
+		Row: func(a *networkingv1.IPAddress) []any { return []any{a.Name, printParent(a.Spec.ParentRef)} },
+	})
+}
+
+func printParent(p *networkingv1.ParentReference) string {
+	if p == nil {
+		return "<none>"
+	}
+	text := strings.ToLower(schema.GroupResource{Group: p.Group, Resource: p.Resource}.String())
+	if p.Namespace != "" {
+		text += "/" + p.Namespace
+	}
+	return text + "/" + p.Name
+}
+
+// validateAddressName wants an address to be written in the one way that is shortest, so that it has one name.
+func validateAddressName(name string, _ bool) []string {
+	var wrong []string
+	for _, err := range validation.IsValidIP(&field.Path{}, name) {
+		wrong = append(wrong, err.Detail)
+	}
+	return wrong
+}
+
+func validateIPAddress(a *networkingv1.IPAddress) field.ErrorList {
+	at, p := field.NewPath("spec", "parentRef"), a.Spec.ParentRef
+	if p == nil {
+		return field.ErrorList{field.Required(at, "")}
+	}
+	var errs field.ErrorList
+	if p.Group != "" {
+		errs = append(errs, invalid(at.Child("group"), p.Group, validation.IsDNS1123Subdomain(p.Group))...)
+	}
+	errs = append(errs, requiredName(at.Child("resource"), p.Resource, content.IsPathSegmentName)...)
+	errs = append(errs, requiredName(at.Child("name"), p.Name, content.IsPathSegmentName)...)
+	if p.Namespace != "" {
+		errs = append(errs, invalid(at.Child("namespace"), p.Namespace, content.IsPathSegmentName(p.Namespace))...)
+	}
+	return errs
+}
