@@ -34,6 +34,7 @@ func Table() []*Resource {
 		replicaSet(),
 		statefulSet(),
 		selfSubjectReview(),
+		tokenReview(),
 		localSubjectAccessReview(),
 		selfSubjectAccessReview(),
 		selfSubjectRulesReview(),

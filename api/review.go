@@ -22,6 +22,11 @@ func selfSubjectReview() *Resource {
 		rules[authenticationv1.SelfSubjectReview]{})
 }
 
+// tokenReview asks whose token it is.
+func tokenReview() *Resource {
+	return row(review("authentication.k8s.io", "tokenreviews", "tokenreview", "TokenReview", false), rules[authenticationv1.TokenReview]{})
+}
+
 // selfSubjectAccessReview asks what one may do oneself: `kubectl auth can-i`.
 func selfSubjectAccessReview() *Resource {
 	return row(review("authorization.k8s.io", "selfsubjectaccessreviews", "selfsubjectaccessreview", "SelfSubjectAccessReview", false),

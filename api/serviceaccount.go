@@ -10,6 +10,7 @@ func serviceAccount() *Resource {
 		Version: "v1", Name: "serviceaccounts", Singular: "serviceaccount", Kind: "ServiceAccount",
 		ShortNames: []string{"sa"}, Namespaced: true,
 		Verbs:   allVerbs(),
+		Subs:    []Sub{{Name: "token", Kind: "TokenRequest", Group: "authentication.k8s.io", Verbs: []string{"create"}}},
 		Columns: []metav1.TableColumnDefinition{nameColumn(), ageColumn()},
 	}, rules[corev1.ServiceAccount]{
 		PrepareCreate: cleanSecretReferences,

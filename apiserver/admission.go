@@ -67,7 +67,13 @@ func (s *Server) newest(resource string, is func(metav1.Object) bool) *string {
 // signRequest says whose request it is, whatever the request says itself.
 func signRequest(ctx context.Context, c *certificatesv1.CertificateSigningRequest) {
 	u, _ := ctx.Value(userKey{}).(User)
-	c.Spec.Username, c.Spec.Groups, c.Spec.UID, c.Spec.Extra = u.Name, u.Groups, "", nil
+	c.Spec.Username, c.Spec.Groups, c.Spec.UID, c.Spec.Extra = u.Name, u.Groups, u.UID, nil
+	for key, values := range u.Extra {
+		if c.Spec.Extra == nil {
+			c.Spec.Extra = map[string]certificatesv1.ExtraValue{}
+		}
+		c.Spec.Extra[key] = values
+	}
 }
 
 func (s *Server) admitPod(pod *corev1.Pod) error {

@@ -2,13 +2,18 @@ package apiserver
 
 import (
 	"context"
+	"crypto/sha256"
 	"fmt"
+	"log/slog"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
+	"time"
 
 	"skiff/api"
 
+	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -17,7 +22,21 @@ import (
 // User is who makes a request.
 type User struct {
 	Name   string
+	UID    string
 	Groups []string
+	Extra  map[string][]string // What else who let the user in had to tell, by keys in lower case.
+}
+
+// info is the user as reviews tell of one.
+func (u User) info() authenticationv1.UserInfo {
+	info := authenticationv1.UserInfo{Username: u.Name, UID: u.UID, Groups: u.Groups}
+	for key, values := range u.Extra {
+		if info.Extra == nil {
+			info.Extra = map[string]authenticationv1.ExtraValue{}
+		}
+		info.Extra[key] = values
+	}
+	return info
 }
 
 // The groups that mean something before RBAC is enforced.
@@ -25,7 +44,10 @@ const (
 	administrators = "system:masters"
 	nodes          = "system:nodes"
 	nodePrefix     = "system:node:"
-	authenticated  = "system:authenticated" // Everyone who is somebody.
+
+	authenticated   = "system:authenticated" // Everyone who is somebody.
+	anonymous       = "system:anonymous"     // A user.
+	unauthenticated = "system:unauthenticated"
 )
 
 type userKey struct{}
@@ -35,47 +57,94 @@ func withUser(ctx context.Context, u User) context.Context {
 	return context.WithValue(ctx, userKey{}, u)
 }
 
-// authenticate finds out who asks: the client certificate's common name is the user, its organizations are the groups.
-// https://kubernetes.io/docs/reference/access-authn-authz/authentication/#x509-client-certificates
-func authenticate(next http.Handler) http.Handler {
+// authenticate finds out who asks, and whom he wants to be taken for.
+func (s *Server) authenticate(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		u, ok := userOf(r)
+		u, ok := s.whoAsks(r)
 		if !ok {
-			if r.TLS == nil || len(r.TLS.VerifiedChains) == 0 {
-				writeError(w, r, apierrors.NewUnauthorized("Unauthorized"))
-				return
-			}
-			subject := r.TLS.VerifiedChains[0][0].Subject
-			u = User{Name: subject.CommonName, Groups: append(slices.Clone(subject.Organization), authenticated)}
+			writeError(w, r, apierrors.NewUnauthorized("Unauthorized"))
+			return
 		}
 		u, err := impersonated(r, u)
 		if err != nil {
 			writeError(w, r, err)
 			return
 		}
+		r.Header.Del("Authorization") // It is for us, and not for a node that the request may go on to.
 		next.ServeHTTP(w, r.WithContext(withUser(r.Context(), u)))
 	})
+}
+
+// whoAsks is the user of a client certificate, whose common name is the user's and whose organizations are the groups, or of
+// a bearer token. https://kubernetes.io/docs/reference/access-authn-authz/authentication/
+func (s *Server) whoAsks(r *http.Request) (User, bool) {
+	if u, ok := userOf(r); ok {
+		return u, true
+	}
+	if r.TLS != nil && len(r.TLS.VerifiedChains) > 0 {
+		cert := r.TLS.VerifiedChains[0][0]
+		return User{
+			Name: cert.Subject.CommonName, Groups: append(slices.Clone(cert.Subject.Organization), authenticated),
+			Extra: map[string][]string{credentialKey: {fmt.Sprintf("X509SHA256=%x", sha256.Sum256(cert.Raw))}},
+		}, true
+	}
+	token := bearer(r)
+	if token == "" {
+		return User{}, false
+	}
+	u, _, err := s.identify(token, []string{s.tokens.issuer}, time.Now())
+	if err != nil {
+		slog.Debug("a token was refused", "from", r.RemoteAddr, "err", err)
+	}
+	return u, err == nil
 }
 
 // impersonated is whom the user wants to be taken for in this request, if anybody: `kubectl --as`. Only administrators
 // may. https://kubernetes.io/docs/reference/access-authn-authz/user-impersonation/
 func impersonated(r *http.Request, u User) (User, error) {
-	as := User{Name: r.Header.Get("Impersonate-User"), Groups: slices.Clone(r.Header.Values("Impersonate-Group"))}
-	for name := range r.Header {
-		if name == "Impersonate-Uid" || strings.HasPrefix(name, "Impersonate-Extra-") {
-			return User{}, apierrors.NewBadRequest(name + ": users have a name and groups here, and nothing else")
-		}
-	}
+	as, err := impersonation(r.Header)
 	switch {
-	case as.Name == "" && len(as.Groups) == 0:
-		return u, nil
+	case err != nil:
+		return User{}, err
 	case as.Name == "":
-		return User{}, apierrors.NewBadRequest("Impersonate-Group: groups cannot be impersonated without a user")
+		return u, nil
 	case !isAdministrator(u):
 		return User{}, apierrors.NewForbidden(corev1.Resource("users"), as.Name,
 			fmt.Errorf("User %q cannot impersonate resource \"users\" in API group \"\" at the cluster scope", u.Name))
 	}
-	as.Groups = append(as.Groups, authenticated)
+	if namespace, ok := accountNamespace(as.Name); ok && len(as.Groups) == 0 {
+		as.Groups = accountGroups(namespace)
+	}
+	everyone := authenticated
+	if as.Name == anonymous {
+		everyone = unauthenticated
+	}
+	if !slices.Contains(as.Groups, everyone) {
+		as.Groups = append(as.Groups, everyone)
+	}
+	return as, nil
+}
+
+// impersonation is the user that a request's headers describe.
+func impersonation(h http.Header) (User, error) {
+	const extraPrefix = "Impersonate-Extra-"
+	as := User{Name: h.Get("Impersonate-User"), UID: h.Get("Impersonate-Uid"), Groups: slices.Clone(h.Values("Impersonate-Group"))}
+	for name, values := range h {
+		key, ok := strings.CutPrefix(name, extraPrefix)
+		if !ok {
+			continue
+		}
+		if plain, err := url.PathUnescape(key); err == nil { // Kubernetes too takes what is not escaped as it is.
+			key = plain
+		}
+		if as.Extra == nil {
+			as.Extra = map[string][]string{}
+		}
+		as.Extra[strings.ToLower(key)] = values
+	}
+	if as.Name == "" && (as.UID != "" || len(as.Groups) > 0 || len(as.Extra) > 0) {
+		return User{}, apierrors.NewBadRequest("a UID, groups and extra cannot be impersonated without a user (Impersonate-User)")
+	}
 	return as, nil
 }
 

@@ -10,6 +10,7 @@ import (
 
 	"skiff/pki"
 
+	"github.com/google/go-cmp/cmp"
 	authenticationv1 "k8s.io/api/authentication/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
@@ -52,7 +53,7 @@ func get(t *testing.T, web *httptest.Server, ca *pki.CA, method, path, user stri
 	}
 	transport := &http.Transport{TLSClientConfig: config, ForceAttemptHTTP2: true}
 	defer transport.CloseIdleConnections()
-	req, err := http.NewRequestWithContext(t.Context(), method, web.URL+path, nil)
+	req, err := http.NewRequestWithContext(t.Context(), method, web.URL+path, strings.NewReader("{}"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -138,11 +139,32 @@ func TestImpersonation(t *testing.T) {
 	s.doAs(t, nodeUser, "GET", podsPath, "", "Impersonate-User", "jane").refused(t, 403, metav1.StatusReasonForbidden,
 		`users "jane" is forbidden: User "system:node:n1" cannot impersonate resource "users" in API group "" at the cluster scope`)
 	s.do(t, "GET", podsPath, "", "Impersonate-Group", "devs").refused(t, 400, metav1.StatusReasonBadRequest, "without a user")
-	s.do(t, "GET", podsPath, "", "Impersonate-User", "jane", "Impersonate-Extra-Scopes", "x").refused(t, 400, metav1.StatusReasonBadRequest, "Impersonate-Extra-Scopes")
-	const whoami = "/apis/authentication.k8s.io/v1/selfsubjectreviews"
-	got := parse[authenticationv1.SelfSubjectReview](t, s.do(t, "POST", whoami, "{}", "Impersonate-User", "jane", "Impersonate-Group", "devs").want(t, 201)).Status.UserInfo
-	if got.Username != "jane" || strings.Join(got.Groups, ",") != "devs,system:authenticated" {
-		t.Errorf("the administrator, taken for jane of devs, is %+v", got)
+	s.do(t, "GET", podsPath, "", "Impersonate-Uid", "7").refused(t, 400, metav1.StatusReasonBadRequest, "without a user")
+	s.do(t, "GET", podsPath, "", "Impersonate-Extra-Scopes", "x").refused(t, 400, metav1.StatusReasonBadRequest, "without a user")
+	for _, tc := range []struct {
+		headers []string
+		want    authenticationv1.UserInfo
+	}{
+		{[]string{"Impersonate-User", "jane", "Impersonate-Group", "devs", "Impersonate-Uid", "7", "Impersonate-Extra-Example.com%2fScopes", "x"}, authenticationv1.UserInfo{
+			Username: "jane", UID: "7", Groups: []string{"devs", "system:authenticated"}, Extra: map[string]authenticationv1.ExtraValue{"example.com/scopes": {"x"}}}},
+		{[]string{"Impersonate-User", "system:serviceaccount:default:robot"}, authenticationv1.UserInfo{
+			Username: "system:serviceaccount:default:robot", Groups: []string{"system:serviceaccounts", "system:serviceaccounts:default", "system:authenticated"}}},
+		{[]string{"Impersonate-User", "system:anonymous"}, authenticationv1.UserInfo{Username: "system:anonymous", Groups: []string{"system:unauthenticated"}}},
+	} {
+		got := parse[authenticationv1.SelfSubjectReview](t, s.do(t, "POST", whoamiPath, "{}", tc.headers...).want(t, 201)).Status.UserInfo
+		if diff := cmp.Diff(tc.want, got); diff != "" {
+			t.Errorf("the administrator, with %q, is (-want +got):\n%s", tc.headers, diff)
+		}
+	}
+}
+
+// A certificate tells which one it was.
+func TestCertificateIsNamed(t *testing.T) {
+	s := start(t)
+	web, ca := s.secure(t)
+	got := parse[authenticationv1.SelfSubjectReview](t, get(t, web, ca, "POST", whoamiPath, "jane")).Status.UserInfo
+	if id := got.Extra[credentialKey]; len(id) != 1 || !strings.HasPrefix(id[0], "X509SHA256=") {
+		t.Errorf("who comes with a certificate is %+v, want a credential-id", got)
 	}
 }
 

@@ -109,7 +109,7 @@ func TestPathsThatAreNone(t *testing.T) {
 
 func TestVersionAndHealth(t *testing.T) {
 	s := start(t)
-	if v := parse[version.Info](t, s.do(t, "GET", "/version", "").want(t, 200)); v.GitVersion != testConfig().Version.GitVersion {
+	if v := parse[version.Info](t, s.do(t, "GET", "/version", "").want(t, 200)); v.GitVersion != testConfig(t).Version.GitVersion {
 		t.Errorf("version is %+v", v)
 	}
 	for path, want := range map[string]string{

@@ -33,6 +33,8 @@ func (s *Server) nodeMay(node string, a attributes) bool {
 		return read
 	case "configmaps", "secrets":
 		return read && a.name != "" && s.usedOn(node, a)
+	case "serviceaccounts":
+		return a.verb == "create" && a.sub == "token" && s.usedOn(node, a)
 	}
 	return false
 }
@@ -57,7 +59,7 @@ func (h *resource) createsOwn(r *http.Request, obj runtime.Object) error {
 
 func nodeNameOf(it *item) string { return it.obj.(*corev1.Pod).Spec.NodeName }
 
-// usedOn tells whether a pod on the node refers to the ConfigMap or Secret that a request is about.
+// usedOn tells whether a pod on the node refers to the ConfigMap, Secret or ServiceAccount that a request is about.
 func (s *Server) usedOn(node string, a attributes) bool {
 	pods := s.shelf("pods")
 	pods.mu.RLock()
@@ -75,6 +77,9 @@ func (s *Server) usedOn(node string, a attributes) bool {
 }
 
 func refersTo(spec *corev1.PodSpec, kind, name string) bool {
+	if kind == "ServiceAccount" {
+		return spec.ServiceAccountName == name
+	}
 	secret, configMap := kind == "Secret", kind == "ConfigMap"
 	for _, s := range spec.ImagePullSecrets {
 		if secret && s.Name == name {

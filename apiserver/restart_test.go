@@ -71,7 +71,7 @@ func TestStoreThatRunsAhead(t *testing.T) {
 	}
 	defer db.Close()
 	ctx, cancel := context.WithCancel(context.Background())
-	srv, err := New(ctx, db, testConfig())
+	srv, err := New(ctx, db, testConfig(t))
 	if err != nil {
 		t.Fatal(err)
 	}

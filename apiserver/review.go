@@ -47,27 +47,41 @@ func (h *resource) review(w http.ResponseWriter, r *http.Request) error {
 		}
 	}
 	u, _ := userOf(r)
-	h.server.answerReview(obj, u)
+	if err := h.server.answerReview(obj, u); err != nil {
+		return err
+	}
 	o.validation.send(w)
 	return respond(w, r, http.StatusCreated, obj)
 }
 
 // answerReview fills in the status of a review that u asks for.
-func (s *Server) answerReview(obj runtime.Object, u User) {
+func (s *Server) answerReview(obj runtime.Object, u User) error {
 	switch o := obj.(type) {
 	case *authenticationv1.SelfSubjectReview:
-		o.Status.UserInfo = authenticationv1.UserInfo{Username: u.Name, Groups: u.Groups}
+		o.Status.UserInfo = u.info()
+	case *authenticationv1.TokenReview:
+		return s.answerTokenReview(o)
 	case *authorizationv1.SelfSubjectAccessReview:
 		o.Status = s.judge(u, o.Spec.ResourceAttributes, o.Spec.NonResourceAttributes)
 	case *authorizationv1.SubjectAccessReview:
-		o.Status = s.judge(User{o.Spec.User, o.Spec.Groups}, o.Spec.ResourceAttributes, o.Spec.NonResourceAttributes)
+		o.Status = s.judge(subject(&o.Spec), o.Spec.ResourceAttributes, o.Spec.NonResourceAttributes)
 	case *authorizationv1.LocalSubjectAccessReview:
-		o.Status = s.judge(User{o.Spec.User, o.Spec.Groups}, o.Spec.ResourceAttributes, nil)
+		o.Status = s.judge(subject(&o.Spec), o.Spec.ResourceAttributes, nil)
 	case *authorizationv1.SelfSubjectRulesReview:
 		o.Status = rulesOf(u)
 	default:
 		panic(fmt.Sprintf("no code answers a %T", obj))
 	}
+	return nil
+}
+
+// subject is the user that a review asks about.
+func subject(s *authorizationv1.SubjectAccessReviewSpec) User {
+	u := User{Name: s.User, UID: s.UID, Groups: s.Groups, Extra: map[string][]string{}}
+	for key, values := range s.Extra {
+		u.Extra[key] = values
+	}
+	return u
 }
 
 // judge answers as a request of that user would be.

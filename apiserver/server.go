@@ -11,6 +11,7 @@ package apiserver
 
 import (
 	"context"
+	"crypto/ecdsa"
 	"encoding/json"
 	"errors"
 	"log/slog"
@@ -39,6 +40,9 @@ type Config struct {
 	NodePorts   PortRange      // Where they get their node ports from.
 	Advertise   netip.AddrPort // Where pods reach the API: the endpoint of the Service "kubernetes".
 	ClusterDNS  netip.Addr     // Address of the Service "kube-dns"; none if not valid.
+	// Issuer is who the tokens of ServiceAccounts are from, and who they are for where they don't say otherwise: a URL.
+	Issuer     string
+	AccountKey *ecdsa.PrivateKey // Signs those tokens. On the curve P-256.
 	// NodeTransport connects to nodes, which serve logs, exec, attach and port-forward. It has a certificate of ours.
 	NodeTransport *http.Transport
 }
@@ -50,6 +54,7 @@ type Server struct {
 	cache     *cache
 	snapshots snapshots
 	allocator allocator
+	tokens    *tokens
 	slots     chan struct{} // One for each request under way.
 	documents *openapi.Documents
 	schemas   schemas
@@ -67,7 +72,12 @@ func New(ctx context.Context, s store.Store, config Config) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
+	tokens, err := newTokens(config.Issuer, config.AccountKey)
+	if err != nil {
+		return nil, err
+	}
 	srv := &Server{
+		tokens:    tokens,
 		documents: documents,
 		schemas:   newSchemas(documents),
 		config:    config,
@@ -102,11 +112,13 @@ func (s *Server) routes() http.Handler {
 	mux.Get("/healthz", health(s.storeWorks))
 	mux.Method(http.MethodGet, "/version", handler(s.version))
 
-	known := chi.Chain(authenticate, recoverPanics)
-	members := chi.Chain(authenticate, recoverPanics, onlyMembers)
+	known := chi.Chain(s.authenticate, recoverPanics)
+	members := chi.Chain(s.authenticate, recoverPanics, onlyMembers)
 	mux.NotFound(members.Handler(handler(notFoundPath)).ServeHTTP)
 	mux.MethodNotAllowed(members.Handler(handler(methodNotAllowed)).ServeHTTP)
 	s.discoveryRoutes(mux.With(members...))
+	mux.With(members...).Method(http.MethodGet, "/.well-known/openid-configuration", handler(s.issuerDocument))
+	mux.With(members...).Method(http.MethodGet, keysPath, handler(s.keysDocument))
 	for _, r := range s.table {
 		s.resourceRoutes(mux.With(known...), r)
 	}

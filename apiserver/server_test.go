@@ -3,6 +3,9 @@ package apiserver
 import (
 	"bytes"
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"io"
@@ -54,7 +57,7 @@ func startOn(t testing.TB, file string, opts ...bolt.Option) *running {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	s, err := New(ctx, db, testConfig())
+	s, err := New(ctx, db, testConfig(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -81,13 +84,20 @@ func startOn(t testing.TB, file string, opts ...bolt.Option) *running {
 	return &running{s, db, stop}
 }
 
-func testConfig() Config {
+func testConfig(t testing.TB) Config {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
 	return Config{
 		Version:       version.Info{Major: "1", Minor: "37", GitVersion: "v1.37.0+skiff"},
 		ServiceCIDR:   netip.MustParsePrefix("10.43.0.0/16"),
 		NodePorts:     PortRange{30000, 32767},
 		Advertise:     netip.MustParseAddrPort("192.0.2.1:6443"),
 		ClusterDNS:    netip.MustParseAddr("10.43.0.10"),
+		Issuer:        "https://kubernetes.default.svc.cluster.local",
+		AccountKey:    key,
 		NodeTransport: &http.Transport{},
 	}
 }

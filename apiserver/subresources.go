@@ -36,6 +36,8 @@ func (h *resource) subRoutes(mux chi.Router, path string, sub api.Sub) {
 		route(http.MethodPost, "create", h.bind)
 	case "eviction":
 		route(http.MethodPost, "create", h.evict)
+	case "token":
+		route(http.MethodPost, "create", h.requestToken)
 	case "log":
 		route(http.MethodGet, "get", h.logs)
 	case "exec", "attach", "portforward":

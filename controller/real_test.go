@@ -21,6 +21,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"skiff/apiserver"
+	"skiff/pki"
 	"skiff/store/bolt"
 )
 
@@ -43,7 +44,12 @@ func startCluster(t *testing.T) *cluster {
 	if err != nil {
 		t.Fatal(err)
 	}
+	key, err := pki.EnsureAccountKey(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
 	server, err := apiserver.New(ctx, store, apiserver.Config{
+		Issuer: "https://kubernetes.default.svc.cluster.local", AccountKey: key,
 		Version:     version.Info{Major: "1", Minor: "37", GitVersion: "v1.37.0"},
 		ServiceCIDR: netip.MustParsePrefix("10.43.0.0/16"),
 		NodePorts:   apiserver.PortRange{First: 30000, Last: 32767},

@@ -8,6 +8,8 @@
 //
 // Certificates last a year and are renewed at a start within the last thirty days; the authority lasts ten years.
 //
+// One more key, sa.key, has no certificate: it signs the tokens of ServiceAccounts (accounts.go).
+//
 // In Kubernetes: kubeadm's "certs" and "kubeconfig" phases. Left out: separate authorities for etcd and for the front
 // proxy, and certificates signed by somebody else's authority.
 package pki

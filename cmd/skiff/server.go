@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/ecdsa"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -58,6 +59,7 @@ func serverCommand() *cobra.Command {
 type plane struct {
 	settings
 	ca       *pki.CA
+	account  *ecdsa.PrivateKey // Of the tokens of ServiceAccounts.
 	store    store.Store
 	api      *apiserver.Server
 	listener net.Listener
@@ -158,6 +160,9 @@ func (p *plane) openPKI() (err error) {
 	if p.ca, err = pki.EnsureCA(filepath.Join(p.data, "pki")); err != nil {
 		return err
 	}
+	if p.account, err = pki.EnsureAccountKey(filepath.Join(p.data, "pki")); err != nil {
+		return err
+	}
 	return p.ca.EnsureKubeconfig(p.kubeconfigOut, p.url(), "kubernetes-admin", administrators)
 }
 
@@ -198,6 +203,8 @@ func (p *plane) newAPI(ctx context.Context) (*apiserver.Server, error) {
 		NodePorts:     p.ports,
 		Advertise:     netip.AddrPortFrom(p.address, p.port),
 		ClusterDNS:    p.dns,
+		Issuer:        "https://kubernetes.default.svc." + p.clusterDomain,
+		AccountKey:    p.account,
 		NodeTransport: transport,
 	})
 }
