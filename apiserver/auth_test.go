@@ -227,21 +227,3 @@ func TestNodeRestriction(t *testing.T) {
 		}
 	}
 }
-
-// More requests at once than the server takes are turned away with a time to come back; watches don't count.
-func TestTooManyRequests(t *testing.T) {
-	t.Parallel()
-	s := start(t)
-	for range maxRequests {
-		s.slots <- struct{}{}
-	}
-	a := s.do(t, "GET", podsPath, "")
-	a.refused(t, 429, metav1.StatusReasonTooManyRequests, "too many requests")
-	if a.header.Get("Retry-After") != "1" {
-		t.Errorf("Retry-After is %q, want 1", a.header.Get("Retry-After"))
-	}
-	s.do(t, "GET", podsPath+"?watch=1&timeoutSeconds=1", "").want(t, 200)
-	<-s.slots
-	s.do(t, "GET", podsPath, "").want(t, 200)
-	s.do(t, "GET", podsPath, "").want(t, 200)
-}

@@ -23,10 +23,16 @@ type cache struct {
 	resources map[string]*shelf // Of the rows that store, by "pods", "deployments.apps": the first part of a key in the store.
 
 	mu      sync.Mutex
-	applied uint64                   // All events up to this revision are in the shelves and with their watchers.
-	waiting map[uint64]chan struct{} // Those who wait for a revision: each channel is closed when it is applied.
+	applied uint64              // All events up to this revision are in the shelves and with their watchers.
+	waiting map[uint64]*waiters // Those who wait for a revision.
 
 	stopped chan struct{} // Closed when run ends: nothing is applied any more.
+}
+
+// waiters wait for one revision.
+type waiters struct {
+	come  chan struct{} // Closed when the revision is applied.
+	count int           // The last who gives up clears up: a client may ask for a revision that never comes.
 }
 
 // errStopped is what a request hears that comes too late.
@@ -37,7 +43,7 @@ func newCache(ctx context.Context, s store.Store, table []*api.Resource) (*cache
 	c := &cache{
 		store:     s,
 		resources: map[string]*shelf{},
-		waiting:   map[uint64]chan struct{}{},
+		waiting:   map[uint64]*waiters{},
 		stopped:   make(chan struct{}),
 	}
 	for _, r := range table {
@@ -140,9 +146,9 @@ func (c *cache) reached(rev uint64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.applied = rev
-	for want, ch := range c.waiting {
+	for want, w := range c.waiting {
 		if want <= rev {
-			close(ch)
+			close(w.come)
 			delete(c.waiting, want)
 		}
 	}
@@ -176,6 +182,9 @@ func (c *cache) put(ctx context.Context, s *shelf, key string, obj runtime.Objec
 	data, err := marshalStored(obj)
 	if err != nil {
 		return err
+	}
+	if len(data) > maxObject {
+		return apierrors.NewRequestEntityTooLargeError(fmt.Sprintf("limit is %d", maxObject))
 	}
 	ctx = context.WithoutCancel(ctx)
 	written, err := c.store.Put(ctx, s.storeKey(key), data, rev)
@@ -212,19 +221,31 @@ func (c *cache) wait(ctx context.Context, rev uint64) error {
 		c.mu.Unlock()
 		return nil
 	}
-	ch, ok := c.waiting[rev]
-	if !ok {
-		ch = make(chan struct{})
-		c.waiting[rev] = ch
+	w := c.waiting[rev]
+	if w == nil {
+		w = &waiters{come: make(chan struct{})}
+		c.waiting[rev] = w
 	}
+	w.count++
 	c.mu.Unlock()
+	defer c.giveUp(rev, w)
 	select {
-	case <-ch:
+	case <-w.come:
 		return nil
 	case <-c.stopped:
 		return errStopped
 	case <-ctx.Done():
 		return ctx.Err()
+	}
+}
+
+// giveUp ends one's waiting for a revision, whether it has come or not.
+func (c *cache) giveUp(rev uint64, w *waiters) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	w.count--
+	if w.count == 0 && c.waiting[rev] == w {
+		delete(c.waiting, rev)
 	}
 }
 

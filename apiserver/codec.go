@@ -27,9 +27,6 @@ const (
 	typeProto = "application/vnd.kubernetes.protobuf"
 )
 
-// maxBody bounds what one request may send, as Kubernetes bounds it.
-const maxBody = 3 << 20
-
 var (
 	jsonSerializer   = json.NewSerializerWithOptions(json.DefaultMetaFactory, api.Scheme, api.Scheme, json.SerializerOptions{})
 	prettySerializer = json.NewSerializerWithOptions(json.DefaultMetaFactory, api.Scheme, api.Scheme, json.SerializerOptions{Pretty: true})
@@ -102,18 +99,6 @@ func encode(w io.Writer, media string, pretty bool, obj runtime.Object) error {
 		return prettySerializer.Encode(obj, w)
 	}
 	return jsonSerializer.Encode(obj, w)
-}
-
-// readBody reads a request's body within its bound.
-func readBody(r *http.Request) ([]byte, error) {
-	body, err := io.ReadAll(io.LimitReader(r.Body, maxBody+1))
-	if err != nil {
-		return nil, apierrors.NewBadRequest(fmt.Sprintf("read the request's body: %v", err))
-	}
-	if len(body) > maxBody {
-		return nil, apierrors.NewRequestEntityTooLargeError(fmt.Sprintf("limit is %d", maxBody))
-	}
-	return body, nil
 }
 
 // validation is what a client asked to be done about fields that do not exist or stand twice: the fieldValidation

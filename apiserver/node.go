@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -107,7 +108,7 @@ func (h *resource) logs(w http.ResponseWriter, r *http.Request) error {
 	}
 	w.Header().Set("Content-Type", "text/plain")
 	w.WriteHeader(http.StatusOK)
-	copyFlushing(w, resp.Body)
+	h.server.copyFlushing(w, resp.Body)
 	return nil
 }
 
@@ -126,17 +127,20 @@ func nodeRefused(resp *http.Response) error {
 	return apierrors.NewInternalError(fmt.Errorf("the node answered %s: %s", resp.Status, message))
 }
 
-// copyFlushing passes on what comes as it comes: a followed log must not wait for a full buffer.
-func copyFlushing(w http.ResponseWriter, from io.Reader) {
-	flush := http.NewResponseController(w)
+// copyFlushing passes on what comes as it comes: a followed log must not wait for a full buffer. A client that stops reading
+// is cut off.
+func (s *Server) copyFlushing(w http.ResponseWriter, from io.Reader) {
+	control := http.NewResponseController(w)
 	buf := make([]byte, 32<<10)
 	for {
 		n, err := from.Read(buf)
 		if n > 0 {
+			_ = control.SetWriteDeadline(time.Now().Add(s.limits.frame))
 			if _, err := w.Write(buf[:n]); err != nil {
 				return
 			}
-			_ = flush.Flush()
+			_ = control.Flush()
+			_ = control.SetWriteDeadline(time.Time{})
 		}
 		if err != nil {
 			return

@@ -26,7 +26,6 @@ import (
 
 	"github.com/go-chi/chi/v5"
 	"golang.org/x/sync/errgroup"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -55,10 +54,10 @@ type Server struct {
 	snapshots snapshots
 	allocator allocator
 	tokens    *tokens
-	slots     chan struct{} // One for each request under way.
+	limits    limits
 	documents *openapi.Documents
 	schemas   schemas
-	handler   http.Handler
+	handler   http.Handler // What requests from this process go to; those from outside go through limits before.
 }
 
 // New reads the store and makes a Server. Run must be running before its handler is used.
@@ -83,7 +82,7 @@ func New(ctx context.Context, s store.Store, config Config) (*Server, error) {
 		config:    config,
 		table:     table,
 		cache:     c,
-		slots:     make(chan struct{}, maxRequests),
+		limits:    newLimits(),
 		allocator: allocator{cidr: config.ServiceCIDR, ports: config.NodePorts},
 	}
 	srv.handler = srv.routes()
@@ -99,14 +98,15 @@ func (s *Server) Run(ctx context.Context) error {
 	return g.Wait()
 }
 
-// ServeHTTP answers a request that came through TLS: its client certificate says who asks.
-func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.handler.ServeHTTP(w, r) }
+// ServeHTTP answers a request that came through TLS, within limits: its client certificate says who asks.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.limits.serve(s.handler, w, r) }
 
 func (s *Server) shelf(groupResource string) *shelf { return s.cache.resources[groupResource] }
 
 // routes makes the routes of all resources out of the table.
 func (s *Server) routes() http.Handler {
 	mux := chi.NewRouter()
+	mux.Use(routeDecoded)
 	mux.Get("/livez", health(nil))
 	mux.Get("/readyz", health(s.storeWorks))
 	mux.Get("/healthz", health(s.storeWorks))
@@ -123,6 +123,14 @@ func (s *Server) routes() http.Handler {
 		s.resourceRoutes(mux.With(known...), r)
 	}
 	return mux
+}
+
+// routeDecoded has requests routed by their path as it reads: some clients write the colon of "system:node" as %3A.
+func routeDecoded(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		chi.RouteContext(r.Context()).RoutePath = r.URL.Path
+		next.ServeHTTP(w, r)
+	})
 }
 
 func (s *Server) discoveryRoutes(mux chi.Router) {
@@ -202,14 +210,6 @@ func (h *resource) may(verb, sub string, next handler) handler {
 		if h.Deprecated != "" {
 			warn(w, h.Deprecated)
 		}
-		if !longRunning(v, sub) {
-			select {
-			case h.server.slots <- struct{}{}:
-				defer func() { <-h.server.slots }()
-			default:
-				return apierrors.NewTooManyRequests("the server has received too many requests and has asked us to try again later", 1)
-			}
-		}
 		a := attributes{verb: v, resource: h.Resource, sub: sub, namespace: chi.URLParam(r, "namespace"), name: chi.URLParam(r, "name")}
 		if a.name == "" {
 			a.name = selectedName(r)
@@ -238,17 +238,6 @@ func isWatch(r *http.Request) bool { return isTrue(r, "watch") }
 func isTrue(r *http.Request, parameter string) bool {
 	v, ok := r.URL.Query()[parameter]
 	return ok && v[0] != "0" && !strings.EqualFold(v[0], "false")
-}
-
-// maxRequests bounds the requests that are served at once, as Kubernetes does, but for those that last.
-const maxRequests = 400
-
-func longRunning(verb, sub string) bool {
-	switch sub {
-	case "log", "exec", "attach", "portforward":
-		return true
-	}
-	return verb == "watch"
 }
 
 // recoverPanics keeps one broken request from ending the server.

@@ -156,9 +156,6 @@ func (e *eventWriter) start() {
 	e.flush()
 }
 
-// How long a client may take to receive a frame before it counts as gone.
-const frameTimeout = 30 * time.Second
-
 func (e *eventWriter) flush() {
 	_ = http.NewResponseController(e.w).Flush()
 }
@@ -205,7 +202,7 @@ func (e *eventWriter) encode(obj runtime.Object) ([]byte, error) {
 // frame writes one event: a line of JSON, or a length and a protobuf message.
 func (e *eventWriter) frame(kind string, body []byte) error {
 	control := http.NewResponseController(e.w)
-	_ = control.SetWriteDeadline(time.Now().Add(frameTimeout))
+	_ = control.SetWriteDeadline(time.Now().Add(e.server.limits.frame))
 	defer func() { _ = control.SetWriteDeadline(time.Time{}) }() // HTTP/2 ends a stream whose deadline passes while it is idle.
 	var err error
 	switch e.format.media {

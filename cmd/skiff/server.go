@@ -253,7 +253,12 @@ func (p *plane) web() (*http.Server, error) {
 		TLSConfig:         config,
 		ReadHeaderTimeout: 30 * time.Second,
 		IdleTimeout:       5 * time.Minute,
-		MaxHeaderBytes:    64 << 10,
+		MaxHeaderBytes:    64 << 10, // Longer URLs and headers are refused with 431.
+		HTTP2: &http.HTTP2Config{
+			MaxConcurrentStreams: 250,
+			SendPingTimeout:      30 * time.Second, // A client that is gone without a word is found out.
+			WriteByteTimeout:     time.Minute,      // And so is one that takes nothing any more.
+		},
 		ErrorLog:          log.New(io.Discard, "", 0), // A client that breaks off a handshake is not our concern.
 	}, nil
 }

@@ -1,0 +1,277 @@
+package apiserver
+
+import (
+	"bytes"
+	"compress/gzip"
+	"context"
+	"crypto/tls"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// eventually waits until a condition holds.
+func eventually(t testing.TB, what string, holds func() bool) {
+	t.Helper()
+	for end := time.Now().Add(patience); !holds(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("not after %s: %s", patience, what)
+		}
+	}
+}
+
+// protocols are clients of a server that speak HTTP/1.1 and HTTP/2.
+func protocols(web *httptest.Server) map[string]*http.Client {
+	h1 := web.Client().Transport.(*http.Transport).Clone()
+	h1.ForceAttemptHTTP2 = false
+	h1.TLSNextProto = map[string]func(string, *tls.Conn) http.RoundTripper{}
+	h1.TLSClientConfig.NextProtos = []string{"http/1.1"}
+	return map[string]*http.Client{"HTTP/1.1": {Transport: h1}, "HTTP/2.0": web.Client()}
+}
+
+// send makes a request over a socket.
+func send(t testing.TB, c *http.Client, method, url string, body io.Reader) answer {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, method, url, body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Content-Type", typeJSON)
+	resp, err := c.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	data, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return answer{resp.StatusCode, resp.Header, data}
+}
+
+// Requests that change something have a pool of their own, and the components of this process none.
+func TestLimitOfRequestsInFlight(t *testing.T) {
+	s := start(t)
+	s.limits.changing = make(chan struct{}, 1)
+	web := s.web(t)
+	slow, body := io.Pipe()
+	first := make(chan answer, 1)
+	go func() { first <- send(t, web.Client(), "POST", web.URL+configMapsPath, slow) }()
+	eventually(t, "the first request has the slot", func() bool { return len(s.limits.changing) == 1 })
+
+	second := send(t, web.Client(), "POST", web.URL+configMapsPath, strings.NewReader(configMapJSON("b")))
+	second.refused(t, 429, metav1.StatusReasonTooManyRequests, "the server has received too many requests and has asked us to try again later")
+	if got := second.header.Get("Retry-After"); got != "1" {
+		t.Errorf("Retry-After is %q, want 1", got)
+	}
+	send(t, web.Client(), "GET", web.URL+configMapsPath, nil).want(t, 200)
+	s.createConfigMap(t, "c")
+
+	fmt.Fprint(body, configMapJSON("a"))
+	body.Close()
+	(<-first).want(t, 201)
+	send(t, web.Client(), "POST", web.URL+configMapsPath, strings.NewReader(configMapJSON("b"))).want(t, 201)
+}
+
+// A body that does not come ends its request, and no other one on the connection.
+func TestLimitOfTimeForBody(t *testing.T) {
+	s := start(t)
+	web := s.web(t)
+	for _, client := range protocols(web) {
+		s.limits.request = 200 * time.Millisecond
+		body, slow := io.Pipe()
+		go fmt.Fprint(slow, `{"kind":`)
+		send(t, client, "POST", web.URL+configMapsPath, body).refused(t, 504, metav1.StatusReasonTimeout, "the request's body did not come in time")
+		eventually(t, "the slot is free again", func() bool { return len(s.limits.changing) == 0 })
+		s.limits.request = time.Minute
+		for range 2 {
+			send(t, client, "PUT", web.URL+configMapsPath+"/none", strings.NewReader(configMapJSON("none"))).want(t, 404)
+			send(t, client, "GET", web.URL+configMapsPath, nil).want(t, 200)
+		}
+	}
+}
+
+func TestLimitOfBody(t *testing.T) {
+	s := start(t)
+	padded := strings.Replace(configMapJSON("big"), `"1"`, `"`+strings.Repeat("x", maxBody)+`"`, 1)
+	for _, method := range []string{"POST", "PUT", "PATCH", "DELETE"} {
+		path, media := configMapsPath, typeJSON
+		switch method {
+		case "PUT", "DELETE":
+			path += "/big"
+		case "PATCH":
+			path, media = path+"/big", merge[1]
+		}
+		s.do(t, method, path, padded, "Content-Type", media).refused(t, 413, metav1.StatusReasonRequestEntityTooLarge, "Request entity too large: limit is 3145728")
+	}
+	web := s.web(t)
+	for _, client := range protocols(web) {
+		unannounced := io.MultiReader(strings.NewReader(padded)) // No length is known of it.
+		send(t, client, "POST", web.URL+configMapsPath, unannounced).want(t, 413)
+	}
+}
+
+func TestLimitOfObject(t *testing.T) {
+	s := start(t)
+	value := strings.Repeat("x", 1000<<10)
+	object := `{"metadata":{"name":"big","annotations":{"a":"` + value[:200<<10] + `"}},"data":{"a":"` + value + `"},"binaryData":{"b":"` + value[:400<<10] + `"}}`
+	a := s.do(t, "POST", configMapsPath, object)
+	if a.code != 413 && a.code != 422 {
+		t.Errorf("an object beyond its limits is answered with %d", a.code)
+	}
+	s.createPod(t, "p")
+	pod := s.pod(t, "p")
+	pod.Status.Message = strings.Repeat("x", maxObject)
+	s.do(t, "PUT", podsPath+"/p/status", toJSON(t, pod)).refused(t, 413, metav1.StatusReasonRequestEntityTooLarge, "limit is 1572864")
+}
+
+func TestCompressedBodyIsRefused(t *testing.T) {
+	s := start(t)
+	var bomb bytes.Buffer
+	z := gzip.NewWriter(&bomb)
+	_, _ = z.Write(bytes.Repeat([]byte(" "), 10<<20))
+	_ = z.Close()
+	s.do(t, "POST", configMapsPath, bomb.String(), "Content-Encoding", "gzip").refused(t, 415, metav1.StatusReasonUnsupportedMediaType, `Content-Encoding was "gzip"`)
+	s.do(t, "POST", configMapsPath, configMapJSON("a"), "Content-Encoding", "identity").want(t, 201)
+}
+
+func TestLimitOfDepth(t *testing.T) {
+	s := start(t)
+	s.createConfigMap(t, "a")
+	deep := func(open, end string, levels int) string {
+		return strings.Repeat(open, levels) + strings.Repeat(end, levels)
+	}
+	for _, levels := range []int{maxDepth + 1, 1 << 20} {
+		lists, objects := deep("[", "]", levels), strings.Repeat(`{"a":`, levels)+"1"+strings.Repeat("}", levels)
+		for _, body := range []string{lists, objects, `{"metadata":{"name":"a"},"data":` + lists + `}`} {
+			if len(body) > maxBody {
+				continue
+			}
+			for _, media := range []string{typeJSON, "application/json-patch+json", "application/merge-patch+json", "application/strategic-merge-patch+json"} {
+				method, path := "PATCH", configMapsPath+"/a"
+				if media == typeJSON {
+					method, path = "POST", configMapsPath
+				}
+				s.do(t, method, path, body, "Content-Type", media).refused(t, 400, metav1.StatusReasonBadRequest, "the request's body has more than 1000 levels")
+			}
+			if a := s.do(t, "POST", configMapsPath, body, "Content-Type", typeYAML); a.code != 400 && a.code != 422 {
+				t.Errorf("%d levels of YAML are answered with %d", levels, a.code)
+			}
+		}
+	}
+	s.do(t, "PATCH", configMapsPath+"/a", `{"data":{"a":"`+strings.Repeat(`[{\"`, 2*maxDepth)+`"}}`, merge...).want(t, 200)
+}
+
+// "A billion laughs": aliases that stand for lists of aliases.
+func TestLimitOfAliases(t *testing.T) {
+	s := start(t)
+	var bomb strings.Builder
+	bomb.WriteString("a0: &a0 [x,x,x,x,x,x,x,x,x,x]\n")
+	for i := 1; i < 12; i++ {
+		fmt.Fprintf(&bomb, "a%d: &a%d [%s]\n", i, i, strings.TrimSuffix(strings.Repeat(fmt.Sprintf("*a%d,", i-1), 10), ","))
+	}
+	s.do(t, "POST", configMapsPath, bomb.String(), "Content-Type", typeYAML).refused(t, 400, metav1.StatusReasonBadRequest, "excessive aliasing")
+}
+
+// Whoever waits for what never comes leaves nothing behind.
+func TestRevisionThatNeverComes(t *testing.T) {
+	s := start(t)
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 10)
+	for i := range 10 {
+		go func() { ended <- s.cache.wait(ctx, 1<<60+uint64(i/2)) }()
+	}
+	waiting := func() int {
+		s.cache.mu.Lock()
+		defer s.cache.mu.Unlock()
+		return len(s.cache.waiting)
+	}
+	eventually(t, "all wait", func() bool { return waiting() == 5 })
+	cancel()
+	for range 10 {
+		if err := <-ended; err != context.Canceled {
+			t.Errorf("wait: %v", err)
+		}
+	}
+	if n := waiting(); n != 0 {
+		t.Errorf("%d revisions are still waited for", n)
+	}
+}
+
+// A client that stops reading is cut off; nobody else notices.
+func TestClientThatStopsReading(t *testing.T) {
+	s := start(t)
+	s.limits.frame = 100 * time.Millisecond
+	s.limits.request = 200 * time.Millisecond
+	web := s.web(t)
+	big := strings.Repeat("x", 900<<10)
+	for i := range 20 {
+		s.do(t, "POST", configMapsPath, strings.Replace(configMapJSON(fmt.Sprintf("c%d", i)), `"1"`, `"`+big+`"`, 1)).want(t, 201)
+	}
+	watchers := func() int {
+		sh := s.shelf("configmaps")
+		sh.mu.Lock()
+		defer sh.mu.Unlock()
+		return len(sh.watchers)
+	}
+	for name, client := range protocols(web) {
+		client.Transport.(*http.Transport).DisableCompression = true
+		for _, query := range []string{"", "?watch=true"} {
+			resp, err := client.Get(web.URL + configMapsPath + query)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := resp.Body.Read(make([]byte, 1)); err != nil { // From then on the server has it among those it serves.
+				t.Fatal(err)
+			}
+			eventually(t, name+query+": the server has given up the client", func() bool { return len(s.limits.reading) == 0 && watchers() == 0 })
+			if _, err := io.Copy(io.Discard, resp.Body); err == nil {
+				t.Errorf("%s: the client got everything; the test shows nothing", name)
+			}
+			resp.Body.Close()
+		}
+	}
+}
+
+func TestSelectorsOfThousandsOfTerms(t *testing.T) {
+	s := start(t)
+	s.createPod(t, "p")
+	var labels, fields []string
+	for i := range 3000 {
+		labels = append(labels, fmt.Sprintf("l%d!=x", i))
+		fields = append(fields, fmt.Sprintf("metadata.name!=n%d", i))
+	}
+	a := s.do(t, "GET", podsPath+"?labelSelector="+strings.Join(labels, ",")+"&fieldSelector="+strings.Join(fields, ","), "").want(t, 200)
+	if n := len(parse[metav1.PartialObjectMetadataList](t, a).Items); n != 1 {
+		t.Errorf("%d pods, want 1", n)
+	}
+	s.do(t, "GET", podsPath+"?labelSelector="+strings.Repeat("(", 3000), "").refused(t, 400, metav1.StatusReasonBadRequest)
+}
+
+func TestSubresourceOfPath(t *testing.T) {
+	for path, want := range map[string]string{
+		"/api/v1/namespaces/default/pods/p/log":              "log",
+		"/api/v1/namespaces/default/services/s:80/proxy/a/b": "proxy",
+		"/api/v1/nodes/n/proxy":                              "proxy",
+		"/api/v1/namespaces/default/status":                  "status",
+		"/api/v1/namespaces/default/finalize":                "finalize",
+		"/api/v1/namespaces/default/pods/proxy":              "",
+		"/apis/apps/v1/namespaces/d/deployments/d/scale":     "scale",
+		"/apis/example.com/v1/things/t/exec":                 "exec",
+		"/apis":                                              "",
+		"/":                                                  "",
+		"/api/v1":                                            "",
+	} {
+		if got := subresourceOf(path); got != want {
+			t.Errorf("%s: %q, want %q", path, got, want)
+		}
+	}
+}
