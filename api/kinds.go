@@ -33,6 +33,7 @@ func Table() []*Resource {
 		deployment(),
 		replicaSet(),
 		statefulSet(),
+		customResourceDefinition(),
 		selfSubjectReview(),
 		tokenReview(),
 		localSubjectAccessReview(),

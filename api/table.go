@@ -20,7 +20,9 @@ package api
 import (
 	"slices"
 
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -29,7 +31,15 @@ import (
 )
 
 // Scheme knows the Go types of all kinds.
-var Scheme = scheme.Scheme
+var Scheme = withDefinitions(scheme.Scheme)
+
+// withDefinitions adds the one kind that client-go does not know.
+func withDefinitions(s *runtime.Scheme) *runtime.Scheme {
+	if err := apiextensionsv1.AddToScheme(s); err != nil {
+		panic(err) // Another package has given these kinds other types.
+	}
+	return s
+}
 
 // Resource is one row of the table: a kind of object and how the API serves it.
 //
@@ -40,6 +50,7 @@ type Resource struct {
 	Name       string // Plural, as in the path: "pods".
 	Singular   string
 	Kind       string
+	ListKind   string // Of a list of them; "" for the kind with "List" behind it.
 	ShortNames []string
 	Categories []string // "all": what `kubectl get all` lists.
 	Namespaced bool
@@ -48,12 +59,16 @@ type Resource struct {
 
 	View *View // Where the row is another form of what a different row stores; nil for all others.
 
+	Custom         bool   // Whether the kind has no Go type: it was defined at run time, and its objects are unstructured.
 	Review         bool   // Whether an object is a question or an order, answered or carried out and not stored; it has no columns.
 	Live           bool   // Whether objects are what the server sees when it is asked, and not stored.
 	Idle           bool   // Whether nothing in skiff acts on such objects yet: who makes one is warned.
 	Deprecated     string // What clients are warned of that use the kind at all, in Kubernetes' words.
 	StatusOnCreate bool   // Whether a new object may come with a status (a Node that registers itself).
 
+	// Prune takes from an unstructured object the fields that its kind does not have, and names them. An error is what
+	// makes it no object at all. nil for Go types, whose decoder does that.
+	Prune func(obj runtime.Object) (unknown []string, err error)
 	// Default fills in what the documentation calls defaults. It runs on every object that comes in.
 	Default func(obj runtime.Object)
 	// PrepareCreate sets what a new object must have, whatever the client said (a pod's phase, a service's families).
@@ -76,8 +91,9 @@ type Resource struct {
 	// Wanted is what metadata.generation counts the changes of; nil where there is no generation.
 	Wanted func(obj runtime.Object) any
 	// Scale is what the scale subresource shows, and SetReplicas how it changes an object; nil where there is none.
-	Scale       func(obj runtime.Object) Scale
-	SetReplicas func(obj runtime.Object, n int32)
+	Scale        func(obj runtime.Object) Scale
+	SetReplicas  func(obj runtime.Object, n int32)
+	ReplicasPath []string // Where that number is; nil for spec.replicas.
 
 	// Columns and Row are what `kubectl get` prints, in Kubernetes' order; the first column is the name (the last of an
 	// event). Columns of priority 1 are for -o wide.
@@ -133,6 +149,11 @@ func (r *Resource) GroupVersionKind() schema.GroupVersionKind {
 
 // New makes an empty object of the row's kind.
 func (r *Resource) New() runtime.Object {
+	if r.Custom {
+		obj := &unstructured.Unstructured{Object: map[string]any{}}
+		obj.SetGroupVersionKind(r.GroupVersionKind())
+		return obj
+	}
 	obj, err := Scheme.New(r.GroupVersionKind())
 	if err != nil {
 		panic(err) // The table names a kind that the scheme lacks; a test holds that it does not.

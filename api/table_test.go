@@ -61,6 +61,7 @@ func TestTable(t *testing.T) {
 		"deployments.apps Deployment deployment,deploy namespaced all scale:Scale:" + status + " status:Deployment:" + status,
 		"replicasets.apps ReplicaSet replicaset,rs namespaced all scale:Scale:" + status + " status:ReplicaSet:" + status,
 		"statefulsets.apps StatefulSet statefulset,sts namespaced all scale:Scale:" + status + " status:StatefulSet:" + status,
+		"customresourcedefinitions.apiextensions.k8s.io CustomResourceDefinition customresourcedefinition,crd,crds cluster api-extensions status:CustomResourceDefinition:" + status,
 		"selfsubjectreviews.authentication.k8s.io SelfSubjectReview selfsubjectreview cluster",
 		"tokenreviews.authentication.k8s.io TokenReview tokenreview cluster",
 		"localsubjectaccessreviews.authorization.k8s.io LocalSubjectAccessReview localsubjectaccessreview namespaced",

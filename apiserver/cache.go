@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"strings"
 	"sync"
 
@@ -20,7 +22,8 @@ import (
 // store, and the cache learns of them only from the store's watch, so that there is one order of events for all.
 type cache struct {
 	store     store.Store
-	resources map[string]*shelf // Of the rows that store, by "pods", "deployments.apps": the first part of a key in the store.
+	resources map[string]*shelf // Of the table's rows that store, by "pods", "deployments.apps": the first part of a key in the store.
+	custom    customKinds       // What definitions add to that.
 
 	mu      sync.Mutex
 	applied uint64              // All events up to this revision are in the shelves and with their watchers.
@@ -51,16 +54,37 @@ func newCache(ctx context.Context, s store.Store, table []*api.Resource) (*cache
 			c.resources[r.GroupResource().String()] = newShelf(r)
 		}
 	}
+	c.custom.replace(map[string]*customKind{})
 	return c, c.load(ctx)
 }
 
 // shelf is the row's own, or, for a view, one with the stock of the row that stores. What is not stored has none.
 func (c *cache) shelf(r *api.Resource) *shelf {
-	sh := c.resources[r.Stored().GroupResource().String()]
+	sh := c.find(r.Stored().GroupResource().String())
 	if r.View != nil {
 		return &shelf{r, sh.stock}
 	}
 	return sh
+}
+
+// find returns the shelf of the row that stores under this first part of a key; nil if there is none.
+func (c *cache) find(resource string) *shelf {
+	if sh := c.resources[resource]; sh != nil {
+		return sh
+	}
+	if k := c.custom.all()[resource]; k != nil {
+		return k.shelf
+	}
+	return nil
+}
+
+// shelves are those of all rows that store.
+func (c *cache) shelves() []*shelf {
+	all := slices.Collect(maps.Values(c.resources))
+	for _, k := range c.custom.all() {
+		all = append(all, k.shelf)
+	}
+	return all
 }
 
 func newTree() *btree.BTreeG[*item] {
@@ -73,8 +97,11 @@ func (c *cache) load(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("read the store: %w", err)
 	}
+	if err := c.loadDefinitions(kvs); err != nil {
+		return err
+	}
 	trees := map[*shelf]*btree.BTreeG[*item]{}
-	for _, s := range c.resources {
+	for _, s := range c.shelves() {
 		trees[s] = newTree()
 	}
 	for _, kv := range kvs {
@@ -137,6 +164,11 @@ func (c *cache) apply(ev store.Event) error {
 		}
 	}
 	shelf.apply(key, ev.Rev, it)
+	if shelf == c.resources[definitions] {
+		if err := c.define(key, it, ev.Rev); err != nil {
+			return err
+		}
+	}
 	c.reached(ev.Rev)
 	return nil
 }
@@ -157,7 +189,7 @@ func (c *cache) reached(rev uint64) {
 // locate finds the shelf that a key of the store belongs to.
 func (c *cache) locate(storeKey string) (*shelf, string, error) {
 	resource, key, ok := strings.Cut(storeKey, "/")
-	shelf := c.resources[resource]
+	shelf := c.find(resource)
 	if !ok || shelf == nil {
 		return nil, "", fmt.Errorf("the store holds %q, which is of no kind that this skiff knows: it was written by another version", storeKey)
 	}
@@ -258,7 +290,7 @@ func (c *cache) revision() uint64 {
 
 // closeWatchers ends all watches: the server stops.
 func (c *cache) closeWatchers() {
-	for _, s := range c.resources {
+	for _, s := range c.shelves() {
 		s.mu.Lock()
 		s.cutAll()
 		s.mu.Unlock()

@@ -45,6 +45,12 @@ type format struct {
 // negotiate picks the first answer format of the Accept header that the server can give. allowed names the
 // transformations ("as=...") that this endpoint knows.
 func negotiate(r *http.Request, allowed ...string) (format, error) {
+	return negotiateRow(r, nil, allowed...)
+}
+
+// negotiateRow is negotiate for objects of a row, which have no form in protobuf if they are custom resources. Their metadata
+// has.
+func negotiateRow(r *http.Request, row *api.Resource, allowed ...string) (format, error) {
 	header := r.Header.Get("Accept")
 	if header == "" {
 		return format{media: typeJSON}, nil
@@ -68,6 +74,9 @@ func negotiate(r *http.Request, allowed ...string) (format, error) {
 				continue
 			}
 			f.as = as
+		}
+		if row != nil && row.Custom && f == (format{media: typeProto}) {
+			continue
 		}
 		return f, nil
 	}

@@ -9,8 +9,10 @@ import (
 	"strconv"
 
 	"skiff/api"
+	"skiff/apiserver/custom"
 
 	corev1 "k8s.io/api/core/v1"
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -110,8 +112,11 @@ func (d deletion) begin(old runtime.Object) runtime.Object {
 	at := metav1.NewTime(since.Add(seconds(grace)))
 	m.SetDeletionTimestamp(&at)
 	m.SetDeletionGracePeriodSeconds(&grace)
-	if ns, ok := obj.(*corev1.Namespace); ok {
-		ns.Status.Phase = corev1.NamespaceTerminating
+	switch o := obj.(type) {
+	case *corev1.Namespace:
+		o.Status.Phase = corev1.NamespaceTerminating
+	case *apiextensionsv1.CustomResourceDefinition:
+		custom.Terminate(o, d.now)
 	}
 	return obj
 }

@@ -1,9 +1,13 @@
 package apiserver
 
 import (
+	"bytes"
+	"crypto/sha512"
+	"fmt"
 	"mime"
 	"net/http"
 	"strings"
+	"time"
 
 	"skiff/api"
 
@@ -16,7 +20,7 @@ import (
 // Discovery tells clients what there is: https://kubernetes.io/docs/concepts/overview/kubernetes-api/#discovery-api
 // It comes in two forms: one document for everything ("aggregated"), and the older one a group at a time.
 type discovery struct {
-	table []*api.Resource
+	table []*api.Resource // All that is served at the moment of the request.
 }
 
 const aggregatedType = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
@@ -39,7 +43,7 @@ func wantsAggregated(r *http.Request) bool {
 // core serves /api.
 func (d discovery) core(w http.ResponseWriter, r *http.Request) error {
 	if wantsAggregated(r) {
-		return respondAggregated(w, d.aggregated(func(group string) bool { return group == "" }))
+		return respondAggregated(w, r, d.aggregated(func(group string) bool { return group == "" }))
 	}
 	v := &metav1.APIVersions{Versions: []string{"v1"}, ServerAddressByClientCIDRs: []metav1.ServerAddressByClientCIDR{}}
 	v.SetGroupVersionKind(schema.GroupVersionKind{Version: "v1", Kind: "APIVersions"})
@@ -49,7 +53,7 @@ func (d discovery) core(w http.ResponseWriter, r *http.Request) error {
 // groups serves /apis.
 func (d discovery) groups(w http.ResponseWriter, r *http.Request) error {
 	if wantsAggregated(r) {
-		return respondAggregated(w, d.aggregated(func(group string) bool { return group != "" }))
+		return respondAggregated(w, r, d.aggregated(func(group string) bool { return group != "" }))
 	}
 	list := &metav1.APIGroupList{Groups: []metav1.APIGroup{}}
 	list.SetGroupVersionKind(schema.GroupVersionKind{Version: "v1", Kind: "APIGroupList"})
@@ -161,8 +165,15 @@ func responseKind(gvk schema.GroupVersionKind) *metav1.GroupVersionKind {
 	return &metav1.GroupVersionKind{Group: gvk.Group, Version: gvk.Version, Kind: gvk.Kind}
 }
 
-func respondAggregated(w http.ResponseWriter, obj runtime.Object) error {
+// respondAggregated answers with a document that has its hash for a tag: who has it already need not get it again.
+func respondAggregated(w http.ResponseWriter, r *http.Request, obj runtime.Object) error {
+	var body bytes.Buffer
+	if err := jsonSerializer.Encode(obj, &body); err != nil {
+		return err
+	}
 	w.Header().Set("Content-Type", aggregatedType)
 	w.Header().Set("Vary", "Accept")
-	return jsonSerializer.Encode(obj, w)
+	w.Header().Set("Etag", fmt.Sprintf(`"%X"`, sha512.Sum512(body.Bytes())))
+	http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(body.Bytes()))
+	return nil
 }

@@ -10,7 +10,6 @@ import (
 	"unicode/utf8"
 
 	"skiff/api"
-	"skiff/apiserver/openapi"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -37,9 +36,11 @@ import (
 // keys. They come from the OpenAPI definitions when the first write needs them.
 type schemas func() (managedfields.TypeConverter, error)
 
-func newSchemas(documents *openapi.Documents) schemas {
+// newSchemas reads them from what define gives. The scheme tells which type has which definition; without one, that stands in
+// the definitions.
+func newSchemas(define func() (map[string]json.RawMessage, error), scheme *runtime.Scheme) schemas {
 	return sync.OnceValues(func() (managedfields.TypeConverter, error) {
-		definitions, err := documents.Definitions()
+		definitions, err := define()
 		if err != nil {
 			return nil, err
 		}
@@ -50,13 +51,16 @@ func newSchemas(documents *openapi.Documents) schemas {
 				return nil, fmt.Errorf("read the OpenAPI definition of %s: %w", name, err)
 			}
 		}
+		if scheme == nil {
+			return managedfields.NewTypeConverter(models, false)
+		}
 		types, err := schemaconv.ToSchemaFromOpenAPI(models, false)
 		if err != nil {
 			return nil, fmt.Errorf("read the OpenAPI definitions: %w", err)
 		}
 		parser := &typed.Parser{}
 		parser.Schema.Types = types.Types
-		return managedfields.NewSchemeTypeConverter(api.Scheme, parser), nil
+		return managedfields.NewSchemeTypeConverter(scheme, parser), nil
 	})
 }
 
@@ -87,7 +91,11 @@ func fieldManager(r *api.Resource, sub string, forms forms, types schemas) func(
 		if filter := writable(r, sub); filter != nil {
 			resets[fieldpath.APIVersion(r.GroupVersion().String())] = filter
 		}
-		return managedfields.NewDefaultFieldManager(converter, forms, forms, forms, r.GroupVersionKind(), r.Stored().GroupVersion(), sub, resets)
+		newManager := managedfields.NewDefaultFieldManager
+		if r.Custom {
+			newManager = managedfields.NewDefaultCRDFieldManager
+		}
+		return newManager(converter, forms, forms, forms, r.GroupVersionKind(), r.Stored().GroupVersion(), sub, resets)
 	})
 }
 
@@ -145,7 +153,14 @@ func (o ownership) applied(old runtime.Object, config *unstructured.Unstructured
 
 // scaleOwners translates between the managed fields of an object and those of its Scale.
 func scaleOwners(r *api.Resource, obj runtime.Object) *managedfields.ScaleHandler {
-	replicas := managedfields.ResourcePathMappings{r.GroupVersion().String(): fieldpath.MakePathOrDie("spec", "replicas")}
+	path := fieldpath.MakePathOrDie("spec", "replicas")
+	if len(r.ReplicasPath) > 0 {
+		path = fieldpath.Path{}
+		for _, name := range r.ReplicasPath {
+			path = append(path, fieldpath.PathElement{FieldName: &name})
+		}
+	}
+	replicas := managedfields.ResourcePathMappings{r.GroupVersion().String(): path}
 	return managedfields.NewScaleHandler(metaOf(obj).GetManagedFields(), r.GroupVersion(), replicas)
 }
 

@@ -122,7 +122,11 @@ func applyOptions(r *http.Request) (force bool, err error) {
 
 // read gives the object in the request's body as it is to be stored.
 func (h *resource) read(r *http.Request, v *validation) (runtime.Object, error) {
-	obj, err := readKind(r, h.GroupVersionKind(), v)
+	body, err := readBody(r)
+	if err != nil {
+		return nil, err
+	}
+	obj, err := readerOf(h.Resource)(body, r.Header.Get("Content-Type"), v)
 	if err != nil {
 		return nil, err
 	}
@@ -217,7 +221,7 @@ func (h *resource) patchSub(w http.ResponseWriter, r *http.Request, sub string) 
 	if err != nil {
 		return err
 	}
-	p, err := readPatch(r)
+	p, err := h.readPatch(r)
 	if err != nil {
 		return err
 	}

@@ -9,6 +9,7 @@ import (
 	"skiff/api"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 )
 
@@ -42,7 +43,7 @@ func (i *item) shown(r *api.Resource) *item {
 func (i *item) meta() metav1.Object { return metaOf(i.obj) }
 
 // metaOf is the metadata of an object of the API. Every kind of the table has it.
-func metaOf(obj runtime.Object) metav1.Object { return obj.(metav1.ObjectMetaAccessor).GetObjectMeta() }
+func metaOf(obj runtime.Object) metav1.Object { return obj.(metav1.Object) }
 
 func setRevision(obj runtime.Object, rev uint64) {
 	metaOf(obj).SetResourceVersion(strconv.FormatUint(rev, 10))
@@ -89,7 +90,11 @@ func (i *item) protoBytes() ([]byte, error) {
 	if b := i.proto.Load(); b != nil {
 		return *b, nil
 	}
-	b, err := i.obj.(protoMessage).Marshal()
+	message, ok := i.obj.(protoMessage)
+	if !ok {
+		return nil, notAcceptable(typeProto) // A custom resource has no such form.
+	}
+	b, err := message.Marshal()
 	if err != nil {
 		return nil, fmt.Errorf("encode %s: %w", i.key, err)
 	}
@@ -109,14 +114,21 @@ func envelope(apiVersion, kind string, raw []byte) ([]byte, error) {
 	return append(protoMagic[:len(protoMagic):len(protoMagic)], b...), nil
 }
 
-// The stored form of an object is its bare protobuf message: the key says its kind, and the store its revision.
+// The stored form of an object is its bare protobuf message: the key says its kind, and the store its revision. That of a
+// custom resource is JSON.
 
 func marshalStored(obj runtime.Object) ([]byte, error) {
 	metaOf(obj).SetResourceVersion("")
+	if custom, ok := obj.(*unstructured.Unstructured); ok {
+		return custom.MarshalJSON()
+	}
 	return obj.(protoMessage).Marshal()
 }
 
 func unmarshalStored(r *api.Resource, data []byte) (runtime.Object, error) {
+	if r.Custom {
+		return unmarshalCustom(r, data)
+	}
 	obj := r.New()
 	if err := obj.(protoMessage).Unmarshal(data); err != nil {
 		return nil, fmt.Errorf("decode a stored %s: %w", r.Kind, err)
@@ -126,4 +138,24 @@ func unmarshalStored(r *api.Resource, data []byte) (runtime.Object, error) {
 		r.Default(obj) // The stored form has no kind of what lies within an object, and defaults may be younger than it.
 	}
 	return obj, nil
+}
+
+// unmarshalCustom reads a stored custom resource. It may be older than the kind's schema is now, or be stored in another
+// version: what no longer belongs goes, and what has a default since then gets it.
+func unmarshalCustom(r *api.Resource, data []byte) (runtime.Object, error) {
+	obj := &unstructured.Unstructured{}
+	if err := obj.UnmarshalJSON(data); err != nil {
+		return nil, fmt.Errorf("decode a stored %s: %w", r.Kind, err)
+	}
+	return obj, conform(r, obj)
+}
+
+// conform makes a custom resource one of the row, as it is now.
+func conform(r *api.Resource, obj *unstructured.Unstructured) error {
+	obj.SetGroupVersionKind(r.GroupVersionKind())
+	if _, err := r.Prune(obj); err != nil {
+		return fmt.Errorf("decode a stored %s: %w", r.Kind, err)
+	}
+	r.Default(obj)
+	return nil
 }

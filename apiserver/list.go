@@ -2,6 +2,7 @@ package apiserver
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/base64"
 	"encoding/json"
@@ -239,7 +240,7 @@ func (p page) shown(r *api.Resource) page {
 
 // serveList answers with a page, put together from the objects' encodings.
 func serveList(w http.ResponseWriter, r *http.Request, res *api.Resource, p page) error {
-	f, err := negotiate(r, "Table", "PartialObjectMetadataList")
+	f, err := negotiateRow(r, res, "Table", "PartialObjectMetadataList")
 	if err != nil {
 		return err
 	}
@@ -288,7 +289,7 @@ func listJSON(r *api.Resource, p page) ([]byte, error) {
 		size += len(b)
 	}
 	buf := bytes.NewBuffer(make([]byte, 0, size))
-	fmt.Fprintf(buf, `{"kind":%q,"apiVersion":%q,"metadata":%s,"items":[`, r.Kind+"List", apiVersion, head)
+	fmt.Fprintf(buf, `{"kind":%q,"apiVersion":%q,"metadata":%s,"items":[`, cmp.Or(r.ListKind, r.Kind+"List"), apiVersion, head)
 	for i, it := range p.items {
 		if i > 0 {
 			buf.WriteByte(',')

@@ -9,9 +9,12 @@ import (
 	"slices"
 	"sync"
 
+	"skiff/api"
+
 	jsonpatch "gopkg.in/evanphx/json-patch.v4"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/strategicpatch"
@@ -28,6 +31,7 @@ var boundCopies = sync.OnceFunc(func() { jsonpatch.AccumulatedCopySizeLimit = ma
 type patch struct {
 	kind types.PatchType
 	body []byte
+	row  *api.Resource // Of the object.
 }
 
 var patchTypes = []string{
@@ -40,7 +44,19 @@ func readPatch(r *http.Request) (patch, error) {
 		return patch{}, unsupportedMediaType(r.Header.Get("Content-Type"), patchTypes...)
 	}
 	body, err := readBody(r)
-	return patch{types.PatchType(media), body}, err
+	return patch{kind: types.PatchType(media), body: body}, err
+}
+
+// readPatch reads a patch of the row's objects, or of their scale. Of a custom resource nothing tells how to merge its lists
+// strategically.
+func (h *resource) readPatch(r *http.Request) (patch, error) {
+	p, err := readPatch(r)
+	if err == nil && h.Custom && p.kind == types.StrategicMergePatchType {
+		fit := slices.DeleteFunc(slices.Clone(patchTypes), func(t string) bool { return t == string(p.kind) })
+		err = unsupportedMediaType(string(p.kind), fit...)
+	}
+	p.row = h.Resource
+	return p, err
 }
 
 // apply makes the patched version of old, read with the care that the client asked for.
@@ -55,6 +71,9 @@ func (p patch) apply(old runtime.Object, v *validation) (runtime.Object, error) 
 		return nil, err
 	}
 	v.warnings = nil // This may be the second try.
+	if _, ok := old.(*unstructured.Unstructured); ok {
+		return decodeCustom(after, typeJSON, p.row, v)
+	}
 	return decode(after, typeJSON, gvk, v)
 }
 

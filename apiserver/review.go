@@ -92,15 +92,16 @@ func (s *Server) judge(u User, of *authorizationv1.ResourceAttributes, path *aut
 	if isAdministrator(u) {
 		return authorizationv1.SubjectAccessReviewStatus{Allowed: true}
 	}
-	i := slices.IndexFunc(s.table, func(r *api.Resource) bool { return r.Group == of.Group && r.Name == of.Resource })
+	table := s.rows()
+	i := slices.IndexFunc(table, func(r *api.Resource) bool { return r.Group == of.Group && r.Name == of.Resource })
 	if i < 0 {
 		return authorizationv1.SubjectAccessReviewStatus{Reason: "there is no such resource"}
 	}
-	if s.table[i].Review && strings.HasPrefix(of.Resource, "self") && of.Verb == "create" {
+	if table[i].Review && strings.HasPrefix(of.Resource, "self") && of.Verb == "create" {
 		return authorizationv1.SubjectAccessReviewStatus{Allowed: true}
 	}
 	return authorizationv1.SubjectAccessReviewStatus{Allowed: s.allowed(u, attributes{
-		verb: of.Verb, resource: s.table[i], sub: of.Subresource, namespace: of.Namespace, name: of.Name,
+		verb: of.Verb, resource: table[i], sub: of.Subresource, namespace: of.Namespace, name: of.Name,
 	})}
 }
 

@@ -6,7 +6,7 @@
 // scheduler or an agent: between the halves there is only the API.
 //
 // In Kubernetes: kube-apiserver, that is k8s.io/apiserver with pkg/registry and pkg/controlplane. Left out so far:
-// RBAC, admission webhooks and custom resources.
+// RBAC, admission webhooks and conversion webhooks of custom resources.
 package apiserver
 
 import (
@@ -19,6 +19,7 @@ import (
 	"net/netip"
 	"runtime/debug"
 	"strings"
+	"sync/atomic"
 
 	"skiff/api"
 	"skiff/apiserver/openapi"
@@ -55,14 +56,15 @@ type Server struct {
 	allocator allocator
 	tokens    *tokens
 	limits    limits
-	documents *openapi.Documents
 	schemas   schemas
+	served    atomic.Pointer[served]
 	handler   http.Handler // What requests from this process go to; those from outside go through limits before.
 }
 
 // New reads the store and makes a Server. Run must be running before its handler is used.
 func New(ctx context.Context, s store.Store, config Config) (*Server, error) {
 	table := api.Table()
+	withSchemas(table)
 	c, err := newCache(ctx, s, table)
 	if err != nil {
 		return nil, err
@@ -77,16 +79,17 @@ func New(ctx context.Context, s store.Store, config Config) (*Server, error) {
 	}
 	srv := &Server{
 		tokens:    tokens,
-		documents: documents,
-		schemas:   newSchemas(documents),
+		schemas:   newSchemas(documents.Definitions, api.Scheme),
 		config:    config,
 		table:     table,
 		cache:     c,
 		limits:    newLimits(),
 		allocator: allocator{cidr: config.ServiceCIDR, ports: config.NodePorts},
 	}
+	srv.served.Store(&served{table: table, documents: documents})
 	srv.handler = srv.routes()
-	return srv, nil
+	c.custom.changed = srv.serveCustom
+	return srv, srv.serveCustom()
 }
 
 // Run keeps the server's memory in step with the store and does its housekeeping until ctx ends. Then all watches end.
@@ -95,6 +98,7 @@ func (s *Server) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return s.cache.run(ctx) })
 	g.Go(func() error { return s.expireEvents(ctx) })
+	g.Go(func() error { return s.followDefinitions(ctx) })
 	return g.Wait()
 }
 
@@ -114,13 +118,13 @@ func (s *Server) routes() http.Handler {
 
 	known := chi.Chain(s.authenticate, recoverPanics)
 	members := chi.Chain(s.authenticate, recoverPanics, onlyMembers)
-	mux.NotFound(members.Handler(handler(notFoundPath)).ServeHTTP)
+	mux.NotFound(s.customRoutes(members.Handler(handler(notFoundPath))))
 	mux.MethodNotAllowed(members.Handler(handler(methodNotAllowed)).ServeHTTP)
 	s.discoveryRoutes(mux.With(members...))
 	mux.With(members...).Method(http.MethodGet, "/.well-known/openid-configuration", handler(s.issuerDocument))
 	mux.With(members...).Method(http.MethodGet, keysPath, handler(s.keysDocument))
 	for _, r := range s.table {
-		s.resourceRoutes(mux.With(known...), r)
+		s.resourceRoutes(mux.With(known...), r, s.cache.shelf(r), newOwnership(r, s.table, s.schemas))
 	}
 	return mux
 }
@@ -134,20 +138,27 @@ func routeDecoded(next http.Handler) http.Handler {
 }
 
 func (s *Server) discoveryRoutes(mux chi.Router) {
-	d := discovery{s.table}
-	mux.Method(http.MethodGet, "/api", handler(d.core))
-	mux.Method(http.MethodGet, "/apis", handler(d.groups))
+	mux.Method(http.MethodGet, "/api", s.discover(func(d discovery) handler { return d.core }))
+	mux.Method(http.MethodGet, "/apis", s.discover(func(d discovery) handler { return d.groups }))
 	for _, gv := range groupVersions(s.table) {
-		mux.Method(http.MethodGet, groupPath(gv), d.resources(gv))
+		mux.Method(http.MethodGet, groupPath(gv), s.discover(func(d discovery) handler { return d.resources(gv) }))
 	}
 	for _, group := range groupNames(s.table) {
 		if group != "" {
-			mux.Method(http.MethodGet, "/apis/"+group, d.group(group))
+			mux.Method(http.MethodGet, "/apis/"+group, s.discover(func(d discovery) handler { return d.group(group) }))
 		}
 	}
-	mux.Method(http.MethodGet, "/openapi/v3", handler(s.documents.Index))
-	mux.Method(http.MethodGet, "/openapi/v3/*", handler(s.documents.GroupVersion))
-	mux.Method(http.MethodGet, "/openapi/v2", handler(s.documents.V2))
+	document := func(serve func(*openapi.Documents, http.ResponseWriter, *http.Request) error) handler {
+		return func(w http.ResponseWriter, r *http.Request) error { return serve(s.served.Load().documents, w, r) }
+	}
+	mux.Method(http.MethodGet, "/openapi/v3", document((*openapi.Documents).Index))
+	mux.Method(http.MethodGet, "/openapi/v3/*", document((*openapi.Documents).GroupVersion))
+	mux.Method(http.MethodGet, "/openapi/v2", document((*openapi.Documents).V2))
+}
+
+// discover answers a request with what is served when it comes.
+func (s *Server) discover(pick func(discovery) handler) handler {
+	return func(w http.ResponseWriter, r *http.Request) error { return pick(discovery{s.rows()})(w, r) }
 }
 
 // groupPath is where a group's resources lie: /api/v1, /apis/apps/v1.
@@ -159,8 +170,8 @@ func groupPath(gv schema.GroupVersion) string {
 }
 
 // resourceRoutes routes what the row's verbs and subresources allow; everything else is 405 or 404.
-func (s *Server) resourceRoutes(mux chi.Router, r *api.Resource) {
-	h := &resource{server: s, Resource: r, shelf: s.cache.shelf(r), owners: newOwnership(r, s.table, s.schemas)}
+func (s *Server) resourceRoutes(mux chi.Router, r *api.Resource, sh *shelf, owners ownership) {
+	h := &resource{server: s, Resource: r, shelf: sh, owners: owners}
 	base := groupPath(r.GroupVersion())
 	all := base + "/" + r.Name
 	one := all + "/{name}"

@@ -35,6 +35,7 @@ type stock struct {
 	ringSize int     // Bytes that it holds, as stored.
 	since    uint64  // Events after this revision are in the ring.
 	watchers map[*watcher]struct{}
+	gate     gate
 }
 
 // event is a change of one object. A bookmark has only a revision.
@@ -136,6 +137,12 @@ func (s *shelf) get(key string) *item {
 	defer s.mu.RUnlock()
 	it, _ := s.tree.Get(&item{key: key})
 	return it
+}
+
+func (s *shelf) isEmpty() bool {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.tree.Len() == 0
 }
 
 // state is all objects of a shelf, which no later write changes. They were so from one revision to another, both included.

@@ -201,7 +201,7 @@ func (h *resource) patchScale(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	p, err := readPatch(r)
+	p, err := h.readPatch(r)
 	if err != nil {
 		return err
 	}

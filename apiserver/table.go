@@ -12,6 +12,7 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"sigs.k8s.io/yaml"
@@ -74,7 +75,18 @@ func partialList(p page) *metav1.PartialObjectMetadataList {
 
 // metadata returns an object's ObjectMeta, shared, to be read only.
 func metadata(obj runtime.Object) metav1.ObjectMeta {
+	if custom, ok := obj.(*unstructured.Unstructured); ok {
+		return customMetadata(custom)
+	}
 	return *obj.(metav1.ObjectMetaAccessor).GetObjectMeta().(*metav1.ObjectMeta)
+}
+
+func customMetadata(obj *unstructured.Unstructured) metav1.ObjectMeta {
+	var meta metav1.ObjectMeta
+	tree, _, _ := unstructured.NestedMap(obj.Object, "metadata")
+	// Whatever is stored went through this type when it was written, so there is no error.
+	_ = runtime.DefaultUnstructuredConverter.FromUnstructured(tree, &meta)
+	return meta
 }
 
 // respondAs answers with obj in the negotiated format.
@@ -98,7 +110,7 @@ func reencode(f format, body []byte) ([]byte, error) {
 
 // serveItem answers with one stored object.
 func serveItem(w http.ResponseWriter, r *http.Request, res *api.Resource, code int, it *item) error {
-	f, err := negotiate(r, "Table", "PartialObjectMetadata")
+	f, err := negotiateRow(r, res, "Table", "PartialObjectMetadata")
 	if err != nil {
 		return err
 	}

@@ -116,7 +116,7 @@ func (s *Server) begin(sh *shelf, sel selection, o watchOptions, emit func(event
 
 // serveWatch answers with a stream of events.
 func (s *Server) serveWatch(w http.ResponseWriter, r *http.Request, sh *shelf, sel selection, in *internalversion.ListOptions) error {
-	f, err := negotiate(r, "Table", "PartialObjectMetadata")
+	f, err := negotiateRow(r, sh.resource, "Table", "PartialObjectMetadata")
 	if err != nil {
 		return err
 	}

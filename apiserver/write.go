@@ -16,6 +16,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metavalidation "k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/rand"
 	"k8s.io/apimachinery/pkg/util/uuid"
@@ -49,6 +50,13 @@ func (s *Server) create(ctx context.Context, sh *shelf, namespace string, obj ru
 	}
 	if err := sameNamespace(m, namespace); err != nil {
 		return nil, err
+	}
+	if r.Custom {
+		done, err := s.checkDefinition(sh)
+		if err != nil {
+			return nil, err
+		}
+		defer done()
 	}
 	if r.Namespaced {
 		if err := s.checkNamespace(namespace, r, m.GetName()); err != nil {
@@ -151,14 +159,28 @@ func beginLife(r *api.Resource, obj runtime.Object, m metav1.Object) {
 		m.SetGeneration(1)
 	}
 	if _, ok := r.Sub("status"); ok && !r.StatusOnCreate {
-		member(obj, "Status").SetZero()
+		setStatus(obj, nil)
 	}
 	obj.GetObjectKind().SetGroupVersionKind(r.Stored().GroupVersionKind())
 }
 
-// member is the Spec or the Status of an object, or an invalid Value where its kind has none.
-func member(obj runtime.Object, name string) reflect.Value {
-	return reflect.ValueOf(obj).Elem().FieldByName(name)
+// setStatus gives obj the status of another object of its kind, which it shares from then on; of nil, an empty one.
+func setStatus(obj, from runtime.Object) {
+	if custom, ok := obj.(*unstructured.Unstructured); ok {
+		delete(custom.Object, "status")
+		if from != nil {
+			if status, ok := from.(*unstructured.Unstructured).Object["status"]; ok {
+				custom.Object["status"] = status
+			}
+		}
+		return
+	}
+	status := reflect.ValueOf(obj).Elem().FieldByName("Status")
+	if from == nil {
+		status.SetZero()
+		return
+	}
+	status.Set(reflect.ValueOf(from).Elem().FieldByName("Status"))
 }
 
 func validate(r *api.Resource, obj runtime.Object) field.ErrorList {
@@ -307,7 +329,7 @@ func follow(r *api.Resource, obj runtime.Object, it *item, sub string) (runtime.
 	obj.GetObjectKind().SetGroupVersionKind(r.Stored().GroupVersionKind())
 	if sub == "" {
 		if _, ok := r.Sub("status"); ok {
-			member(obj, "Status").Set(member(it.obj.DeepCopyObject(), "Status"))
+			setStatus(obj, it.obj.DeepCopyObject())
 		}
 		if r.Default != nil {
 			r.Default(obj)
@@ -344,7 +366,7 @@ func ofStatus(sub string) bool { return sub == "status" || sub == "approval" }
 // withStatus is the stored object with the status, labels, annotations and managed fields of another.
 func withStatus(old, obj runtime.Object) runtime.Object {
 	next := old.DeepCopyObject()
-	member(next, "Status").Set(member(obj, "Status"))
+	setStatus(next, obj)
 	metaOf(next).SetLabels(metaOf(obj).GetLabels())
 	metaOf(next).SetAnnotations(metaOf(obj).GetAnnotations())
 	metaOf(next).SetManagedFields(metaOf(obj).GetManagedFields())

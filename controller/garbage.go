@@ -45,7 +45,7 @@ type ownedKind struct {
 func watchedKinds() []ownedKind {
 	var kinds []ownedKind
 	for _, r := range api.Table() {
-		if r.Kind != "Event" && r.Keeps() {
+		if r.Kind != "Event" && r.Kind != "CustomResourceDefinition" && r.Keeps() {
 			kinds = append(kinds, ownedKind{gvk: r.GroupVersionKind(), gvr: r.GroupVersion().WithResource(r.Name), namespaced: r.Namespaced})
 		}
 	}

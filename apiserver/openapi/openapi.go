@@ -36,29 +36,28 @@ import (
 // Documents are the OpenAPI documents of an API. They are safe for concurrent use.
 type Documents struct {
 	definitions func() (definitions, error)
+	own         map[string][]operation // Of the table's rows, by the path of the group version: "api/v1", "apis/apps/v1".
+	custom      map[string][]*Custom   // What is described besides them.
 	index       *document
-	v3          map[string]*document // By the path of the group version: "api/v1", "apis/apps/v1".
+	v3          map[string]*document
 	v2          *document
 }
 
 // New returns the documents that describe the resources. It fails if the scheme lacks a kind that a row names.
 func New(resources []*api.Resource) (*Documents, error) {
-	d := &Documents{definitions: sync.OnceValues(unpack), v3: map[string]*document{}}
-	var all []operation
-	byGroupVersion := map[string][]operation{}
+	d := &Documents{definitions: sync.OnceValues(unpack), own: map[string][]operation{}, v3: map[string]*document{}}
 	for _, r := range resources {
 		ops, err := operations(r)
 		if err != nil {
 			return nil, fmt.Errorf("describe %s: %w", r.GroupResource(), err)
 		}
-		all = append(all, ops...)
 		key := strings.TrimPrefix(root(r), "/")
-		byGroupVersion[key] = append(byGroupVersion[key], ops...)
+		d.own[key] = append(d.own[key], ops...)
 	}
-	for key, ops := range byGroupVersion {
-		d.v3[key] = newDocument(func() ([]byte, error) { return d.buildV3(ops) }, protoV3)
+	for key, ops := range d.own {
+		d.v3[key] = newDocument(func() ([]byte, error) { return d.buildV3(ops, nil) }, protoV3)
 	}
-	d.v2 = newDocument(func() ([]byte, error) { return d.buildV2(all) }, protoV2)
+	d.v2 = newDocument(func() ([]byte, error) { return d.buildV2(d.own, nil) }, protoV2)
 	d.index = newDocument(d.buildIndex, nil)
 	return d, nil
 }

@@ -1,6 +1,7 @@
 package openapi
 
 import (
+	"cmp"
 	"fmt"
 	"iter"
 	"slices"
@@ -54,7 +55,7 @@ var (
 
 // operations returns what a client can do with a resource and its subresources.
 func operations(r *api.Resource) ([]operation, error) {
-	kind, err := definitionOf(r.GroupVersionKind())
+	kind, err := definitionOf(r, r.GroupVersionKind())
 	if err != nil {
 		return nil, err
 	}
@@ -64,7 +65,7 @@ func operations(r *api.Resource) ([]operation, error) {
 		case "watch": // A list with ?watch=true.
 			continue
 		case "list":
-			list, err := definitionOf(r.GroupVersion().WithKind(r.Kind + "List"))
+			list, err := definitionOf(r, r.GroupVersion().WithKind(cmp.Or(r.ListKind, r.Kind+"List")))
 			if err != nil {
 				return nil, err
 			}
@@ -108,7 +109,7 @@ func subOperations(r *api.Resource, sub api.Sub) ([]operation, error) {
 	if sub.Group != "" && sub.Group != r.Group {
 		gvk = schema.GroupVersionKind{Group: sub.Group, Version: "v1", Kind: sub.Kind}
 	}
-	def, err := definitionOf(gvk)
+	def, err := definitionOf(r, gvk)
 	if err != nil {
 		return nil, err
 	}
@@ -167,11 +168,23 @@ func newOperation(r *api.Resource, path, verb, sub, kind string) operation {
 		op.method, op.options, op.body, op.accepts = "delete", []string{deleteOptions, listOptions}, deleteOptions, typesAny
 	}
 	op.id = word + groupID(r) + scopeID(r) + r.Kind + sub
+	if r.Custom {
+		op.produces = without(op.produces, "protobuf")
+		op.accepts = without(op.accepts, "strategic")
+	}
 	return op
 }
 
-// definitionOf returns the name of a kind's definition, which its Go type knows.
-func definitionOf(gvk schema.GroupVersionKind) (string, error) {
+// without leaves out the media types that a custom resource has no form in, or no rules for.
+func without(types []string, word string) []string {
+	return slices.DeleteFunc(slices.Clone(types), func(t string) bool { return strings.Contains(t, word) })
+}
+
+// definitionOf returns the name of a kind's definition, which its Go type knows. A custom kind's is made of what it is called.
+func definitionOf(r *api.Resource, gvk schema.GroupVersionKind) (string, error) {
+	if r.Custom && gvk.GroupVersion() == r.GroupVersion() {
+		return customName(gvk), nil
+	}
 	obj, err := api.Scheme.New(gvk)
 	if err != nil {
 		return "", err

@@ -29,7 +29,7 @@ const protobuf = "application/vnd.kubernetes.protobuf"
 
 func newClient(config *rest.Config) (kubernetes.Interface, error) {
 	config = rest.CopyConfig(config)
-	config.QPS = -1 // The API server looks after itself.
+	config.QPS = -1                           // The API server looks after itself.
 	config.WarningHandler = rest.NoWarnings{} // They are for people.
 	config.ContentType = protobuf
 	config.AcceptContentTypes = protobuf + ",application/json"

@@ -259,7 +259,7 @@ func (p *plane) web() (*http.Server, error) {
 			SendPingTimeout:      30 * time.Second, // A client that is gone without a word is found out.
 			WriteByteTimeout:     time.Minute,      // And so is one that takes nothing any more.
 		},
-		ErrorLog:          log.New(io.Discard, "", 0), // A client that breaks off a handshake is not our concern.
+		ErrorLog: log.New(io.Discard, "", 0), // A client that breaks off a handshake is not our concern.
 	}, nil
 }
 
@@ -293,11 +293,12 @@ func (p *plane) client(name string, groups ...string) (kubernetes.Interface, err
 }
 
 // shared makes the one factory of informers for all components. They read the API server's own objects in memory. Of the
-// kinds that are stored, only Events have no informer: they are many, and no component reads them.
+// kinds that are stored, Events have no informer, for they are many and no component reads them; nor have definitions of kinds, which
+// client-go's factory does not know.
 func (p *plane) shared(client kubernetes.Interface) informers.SharedInformerFactory {
 	factory := informers.NewSharedInformerFactory(client, 0)
 	for _, r := range api.Table() {
-		if !r.Keeps() || r.Kind == "Event" {
+		if !r.Keeps() || r.Kind == "Event" || r.Kind == "CustomResourceDefinition" {
 			continue
 		}
 		obj := r.New()

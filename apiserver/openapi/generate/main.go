@@ -19,6 +19,7 @@ import (
 	"reflect"
 	"slices"
 
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes/scheme"
 	builder3 "k8s.io/kube-openapi/pkg/builder3/util"
@@ -66,8 +67,12 @@ type kind struct {
 // kindsByName returns the kinds that each definition stands for. It is one kind for most, and one in every group and
 // version for those that all share, such as DeleteOptions.
 func kindsByName() map[string][]kind {
+	known := scheme.Scheme
+	if err := apiextensionsv1.AddToScheme(known); err != nil {
+		log.Fatal(err)
+	}
 	kinds := map[string][]kind{}
-	for gvk, t := range scheme.Scheme.AllKnownTypes() {
+	for gvk, t := range known.AllKnownTypes() {
 		named, ok := reflect.New(t).Interface().(util.OpenAPIModelNamer)
 		if !ok || gvk.Version == runtime.APIVersionInternal {
 			continue

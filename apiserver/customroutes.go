@@ -1,0 +1,136 @@
+package apiserver
+
+import (
+	"encoding/json"
+	"net/http"
+	"slices"
+	"strings"
+
+	"skiff/api"
+	"skiff/apiserver/custom"
+	"skiff/apiserver/openapi"
+
+	"github.com/go-chi/chi/v5"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+)
+
+// served is all that the server serves at a time. Definitions add to the table, so it is replaced as a whole.
+type served struct {
+	table     []*api.Resource         // Every row: the server's own, then those of definitions.
+	routes    map[string]customRoutes // By the names of definitions.
+	documents *openapi.Documents
+}
+
+// customRoutes are the routes of one kind, by path: "stable.example.com/v1/crontabs".
+type customRoutes struct {
+	kind   *customKind
+	byPath map[string]http.Handler
+}
+
+func (s *Server) rows() []*api.Resource { return s.served.Load().table }
+
+// serveCustom makes routes, discovery and documents those of the definitions that there are now. What has not changed stays.
+func (s *Server) serveCustom() error {
+	before := s.served.Load()
+	next := &served{routes: map[string]customRoutes{}}
+	var rows []*api.Resource
+	var described []*openapi.Custom
+	for name, kind := range s.cache.custom.all() {
+		routes := before.routes[name]
+		if routes.kind != kind {
+			routes = customRoutes{kind, s.routesOf(kind)}
+		}
+		next.routes[name] = routes
+		rows = append(rows, kind.Served...)
+		described = append(described, kind.Described...)
+	}
+	rows = slices.DeleteFunc(rows, s.isOwn)
+	slices.SortFunc(rows, custom.Compare)
+	next.table = append(slices.Clone(s.table), rows...)
+	documents, err := before.documents.With(described)
+	next.documents = documents
+	if err == nil {
+		s.served.Store(next)
+	}
+	return err
+}
+
+// isOwn tells whether the server's own table has such a row: that one is served then.
+func (s *Server) isOwn(r *api.Resource) bool {
+	return slices.ContainsFunc(s.table, func(own *api.Resource) bool {
+		return own.GroupVersion() == r.GroupVersion() && own.Name == r.Name
+	})
+}
+
+// routesOf makes the routes of a kind's served versions.
+func (s *Server) routesOf(k *customKind) map[string]http.Handler {
+	byPath := map[string]http.Handler{}
+	types := newSchemas(func() (map[string]json.RawMessage, error) {
+		return s.served.Load().documents.DefinitionsOf(k.Described)
+	}, nil)
+	for _, r := range k.Served {
+		mux := chi.NewRouter()
+		members := chi.Chain(s.authenticate, recoverPanics, onlyMembers)
+		mux.NotFound(members.Handler(handler(notFoundPath)).ServeHTTP)
+		mux.MethodNotAllowed(members.Handler(handler(methodNotAllowed)).ServeHTTP)
+		s.resourceRoutes(mux.With(s.authenticate, recoverPanics), r, &shelf{r, k.shelf.stock}, s.customOwnership(k, r, types))
+		byPath[r.GroupVersion().String()+"/"+r.Name] = mux
+	}
+	return byPath
+}
+
+// customOwnership is newOwnership for a kind that knows its own types. Those of its scale are the server's.
+func (s *Server) customOwnership(k *customKind, r *api.Resource, types schemas) ownership {
+	o := newOwnership(r, append(slices.Clone(k.Served), k.Stored), types)
+	if _, ok := o["scale"]; ok {
+		o["scale"] = fieldManager(scaleForm, "scale", formsOf(scaleForm, nil), s.schemas)
+	}
+	return o
+}
+
+// customRoutes answers what is not of the server's own table: by the routes of a definition, or as otherwise does.
+func (s *Server) customRoutes(otherwise http.Handler) http.HandlerFunc {
+	members := chi.Chain(s.authenticate, recoverPanics, onlyMembers)
+	return func(w http.ResponseWriter, r *http.Request) {
+		now := s.served.Load()
+		rest, ok := strings.CutPrefix(r.URL.Path, "/apis/")
+		parts := strings.Split(rest, "/")
+		switch {
+		case !ok || len(now.routes) == 0:
+		case len(parts) <= 2 && r.Method == http.MethodGet:
+			if h := discoverCustom(now.table, parts); h != nil {
+				members.Handler(h).ServeHTTP(w, r)
+				return
+			}
+		case len(parts) > 2:
+			if h := now.route(parts); h != nil {
+				h.ServeHTTP(w, r)
+				return
+			}
+		}
+		otherwise.ServeHTTP(w, r)
+	}
+}
+
+// route finds the routes for GROUP/VERSION/RESOURCE/... and GROUP/VERSION/namespaces/NAMESPACE/RESOURCE/...
+func (s *served) route(parts []string) http.Handler {
+	group, version, resource := parts[0], parts[1], parts[2]
+	if resource == "namespaces" && len(parts) > 4 {
+		resource = parts[4]
+	}
+	return s.routes[resource+"."+group].byPath[group+"/"+version+"/"+resource]
+}
+
+// discoverCustom answers for a group, or a version of it, that only definitions have; nil if none has.
+func discoverCustom(table []*api.Resource, parts []string) http.Handler {
+	d := discovery{table}
+	group := parts[0]
+	if len(parts) == 1 && slices.Contains(groupNames(table), group) {
+		return d.group(group)
+	}
+	gv := schema.GroupVersion{Group: group, Version: parts[len(parts)-1]}
+	if len(parts) == 2 && slices.Contains(groupVersions(table), gv) {
+		return d.resources(gv)
+	}
+	return nil
+}
