@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"skiff/api"
 	"skiff/store"
@@ -22,6 +23,7 @@ import (
 // store, and the cache learns of them only from the store's watch, so that there is one order of events for all.
 type cache struct {
 	store     store.Store
+	newest    *newest           // nil if nobody else writes to the store.
 	resources map[string]*shelf // Of the table's rows that store, by "pods", "deployments.apps": the first part of a key in the store.
 	custom    customKinds       // What definitions add to that.
 
@@ -48,6 +50,9 @@ func newCache(ctx context.Context, s store.Store, table []*api.Resource) (*cache
 		resources: map[string]*shelf{},
 		waiting:   map[uint64]*waiters{},
 		stopped:   make(chan struct{}),
+	}
+	if shared, ok := s.(store.Shared); ok {
+		c.newest = &newest{store: shared}
 	}
 	for _, r := range table {
 		if r.Keeps() {
@@ -105,6 +110,9 @@ func (c *cache) load(ctx context.Context) error {
 		trees[s] = newTree()
 	}
 	for _, kv := range kvs {
+		if isRecord(kv.Key) {
+			continue
+		}
 		shelf, key, err := c.locate(kv.Key)
 		if err != nil {
 			return err
@@ -134,11 +142,29 @@ func (c *cache) run(ctx context.Context) error {
 			return fmt.Errorf("follow the store: %w", err)
 		}
 		slog.Warn("the store ran ahead of the API server's memory, which is read anew")
-		if err := c.load(ctx); err != nil {
+		if err := c.reload(ctx); err != nil {
 			return err
 		}
 	}
 }
+
+// reload loads, again and again for as long as the store is away.
+func (c *cache) reload(ctx context.Context) error {
+	for {
+		err := c.load(ctx)
+		if !errors.Is(err, store.ErrUnavailable) {
+			return err
+		}
+		select {
+		case <-time.After(reloadPause):
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// reloadPause is between two tries to load.
+const reloadPause = time.Second
 
 func (c *cache) follow(ctx context.Context) error {
 	for ev, err := range c.store.Watch(ctx, "", c.revision()) {
@@ -153,6 +179,10 @@ func (c *cache) follow(ctx context.Context) error {
 }
 
 func (c *cache) apply(ev store.Event) error {
+	if isRecord(ev.Key) {
+		c.reached(ev.Rev)
+		return nil
+	}
 	shelf, key, err := c.locate(ev.Key)
 	if err != nil {
 		return err
@@ -185,6 +215,11 @@ func (c *cache) reached(rev uint64) {
 		}
 	}
 }
+
+// records is what the keys of the server's own notes begin with, which are no objects of the API.
+const records = "skiff/"
+
+func isRecord(storeKey string) bool { return strings.HasPrefix(storeKey, records) }
 
 // locate finds the shelf that a key of the store belongs to.
 func (c *cache) locate(storeKey string) (*shelf, string, error) {
@@ -221,20 +256,30 @@ func (c *cache) put(ctx context.Context, s *shelf, key string, obj runtime.Objec
 	ctx = context.WithoutCancel(ctx)
 	written, err := c.store.Put(ctx, s.storeKey(key), data, rev)
 	if err != nil {
-		return err
+		return openOutcome(err)
 	}
 	setRevision(obj, written)
-	return c.wait(ctx, written)
+	return c.settle(ctx, written)
 }
+
+// openOutcome marks a write of which nobody knows whether it happened: the store went away in the middle of it.
+func openOutcome(err error) error {
+	if errors.Is(err, store.ErrUnavailable) {
+		return fmt.Errorf("%w: %w", errOpenOutcome, err)
+	}
+	return err
+}
+
+var errOpenOutcome = errors.New("it is not known whether the write was done")
 
 // remove deletes key if rev is still its revision and waits until readers see it, as put does.
 func (c *cache) remove(ctx context.Context, s *shelf, key string, rev uint64) error {
 	ctx = context.WithoutCancel(ctx)
 	deleted, err := c.store.Delete(ctx, s.storeKey(key), rev)
 	if err != nil {
-		return err
+		return openOutcome(err)
 	}
-	return c.wait(ctx, deleted)
+	return c.settle(ctx, deleted)
 }
 
 // catchUp waits until readers see what the store holds under key now. After a lost race it is that which counts.

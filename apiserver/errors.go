@@ -50,6 +50,13 @@ func statusOf(err error) *metav1.Status {
 	switch {
 	case errors.As(err, &known):
 		status = known.Status()
+	case errors.Is(err, errOpenOutcome):
+		status = apierrors.NewTimeoutError(err.Error(), 0).Status() // Not to be repeated blindly.
+	case errors.Is(err, store.ErrUnavailable):
+		status = apierrors.NewServiceUnavailable(err.Error()).Status()
+		status.Details = &metav1.StatusDetails{RetryAfterSeconds: 1}
+	case errors.Is(err, store.ErrTooLarge):
+		status = apierrors.NewRequestEntityTooLargeError(err.Error()).Status()
 	case errors.Is(err, store.ErrClosed):
 		status = errStopped.Status()
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):

@@ -225,6 +225,11 @@ func (h *resource) may(verb, sub string, next handler) handler {
 		if a.name == "" {
 			a.name = selectedName(r)
 		}
+		if wantsNewest(v, r) {
+			if err := h.server.cache.freshen(r.Context()); err != nil {
+				return err
+			}
+		}
 		if err := h.server.authorize(r, a); err != nil {
 			return err
 		}

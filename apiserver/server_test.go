@@ -56,8 +56,14 @@ func startOn(t testing.TB, file string, opts ...bolt.Option) *running {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return startWith(t, db, testConfig(t))
+}
+
+// startWith starts a server on a store, which it closes.
+func startWith(t testing.TB, db store.Store, config Config) *running {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	s, err := New(ctx, db, testConfig(t))
+	s, err := New(ctx, db, config)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -255,6 +261,16 @@ func (s *running) pod(t testing.TB, name string) *corev1.Pod {
 func (s *running) bind(t testing.TB, pod, node string) answer {
 	t.Helper()
 	return s.do(t, "POST", podsPath+"/"+pod+"/binding", `{"kind":"Binding","apiVersion":"v1","metadata":{"name":"`+pod+`"},"target":{"kind":"Node","name":"`+node+`"}}`)
+}
+
+// eventually waits until done says so.
+func eventually(t testing.TB, what string, done func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(patience); !done(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("not so in %v: %s", patience, what)
+		}
+	}
 }
 
 func sorted(list []string) []string {

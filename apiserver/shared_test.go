@@ -1,0 +1,142 @@
+package apiserver
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"testing"
+
+	"skiff/store"
+	"skiff/store/etcd"
+	"skiff/store/storetest"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// startShared starts servers that use one store in etcd.
+func startShared(t *testing.T, count int) ([]*running, *storetest.Etcd) {
+	t.Helper()
+	e := storetest.StartEtcd(t)
+	var all []*running
+	for range count {
+		db, err := etcd.Open(t.Context(), etcd.Config{Endpoints: []string{e.URL}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, startWith(t, db, testConfig()))
+	}
+	return all, e
+}
+
+// What one server answered, the other knows, though the news takes a moment to come to it.
+func TestOtherServersWrites(t *testing.T) {
+	servers, _ := startShared(t, 2)
+	for i := range 50 {
+		a, b := servers[i%2], servers[(i+1)%2]
+		name := fmt.Sprint("c", i)
+		path := configMapsPath + "/" + name
+		created := a.createConfigMap(t, name)
+		if got := parse[corev1.ConfigMap](t, b.do(t, "GET", path, "").want(t, 200)); got.UID != created.UID {
+			t.Fatalf("the other server has UID %s, want %s", got.UID, created.UID)
+		}
+		created.Data["a"] = "2"
+		updated := parse[corev1.ConfigMap](t, b.do(t, "PUT", path, toJSON(t, created)).want(t, 200))
+		list := parse[corev1.ConfigMapList](t, a.do(t, "GET", configMapsPath, "").want(t, 200))
+		if n := len(list.Items); n == 0 || list.Items[n-1].ResourceVersion != updated.ResourceVersion {
+			t.Fatalf("the list of the first server has not what the second wrote at %s: %s", updated.ResourceVersion, toJSON(t, list))
+		}
+		a.do(t, "PUT", path, toJSON(t, created)).refused(t, 409, metav1.StatusReasonConflict)
+		a.do(t, "DELETE", path, "").want(t, 200)
+		b.do(t, "GET", path, "").want(t, 404)
+		b.createConfigMap(t, name)
+		a.do(t, "DELETE", path, "").want(t, 200)
+	}
+}
+
+// A watch that one server began goes on at another: their revisions are the same.
+func TestRevisionsOfTwoServers(t *testing.T) {
+	servers, _ := startShared(t, 2)
+	a, b := servers[0], servers[1]
+	created := a.createConfigMap(t, "one")
+	list := parse[corev1.ConfigMapList](t, b.do(t, "GET", configMapsPath+"?resourceVersion="+created.ResourceVersion+"&resourceVersionMatch=Exact", "").want(t, 200))
+	if len(list.Items) != 1 || list.ResourceVersion != created.ResourceVersion {
+		t.Errorf("the list at revision %s is %s", created.ResourceVersion, toJSON(t, list))
+	}
+	rev, err := strconv.ParseUint(created.ResourceVersion, 10, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, past, err := b.shelf("configmaps").watchFrom(rev - 1)
+	if err != nil || len(past) != 1 || past[0].rev != rev {
+		t.Errorf("a watch after %d gives %v, error %v", rev-1, past, err)
+	}
+}
+
+// While etcd is away the servers say so, and answer what may be old; afterwards they go on by themselves.
+func TestStoreAway(t *testing.T) {
+	servers, e := startShared(t, 1)
+	s := servers[0]
+	s.createConfigMap(t, "one")
+	path := configMapsPath + "/one"
+	e.Kill()
+	a := s.do(t, "GET", path, "")
+	a.refused(t, 503, metav1.StatusReasonServiceUnavailable, "store unavailable", "connection refused")
+	if a.header.Get("Retry-After") != "1" {
+		t.Errorf("Retry-After is %q, want 1", a.header.Get("Retry-After"))
+	}
+	s.do(t, "POST", configMapsPath, configMapJSON("two")).refused(t, 503, metav1.StatusReasonServiceUnavailable, "store unavailable")
+	s.do(t, "GET", path+"?resourceVersion=0", "").want(t, 200)
+	s.do(t, "GET", "/livez", "").want(t, 200)
+	s.do(t, "GET", "/readyz", "").want(t, 500)
+
+	e.Start()
+	eventually(t, "the server is ready again", func() bool { return s.do(t, "GET", "/readyz", "").code == 200 })
+	s.do(t, "GET", path, "").want(t, 200)
+	s.createConfigMap(t, "two")
+}
+
+// A request is never answered by a question that was put before the request came.
+func TestNewestIsAskedAfterwards(t *testing.T) {
+	questions := make(chan chan uint64)
+	n := &newest{store: slowStore{questions: questions}}
+	get := func() chan uint64 {
+		result := make(chan uint64, 1)
+		go func() {
+			rev, err := n.revision(t.Context())
+			if err != nil {
+				t.Error(err)
+			}
+			result <- rev
+		}()
+		return result
+	}
+	first := get()
+	question := <-questions
+	second := get()
+	eventually(t, "the second request waits for the next question", func() bool {
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		return n.next != nil
+	})
+	question <- 1
+	if rev := <-first; rev != 1 {
+		t.Errorf("the first request got revision %d, want 1", rev)
+	}
+	<-questions <- 2
+	if rev := <-second; rev != 2 {
+		t.Errorf("the second request got revision %d, want 2: the first question was put before it came", rev)
+	}
+}
+
+// slowStore answers when the test says so. Only Newest is called.
+type slowStore struct {
+	store.Shared
+	questions chan<- chan uint64
+}
+
+func (s slowStore) Newest(context.Context) (uint64, error) {
+	question := make(chan uint64)
+	s.questions <- question
+	return <-question, nil
+}
