@@ -34,7 +34,7 @@ func (s *Server) Bootstrap(ctx context.Context) error {
 	if err := s.bootstrapRange(ctx); err != nil {
 		return err
 	}
-	if err := s.bootstrapService(ctx, s.kubernetesService()); err != nil {
+	if err := s.bootstrapKubernetes(ctx); err != nil {
 		return err
 	}
 	if !s.config.ClusterDNS.IsValid() {
@@ -70,11 +70,11 @@ func (s *Server) bootstrapRange(ctx context.Context) error {
 	return err
 }
 
-// wellKnown is a Service without selector, whose one endpoint the server knows.
+// wellKnown is a Service without selector, whose endpoints the server knows.
 type wellKnown struct {
-	service *corev1.Service
-	address string
-	ports   []int32
+	service   *corev1.Service
+	addresses []string
+	ports     []int32
 }
 
 func (s *Server) kubernetesService() wellKnown {
@@ -88,8 +88,8 @@ func (s *Server) kubernetesService() wellKnown {
 				Ports:     []corev1.ServicePort{{Name: "https", Protocol: corev1.ProtocolTCP, Port: 443, TargetPort: intstr.FromInt32(int32(s.config.Advertise.Port()))}},
 			},
 		},
-		address: s.config.Advertise.Addr().String(),
-		ports:   []int32{int32(s.config.Advertise.Port())},
+		addresses: []string{s.config.Advertise.Addr().String()},
+		ports:     []int32{int32(s.config.Advertise.Port())},
 	}
 }
 
@@ -107,15 +107,30 @@ func (s *Server) dnsService() wellKnown {
 			},
 		},
 		// Every node answers on the Service's own address itself.
-		address: s.config.ClusterDNS.String(),
-		ports:   []int32{53, 53},
+		addresses: []string{s.config.ClusterDNS.String()},
+		ports:     []int32{53, 53},
 	}
+}
+
+// bootstrapKubernetes makes the Service "kubernetes", whose endpoints are the servers: this one, or all that use the store.
+func (s *Server) bootstrapKubernetes(ctx context.Context) error {
+	if s.cache.newest == nil {
+		return s.bootstrapService(ctx, s.kubernetesService())
+	}
+	if err := s.ensure(ctx, "services", s.kubernetesService().service); err != nil {
+		return err
+	}
+	return s.meet(ctx)
 }
 
 func (s *Server) bootstrapService(ctx context.Context, k wellKnown) error {
 	if err := s.ensure(ctx, "services", k.service); err != nil {
 		return err
 	}
+	return s.setEndpoints(ctx, k)
+}
+
+func (s *Server) setEndpoints(ctx context.Context, k wellKnown) error {
 	if err := s.set(ctx, "endpoints", k.endpoints()); err != nil {
 		return err
 	}
@@ -125,7 +140,10 @@ func (s *Server) bootstrapService(ctx context.Context, k wellKnown) error {
 func (k wellKnown) endpoints() *corev1.Endpoints {
 	e := &corev1.Endpoints{ObjectMeta: k.meta(k.service.Name)}
 	e.Labels = map[string]string{discoveryv1.LabelSkipMirror: "true"}
-	subset := corev1.EndpointSubset{Addresses: []corev1.EndpointAddress{{IP: k.address}}}
+	subset := corev1.EndpointSubset{}
+	for _, address := range k.addresses {
+		subset.Addresses = append(subset.Addresses, corev1.EndpointAddress{IP: address})
+	}
 	for i, p := range k.service.Spec.Ports {
 		subset.Ports = append(subset.Ports, corev1.EndpointPort{Name: p.Name, Protocol: p.Protocol, Port: k.ports[i]})
 	}
@@ -136,7 +154,9 @@ func (k wellKnown) endpoints() *corev1.Endpoints {
 func (k wellKnown) slice() *discoveryv1.EndpointSlice {
 	slice := &discoveryv1.EndpointSlice{ObjectMeta: k.meta(k.service.Name), AddressType: discoveryv1.AddressTypeIPv4}
 	slice.Labels = map[string]string{discoveryv1.LabelServiceName: k.service.Name}
-	slice.Endpoints = []discoveryv1.Endpoint{{Addresses: []string{k.address}, Conditions: discoveryv1.EndpointConditions{Ready: ptr(true)}}}
+	for _, address := range k.addresses {
+		slice.Endpoints = append(slice.Endpoints, discoveryv1.Endpoint{Addresses: []string{address}, Conditions: discoveryv1.EndpointConditions{Ready: ptr(true)}})
+	}
 	for i, p := range k.service.Spec.Ports {
 		slice.Ports = append(slice.Ports, discoveryv1.EndpointPort{Name: &p.Name, Protocol: &p.Protocol, Port: &k.ports[i]})
 	}

@@ -54,6 +54,7 @@ type Server struct {
 	cache     *cache
 	snapshots snapshots
 	allocator allocator
+	peers     peers
 	tokens    *tokens
 	limits    limits
 	schemas   schemas
@@ -99,6 +100,7 @@ func (s *Server) Run(ctx context.Context) error {
 	g.Go(func() error { return s.cache.run(ctx) })
 	g.Go(func() error { return s.expireEvents(ctx) })
 	g.Go(func() error { return s.followDefinitions(ctx) })
+	g.Go(func() error { return s.keepPeers(ctx) })
 	return g.Wait()
 }
 

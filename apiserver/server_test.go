@@ -263,16 +263,6 @@ func (s *running) bind(t testing.TB, pod, node string) answer {
 	return s.do(t, "POST", podsPath+"/"+pod+"/binding", `{"kind":"Binding","apiVersion":"v1","metadata":{"name":"`+pod+`"},"target":{"kind":"Node","name":"`+node+`"}}`)
 }
 
-// eventually waits until done says so.
-func eventually(t testing.TB, what string, done func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(patience); !done(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("not so in %v: %s", patience, what)
-		}
-	}
-}
-
 func sorted(list []string) []string {
 	out := slices.Clone(list)
 	slices.Sort(out)

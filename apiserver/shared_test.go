@@ -3,14 +3,18 @@ package apiserver
 import (
 	"context"
 	"fmt"
+	"net/netip"
+	"slices"
 	"strconv"
 	"testing"
+	"time"
 
 	"skiff/store"
 	"skiff/store/etcd"
 	"skiff/store/storetest"
 
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
@@ -19,12 +23,14 @@ func startShared(t *testing.T, count int) ([]*running, *storetest.Etcd) {
 	t.Helper()
 	e := storetest.StartEtcd(t)
 	var all []*running
-	for range count {
+	for i := range count {
 		db, err := etcd.Open(t.Context(), etcd.Config{Endpoints: []string{e.URL}})
 		if err != nil {
 			t.Fatal(err)
 		}
-		all = append(all, startWith(t, db, testConfig()))
+		config := testConfig(t)
+		config.Advertise = netip.AddrPortFrom(netip.AddrFrom4([4]byte{192, 0, 2, byte(i + 1)}), 6443)
+		all = append(all, startWith(t, db, config))
 	}
 	return all, e
 }
@@ -94,6 +100,51 @@ func TestStoreAway(t *testing.T) {
 	eventually(t, "the server is ready again", func() bool { return s.do(t, "GET", "/readyz", "").code == 200 })
 	s.do(t, "GET", path, "").want(t, 200)
 	s.createConfigMap(t, "two")
+}
+
+// The endpoints of the Service "kubernetes" are the servers that are there: all that came, less those that took their
+// leave or fell silent.
+func TestPeers(t *testing.T) {
+	servers, _ := startShared(t, 3)
+	expectPeers(t, servers[0], "192.0.2.1", "192.0.2.2", "192.0.2.3")
+
+	if err := servers[1].Leave(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	servers[1].stop()
+	expectPeers(t, servers[0], "192.0.2.1", "192.0.2.3")
+
+	first := servers[0]
+	now := time.Now()
+	first.lookAround(t.Context(), now)
+	servers[2].stop() // As if killed: it says nothing.
+	if err := first.set(t.Context(), leases, first.ownLease()); err != nil {
+		t.Fatal(err)
+	}
+	alive := first.lookAround(t.Context(), now.Add(peerSilent+time.Second))
+	if want := []netip.AddrPort{first.config.Advertise}; !slices.Equal(alive, want) {
+		t.Errorf("after the third fell silent %v are there, want %v", alive, want)
+	}
+	if err := first.publishPeers(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	expectPeers(t, first, "192.0.2.1")
+}
+
+func expectPeers(t *testing.T, s *running, want ...string) {
+	t.Helper()
+	var inEndpoints, inSlice []string
+	endpoints := parse[corev1.Endpoints](t, s.do(t, "GET", "/api/v1/namespaces/default/endpoints/kubernetes", "").want(t, 200))
+	for _, a := range endpoints.Subsets[0].Addresses {
+		inEndpoints = append(inEndpoints, a.IP)
+	}
+	slice := parse[discoveryv1.EndpointSlice](t, s.do(t, "GET", "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices/kubernetes", "").want(t, 200))
+	for _, e := range slice.Endpoints {
+		inSlice = append(inSlice, e.Addresses...)
+	}
+	if !slices.Equal(inEndpoints, want) || !slices.Equal(inSlice, want) {
+		t.Errorf("the endpoints of kubernetes are %v, those of its slice %v, want %v", inEndpoints, inSlice, want)
+	}
 }
 
 // A request is never answered by a question that was put before the request came.

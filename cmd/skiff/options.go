@@ -66,6 +66,7 @@ func (d dirs) containerdSocket() string { return filepath.Join(d.run, "container
 // options are the flags of `skiff server`.
 type options struct {
 	dirs
+	storage
 	nodeName      string
 	bindAddress   string
 	port          uint16
@@ -96,6 +97,7 @@ func (o *options) flags(cmd *cobra.Command) {
 	f.StringVar(&o.nodePorts, "service-node-port-range", "30000-32767", "ports for Services of type NodePort")
 	f.StringVar(&o.containerd, "containerd", "", "socket of a containerd that runs already (default: start a private one)")
 	f.BoolVar(&o.noAgent, "no-agent", false, "run the control plane only: this machine is no node")
+	o.storage.flags(f)
 	f.StringVar(&o.logLevel, "log-level", "info", "how much to log: debug, info, warn or error")
 }
 

@@ -8,11 +8,11 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
 	"os"
-	"path/filepath"
 	goruntime "runtime"
 	"strconv"
 	"strings"
@@ -25,7 +25,6 @@ import (
 	"skiff/pki"
 	"skiff/scheduler"
 	"skiff/store"
-	"skiff/store/bolt"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
@@ -111,11 +110,21 @@ func (s settings) serve(ctx context.Context, out io.Writer) error {
 	if ctx.Err() != nil {
 		err = nil // We were told to stop.
 	}
+	p.withdraw(apiCtx)
 	stopAPI()
 	if apiErr := apiGroup.Wait(); apiErr != nil {
 		err = apiErr // Why the components stopped.
 	}
 	return err
+}
+
+// withdraw tells the other servers that this one goes. They would find out by themselves, only later.
+func (p *plane) withdraw(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, lastRequests)
+	defer cancel()
+	if err := p.api.Leave(ctx); err != nil {
+		slog.Warn("the other servers do not know that this one stops", "err", err)
+	}
 }
 
 func since(t time.Time) string { return time.Since(t).Round(time.Millisecond).String() }
@@ -127,12 +136,12 @@ func (s settings) open(ctx context.Context) (*plane, error) {
 			return nil, fmt.Errorf("make the directory %s: %w", dir, err)
 		}
 	}
-	db, err := bolt.Open(s.state())
+	db, err := s.openStore(ctx)
 	if err != nil {
 		return nil, err
 	}
 	p := &plane{settings: s, store: db}
-	if err := errors.Join(p.openPKI(), p.listen()); err != nil {
+	if err := errors.Join(p.openPKI(ctx), p.listen()); err != nil {
 		db.Close()
 		return nil, err
 	}
@@ -156,11 +165,17 @@ func (s settings) loopback() string {
 	return "127.0.0.1"
 }
 
-func (p *plane) openPKI() (err error) {
-	if p.ca, err = pki.EnsureCA(filepath.Join(p.data, "pki")); err != nil {
+func (p *plane) openPKI(ctx context.Context) (err error) {
+	if err := p.joins(ctx); err != nil {
 		return err
 	}
-	if p.account, err = pki.EnsureAccountKey(filepath.Join(p.data, "pki")); err != nil {
+	if p.ca, err = pki.EnsureCA(p.pki()); err != nil {
+		return err
+	}
+	if p.account, err = pki.EnsureAccountKey(p.pki()); err != nil {
+		return err
+	}
+	if err := p.agree(ctx); err != nil {
 		return err
 	}
 	return p.ca.EnsureKubeconfig(p.kubeconfigOut, p.url(), "kubernetes-admin", administrators)
@@ -239,7 +254,7 @@ func (p *plane) nodeTransport() (*http.Transport, error) {
 
 // web is the HTTPS server for clients from outside this process.
 func (p *plane) web() (*http.Server, error) {
-	pair, err := p.ca.EnsureServer(filepath.Join(p.data, "pki"), p.serverHosts())
+	pair, err := p.ca.EnsureServer(p.pki(), p.serverHosts())
 	if err != nil {
 		return nil, err
 	}
@@ -320,21 +335,15 @@ func (p *plane) components(ctx context.Context, out io.Writer, started time.Time
 	defer factory.Shutdown()
 	defer close(stop) // After the components have returned.
 
-	controllers, err := controller.New(client, factory, controller.Config{
-		RootCA: p.ca.PEM(), ClusterCIDR: p.clusterRange,
-		ReservedPorts: []uint16{p.port, agentPort},
-	})
-	if err != nil {
-		return err
-	}
-	sched, err := scheduler.New(client, factory, scheduler.Config{})
+	runs, err := p.singletonRuns(client, factory)
 	if err != nil {
 		return err
 	}
 	factory.Start(stop)
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return controllers.Run(ctx) })
-	group.Go(func() error { return sched.Run(ctx) })
+	for _, run := range runs {
+		group.Go(func() error { return run(ctx) })
+	}
 	if !p.noAgent {
 		group.Go(func() error {
 			n := &node{plane: p, factory: factory, stop: stop}
@@ -345,6 +354,37 @@ func (p *plane) components(ctx context.Context, out io.Writer, started time.Time
 		})
 	}
 	return group.Wait()
+}
+
+// singletonRuns is how to run the components of which a cluster has one each: with the informers of this server, or, where
+// there may be other servers, whenever this one is elected.
+func (p *plane) singletonRuns(client kubernetes.Interface, factory informers.SharedInformerFactory) (runs []func(context.Context) error, err error) {
+	for _, s := range p.singletons(client) {
+		if p.storage.shared() {
+			runs = append(runs, func(ctx context.Context) error { return p.elect(ctx, client, s) })
+			continue
+		}
+		c, err := s.build(factory)
+		if err != nil {
+			return nil, err
+		}
+		runs = append(runs, c.Run)
+	}
+	return runs, nil
+}
+
+func (p *plane) singletons(client kubernetes.Interface) []singleton {
+	return []singleton{
+		{"kube-controller-manager", func(factory informers.SharedInformerFactory) (component, error) {
+			return controller.New(client, factory, controller.Config{
+				RootCA: p.ca.PEM(), ClusterCIDR: p.clusterRange,
+				ReservedPorts: []uint16{p.port, agentPort},
+			})
+		}},
+		{"kube-scheduler", func(factory informers.SharedInformerFactory) (component, error) {
+			return scheduler.New(client, factory, scheduler.Config{})
+		}},
+	}
 }
 
 // writePid notes the process ID in a file that is locked for as long as this process lives: by that others know that the

@@ -45,7 +45,13 @@ func upCommand() *cobra.Command {
 // changedFlags are the flags that the user gave, to give them on.
 func changedFlags(cmd *cobra.Command) []string {
 	var args []string
-	cmd.Flags().Visit(func(f *pflag.Flag) { args = append(args, "--"+f.Name+"="+f.Value.String()) })
+	cmd.Flags().Visit(func(f *pflag.Flag) {
+		value := f.Value.String()
+		if list, ok := f.Value.(pflag.SliceValue); ok {
+			value = strings.Join(list.GetSlice(), ",")
+		}
+		args = append(args, "--"+f.Name+"="+value)
+	})
 	return args
 }
 
