@@ -33,10 +33,11 @@ func daemonSet() *Resource {
 			wide("Selector", "string", spec["selector"]),
 		},
 	}, rules[appsv1.DaemonSet]{
-		Default:       defaultDaemonSet,
-		PrepareCreate: func(d *appsv1.DaemonSet) { setTemplateGeneration(d, max(1, templateGeneration(d))) },
-		PrepareUpdate: countTemplate,
-		Validate:      validateDaemonSet,
+		ValidateStatus: validateDaemonSetStatus,
+		Default:        defaultDaemonSet,
+		PrepareCreate:  func(d *appsv1.DaemonSet) { setTemplateGeneration(d, max(1, templateGeneration(d))) },
+		PrepareUpdate:  countTemplate,
+		Validate:       validateDaemonSet,
 		ValidateUpdate: func(d, old *appsv1.DaemonSet) field.ErrorList {
 			return immutable(field.NewPath("spec", "selector"), d.Spec.Selector, old.Spec.Selector)
 		},

@@ -27,8 +27,9 @@ func deployment() *Resource {
 			wide("Selector", "string", spec["selector"]),
 		},
 	}, rules[appsv1.Deployment]{
-		Default:  defaultDeployment,
-		Validate: validateDeployment,
+		ValidateStatus: validateDeploymentStatus,
+		Default:        defaultDeployment,
+		Validate:       validateDeployment,
 		ValidateUpdate: func(d, old *appsv1.Deployment) field.ErrorList {
 			return immutable(field.NewPath("spec", "selector"), d.Spec.Selector, old.Spec.Selector)
 		},

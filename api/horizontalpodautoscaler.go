@@ -27,9 +27,10 @@ func horizontalPodAutoscaler() *Resource {
 			ageColumn(),
 		},
 	}, rules[autoscalingv2.HorizontalPodAutoscaler]{
-		Default:  defaultAutoscaler,
-		Validate: validateAutoscaler,
-		Wanted:   func(a *autoscalingv2.HorizontalPodAutoscaler) any { return a.Spec },
+		ValidateStatus: validateAutoscalerStatus,
+		Default:        defaultAutoscaler,
+		Validate:       validateAutoscaler,
+		Wanted:         func(a *autoscalingv2.HorizontalPodAutoscaler) any { return a.Spec },
 		Row: func(a *autoscalingv2.HorizontalPodAutoscaler) []any {
 			least := "<unset>"
 			if n := a.Spec.MinReplicas; n != nil {

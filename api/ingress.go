@@ -24,8 +24,9 @@ func ingress() *Resource {
 			ageColumn(),
 		},
 	}, rules[networkingv1.Ingress]{
-		Validate: validateIngress,
-		Wanted:   func(i *networkingv1.Ingress) any { return i.Spec },
+		ValidateStatus: validateIngressStatus,
+		Validate:       validateIngress,
+		Wanted:         func(i *networkingv1.Ingress) any { return i.Spec },
 		Row: func(i *networkingv1.Ingress) []any {
 			class, ports := "<none>", "80"
 			if i.Spec.IngressClassName != nil {

@@ -31,6 +31,7 @@ func job() *Resource {
 			wide("Selector", "string", batchv1.JobSpec{}.SwaggerDoc()["selector"]),
 		},
 	}, rules[batchv1.Job]{
+		ValidateStatus: validateJobStatus,
 		Default:        defaultJob,
 		PrepareCreate:  prepareJob,
 		PrepareUpdate:  func(j, _ *batchv1.Job) { labelJob(j) },

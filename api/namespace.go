@@ -24,10 +24,11 @@ func namespace() *Resource {
 			nameColumn(), column("Status", "string", "The status of the namespace"), ageColumn(),
 		},
 	}, rules[corev1.Namespace]{
-		Default:       defaultNamespace,
-		PrepareCreate: prepareNamespace,
-		PrepareUpdate: prepareNamespaceUpdate,
-		Validate:      validateNamespace,
+		ValidateStatus: validateNamespaceStatus,
+		Default:        defaultNamespace,
+		PrepareCreate:  prepareNamespace,
+		PrepareUpdate:  prepareNamespaceUpdate,
+		Validate:       validateNamespace,
 		Fields: func(n *corev1.Namespace) fields.Set {
 			return fields.Set{"name": n.Name, "status.phase": string(n.Status.Phase)}
 		},

@@ -34,6 +34,7 @@ func node() *Resource {
 			wide("Container-Runtime", "string", info["containerRuntimeVersion"]),
 		},
 	}, rules[corev1.Node]{
+		ValidateStatus: validateNodeStatus,
 		Default:        defaultNode,
 		Validate:       validateNode,
 		ValidateUpdate: validateNodeUpdate,
@@ -125,6 +126,17 @@ func validateNode(n *corev1.Node) field.ErrorList {
 	for i, cidr := range n.Spec.PodCIDRs {
 		at := field.NewPath("spec", "podCIDRs").Index(i)
 		errs = append(errs, validation.IsValidCIDRForLegacyField(at, cidr, true, nil)...)
+	}
+	return errs
+}
+
+// validateNodeStatus checks what a node says of itself.
+func validateNodeStatus(n, _ *corev1.Node) field.ErrorList {
+	errs := validateNode(n)
+	for i, address := range n.Status.Addresses {
+		if slices.Contains(n.Status.Addresses[:i], address) {
+			errs = append(errs, field.Duplicate(field.NewPath("status", "addresses").Index(i), address))
+		}
 	}
 	return errs
 }

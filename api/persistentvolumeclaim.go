@@ -2,6 +2,8 @@ package api
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -30,7 +32,8 @@ func persistentVolumeClaim() *Resource {
 			wide("VolumeMode", "string", spec["volumeMode"]),
 		},
 	}, rules[corev1.PersistentVolumeClaim]{
-		Default: defaultPersistentVolumeClaim,
+		ValidateStatus: validateClaimStatus,
+		Default:        defaultPersistentVolumeClaim,
 		PrepareCreate: func(c *corev1.PersistentVolumeClaim) {
 			prepareDataSource(&c.Spec, &corev1.PersistentVolumeClaimSpec{})
 		},
@@ -123,6 +126,19 @@ func validateClaimSpec(path *field.Path, s *corev1.PersistentVolumeClaimSpec) fi
 	errs = append(errs, oneOfOrNone(path.Child("volumeMode"), deref(s.VolumeMode),
 		corev1.PersistentVolumeBlock, corev1.PersistentVolumeFilesystem)...)
 	return append(errs, validateDataSources(path, s)...)
+}
+
+func validateClaimStatus(c, _ *corev1.PersistentVolumeClaim) field.ErrorList {
+	var errs field.ErrorList
+	for _, list := range []struct {
+		name string
+		list corev1.ResourceList
+	}{{"capacity", c.Status.Capacity}, {"allocatedResources", c.Status.AllocatedResources}} {
+		for _, name := range slices.Sorted(maps.Keys(list.list)) {
+			errs = append(errs, validateQuantity(field.NewPath("status", list.name).Key(string(name)), name, list.list[name])...)
+		}
+	}
+	return errs
 }
 
 func validateDataSources(path *field.Path, s *corev1.PersistentVolumeClaimSpec) field.ErrorList {

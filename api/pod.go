@@ -3,6 +3,7 @@ package api
 import (
 	"slices"
 	"strconv"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -37,6 +38,7 @@ func pod() *Resource {
 			wide("Readiness Gates", "string", spec["readinessGates"]),
 		},
 	}, rules[corev1.Pod]{
+		ValidateStatus: validatePodStatus,
 		Default:        defaultPod,
 		PrepareCreate:  preparePod,
 		Validate:       validatePod,
@@ -50,6 +52,7 @@ func pod() *Resource {
 				"spec.hostNetwork":         strconv.FormatBool(p.Spec.HostNetwork),
 				"status.phase":             string(p.Status.Phase),
 				"status.podIP":             p.Status.PodIP,
+				"status.podIPs":            strings.Join(podIPs(p), ","),
 				"status.nominatedNodeName": p.Status.NominatedNodeName,
 			}
 		},
@@ -96,4 +99,12 @@ func qosClass(s *corev1.PodSpec) corev1.PodQOSClass {
 		return corev1.PodQOSGuaranteed
 	}
 	return corev1.PodQOSBurstable
+}
+
+func podIPs(p *corev1.Pod) []string {
+	var ips []string
+	for _, ip := range p.Status.PodIPs {
+		ips = append(ips, ip.IP)
+	}
+	return ips
 }

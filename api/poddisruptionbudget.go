@@ -3,23 +3,17 @@ package api
 import (
 	policyv1 "k8s.io/api/policy/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
 func podDisruptionBudget() *Resource {
 	spec := policyv1.PodDisruptionBudgetSpec{}.SwaggerDoc()
-	status := statusSub("PodDisruptionBudget")
-	status.Validate = func(obj, _ runtime.Object) field.ErrorList {
-		return validateBudgetStatus(&obj.(*policyv1.PodDisruptionBudget).Status)
-	}
 	return row(Resource{
 		Group: "policy", Version: "v1", Name: "poddisruptionbudgets", Singular: "poddisruptionbudget", Kind: "PodDisruptionBudget",
 		ShortNames: []string{"pdb"}, Namespaced: true,
 		Verbs: allVerbs(),
-		Subs:  []Sub{status},
+		Subs:  []Sub{statusSub("PodDisruptionBudget")},
 		Columns: []metav1.TableColumnDefinition{
 			nameColumn(),
 			column("Min Available", "string", spec["minAvailable"]),
@@ -28,8 +22,9 @@ func podDisruptionBudget() *Resource {
 			ageColumn(),
 		},
 	}, rules[policyv1.PodDisruptionBudget]{
-		Validate: validatePodDisruptionBudget,
-		Wanted:   func(b *policyv1.PodDisruptionBudget) any { return b.Spec },
+		Validate:       validatePodDisruptionBudget,
+		ValidateStatus: validateBudgetStatus,
+		Wanted:         func(b *policyv1.PodDisruptionBudget) any { return b.Spec },
 		Row: func(b *policyv1.PodDisruptionBudget) []any {
 			text := func(v *intstr.IntOrString) string {
 				if v == nil {
@@ -68,13 +63,4 @@ func validatePodDisruptionBudget(b *policyv1.PodDisruptionBudget) field.ErrorLis
 			policyv1.AlwaysAllow, policyv1.IfHealthyBudget)...)
 	}
 	return errs
-}
-
-func validateBudgetStatus(s *policyv1.PodDisruptionBudgetStatus) field.ErrorList {
-	path := field.NewPath("status")
-	errs := metav1validation.ValidateConditions(s.Conditions, path.Child("conditions"))
-	errs = append(errs, nonNegative(path.Child("disruptionsAllowed"), s.DisruptionsAllowed)...)
-	errs = append(errs, nonNegative(path.Child("currentHealthy"), s.CurrentHealthy)...)
-	errs = append(errs, nonNegative(path.Child("desiredHealthy"), s.DesiredHealthy)...)
-	return append(errs, nonNegative(path.Child("expectedPods"), s.ExpectedPods)...)
 }

@@ -27,6 +27,7 @@ func replicaSet() *Resource {
 			wide("Selector", "string", spec["selector"]),
 		},
 	}, rules[appsv1.ReplicaSet]{
+		ValidateStatus: validateReplicaSetStatus,
 		Default: func(r *appsv1.ReplicaSet) {
 			defaultPodSpec(&r.Spec.Template.Spec)
 			setDefaultPtr(&r.Spec.Replicas, 1)

@@ -29,8 +29,9 @@ func replicationController() *Resource {
 			wide("Selector", "string", spec["selector"]),
 		},
 	}, rules[corev1.ReplicationController]{
-		Default:  defaultReplicationController,
-		Validate: validateReplicationController,
+		ValidateStatus: validateReplicationControllerStatus,
+		Default:        defaultReplicationController,
+		Validate:       validateReplicationController,
 		Fields: func(r *corev1.ReplicationController) fields.Set {
 			return fields.Set{"status.replicas": strconv.Itoa(int(r.Status.Replicas))}
 		},

@@ -25,6 +25,7 @@ func resourceQuota() *Resource {
 			ageColumn(),
 		},
 	}, rules[corev1.ResourceQuota]{
+		ValidateStatus: validateQuotaStatus,
 		Default: func(q *corev1.ResourceQuota) {
 			roundUp(q.Spec.Hard)
 			roundUp(q.Status.Hard)
@@ -55,9 +56,20 @@ func printQuota(s *corev1.ResourceQuotaStatus) (requests, limits string) {
 
 func validateResourceQuota(q *corev1.ResourceQuota) field.ErrorList {
 	path, s := field.NewPath("spec"), &q.Spec
+	errs := validateQuotaAmounts(path.Child("hard"), s.Hard)
+	errs = append(errs, validateScopes(path.Child("scopes"), s)...)
+	return append(errs, validateScopeSelector(path.Child("scopeSelector", "matchExpressions"), s)...)
+}
+
+func validateQuotaStatus(q, _ *corev1.ResourceQuota) field.ErrorList {
+	path := field.NewPath("status")
+	return append(validateQuotaAmounts(path.Child("hard"), q.Status.Hard), validateQuotaAmounts(path.Child("used"), q.Status.Used)...)
+}
+
+func validateQuotaAmounts(path *field.Path, list corev1.ResourceList) field.ErrorList {
 	var errs field.ErrorList
-	for _, name := range slices.Sorted(maps.Keys(s.Hard)) {
-		at, amount := path.Child("hard").Key(string(name)), s.Hard[name]
+	for _, name := range slices.Sorted(maps.Keys(list)) {
+		at, amount := path.Key(string(name)), list[name]
 		errs = append(errs, validateAnyResourceName(at, name)...)
 		if !strings.Contains(string(name), "/") && !hasQuota(name) {
 			errs = append(errs, field.Invalid(at, name, "must be a standard resource for quota"))
@@ -69,8 +81,7 @@ func validateResourceQuota(q *corev1.ResourceQuota) field.ErrorList {
 			errs = append(errs, field.Invalid(at, amount, "must be an integer"))
 		}
 	}
-	errs = append(errs, validateScopes(path.Child("scopes"), s)...)
-	return append(errs, validateScopeSelector(path.Child("scopeSelector", "matchExpressions"), s)...)
+	return errs
 }
 
 // hasQuota tells the names without a domain that a quota may bound.

@@ -31,6 +31,7 @@ func service() *Resource {
 			wide("Selector", "string", spec["selector"]),
 		},
 	}, rules[corev1.Service]{
+		ValidateStatus: validateServiceStatus,
 		Default:        defaultService,
 		PrepareCreate:  prepareService,
 		PrepareUpdate:  prepareServiceUpdate,

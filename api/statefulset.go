@@ -27,6 +27,7 @@ func statefulSet() *Resource {
 			wide("Images", "string", "The images of the template's containers."),
 		},
 	}, rules[appsv1.StatefulSet]{
+		ValidateStatus: validateStatefulSetStatus,
 		Default:        defaultStatefulSet,
 		Validate:       validateStatefulSet,
 		ValidateUpdate: validateStatefulSetUpdate,

@@ -168,6 +168,7 @@ type rules[T any] struct {
 	PrepareUpdate  func(obj, old *T)
 	Validate       func(obj *T) field.ErrorList
 	ValidateUpdate func(obj, old *T) field.ErrorList
+	ValidateStatus func(obj, old *T) field.ErrorList // For the subresource "status".
 	Fields         func(obj *T) fields.Set
 	Wanted         func(obj *T) any
 	Scale          func(obj *T) Scale
@@ -194,6 +195,11 @@ func row[T any, P interface {
 	}
 	if k.ValidateUpdate != nil {
 		r.ValidateUpdate = func(obj, old runtime.Object) field.ErrorList { return k.ValidateUpdate(obj.(P), old.(P)) }
+	}
+	for i := range r.Subs {
+		if sub := &r.Subs[i]; k.ValidateStatus != nil && sub.Name == "status" {
+			sub.Validate = func(obj, old runtime.Object) field.ErrorList { return k.ValidateStatus(obj.(P), old.(P)) }
+		}
 	}
 	if k.Fields != nil {
 		r.Fields = func(obj runtime.Object) fields.Set { return k.Fields(obj.(P)) }

@@ -225,6 +225,12 @@ func exercise(r *Resource, obj, old runtime.Object) {
 	if r.Validate != nil {
 		r.Validate(obj)
 	}
+	if r.ValidateCreate != nil {
+		r.ValidateCreate(obj)
+	}
+	if r.View != nil {
+		_, _ = r.Store(r.Show(obj))
+	}
 	if r.ValidateUpdate != nil {
 		r.ValidateUpdate(obj, old)
 	}

@@ -51,11 +51,23 @@ func selectionOf(r *api.Resource, namespace string, o *internalversion.ListOptio
 		known := sel.fieldSet(&item{obj: r.Stored().New()})
 		for _, req := range sel.fields.Requirements() {
 			if !known.Has(req.Field) {
-				return sel, apierrors.NewBadRequest(fmt.Sprintf("field label not supported: %s", req.Field))
+				return sel, apierrors.NewBadRequest(notSelectable(r, req.Field))
 			}
 		}
 	}
 	return sel, nil
+}
+
+// notSelectable says that a kind can't be selected by a field: Kubernetes has other words for kinds that know no fields but
+// the metadata's.
+func notSelectable(r *api.Resource, name string) string {
+	switch {
+	case r.Fields == nil:
+		return fmt.Sprintf("%q is not a known field selector: only %q, %q", name, "metadata.name", "metadata.namespace")
+	case r.Kind == "Job":
+		return fmt.Sprintf("field label %q not supported for Job", name)
+	}
+	return "field label not supported: " + name
 }
 
 func selectAll(r *api.Resource) selection {
@@ -69,7 +81,7 @@ func (s selection) fieldSet(it *item) fields.Set {
 	}
 	m := it.meta()
 	set["metadata.name"] = m.GetName()
-	if s.resource.Namespaced {
+	if s.resource.Namespaced || s.resource.Fields == nil { // Where nothing else is known, Kubernetes lets this pass for all.
 		set["metadata.namespace"] = m.GetNamespace()
 	}
 	return set

@@ -316,6 +316,9 @@ func follow(r *api.Resource, obj runtime.Object, it *item, sub string) (runtime.
 		if s, _ := r.Sub(sub); s.Prepare != nil {
 			s.Prepare(obj, it.obj)
 		}
+		if r.Default != nil {
+			r.Default(obj)
+		}
 		m = metaOf(obj)
 	}
 	m.SetResourceVersion(old.GetResourceVersion())
