@@ -79,6 +79,11 @@ func statusSub(kind string) Sub {
 	return Sub{Name: "status", Kind: kind, Verbs: []string{"get", "patch", "update"}}
 }
 
+// proxySub is the proxy subresource: whatever HTTP goes through it, of any method.
+func proxySub(options string) Sub {
+	return Sub{Name: "proxy", Kind: options, Verbs: []string{"create", "delete", "get", "patch", "update"}}
+}
+
 // scaleSub is the scale subresource, the same for all kinds that have replicas.
 func scaleSub() Sub {
 	return Sub{Name: "scale", Kind: "Scale", Group: "autoscaling", Verbs: []string{"get", "patch", "update"}}

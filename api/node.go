@@ -20,7 +20,7 @@ func node() *Resource {
 		Version: "v1", Name: "nodes", Singular: "node", Kind: "Node", ShortNames: []string{"no"},
 		StatusOnCreate: true,
 		Verbs:          allVerbs(),
-		Subs:           []Sub{statusSub("Node")},
+		Subs:           []Sub{proxySub("NodeProxyOptions"), statusSub("Node")},
 		Columns: []metav1.TableColumnDefinition{
 			nameColumn(),
 			column("Status", "string", "The status of the node"),

@@ -24,6 +24,7 @@ func pod() *Resource {
 			{Name: "exec", Kind: "PodExecOptions", Verbs: stream},
 			{Name: "log", Kind: "Pod", Verbs: []string{"get"}},
 			{Name: "portforward", Kind: "PodPortForwardOptions", Verbs: stream},
+			proxySub("PodProxyOptions"),
 			statusSub("Pod"),
 		},
 		Columns: []metav1.TableColumnDefinition{

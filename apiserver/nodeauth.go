@@ -14,7 +14,7 @@ import (
 // nodeMay is the node restriction: a node reads what pods and services are made of, and writes only what is its own.
 // https://kubernetes.io/docs/reference/access-authn-authz/node/
 func (s *Server) nodeMay(node string, a attributes) bool {
-	read := a.verb == "get" || a.verb == "list" || a.verb == "watch"
+	read := a.sub != "proxy" && (a.verb == "get" || a.verb == "list" || a.verb == "watch")
 	switch a.resource.GroupResource().String() {
 	case "nodes":
 		return read || a.name == node && (a.sub == "" || a.sub == "status") && (a.verb == "update" || a.verb == "patch") ||

@@ -59,7 +59,8 @@ type Server struct {
 	limits    limits
 	schemas   schemas
 	served    atomic.Pointer[served]
-	handler   http.Handler // What requests from this process go to; those from outside go through limits before.
+	transport http.RoundTripper // Connects to pods, for the proxy subresources.
+	handler   http.Handler      // What requests from this process go to; those from outside go through limits before.
 }
 
 // New reads the store and makes a Server. Run must be running before its handler is used.
@@ -85,6 +86,7 @@ func New(ctx context.Context, s store.Store, config Config) (*Server, error) {
 		table:     table,
 		cache:     c,
 		limits:    newLimits(),
+		transport: newPodTransport(),
 		allocator: allocator{cidr: config.ServiceCIDR, ports: config.NodePorts},
 	}
 	srv.served.Store(&served{table: table, documents: documents})

@@ -43,6 +43,8 @@ func (h *resource) subRoutes(mux chi.Router, path string, sub api.Sub) {
 	case "exec", "attach", "portforward":
 		route(http.MethodGet, "get", h.connect(sub.Name))
 		route(http.MethodPost, "create", h.connect(sub.Name))
+	case "proxy":
+		h.proxyRoutes(mux, path)
 	default:
 		panic(fmt.Sprintf("the table has a subresource that no code serves: %s/%s", h.Name, sub.Name))
 	}

@@ -124,6 +124,11 @@ func subOperations(r *api.Resource, sub api.Sub) ([]operation, error) {
 		case strings.HasSuffix(sub.Kind, "Options"):
 			op = stream(r, op, title(sub.Name), def)
 		}
+		if sub.Name == "proxy" {
+			below := op
+			below.path, below.id = op.path+"/{path}", op.id+"WithPath"
+			ops = append(ops, below)
+		}
 		ops = append(ops, op)
 	}
 	return ops, nil

@@ -129,6 +129,9 @@ func parameters(defs definitions, op operation) ([]parameter, error) {
 	if strings.Contains(op.path, "{name}") {
 		params = append(params, parameter{"name", "path", "name of the object", "string"})
 	}
+	if strings.Contains(op.path, "{path}") {
+		params = append(params, parameter{"path", "path", "path to the resource", "string"})
+	}
 	if strings.Contains(op.path, "{namespace}") {
 		params = append(params, parameter{"namespace", "path", "namespace of the object", "string"})
 	}
