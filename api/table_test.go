@@ -36,6 +36,7 @@ func TestTable(t *testing.T) {
 		}, " ")))
 	}
 	const status = "get,patch,update"
+	const proxy = "Options:create,delete,get,patch,update "
 	want := []string{
 		"bindings Binding binding namespaced",
 		"componentstatuses ComponentStatus componentstatus,cs cluster",
@@ -44,17 +45,17 @@ func TestTable(t *testing.T) {
 		"events Event event,ev namespaced",
 		"limitranges LimitRange limitrange,limits namespaced",
 		"namespaces Namespace namespace,ns cluster  finalize:Namespace:update status:Namespace:" + status,
-		"nodes Node node,no cluster  status:Node:" + status,
+		"nodes Node node,no cluster  proxy:NodeProxy" + proxy + "status:Node:" + status,
 		"persistentvolumeclaims PersistentVolumeClaim persistentvolumeclaim,pvc namespaced  status:PersistentVolumeClaim:" + status,
 		"persistentvolumes PersistentVolume persistentvolume,pv cluster  status:PersistentVolume:" + status,
 		"pods Pod pod,po namespaced all attach:PodAttachOptions:create,get binding:Binding:create" +
-			" eviction:Eviction:create exec:PodExecOptions:create,get log:Pod:get portforward:PodPortForwardOptions:create,get status:Pod:" + status,
+			" eviction:Eviction:create exec:PodExecOptions:create,get log:Pod:get portforward:PodPortForwardOptions:create,get proxy:PodProxy" + proxy + "status:Pod:" + status,
 		"podtemplates PodTemplate podtemplate namespaced",
 		"replicationcontrollers ReplicationController replicationcontroller,rc namespaced all scale:Scale:" + status +
 			" status:ReplicationController:" + status,
 		"resourcequotas ResourceQuota resourcequota,quota namespaced  status:ResourceQuota:" + status,
 		"secrets Secret secret namespaced",
-		"services Service service,svc namespaced all status:Service:" + status,
+		"services Service service,svc namespaced all proxy:ServiceProxy" + proxy + "status:Service:" + status,
 		"serviceaccounts ServiceAccount serviceaccount,sa namespaced  token:TokenRequest:create",
 		"controllerrevisions.apps ControllerRevision controllerrevision namespaced",
 		"daemonsets.apps DaemonSet daemonset,ds namespaced all status:DaemonSet:" + status,

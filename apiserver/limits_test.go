@@ -208,9 +208,10 @@ func TestRevisionThatNeverComes(t *testing.T) {
 
 // A client that stops reading is cut off; nobody else notices.
 func TestClientThatStopsReading(t *testing.T) {
+	t.Parallel()
 	s := start(t)
 	s.limits.frame = 100 * time.Millisecond
-	s.limits.request = 200 * time.Millisecond
+	s.limits.request = time.Second
 	web := s.web(t)
 	big := strings.Repeat("x", 900<<10)
 	for i := range 20 {
