@@ -1,13 +1,16 @@
 package apiserver
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
 	"sync"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -22,8 +25,8 @@ func (r PortRange) contains(port int32) bool {
 
 func (r PortRange) String() string { return fmt.Sprintf("%d-%d", r.First, r.Last) }
 
-// allocator gives Services their addresses and node ports. It keeps no books: what is taken is what the stored Services
-// say, and one Service at a time is written while it holds the lock, so nothing can be given twice or be lost.
+// allocator gives Services their addresses and node ports. What is free it sees in this server's memory; that it is free
+// for all servers is what the claim (claim.go) makes sure. One Service at a time is written while it holds the lock.
 // https://kubernetes.io/docs/concepts/services-networking/cluster-ip-allocation/
 type allocator struct {
 	mu    sync.Mutex
@@ -31,40 +34,85 @@ type allocator struct {
 	ports PortRange
 }
 
-// allocate completes a Service that is about to be written, unless only its part sub is. The caller calls unlock once
-// it is written.
-func (s *Server) allocate(sh *shelf, obj runtime.Object, sub string) (unlock func(), err error) {
-	svc, ok := obj.(*corev1.Service)
-	if !ok || sub != "" {
-		return func() {}, nil
-	}
-	a := &s.allocator
-	a.mu.Lock()
-	taken := takenBy(sh, svc)
-	errs := a.address(svc, taken)
-	errs = append(errs, a.nodePorts(svc, taken)...)
-	if len(errs) > 0 {
-		a.mu.Unlock()
-		return nil, apierrors.NewInvalid(corev1.SchemeGroupVersion.WithKind("Service").GroupKind(), svc.Name, errs)
-	}
-	return a.mu.Unlock, nil
+// allocation is what one write of a Service gets. nil is that of all other writes, which need none.
+type allocation struct {
+	server *Server
+	shelf  *shelf
+	svc    *corev1.Service
+	wish   corev1.ServiceSpec // As it was before anything was given to it.
+	taken  taken
+	before []holding // What the stored Service has.
+	claims []claim
+	since  time.Time // When the claims were begun.
 }
 
-// taken is what all other Services hold.
+// allocate completes a Service that is about to be written, unless only its part sub is. The caller calls done in the end.
+func (s *Server) allocate(sh *shelf, obj runtime.Object, sub string) (*allocation, error) {
+	svc, ok := obj.(*corev1.Service)
+	if !ok || sub != "" {
+		return nil, nil
+	}
+	s.allocator.mu.Lock()
+	a := &allocation{server: s, shelf: sh, svc: svc, wish: *svc.Spec.DeepCopy(), taken: s.takenBy(sh, svc)}
+	if it := sh.get(ownerOf(svc)); it != nil {
+		a.before = holdings(it.obj.(*corev1.Service))
+	}
+	if errs := a.choose(); len(errs) > 0 {
+		a.done()
+		return nil, a.refuse(errs)
+	}
+	return a, nil
+}
+
+func (a *allocation) done() {
+	if a != nil {
+		a.server.allocator.mu.Unlock()
+	}
+}
+
+// choose gives the Service what it lacks.
+func (a *allocation) choose() field.ErrorList {
+	errs := a.server.allocator.address(a.svc, a.taken)
+	return append(errs, a.server.allocator.nodePorts(a.svc, a.taken)...)
+}
+
+func (a *allocation) refuse(errs field.ErrorList) error {
+	return apierrors.NewInvalid(corev1.SchemeGroupVersion.WithKind("Service").GroupKind(), a.svc.Name, errs)
+}
+
+// taken is what others hold.
 type taken struct {
-	addresses map[string]bool
-	ports     map[int32]bool
+	services used            // What all other Services have.
+	records  map[string]bool // Addresses that somebody else has a record of, be it a Service or not.
 
 	// What the Service itself has already stays its own, also where the ranges were others when it was given.
 	ownAddresses []string
 	ownPorts     []int32
 }
 
-func takenBy(sh *shelf, but *corev1.Service) taken {
-	t := taken{addresses: map[string]bool{}, ports: map[int32]bool{}}
-	key := objectKey(but.Namespace, but.Name)
+func (t taken) address(ip string) bool { return t.services.addresses[ip] || t.records[ip] }
+func (t taken) port(port int32) bool   { return t.services.ports[port] }
+
+// add notes what turned out to be taken.
+func (t taken) add(h holding) {
+	t.services.addresses[h.address] = true
+	t.services.ports[h.port] = true
+}
+
+// used are addresses and node ports that are in use.
+type used struct {
+	addresses map[string]bool
+	ports     map[int32]bool
+}
+
+func (u used) has(h holding) bool {
+	return h.address != "" && u.addresses[h.address] || h.port != 0 && u.ports[h.port]
+}
+
+func (s *Server) takenBy(sh *shelf, but *corev1.Service) taken {
+	t := taken{services: used{map[string]bool{}, map[int32]bool{}}, records: map[string]bool{}}
+	key := ownerOf(but)
 	sh.mu.RLock()
-	defer sh.mu.RUnlock()
 	sh.tree.Ascend(func(it *item) bool {
 		svc := it.obj.(*corev1.Service)
 		if it.key == key {
@@ -76,12 +124,22 @@ func takenBy(sh *shelf, but *corev1.Service) taken {
 			return true
 		}
 		for _, ip := range svc.Spec.ClusterIPs {
-			t.addresses[ip] = true
+			t.services.addresses[ip] = true
 		}
 		for _, p := range svc.Spec.Ports {
-			t.ports[p.NodePort] = true // 0, for none, is never asked for.
+			t.services.ports[p.NodePort] = true // 0, for none, is never asked for.
 		}
-		t.ports[svc.Spec.HealthCheckNodePort] = true
+		t.services.ports[svc.Spec.HealthCheckNodePort] = true
+		return true
+	})
+	sh.mu.RUnlock()
+	addresses := s.shelf(ipAddresses)
+	addresses.mu.RLock()
+	defer addresses.mu.RUnlock()
+	addresses.tree.Ascend(func(it *item) bool {
+		if recordOwner(it.obj.(*networkingv1.IPAddress)) != key {
+			t.records[it.key] = true
+		}
 		return true
 	})
 	return t
@@ -106,7 +164,7 @@ func (a *allocator) address(svc *corev1.Service, t taken) field.ErrorList {
 		svc.Spec.ClusterIP = addr.String()
 	default:
 		if err := a.mayHave(ip, t); err != nil {
-			return field.ErrorList{field.Invalid(field.NewPath("spec", "clusterIPs"), []string{ip}, fmt.Sprintf("failed to allocate IP %s: %v", ip, err))}
+			return addressRefused(ip, err)
 		}
 	}
 	if len(svc.Spec.ClusterIPs) == 0 {
@@ -120,13 +178,22 @@ func (a *allocator) mayHave(ip string, t taken) error {
 	if err != nil {
 		return nil // Validation finds the words for it.
 	}
-	if !a.cidr.Contains(addr) && !slices.Contains(t.ownAddresses, ip) {
+	if slices.Contains(t.ownAddresses, ip) {
+		return nil
+	}
+	if !a.cidr.Contains(addr) {
 		return fmt.Errorf("the provided IP (%s) is not in the valid range. The range of valid IPs is %s", ip, a.cidr)
 	}
-	if t.addresses[ip] {
-		return fmt.Errorf("provided IP is already allocated")
+	if t.address(ip) {
+		return errAllocated
 	}
 	return nil
+}
+
+var errAllocated = errors.New("provided IP is already allocated")
+
+func addressRefused(ip string, why error) field.ErrorList {
+	return field.ErrorList{field.Invalid(field.NewPath("spec", "clusterIPs"), []string{ip}, fmt.Sprintf("failed to allocate IP %s: %v", ip, why))}
 }
 
 // free picks an address by chance. The lowest ones of the range are left to those who ask for one by number.
@@ -140,12 +207,12 @@ func (a *allocator) free(t taken) (netip.Addr, bool) {
 	start := rand.Uint64N(count)
 	for i := range count {
 		addr := addTo(a.cidr.Masked().Addr(), first+(start+i)%count)
-		if !t.addresses[addr.String()] {
+		if !t.address(addr.String()) {
 			return addr, true
 		}
 	}
 	for i := uint64(1); i < first; i++ {
-		if addr := addTo(a.cidr.Masked().Addr(), i); !t.addresses[addr.String()] {
+		if addr := addTo(a.cidr.Masked().Addr(), i); !t.address(addr.String()) {
 			return addr, true
 		}
 	}
@@ -210,12 +277,16 @@ func (o ownPorts) add(port int32, protocol corev1.Protocol) {
 
 func (a *allocator) mayHavePort(path *field.Path, port int32, t taken) field.ErrorList {
 	switch {
-	case t.ports[port]:
-		return field.ErrorList{field.Invalid(path, port, "provided port is already allocated")}
+	case t.port(port):
+		return portTaken(path, port)
 	case !a.ports.contains(port) && !slices.Contains(t.ownPorts, port):
 		return field.ErrorList{field.Invalid(path, port, fmt.Sprintf("provided port is not in the valid range. The range of valid ports is %s", a.ports))}
 	}
 	return nil
+}
+
+func portTaken(path *field.Path, port int32) field.ErrorList {
+	return field.ErrorList{field.Invalid(path, port, "provided port is already allocated")}
 }
 
 // freePort picks a node port by chance; for a port that the Service has in another protocol too (DNS), the same.
@@ -229,7 +300,7 @@ func (a *allocator) freePort(path *field.Path, svc *corev1.Service, p *corev1.Se
 	start := rand.Int32N(count)
 	for i := range count {
 		port := int32(a.ports.First) + (start+i)%count
-		if !t.ports[port] && own[port] == nil {
+		if !t.port(port) && own[port] == nil {
 			return port, nil
 		}
 	}

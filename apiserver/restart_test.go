@@ -85,10 +85,10 @@ func TestStoreThatRunsAhead(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	want := srv.cache.revision() + 20
 	ended := make(chan error, 1)
 	go func() { ended <- srv.Run(ctx) }()
 	s := &running{srv, db, nil}
-	want := srv.cache.revision() + 20
 	wait, stopWaiting := context.WithTimeout(ctx, patience)
 	defer stopWaiting()
 	if err := srv.cache.wait(wait, want); err != nil {

@@ -103,6 +103,7 @@ func (s *Server) Run(ctx context.Context) error {
 	g.Go(func() error { return s.expireEvents(ctx) })
 	g.Go(func() error { return s.followDefinitions(ctx) })
 	g.Go(func() error { return s.keepPeers(ctx) })
+	g.Go(func() error { return s.repair(ctx) })
 	return g.Wait()
 }
 

@@ -74,11 +74,11 @@ func (s *Server) create(ctx context.Context, sh *shelf, namespace string, obj ru
 	if err := s.admit(ctx, obj); err != nil {
 		return nil, err
 	}
-	unlock, err := s.allocate(sh, obj, "")
+	given, err := s.allocate(sh, obj, "")
 	if err != nil {
 		return nil, err
 	}
-	defer unlock()
+	defer given.done()
 	if errs := validate(r, obj); len(errs) > 0 {
 		return nil, apierrors.NewInvalid(r.GroupVersionKind().GroupKind(), m.GetName(), errs)
 	}
@@ -89,7 +89,13 @@ func (s *Server) create(ctx context.Context, sh *shelf, namespace string, obj ru
 	if dry {
 		return obj, nil
 	}
-	err = s.cache.put(ctx, sh, key, obj, 0)
+	if err := given.claim(ctx); err != nil {
+		return nil, err
+	}
+	if err = given.inTime(); err == nil {
+		err = s.cache.put(ctx, sh, key, obj, 0)
+	}
+	given.written(ctx, err)
 	if errors.Is(err, store.ErrExists) {
 		return nil, exists(r, m.GetName(), generated)
 	}
@@ -235,11 +241,11 @@ func (s *Server) replace(ctx context.Context, sh *shelf, it *item, obj runtime.O
 	if err != nil {
 		return nil, false, err
 	}
-	unlock, err := s.allocate(sh, obj, sub)
+	given, err := s.allocate(sh, obj, sub)
 	if err != nil {
 		return nil, false, err
 	}
-	defer unlock()
+	defer given.done()
 	if errs := validateUpdate(r, obj, it.obj, sub); len(errs) > 0 {
 		return nil, false, apierrors.NewInvalid(r.GroupVersionKind().GroupKind(), it.meta().GetName(), errs)
 	}
@@ -249,10 +255,20 @@ func (s *Server) replace(ctx context.Context, sh *shelf, it *item, obj runtime.O
 	if dry {
 		return obj, false, nil
 	}
-	if finished(obj) {
+	if err := given.claim(ctx); err != nil {
+		return nil, false, err
+	}
+	err = given.inTime()
+	switch {
+	case err != nil:
+	case finished(obj):
 		err = s.cache.remove(ctx, sh, it.key, it.rev)
-	} else {
+	default:
 		err = s.cache.put(ctx, sh, it.key, obj, it.rev)
+	}
+	given.written(ctx, err)
+	if svc, ok := it.obj.(*corev1.Service); ok && err == nil && finished(obj) {
+		s.releaseAll(ctx, holdings(svc), svc)
 	}
 	switch {
 	case errors.Is(err, store.ErrConflict), errors.Is(err, store.ErrNotFound):
