@@ -7,7 +7,6 @@ import (
 	"io"
 	"mime"
 	"net/http"
-	"slices"
 	"strings"
 
 	"skiff/api"
@@ -35,53 +34,6 @@ var (
 	strictYAML       = json.NewSerializerWithOptions(json.DefaultMetaFactory, api.Scheme, api.Scheme, json.SerializerOptions{Yaml: true, Strict: true})
 	protoSerializer  = protobuf.NewSerializer(api.Scheme, api.Scheme)
 )
-
-// format is how a client wants its answer.
-type format struct {
-	media string // typeJSON, typeYAML or typeProto.
-	as    string // "Table", "PartialObjectMetadata", "PartialObjectMetadataList", or "" for the object itself.
-}
-
-// negotiate picks the first answer format of the Accept header that the server can give. allowed names the
-// transformations ("as=...") that this endpoint knows.
-func negotiate(r *http.Request, allowed ...string) (format, error) {
-	return negotiateRow(r, nil, allowed...)
-}
-
-// negotiateRow is negotiate for objects of a row, which have no form in protobuf if they are custom resources. Their metadata
-// has.
-func negotiateRow(r *http.Request, row *api.Resource, allowed ...string) (format, error) {
-	header := r.Header.Get("Accept")
-	if header == "" {
-		return format{media: typeJSON}, nil
-	}
-	for part := range strings.SplitSeq(header, ",") {
-		media, params, err := mime.ParseMediaType(strings.TrimSpace(part))
-		if err != nil {
-			continue
-		}
-		switch media {
-		case "*/*", "application/*":
-			media = typeJSON
-		case typeJSON, typeYAML, typeProto:
-		default:
-			continue
-		}
-		f := format{media: media}
-		if as := params["as"]; as != "" {
-			known := params["v"] == "v1" && params["g"] == metav1.GroupName && slices.Contains(allowed, as)
-			if !known || as == "Table" && media == typeProto { // A Table has no form in protobuf.
-				continue
-			}
-			f.as = as
-		}
-		if row != nil && row.Custom && f == (format{media: typeProto}) {
-			continue
-		}
-		return f, nil
-	}
-	return format{}, notAcceptable(header)
-}
 
 func notAcceptable(accept string) error {
 	return &apierrors.StatusError{ErrStatus: metav1.Status{
@@ -230,13 +182,15 @@ const gzipFrom = 128 << 10
 func respondBytes(w http.ResponseWriter, r *http.Request, media string, code int, body []byte) error {
 	w.Header().Set("Content-Type", media)
 	w.Header().Set("Cache-Control", "no-cache, private")
-	if len(body) < gzipFrom || !strings.Contains(r.Header.Get("Accept-Encoding"), "gzip") {
+	if len(body) >= gzipFrom {
+		w.Header().Add("Vary", "Accept-Encoding")
+	}
+	if len(body) < gzipFrom || !acceptsGzip(r) {
 		w.WriteHeader(code)
 		_, _ = w.Write(body) // A client that went away is not an error of ours.
 		return nil
 	}
 	w.Header().Set("Content-Encoding", "gzip")
-	w.Header().Add("Vary", "Accept-Encoding")
 	w.WriteHeader(code)
 	z, err := gzip.NewWriterLevel(w, gzip.BestSpeed)
 	if err != nil {
@@ -245,13 +199,4 @@ func respondBytes(w http.ResponseWriter, r *http.Request, media string, code int
 	_, _ = z.Write(body)
 	_ = z.Close()
 	return nil
-}
-
-// wantsPretty tells whether a person reads: kubectl and other programs do not care for indentation.
-func wantsPretty(r *http.Request) bool {
-	switch r.URL.Query().Get("pretty") {
-	case "1", "true":
-		return true
-	}
-	return false
 }

@@ -4,9 +4,7 @@ import (
 	"bytes"
 	"crypto/sha512"
 	"fmt"
-	"mime"
 	"net/http"
-	"strings"
 	"time"
 
 	"skiff/api"
@@ -27,13 +25,11 @@ const aggregatedType = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupD
 
 // wantsAggregated tells whether the client would rather have the aggregated form than the older one.
 func wantsAggregated(r *http.Request) bool {
-	for part := range strings.SplitSeq(r.Header.Get("Accept"), ",") {
-		_, params, err := mime.ParseMediaType(part)
+	for _, p := range preferences(r.Header.Get("Accept")) {
 		switch {
-		case err != nil:
-		case params["as"] == "":
+		case p.params["as"] == "":
 			return false
-		case params["as"] == "APIGroupDiscoveryList" && params["g"] == apidiscovery.GroupName && params["v"] == "v2":
+		case p.params["as"] == "APIGroupDiscoveryList" && p.params["g"] == apidiscovery.GroupName && p.params["v"] == "v2":
 			return true
 		}
 	}

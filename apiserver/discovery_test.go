@@ -114,8 +114,12 @@ func TestVersionAndHealth(t *testing.T) {
 	}
 	for path, want := range map[string]string{
 		"/livez": "ok", "/readyz": "ok", "/healthz": "ok",
-		"/livez?verbose":  "[+]ping ok\nlivez check passed\n",
-		"/readyz?verbose": "[+]ping ok\n[+]store ok\nreadyz check passed\n",
+		"/livez?verbose":                            "[+]ping ok\nlivez check passed\n",
+		"/readyz?verbose":                           "[+]ping ok\n[+]store ok\nreadyz check passed\n",
+		"/readyz?verbose&exclude=store":             "[+]ping ok\n[+]store excluded: ok\nreadyz check passed\n",
+		"/healthz?verbose&exclude=etcd&exclude=pin": "[+]ping ok\n[+]store ok\nwarn: some health checks cannot be excluded: no matches for \"etcd\",\"pin\"\nhealthz check passed\n",
+		"/livez/ping":                               "ok",
+		"/readyz/store":                             "ok",
 	} {
 		if got := s.do(t, "GET", path, "").want(t, 200); string(got.body) != want {
 			t.Errorf("%s: %q, want %q", path, got.body, want)
@@ -125,7 +129,10 @@ func TestVersionAndHealth(t *testing.T) {
 	if got := s.do(t, "GET", "/readyz", "").want(t, 500); !strings.Contains(string(got.body), "[-]store failed") {
 		t.Errorf("/readyz without a store: %q", got.body)
 	}
+	s.do(t, "GET", "/readyz/store", "").want(t, 500)
+	s.do(t, "GET", "/readyz?exclude=store", "").want(t, 200)
 	s.do(t, "GET", "/livez", "").want(t, 200)
+	s.do(t, "GET", "/livez/none", "").want(t, 404)
 }
 
 // One broken request does not end the server.

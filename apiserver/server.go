@@ -116,9 +116,7 @@ func (s *Server) shelf(groupResource string) *shelf { return s.cache.resources[g
 func (s *Server) routes() http.Handler {
 	mux := chi.NewRouter()
 	mux.Use(routeDecoded)
-	mux.Get("/livez", health(nil))
-	mux.Get("/readyz", health(s.storeWorks))
-	mux.Get("/healthz", health(s.storeWorks))
+	s.healthRoutes(mux)
 	mux.Method(http.MethodGet, "/version", handler(s.version))
 
 	known := chi.Chain(s.authenticate, recoverPanics)
