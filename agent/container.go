@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -144,7 +145,7 @@ func qosClass(pod *v1.Pod) v1.PodQOSClass {
 		return pod.Status.QOSClass
 	}
 	asked, guaranteed := false, true
-	for _, c := range allContainers(&pod.Spec) {
+	for _, c := range slices.Concat(pod.Spec.InitContainers, pod.Spec.Containers) {
 		for _, name := range []v1.ResourceName{v1.ResourceCPU, v1.ResourceMemory} {
 			limit, limited := c.Resources.Limits[name]
 			request, requested := c.Resources.Requests[name]

@@ -90,7 +90,7 @@ func (d dirs) removePod(uid string) error {
 	return nil
 }
 
-// allContainers lists the init containers, then the others.
+// allContainers lists the init containers, then the others, then the ephemeral ones.
 func allContainers(spec *v1.PodSpec) []*v1.Container {
 	var all []*v1.Container
 	for i := range spec.InitContainers {
@@ -98,6 +98,9 @@ func allContainers(spec *v1.PodSpec) []*v1.Container {
 	}
 	for i := range spec.Containers {
 		all = append(all, &spec.Containers[i])
+	}
+	for i := range spec.EphemeralContainers {
+		all = append(all, asContainer(&spec.EphemeralContainers[i]))
 	}
 	return all
 }

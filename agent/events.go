@@ -25,8 +25,11 @@ func (a *Agent) tell(pod *v1.Pod, container, kind, reason, message string) {
 // fieldPath is where in the pod a container stands.
 func fieldPath(pod *v1.Pod, container string) string {
 	list := "containers"
-	if slices.ContainsFunc(pod.Spec.InitContainers, func(c v1.Container) bool { return c.Name == container }) {
+	switch {
+	case slices.ContainsFunc(pod.Spec.InitContainers, func(c v1.Container) bool { return c.Name == container }):
 		list = "initContainers"
+	case ephemeral(pod, container) != nil:
+		list = "ephemeralContainers"
 	}
 	return fmt.Sprintf("spec.%s{%s}", list, container)
 }
@@ -34,7 +37,7 @@ func fieldPath(pod *v1.Pod, container string) string {
 // statusEvents lists the Events that a change of status is worth: a container has come to wait for a new reason.
 func statusEvents(pod *v1.Pod, status *v1.PodStatus) []podEvent {
 	var events []podEvent
-	all := append(slices.Clone(status.InitContainerStatuses), status.ContainerStatuses...)
+	all := slices.Concat(status.InitContainerStatuses, status.ContainerStatuses, status.EphemeralContainerStatuses)
 	for i := range all {
 		cs := &all[i]
 		now, before := cs.State.Waiting, seen{pod: pod}.past(cs.Name)

@@ -115,9 +115,11 @@ func (s seen) discard(d *decision) {
 	}
 }
 
-// run decides for a pod that is to run: the init containers one after the other, then the others together.
+// run decides for a pod that is to run: the init containers one after the other, then the others together; the ephemeral ones at
+// any time.
 func (s seen) run(d *decision) {
 	spec := &s.pod.Spec
+	s.debug(d) // Whatever the others wait for.
 	initialized := s.initialized()
 	for i := range spec.InitContainers {
 		c := &spec.InitContainers[i]

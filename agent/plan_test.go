@@ -115,6 +115,10 @@ func TestDecide(t *testing.T) {
 	second := func(p *v1.Pod) {
 		p.Spec.Containers = append(p.Spec.Containers, v1.Container{Name: "two", Image: "nginx"})
 	}
+	looked := func(p *v1.Pod) {
+		look := v1.EphemeralContainerCommon{Name: "look", Image: "nginx"}
+		p.Spec.EphemeralContainers = []v1.EphemeralContainer{{EphemeralContainerCommon: look}}
+	}
 	for _, tc := range []struct {
 		name        string
 		pod         []func(*v1.Pod)
@@ -195,6 +199,15 @@ func TestDecide(t *testing.T) {
 			hooks: map[hookOf]hookRun{{preStop, "app-0"}: {running: true}}, want: "stop app-0, again 2s"},
 		{name: "no grace, no hook", pod: []func(*v1.Pod){hooked, deleted(0)}, have: "app-0 running", want: "kill app-0, again 5s"},
 		{name: "a sidecar's hook runs at once", pod: []func(*v1.Pod){inits, sideHook, deleted(20)}, have: "side-0 running; init-0 exited; app-0 running", want: "preStop side-0, stop app-0, again 20s"},
+		{name: "an ephemeral container comes", pod: []func(*v1.Pod){looked}, have: "app-0 running", want: "start look-0 backoff=0s"},
+		{name: "also while init containers run", pod: []func(*v1.Pod){inits, looked}, have: "side-0 running; init-0 running", want: "start look-0 backoff=0s"},
+		{name: "it runs beside the others", pod: []func(*v1.Pod){looked}, have: "app-0 running; look-0 running", want: ""},
+		{name: "once only", pod: []func(*v1.Pod){looked}, have: "app-0 running; look-0 exited 1", want: ""},
+		{name: "not after a reboot either", pod: []func(*v1.Pod){looked, func(p *v1.Pod) {
+			p.Status.EphemeralContainerStatuses = []v1.ContainerStatus{{Name: "look", ContainerID: "containerd://x", State: v1.ContainerState{Running: &v1.ContainerStateRunning{}}}}
+		}}, have: "app-0 running", want: ""},
+		{name: "nothing waits for it", pod: []func(*v1.Pod){looked, policy(v1.RestartPolicyNever)}, have: "app-0 exited; look-0 running", want: "stop look-0, again 30s"},
+		{name: "it does not come to a pod that is over", pod: []func(*v1.Pod){looked, policy(v1.RestartPolicyNever)}, have: "app-0 exited", want: "ended"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			pod := &v1.Pod{Spec: v1.PodSpec{RestartPolicy: v1.RestartPolicyAlways, Containers: []v1.Container{{Name: "app", Image: "nginx"}}}}

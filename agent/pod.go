@@ -229,6 +229,9 @@ func (a *Agent) start(ctx context.Context, s seen, st start, m *memory) error {
 		return nil
 	}
 	config, err := a.containerConfig(ctx, pod, st, m.ready, image)
+	if err == nil {
+		config.PIDOf, err = s.joins(c.Name)
+	}
 	if err != nil {
 		m.trouble[c.Name] = trouble{reason: reasonConfigError, message: err.Error(), at: s.now}
 		return nil
@@ -259,6 +262,8 @@ func (s seen) policy(c *v1.Container) v1.RestartPolicy {
 	switch {
 	case isSidecar(c):
 		return v1.RestartPolicyAlways
+	case ephemeral(s.pod, c.Name) != nil:
+		return v1.RestartPolicyNever
 	case slices.ContainsFunc(s.pod.Spec.InitContainers, func(i v1.Container) bool { return i.Name == c.Name }):
 		return initPolicy(s.pod.Spec.RestartPolicy)
 	}

@@ -104,6 +104,7 @@ type ContainerConfig struct {
 	// Paths of the pod's pinned namespaces. Empty NetNS means the host's network.
 	NetNS, IPCNS, UTSNS string
 	HostPID, HostIPC    bool
+	PIDOf               string            // ID of a running container whose process namespace it joins.
 	Sysctls             map[string]string // "net.ipv4.tcp_syncookies": "1"; of the pod's namespaces only.
 	CgroupParent        string            // "/skiff/<pod uid>"; the container gets a child of it.
 }

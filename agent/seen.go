@@ -90,7 +90,8 @@ func (s seen) ailment(c *v1.Container, latest *Container) (why string, by *v1.Pr
 
 // past is what the pod's status says of a container.
 func (s seen) past(name string) *v1.ContainerStatus {
-	for _, statuses := range [][]v1.ContainerStatus{s.pod.Status.InitContainerStatuses, s.pod.Status.ContainerStatuses} {
+	status := &s.pod.Status
+	for _, statuses := range [][]v1.ContainerStatus{status.InitContainerStatuses, status.ContainerStatuses, status.EphemeralContainerStatuses} {
 		for i := range statuses {
 			if statuses[i].Name == name {
 				return &statuses[i]

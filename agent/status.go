@@ -64,12 +64,15 @@ func podStatus(s seen, d decision, at place) v1.PodStatus {
 			status.PodIPs = append(status.PodIPs, v1.PodIP{IP: ip})
 		}
 	}
-	status.InitContainerStatuses, status.ContainerStatuses = nil, nil
+	status.InitContainerStatuses, status.ContainerStatuses, status.EphemeralContainerStatuses = nil, nil, nil
 	for i := range s.pod.Spec.InitContainers {
 		status.InitContainerStatuses = append(status.InitContainerStatuses, s.containerStatus(&s.pod.Spec.InitContainers[i], d, at, true))
 	}
 	for i := range s.pod.Spec.Containers {
 		status.ContainerStatuses = append(status.ContainerStatuses, s.containerStatus(&s.pod.Spec.Containers[i], d, at, false))
+	}
+	for i := range s.pod.Spec.EphemeralContainers {
+		status.EphemeralContainerStatuses = append(status.EphemeralContainerStatuses, s.ephemeralStatus(&s.pod.Spec.EphemeralContainers[i], d, at))
 	}
 	if status.Phase != v1.PodSucceeded && status.Phase != v1.PodFailed {
 		status.Phase = s.phase(&status, d)

@@ -18,7 +18,6 @@ func unsupported(pod *v1.Pod) []string {
 		}
 	}
 	spec := &pod.Spec
-	add(len(spec.EphemeralContainers) > 0, "spec.ephemeralContainers")
 	add(spec.ShareProcessNamespace != nil && *spec.ShareProcessNamespace, "spec.shareProcessNamespace")
 	add(spec.HostUsers != nil && !*spec.HostUsers, "spec.hostUsers")
 	add(spec.RuntimeClassName != nil && *spec.RuntimeClassName != "", "spec.runtimeClassName")
@@ -46,6 +45,17 @@ func unsupported(pod *v1.Pod) []string {
 		unsupportedContainer(add, pod, &spec.Containers[i], fmt.Sprintf("spec.containers[%d]", i))
 		add(spec.Containers[i].RestartPolicy != nil, "spec.containers[%d].restartPolicy", i)
 	}
+	return fields
+}
+
+// unsupportedEphemeral lists what an ephemeral container asks for in vain.
+func unsupportedEphemeral(pod *v1.Pod, c *v1.EphemeralContainer) []string {
+	var fields []string
+	unsupportedContainer(func(asked bool, format string, args ...any) {
+		if asked {
+			fields = append(fields, fmt.Sprintf(format, args...))
+		}
+	}, pod, asContainer(c), fmt.Sprintf("spec.ephemeralContainers{%s}", c.Name))
 	return fields
 }
 

@@ -20,6 +20,7 @@ func pod() *Resource {
 		Subs: []Sub{
 			{Name: "attach", Kind: "PodAttachOptions", Verbs: stream},
 			{Name: "binding", Kind: "Binding", Verbs: []string{"create"}},
+			ephemeralSub(),
 			{Name: "eviction", Kind: "Eviction", Group: "policy", Verbs: []string{"create"}},
 			{Name: "exec", Kind: "PodExecOptions", Verbs: stream},
 			{Name: "log", Kind: "Pod", Verbs: []string{"get"}},
@@ -43,6 +44,7 @@ func pod() *Resource {
 		Default:        defaultPod,
 		PrepareCreate:  preparePod,
 		Validate:       validatePod,
+		ValidateCreate: validateNewPod,
 		ValidateUpdate: validatePodUpdate,
 		Fields: func(p *corev1.Pod) fields.Set {
 			return fields.Set{

@@ -99,8 +99,7 @@ func defaultPodSpec(s *corev1.PodSpec) {
 		defaultContainer(&s.Containers[i])
 	}
 	for i := range s.EphemeralContainers {
-		// The two types have the same fields by promise of the API; only the name differs.
-		defaultContainer((*corev1.Container)(&s.EphemeralContainers[i].EphemeralContainerCommon))
+		defaultContainer(asContainer(&s.EphemeralContainers[i]))
 	}
 }
 

@@ -13,9 +13,6 @@ import (
 func validatePod(p *corev1.Pod) field.ErrorList {
 	path := field.NewPath("spec")
 	errs := validatePodSpec(path, &p.Spec)
-	if len(p.Spec.EphemeralContainers) > 0 {
-		errs = append(errs, field.Forbidden(path.Child("ephemeralContainers"), "cannot be set on create"))
-	}
 	if p.Spec.NodeName != "" && len(p.Spec.SchedulingGates) > 0 {
 		errs = append(errs, field.Forbidden(path.Child("nodeName"), "cannot be set until all schedulingGates have been cleared"))
 	}
@@ -26,6 +23,14 @@ func validatePod(p *corev1.Pod) field.ErrorList {
 	}
 	errs = append(errs, validateImageSpaces(path.Child("containers"), p.Spec.Containers)...)
 	return append(errs, validateImageSpaces(path.Child("initContainers"), p.Spec.InitContainers)...)
+}
+
+// validateNewPod finds what a pod may come to have, but not begin with.
+func validateNewPod(p *corev1.Pod) field.ErrorList {
+	if len(p.Spec.EphemeralContainers) > 0 {
+		return field.ErrorList{field.Forbidden(field.NewPath("spec", "ephemeralContainers"), "cannot be set on create")}
+	}
+	return nil
 }
 
 // validateImageSpaces holds for pods only: in templates an image of blanks has always been let through.
@@ -44,6 +49,7 @@ func validatePodSpec(path *field.Path, s *corev1.PodSpec) field.ErrorList {
 	volumes, errs := validateVolumes(path.Child("volumes"), s.Volumes)
 	errs = append(errs, validateContainers(path.Child("containers"), s, volumes)...)
 	errs = append(errs, validateInitContainers(path.Child("initContainers"), s, volumes)...)
+	errs = append(errs, validateEphemeralContainers(path.Child("ephemeralContainers"), s, volumes)...)
 	errs = append(errs, validatePodResources(path.Child("resources"), s)...)
 	errs = append(errs, oneOf(path.Child("restartPolicy"), s.RestartPolicy,
 		corev1.RestartPolicyAlways, corev1.RestartPolicyOnFailure, corev1.RestartPolicyNever)...)

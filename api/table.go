@@ -7,7 +7,7 @@
 // for the part (containers, volumes, probes).
 //
 // An object goes through a row's rules in this order: Default, then PrepareCreate or PrepareUpdate, then what only the
-// server can add (an address for a Service), then Validate, and for a change ValidateUpdate. Each rule is a function of
+// server can add (an address for a Service), then Validate, and ValidateCreate or, for a change, ValidateUpdate. Each rule is a function of
 // its arguments alone, so all of them can be tested with YAML in and YAML, or errors, out.
 //
 // In Kubernetes: the internal and versioned types, defaults, conversions, validation, strategies and printers of
@@ -114,7 +114,7 @@ type Sub struct {
 	Group string // Of that kind, where it is not the resource's own: "autoscaling".
 	Verbs []string
 
-	// Prepare and Validate are the rules for a change of the status through this subresource, where it has any: what is
+	// Prepare and Validate are the rules for a change of the object through this subresource, where it has any: what is
 	// kept of old, and what is wrong.
 	Prepare  func(obj, old runtime.Object)
 	Validate func(obj, old runtime.Object) field.ErrorList
@@ -167,6 +167,7 @@ type rules[T any] struct {
 	PrepareCreate  func(obj *T)
 	PrepareUpdate  func(obj, old *T)
 	Validate       func(obj *T) field.ErrorList
+	ValidateCreate func(obj *T) field.ErrorList
 	ValidateUpdate func(obj, old *T) field.ErrorList
 	ValidateStatus func(obj, old *T) field.ErrorList // For the subresource "status".
 	Fields         func(obj *T) fields.Set
@@ -192,6 +193,9 @@ func row[T any, P interface {
 	}
 	if k.Validate != nil {
 		r.Validate = func(obj runtime.Object) field.ErrorList { return k.Validate(obj.(P)) }
+	}
+	if k.ValidateCreate != nil {
+		r.ValidateCreate = func(obj runtime.Object) field.ErrorList { return k.ValidateCreate(obj.(P)) }
 	}
 	if k.ValidateUpdate != nil {
 		r.ValidateUpdate = func(obj, old runtime.Object) field.ErrorList { return k.ValidateUpdate(obj.(P), old.(P)) }

@@ -329,13 +329,13 @@ func follow(r *api.Resource, obj runtime.Object, it *item, sub string) (runtime.
 	}
 	if ofStatus(sub) {
 		obj = withStatus(it.obj, obj)
-		if s, _ := r.Sub(sub); s.Prepare != nil {
-			s.Prepare(obj, it.obj)
-		}
-		if r.Default != nil {
-			r.Default(obj)
-		}
 		m = metaOf(obj)
+	}
+	if s, _ := r.Sub(sub); s.Prepare != nil {
+		s.Prepare(obj, it.obj)
+	}
+	if ofStatus(sub) && r.Default != nil {
+		r.Default(obj)
 	}
 	m.SetResourceVersion(old.GetResourceVersion())
 	m.SetUID(old.GetUID())
@@ -368,12 +368,12 @@ func follow(r *api.Resource, obj runtime.Object, it *item, sub string) (runtime.
 const subDelete = "delete"
 
 // isNewGeneration tells whether something else is wanted of the object than before; that it goes is such a thing too.
-// What a subresource does carries out what is wanted already: a pod that is bound to a node keeps its generation.
+// What other subresources do carries out what is wanted already: a pod that is bound to a node keeps its generation.
 func isNewGeneration(r *api.Resource, obj, old runtime.Object, sub string) bool {
 	switch sub {
 	case subDelete:
 		return metaOf(old).GetDeletionTimestamp() == nil
-	case "":
+	case "", "ephemeralcontainers":
 		return !equality.Semantic.DeepEqual(r.Wanted(obj), r.Wanted(old))
 	}
 	return false

@@ -27,8 +27,8 @@ const specVersion = "1.0.2"
 const termEnv = "TERM=xterm"
 
 // spec works out how the container runs: the image's configuration first, what the pod says over it. shm is the pod's
-// /dev/shm.
-func spec(c agent.ContainerConfig, id string, image oci.Image, shm string) []oci.SpecOpts {
+// /dev/shm, pidNS the process namespace to join, if any.
+func spec(c agent.ContainerConfig, id string, image oci.Image, shm, pidNS string) []oci.SpecOpts {
 	opts := []oci.SpecOpts{
 		oci.WithDefaultUnixDevices,
 		oci.WithoutRunMount,
@@ -40,7 +40,7 @@ func spec(c agent.ContainerConfig, id string, image oci.Image, shm string) []oci
 		oci.WithCgroup(c.CgroupParent + "/" + id),
 	}
 	opts = append(opts, user(c.Security)...)
-	opts = append(opts, isolation(c)...)
+	opts = append(opts, isolation(c, pidNS)...)
 	opts = append(opts, set(func(s *oci.Spec) { mounts(s, c, shm) }))
 	opts = append(opts, set(func(s *oci.Spec) { resources(s, c.Resources) }))
 	return append(opts, security(c.Security)...)
@@ -103,7 +103,7 @@ func user(sec agent.Security) []oci.SpecOpts {
 	}))
 }
 
-func isolation(c agent.ContainerConfig) []oci.SpecOpts {
+func isolation(c agent.ContainerConfig, pidNS string) []oci.SpecOpts {
 	var opts []oci.SpecOpts
 	join := func(kind specs.LinuxNamespaceType, path string, host bool) {
 		switch {
@@ -116,7 +116,7 @@ func isolation(c agent.ContainerConfig) []oci.SpecOpts {
 	join(specs.NetworkNamespace, c.NetNS, c.NetNS == "")
 	join(specs.IPCNamespace, c.IPCNS, c.HostIPC)
 	join(specs.UTSNamespace, c.UTSNS, false)
-	join(specs.PIDNamespace, "", c.HostPID)
+	join(specs.PIDNamespace, pidNS, c.HostPID && pidNS == "")
 	// With cgroup v1 a container sees the host's tree, as containerd does it for Kubernetes; with v2 its own part.
 	if cgroup2() {
 		opts = append(opts, oci.WithLinuxNamespace(specs.LinuxNamespace{Type: specs.CgroupNamespace}))

@@ -13,6 +13,7 @@ import (
 	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/containerd/v2/pkg/cio"
+	"github.com/containerd/containerd/v2/pkg/oci"
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
@@ -49,7 +50,11 @@ func (r *Runtime) Start(ctx context.Context, c agent.ContainerConfig) error {
 	if err != nil {
 		return err
 	}
-	container, err := r.create(ctx, id, c, image, shm)
+	pidNS, err := r.pidNamespace(ctx, c.PIDOf)
+	if err != nil {
+		return err
+	}
+	container, err := r.create(ctx, id, c, spec(c, id, image, shm, pidNS), image)
 	if err != nil {
 		return fmt.Errorf("create container: %w", err)
 	}
@@ -61,9 +66,21 @@ func (r *Runtime) Start(ctx context.Context, c agent.ContainerConfig) error {
 	return nil
 }
 
+// pidNamespace is the process namespace of a running container, "" for none.
+func (r *Runtime) pidNamespace(ctx context.Context, id string) (string, error) {
+	if id == "" {
+		return "", nil
+	}
+	task, _, err := r.running(ctx, id)
+	if err != nil {
+		return "", fmt.Errorf("join the processes of container %s: %w", id, err)
+	}
+	return fmt.Sprintf("/proc/%d/ns/pid", task.Pid()), nil
+}
+
 // create makes the container with its snapshot. An image that is here but not unpacked is unpacked; a snapshot that a
 // killed Start left is replaced.
-func (r *Runtime) create(ctx context.Context, id string, c agent.ContainerConfig, image containerd.Image, shm string) (containerd.Container, error) {
+func (r *Runtime) create(ctx context.Context, id string, c agent.ContainerConfig, spec []oci.SpecOpts, image containerd.Image) (containerd.Container, error) {
 	stopSignal := containerd.WithImageStopSignal(image, "SIGTERM")
 	if c.StopSignal != "" {
 		stopSignal = containerd.WithAdditionalContainerLabels(map[string]string{containerd.StopSignalLabel: c.StopSignal})
@@ -76,7 +93,7 @@ func (r *Runtime) create(ctx context.Context, id string, c agent.ContainerConfig
 			containerd.WithNewSnapshot(id, image, snapshotLabels),
 			containerd.WithAdditionalContainerLabels(labelsOf(c, image.Target().Digest.String())),
 			stopSignal,
-			containerd.WithNewSpec(spec(c, id, image, shm)...))
+			containerd.WithNewSpec(spec...))
 	}
 	container, err := try()
 	if errdefs.IsAlreadyExists(err) {
