@@ -12,6 +12,8 @@ import (
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"skiff/apiserver/custom/rule"
 )
 
 // maxDepth bounds how deep schemas may nest: everything that is done with one walks down it. Kubernetes' deepest published
@@ -66,6 +68,8 @@ func checkVersion(at *field.Path, v *apiextensionsv1.CustomResourceDefinitionVer
 	if len(errs) > 0 {
 		return errs
 	}
+	_, wrong := rule.Compile(path, s)
+	errs = append(errs, wrong...)
 	errs = append(errs, checkDefaults(path, s)...)
 	return append(errs, checkSelectable(at.Child("selectableFields"), v.SelectableFields, s)...)
 }

@@ -126,7 +126,6 @@ func checkSupported(path *field.Path, s *apiextensionsv1.JSONSchemaProps, p plac
 	if s.Default != nil && !p.defaults {
 		errs = append(errs, field.Forbidden(path.Child("default"), fmt.Sprintf("must not be set %s", p.why)))
 	}
-	forbid("x-kubernetes-validations", "skiff has no validation rules yet", len(s.XValidations) > 0)
 	forbid("id", "id is not supported", s.ID != "")
 	forbid("additionalItems", "additionalItems is not supported", s.AdditionalItems != nil)
 	forbid("patternProperties", "patternProperties is not supported", len(s.PatternProperties) > 0)

@@ -14,6 +14,8 @@ import (
 	"k8s.io/kube-openapi/pkg/validation/spec"
 	"k8s.io/kube-openapi/pkg/validation/strfmt"
 	"k8s.io/kube-openapi/pkg/validation/validate"
+
+	"skiff/apiserver/custom/rule"
 )
 
 // judge finds what is wrong with a kind's objects.
@@ -22,6 +24,8 @@ type judge struct {
 	scale  *apiextensionsv1.CustomResourceSubresourceScale
 	values *validate.SchemaValidator // Of the whole object.
 	status *validate.SchemaValidator // Of its status; nil where the schema says nothing of one.
+	rules  *rule.Rules
+	wrong  field.ErrorList // Rules that cannot be asked. The definition was refused for such, unless another version of skiff took it.
 }
 
 func newJudge(s *schema.Structural, subs *apiextensionsv1.CustomResourceSubresources) *judge {
@@ -30,6 +34,7 @@ func newJudge(s *schema.Structural, subs *apiextensionsv1.CustomResourceSubresou
 	if status, ok := whole.Properties["status"]; ok {
 		j.status = newValues(&status)
 	}
+	j.rules, j.wrong = rule.Compile(nil, s)
 	if subs != nil {
 		j.scale = subs.Scale
 	}
@@ -44,7 +49,7 @@ func (k *kind) validateCreate(obj runtime.Object) field.ErrorList {
 	j, content := k.judge(), tree(obj)
 	errs := valueErrors(nil, j.values, content)
 	errs = append(errs, j.common(content, nil, false)...)
-	return errs
+	return append(errs, j.asked(content, nil, errs)...)
 }
 
 // validateUpdate leaves alone what was wrong before and has not changed: a schema may have become stricter since.
@@ -53,7 +58,7 @@ func (k *kind) validateUpdate(obj, old runtime.Object) field.ErrorList {
 	j, content, before := k.judge(), tree(obj), tree(old)
 	errs := ratchet(valueErrors(nil, j.values, content), content, before)
 	errs = append(errs, j.common(content, before, false)...)
-	return errs
+	return append(errs, j.asked(content, before, errs)...)
 }
 
 // validateStatus is for a change of nothing but the status.
@@ -63,7 +68,26 @@ func (k *kind) validateStatus(obj, old runtime.Object) field.ErrorList {
 	if status, ok := content["status"]; ok && j.status != nil {
 		errs = ratchet(valueErrors(field.NewPath("status"), j.status, status), content, before)
 	}
-	return append(errs, j.common(content, before, true)...)
+	errs = append(errs, j.common(content, before, true)...)
+	return append(errs, j.asked(content, before, errs)...)
+}
+
+// unanswerable are errors after which rules would speak of what is not there, or is something else than the schema says.
+var unanswerable = []field.ErrorType{
+	field.ErrorTypeNotSupported, field.ErrorTypeRequired, field.ErrorTypeTooLong, field.ErrorTypeTooMany, field.ErrorTypeTypeInvalid,
+}
+
+// asked is what the rules find, if those who looked before have left something that they can be asked about.
+func (j *judge) asked(content, before map[string]any, found field.ErrorList) field.ErrorList {
+	switch {
+	case len(j.wrong) > 0:
+		return j.wrong
+	case j.rules == nil:
+		return nil
+	case slices.ContainsFunc(found, func(err *field.Error) bool { return slices.Contains(unanswerable, err.Type) }):
+		return field.ErrorList{field.Invalid(nil, nil, "some validation rules were not checked because the object was invalid; correct the existing errors to complete validation")}
+	}
+	return j.rules.Check(content, before)
 }
 
 // common is what is checked besides the values themselves.
