@@ -49,6 +49,7 @@ type base struct {
 	client  kubernetes.Interface
 	factory informers.SharedInformerFactory
 	loops   []runnable
+	tasks   []func(ctx context.Context) // What runs beside the loops, from before they begin until ctx ends.
 	synced  []cache.InformerSynced
 }
 
@@ -91,14 +92,17 @@ func New(client kubernetes.Interface, factory informers.SharedInformerFactory, c
 func (c *Controllers) Run(ctx context.Context) error {
 	c.events.Start()
 	defer c.events.Stop()
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	for _, task := range c.tasks {
+		wg.Go(func() { task(ctx) })
+	}
 	if !cache.WaitForCacheSync(ctx.Done(), c.synced...) {
 		return fmt.Errorf("run the controllers: %w before the informers were filled", context.Cause(ctx))
 	}
-	var wg sync.WaitGroup
 	for _, r := range c.loops {
 		wg.Go(func() { r.loop.Run(ctx, r.workers) })
 	}
-	wg.Wait()
 	return nil
 }
 
@@ -119,6 +123,11 @@ func (b *base) watch(loop *reconcile.Loop, informer cache.SharedIndexInformer, k
 // to which it matters what happened, not only to whom.
 func (b *base) handle(informer cache.SharedIndexInformer, h cache.ResourceEventHandlerFuncs) error {
 	b.needs(informer)
+	return listen(informer, h)
+}
+
+// listen is handle for an informer that may fill while the controllers run.
+func listen(informer cache.SharedIndexInformer, h cache.ResourceEventHandlerFuncs) error {
 	if gone := h.DeleteFunc; gone != nil {
 		h.DeleteFunc = func(obj any) {
 			if last, ok := obj.(cache.DeletedFinalStateUnknown); ok {

@@ -31,6 +31,7 @@ type garbage struct {
 	loop  *reconcile.Loop
 	live  anyKind
 	kinds []ownedKind
+	more  *customKinds
 }
 
 // ownedKind is a kind that is watched for owners and dependents.
@@ -66,16 +67,32 @@ func newGarbage(b *base) error {
 		if err := addIndex(informer, byOwner, ownerKeys); err != nil {
 			return fmt.Errorf("index %s for the garbage loop: %w", k.gvr.Resource, err)
 		}
-		err = b.handle(informer, cache.ResourceEventHandlerFuncs{
-			AddFunc:    func(obj any) { c.came(k, obj.(metav1.Object)) },
-			UpdateFunc: func(before, after any) { c.changed(k, before.(metav1.Object), after.(metav1.Object)) },
-			DeleteFunc: func(obj any) { c.gone(k, obj.(metav1.Object)) },
-		})
-		if err != nil {
+		b.needs(informer)
+		if err := c.watch(k, informer); err != nil {
 			return err
 		}
 	}
-	return nil
+	var err error
+	c.more, err = newCustomKinds(b, c.live, c.watch)
+	return err
+}
+
+// watch has the loop hear of what happens to a kind's objects.
+func (c *garbage) watch(k *ownedKind, informer cache.SharedIndexInformer) error {
+	return listen(informer, cache.ResourceEventHandlerFuncs{
+		AddFunc:    func(obj any) { c.came(k, obj.(metav1.Object)) },
+		UpdateFunc: func(before, after any) { c.changed(k, before.(metav1.Object), after.(metav1.Object)) },
+		DeleteFunc: func(obj any) { c.gone(k, obj.(metav1.Object)) },
+	})
+}
+
+// all are the kinds of the table and those that were defined since.
+func (c *garbage) all() []*ownedKind {
+	all := make([]*ownedKind, 0, len(c.kinds))
+	for i := range c.kinds {
+		all = append(all, &c.kinds[i])
+	}
+	return append(all, c.more.all()...)
 }
 
 // item names an object of a watched kind; as a string it is the loop's key.
@@ -130,9 +147,10 @@ func ownerNamespace(k *ownedKind, dependent metav1.Object) string {
 }
 
 func (c *garbage) kindOf(ref metav1.OwnerReference) *ownedKind {
-	for i := range c.kinds {
-		if c.kinds[i].gvk.Kind == ref.Kind && c.kinds[i].gvk.GroupVersion().String() == ref.APIVersion {
-			return &c.kinds[i]
+	group := schema.FromAPIVersionAndKind(ref.APIVersion, ref.Kind).GroupKind()
+	for _, k := range c.all() {
+		if k.gvk.GroupKind() == group { // In whatever version: it is the same object.
+			return k
 		}
 	}
 	return nil
@@ -140,8 +158,7 @@ func (c *garbage) kindOf(ref metav1.OwnerReference) *ownedKind {
 
 // find returns the object that a key names, as the cache has it; nil if there is none.
 func (c *garbage) find(key string) (*ownedKind, metav1.Object) {
-	for i := range c.kinds {
-		k := &c.kinds[i]
+	for _, k := range c.all() {
 		prefix := path(schema.GroupVersionResource{Group: k.gvr.Group, Version: k.gvr.Version}, "", "")
 		rest, ok := strings.CutPrefix(key, prefix)
 		if !ok {
@@ -176,8 +193,7 @@ type dependent struct {
 
 func (c *garbage) dependents(owner types.UID) []dependent {
 	var all []dependent
-	for i := range c.kinds {
-		k := &c.kinds[i]
+	for _, k := range c.all() {
 		objs, err := k.indexer.ByIndex(byOwner, string(owner))
 		if err != nil {
 			continue // The index was added when the controller was built.
