@@ -193,12 +193,12 @@ func (c *cache) apply(ev store.Event) error {
 			return err
 		}
 	}
-	shelf.apply(key, ev.Rev, it)
-	if shelf == c.resources[definitions] {
+	if shelf == c.resources[definitions] { // Its kind is served before anybody can read that it is.
 		if err := c.define(key, it, ev.Rev); err != nil {
 			return err
 		}
 	}
+	shelf.apply(key, ev.Rev, it)
 	c.reached(ev.Rev)
 	return nil
 }
