@@ -14,6 +14,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/util/proxy"
+	"k8s.io/streaming/pkg/httpstream/wsstream"
 )
 
 // What a pod prints, and what is typed into it, is at its node. The API server passes bytes through and translates
@@ -105,6 +106,10 @@ func (h *resource) logs(w http.ResponseWriter, r *http.Request) error {
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
 		return nodeRefused(resp)
+	}
+	if wsstream.IsWebSocketRequest(r) {
+		h.server.logSocket(w, r, resp.Body)
+		return nil
 	}
 	w.Header().Set("Content-Type", "text/plain")
 	w.WriteHeader(http.StatusOK)

@@ -59,6 +59,7 @@ type Server struct {
 	limits    limits
 	schemas   schemas
 	served    atomic.Pointer[served]
+	metrics   *metrics
 	transport http.RoundTripper // Connects to pods, for the proxy subresources.
 	handler   http.Handler      // What requests from this process go to; those from outside go through limits before.
 }
@@ -90,6 +91,7 @@ func New(ctx context.Context, s store.Store, config Config) (*Server, error) {
 		allocator: allocator{cidr: config.ServiceCIDR, ports: config.NodePorts},
 	}
 	srv.served.Store(&served{table: table, documents: documents})
+	srv.metrics = newMetrics(srv)
 	srv.handler = srv.routes()
 	c.custom.changed = srv.serveCustom
 	return srv, srv.serveCustom()
@@ -117,6 +119,7 @@ func (s *Server) routes() http.Handler {
 	mux := chi.NewRouter()
 	mux.Use(routeDecoded)
 	s.healthRoutes(mux)
+	mux.With(s.authenticate, recoverPanics).Method(http.MethodGet, "/metrics", handler(s.serveMetrics))
 	mux.Method(http.MethodGet, "/version", handler(s.version))
 
 	known := chi.Chain(s.authenticate, recoverPanics)
@@ -216,7 +219,7 @@ func (s *Server) resourceRoutes(mux chi.Router, r *api.Resource, sh *shelf, owne
 
 // may has the request checked before it is handled.
 func (h *resource) may(verb, sub string, next handler) handler {
-	return func(w http.ResponseWriter, r *http.Request) error {
+	return h.server.metrics.observe(h.Resource, verb, sub, func(w http.ResponseWriter, r *http.Request) error {
 		v := verb
 		if v == "list" && isWatch(r) {
 			v = "watch"
@@ -237,7 +240,7 @@ func (h *resource) may(verb, sub string, next handler) handler {
 			return err
 		}
 		return next(w, r)
-	}
+	})
 }
 
 // selectedName is the one object that a list or watch is about, where its field selector names one: who may read that

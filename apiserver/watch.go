@@ -13,6 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/streaming/pkg/httpstream/wsstream"
 )
 
 // watchOptions say where a watch begins and when it ends.
@@ -127,10 +128,17 @@ func (s *Server) serveWatch(w http.ResponseWriter, r *http.Request, sh *shelf, s
 	if f.media == typeYAML {
 		return notAcceptable(r.Header.Get("Accept")) // YAML documents have no frames.
 	}
-	out := &eventWriter{w: w, r: r, server: s, shelf: sh, format: f}
-	out.start()
-	if err := s.stream(r.Context(), sh, sel, o, out.emit); err != nil {
-		out.fail(err)
+	run := func(w http.ResponseWriter, r *http.Request) {
+		out := &eventWriter{w: w, r: r, server: s, shelf: sh, format: f}
+		out.start()
+		if err := s.stream(r.Context(), sh, sel, o, out.emit); err != nil {
+			out.fail(err)
+		}
+	}
+	if wsstream.IsWebSocketRequest(r) {
+		watchSocket(w, r, run)
+	} else {
+		run(w, r)
 	}
 	return nil
 }

@@ -1,0 +1,163 @@
+package apiserver
+
+import (
+	"bufio"
+	"fmt"
+	"net"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"skiff/api"
+
+	"github.com/go-chi/chi/v5"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+)
+
+// metrics count what the server does, under Kubernetes' names where they mean the same. Labels have only values of the
+// table, so that no client can make them many.
+// https://kubernetes.io/docs/reference/instrumentation/metrics/
+type metrics struct {
+	requests    *prometheus.CounterVec
+	durations   *prometheus.HistogramVec
+	longRunning *prometheus.GaugeVec
+	handler     http.Handler
+}
+
+// ofRequest are the labels that say what a request was about.
+var ofRequest = []string{"verb", "group", "version", "resource", "subresource", "scope", "component"}
+
+func newMetrics(s *Server) *metrics {
+	m := &metrics{
+		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "apiserver_request_total", Help: "Requests for resources, by what they were about and the code of their answer.",
+		}, append([]string{"code"}, ofRequest...)),
+		durations: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "apiserver_request_duration_seconds", Help: "How long requests for resources took, but for those that last.",
+			Buckets: []float64{0.001, 0.005, 0.025, 0.1, 0.5, 1, 5, 30, 60},
+		}, ofRequest),
+		longRunning: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "apiserver_longrunning_requests", Help: "Requests under way that last, such as watches.",
+		}, ofRequest),
+	}
+	registry := prometheus.NewPedanticRegistry()
+	registry.MustRegister(m.requests, m.durations, m.longRunning, stored{s},
+		inFlight("readOnly", func() int { return len(s.limits.reading) }), inFlight("mutating", func() int { return len(s.limits.changing) }),
+		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	m.handler = promhttp.HandlerFor(registry, promhttp.HandlerOpts{MaxRequestsInFlight: 4})
+	return m
+}
+
+func inFlight(kind string, count func() int) prometheus.Collector {
+	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "apiserver_current_inflight_requests", Help: "Requests from outside this process that hold a slot.",
+		ConstLabels: prometheus.Labels{"request_kind": kind},
+	}, func() float64 { return float64(count()) })
+}
+
+// stored counts objects when it is asked.
+type stored struct{ server *Server }
+
+var storedObjects = prometheus.NewDesc("apiserver_storage_objects", "Stored objects by resource.", []string{"resource"}, nil)
+
+func (stored) Describe(out chan<- *prometheus.Desc) { out <- storedObjects }
+
+func (c stored) Collect(out chan<- prometheus.Metric) {
+	for _, sh := range c.server.cache.shelves() {
+		sh.mu.RLock()
+		count := sh.tree.Len()
+		sh.mu.RUnlock()
+		out <- prometheus.MustNewConstMetric(storedObjects, prometheus.GaugeValue, float64(count), sh.resource.GroupResource().String())
+	}
+}
+
+// observe counts the requests of a route.
+func (m *metrics) observe(res *api.Resource, verb, sub string, next handler) handler {
+	return func(w http.ResponseWriter, r *http.Request) error {
+		lasts := longRunning(r)
+		labels := []string{verbOf(verb, sub, r), res.Group, res.Version, res.Name, sub, scopeOf(r), "apiserver"}
+		if lasts {
+			gauge := m.longRunning.WithLabelValues(labels...)
+			gauge.Inc()
+			defer gauge.Dec()
+		}
+		began := time.Now()
+		seen := &codeSeen{ResponseWriter: w, code: http.StatusOK}
+		err := next(seen, r)
+		if err != nil {
+			seen.code = int(statusOf(err).Code)
+		}
+		if !lasts {
+			m.durations.WithLabelValues(labels...).Observe(time.Since(began).Seconds())
+		}
+		m.requests.WithLabelValues(append([]string{strconv.Itoa(seen.code)}, labels...)...).Inc()
+		return err
+	}
+}
+
+// verbOf names what a request does as Kubernetes' metrics do.
+func verbOf(verb, sub string, r *http.Request) string {
+	switch sub {
+	case "exec", "attach", "portforward", "proxy":
+		return "CONNECT"
+	}
+	switch verb {
+	case "list":
+		if isWatch(r) {
+			return "WATCH"
+		}
+	case "create":
+		return "POST"
+	case "update":
+		return "PUT"
+	case "patch":
+		if strings.HasPrefix(r.Header.Get("Content-Type"), "application/apply-patch") {
+			return "APPLY"
+		}
+	}
+	return strings.ToUpper(verb)
+}
+
+func scopeOf(r *http.Request) string {
+	switch {
+	case chi.URLParam(r, "name") != "":
+		return "resource"
+	case chi.URLParam(r, "namespace") != "":
+		return "namespace"
+	}
+	return "cluster"
+}
+
+// codeSeen notes the code of an answer.
+type codeSeen struct {
+	http.ResponseWriter
+	code int
+}
+
+func (w *codeSeen) WriteHeader(code int) {
+	w.code = code
+	w.ResponseWriter.WriteHeader(code)
+}
+
+// Unwrap is for http.ResponseController.
+func (w *codeSeen) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+// Hijack is for those that take over a connection and do not know http.ResponseController.
+func (w *codeSeen) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	w.code = http.StatusSwitchingProtocols
+	return http.NewResponseController(w.ResponseWriter).Hijack()
+}
+
+// serveMetrics answers administrators: how much of what there is tells a lot.
+func (s *Server) serveMetrics(w http.ResponseWriter, r *http.Request) error {
+	if u, _ := userOf(r); !isAdministrator(u) {
+		return apierrors.NewForbidden(schema.GroupResource{}, "", fmt.Errorf("User %q cannot get path %q", u.Name, r.URL.Path))
+	}
+	s.metrics.handler.ServeHTTP(w, r)
+	return nil
+}
