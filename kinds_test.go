@@ -1,0 +1,171 @@
+package skiff_test
+
+import (
+	"cmp"
+	"flag"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+
+	"skiff/api"
+)
+
+var update = flag.Bool("update", false, "write what documents say of the table, instead of comparing it")
+
+// actors says of each kind what acts on it in skiff, and what of Kubernetes does not yet. All else that the documents say
+// of a kind is in the table. A kind that is idle there is said to be stored and no more; what stands here comes after.
+var actors = map[string]string{
+	"Binding":                   "puts a pod on a node",
+	"ClusterRole":               "nothing is enforced",
+	"ClusterRoleBinding":        "nothing is enforced",
+	"Role":                      "nothing is enforced",
+	"RoleBinding":               "nothing is enforced",
+	"CertificateSigningRequest": "it gets the name of who asks, and is approved and denied; nothing signs",
+	"ComponentStatus":           "the store, as `etcd-0`, when somebody asks",
+	"ConfigMap":                 "the agent: environment and volumes",
+	"ControllerRevision":        "stored, for who keeps a history",
+	"CSIDriver":                 "stored, for a driver that none can use yet",
+	"CSINode":                   "stored, for a driver that none can use yet",
+	"CSIStorageCapacity":        "stored, for a driver that none can use yet",
+	"CustomResourceDefinition":  "the API server: the kind is served as soon as its names are accepted, and its objects go before it",
+	"Deployment":                "RollingUpdate and Recreate, rollback, progress deadline, pause",
+	"EndpointSlice":             "written for each Service with a selector; read by proxy and DNS",
+	"Endpoints":                 "written for each Service with a selector. Not yet: those made by hand are not mirrored to EndpointSlices, which are what proxy and DNS read",
+	"Event":                     "written by scheduler, controllers and agent; gone after an hour",
+	"Ingress":                   "stored, for an ingress controller of one's own",
+	"IngressClass":              "admission: the default class of an Ingress",
+	"IPAddress":                 "made for each address that a Service has, and gone with it",
+	"Job":                       "its selector and labels are made",
+	"Lease":                     "the nodes' heartbeats",
+	"LocalSubjectAccessReview":  "answered by who is let in now",
+	"Namespace":                 "emptied when deleted",
+	"NetworkPolicy":             "nothing is blocked",
+	"Node":                      "registered by the agent; marked when it falls silent; its pods are not evicted yet",
+	"PersistentVolumeClaim":     "claims stay `Pending`",
+	"Pod":                       "scheduler, agent. Not yet: resize",
+	"PodDisruptionBudget":       "counted, and asked before an eviction. Not yet: pods whose owner is a custom resource with a scale",
+	"PodTemplate":               "stored, as in Kubernetes",
+	"PriorityClass":             "admission: a pod's priority, the default class. Not yet: preemption",
+	"ReplicaSet":                "makes and deletes pods",
+	"Secret":                    "the agent: environment and volumes",
+	"SelfSubjectAccessReview":   "answered by who is let in now",
+	"SelfSubjectReview":         "answered",
+	"SelfSubjectRulesReview":    "answered by who is let in now",
+	"Service":                   "proxy, DNS",
+	"ServiceAccount":            "`default` is made in each namespace; tokens are signed ES256, bound to a Pod, Secret or Node if asked, and checked against `/openid/v1/jwks`, which members of the cluster may read",
+	"ServiceCIDR":               "the range of `--service-cidr` is shown as `kubernetes`",
+	"StorageClass":              "admission: the default class of a claim. Not yet: volumes",
+	"SubjectAccessReview":       "answered by who is let in now",
+	"TokenReview":               "answered",
+	"VolumeAttachment":          "stored, for a driver that none can use yet",
+}
+
+// The lines of docs/compatibility.md between these two are made from the table.
+const (
+	kindsBegin = "<!-- What follows is made from the table in api/: go test . -run Kinds -update -->\n"
+	kindsEnd   = "<!-- As far as here. -->\n"
+)
+
+// TestCompatibilityKinds promises that the page has every kind that is served, as it is served.
+func TestCompatibilityKinds(t *testing.T) {
+	const name = "docs/compatibility.md"
+	text, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before, rest, ok := strings.Cut(string(text), kindsBegin)
+	have, after, ended := strings.Cut(rest, kindsEnd)
+	if !ok || !ended {
+		t.Fatalf("%s lacks the lines between which the kinds stand", name)
+	}
+	want := kindsTable(t)
+	if *update {
+		if err := os.WriteFile(name, []byte(before+kindsBegin+want+kindsEnd+after), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	if have != want {
+		t.Errorf("%s is not of this table: go test . -run Kinds -update, and look at the difference", name)
+	}
+}
+
+// TestActorsAreKinds promises that nothing is said of a kind that there is not, and something of each that there is.
+func TestActorsAreKinds(t *testing.T) {
+	kinds := map[string]bool{}
+	for _, r := range api.Table() {
+		kinds[r.Kind] = true
+		if text := actors[r.Kind]; text == "" && !r.Idle {
+			t.Errorf("nothing says what acts on a %s", r.Kind)
+		}
+	}
+	for kind := range actors {
+		if !kinds[kind] {
+			t.Errorf("there is no kind %s", kind)
+		}
+	}
+}
+
+// kindsTable has a row for each kind, with the other versions and groups that it is seen in; kinds of which the same is to
+// be said share one.
+func kindsTable(t *testing.T) string {
+	t.Helper()
+	var b strings.Builder
+	b.WriteString("\n| group | kind | verbs | subresources | what acts on it |\n|---|---|---|---|---|\n")
+	table := api.Table()
+	slices.SortStableFunc(table, func(a, b *api.Resource) int { return cmp.Compare(a.Group, b.Group) })
+	var kinds []string
+	for i, r := range table {
+		if r.View != nil {
+			continue
+		}
+		kinds = append(kinds, r.Kind)
+		line := kindLine(r, table)
+		if i+1 < len(table) && table[i+1].View == nil && kindLine(table[i+1], table) == line {
+			continue
+		}
+		fmt.Fprintf(&b, line, strings.Join(kinds, ", "))
+		kinds = nil
+	}
+	b.WriteString("\n")
+	return b.String()
+}
+
+// kindLine is the row of a kind, with a place for its name.
+func kindLine(r *api.Resource, table []*api.Resource) string {
+	group := func(r *api.Resource) string { return cmp.Or(r.Group, "core") }
+	where := group(r)
+	for _, v := range table {
+		switch {
+		case v.View == nil || v.View.Of.GroupVersionKind() != r.GroupVersionKind():
+		case v.Group == r.Group:
+			where += " (" + r.Version + ", " + v.Version + ")"
+		default:
+			where += ", " + group(v)
+		}
+	}
+	var subs []string
+	for _, s := range r.Subs {
+		subs = append(subs, s.Name)
+	}
+	acts := actors[r.Kind]
+	if r.Idle {
+		acts = strings.TrimSuffix("stored, not acted on yet: "+acts, ": ")
+	}
+	return "| " + where + " | %s | " + verbs(r) + " | " + strings.Join(subs, ", ") + " | " + strings.ReplaceAll(acts, "%", "%%") + " |\n"
+}
+
+// verbs says how many of the eight there are.
+func verbs(r *api.Resource) string {
+	all := []string{"create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"}
+	missing := slices.DeleteFunc(all, func(v string) bool { return slices.Contains(r.Verbs, v) })
+	switch {
+	case len(missing) == 0:
+		return "all"
+	case len(missing) < len(r.Verbs):
+		return "all but " + strings.Join(missing, ", ")
+	}
+	return strings.Join(r.Verbs, ", ")
+}
