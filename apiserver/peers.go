@@ -108,10 +108,12 @@ func (s *Server) ownLease() *coordinationv1.Lease {
 // publishPeers writes the endpoints. Where nobody is left, the last ones stay: nothing would be better off without.
 func (s *Server) publishPeers(ctx context.Context) error {
 	k := s.kubernetesService()
-	k.addresses = samePort(s.lookAround(ctx, time.Now()), s.config.Advertise)
-	if len(k.addresses) == 0 {
+	alive := s.lookAround(ctx, time.Now())
+	if len(alive) == 0 {
 		return nil
 	}
+	addresses, port := samePort(alive)
+	k.addresses, k.ports = addresses, []int32{int32(port)}
 	return s.setEndpoints(ctx, k)
 }
 
@@ -141,13 +143,15 @@ func (s *Server) lookAround(ctx context.Context, now time.Time) (alive []netip.A
 	return alive
 }
 
-// samePort picks the servers that listen on the same port as own: endpoints have one for all.
-func samePort(servers []netip.AddrPort, own netip.AddrPort) (addresses []string) {
+// samePort picks the servers that listen on the same port as the first of them: endpoints have one for all, and all servers
+// must pick the same.
+func samePort(servers []netip.AddrPort) (addresses []string, port uint16) {
+	slices.SortFunc(servers, netip.AddrPort.Compare)
+	port = servers[0].Port()
 	for _, server := range servers {
-		if server.Port() == own.Port() {
+		if server.Port() == port {
 			addresses = append(addresses, server.Addr().String())
 		}
 	}
-	slices.Sort(addresses)
-	return slices.Compact(addresses)
+	return slices.Compact(addresses), port
 }

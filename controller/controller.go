@@ -10,7 +10,7 @@
 // returns is shared with everybody and is copied before it is changed.
 //
 // In Kubernetes: kube-controller-manager. Left out so far: the controllers of the kinds that skiff does not serve yet
-// (jobs, daemon sets, stateful sets, volumes, ...), eviction from lost nodes, and leader election.
+// (jobs, daemon sets, stateful sets, volumes, ...), eviction from lost nodes. Leader election is cmd/skiff's.
 package controller
 
 import (

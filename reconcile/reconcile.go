@@ -5,7 +5,7 @@
 // closes the gap. It may therefore be called too often, late, or after a restart, and still do the right thing.
 //
 // In Kubernetes: the informer and workqueue pattern of k8s.io/client-go, which every controller writes out by hand
-// (k8s.io/sample-controller). Left out: leader election, which a single server does not need.
+// (k8s.io/sample-controller). Left out: leader election, which is the business of whoever runs the loops (cmd/skiff).
 package reconcile
 
 import (

@@ -31,15 +31,21 @@ func StartEtcd(t testing.TB, args ...string) *Etcd {
 		scheme = "https://"
 	}
 	e := &Etcd{t: t, URL: scheme + client}
-	e.args = append([]string{etcdPath(t),
-		"--name=one", "--data-dir=" + filepath.Join(t.TempDir(), "etcd"), "--logger=zap", "--log-level=error",
-		"--listen-client-urls=" + e.URL, "--advertise-client-urls=" + e.URL,
-		"--listen-peer-urls=http://" + peer, "--initial-advertise-peer-urls=http://" + peer, "--initial-cluster=one=http://" + peer,
-		"--heartbeat-interval=20", "--election-timeout=200", // It has nobody to wait for.
-	}, args...)
+	e.args = EtcdCommand(t, e.URL, "http://"+peer, args...)
 	e.Start()
 	t.Cleanup(e.Kill)
 	return e
+}
+
+// EtcdCommand is the command line of an etcd that serves clients and peers at these URLs, with a directory of the test's.
+func EtcdCommand(t testing.TB, client, peer string, args ...string) []string {
+	t.Helper()
+	return append([]string{etcdPath(t),
+		"--name=one", "--data-dir=" + filepath.Join(t.TempDir(), "etcd"), "--logger=zap", "--log-level=error",
+		"--listen-client-urls=" + client, "--advertise-client-urls=" + client,
+		"--listen-peer-urls=" + peer, "--initial-advertise-peer-urls=" + peer, "--initial-cluster=one=" + peer,
+		"--heartbeat-interval=20", "--election-timeout=200", // It has nobody to wait for.
+	}, args...)
 }
 
 // Start starts it, anew after Kill, with what it has on disk, and waits until it listens.
