@@ -16,7 +16,7 @@ STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 RACE := ./agent ./apiserver/... ./controller ./dns ./proxy ./reconcile ./scheduler ./store/...
 
 .DEFAULT_GOAL := build
-.PHONY: build images up down test unit cluster-test lint bench bench-start bench-pods bench-idle clean help
+.PHONY: build images up down test unit cluster-test lint bench bench-start bench-pods bench-idle bench-store clean help
 
 build: ## bin/skiff, and bin/kubectl, the real one
 	go build -trimpath -tags grpcnotrace -ldflags "-s -w -X main.version=$(VERSION)" -o bin/skiff ./cmd/skiff
@@ -60,6 +60,10 @@ bench-pods: build images ## from apply until Ready, for 1 pod and for 50, and th
 
 bench-idle: build images ## memory, processor time and disk writes in a minute without change
 	go test -count=1 -v -timeout=10m -run=NONE -benchtime=1x -bench=Idle ./test
+
+bench-store: ## writes to the store against the disk alone; how large its file is after a million heartbeats
+	go test -count=1 -run=NONE -bench=Put ./store/bolt
+	go test -count=1 -timeout=20m -run=NONE -benchtime=1x -bench=Size ./store/bolt
 
 clean: ## remove what was built
 	rm -rf bin

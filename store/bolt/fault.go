@@ -86,6 +86,10 @@ func (s *Store) reopen() error {
 		return err
 	}
 	s.db, s.last = db, last
-	s.history.restart(last.rev)
+	if last == s.doubtful.stamp {
+		s.history.add(s.doubtful.events) // It did happen.
+	} else {
+		s.history.restart(last.rev)
+	}
 	return nil
 }

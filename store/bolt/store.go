@@ -49,6 +49,7 @@ type Store struct {
 
 	// Of the writer alone.
 	last        stamp     // Of the last transaction that is durable.
+	doubtful    applied   // What it was that the disk did not take: it may be in the file all the same.
 	fault       error     // Why the disk did not take the last one; nil if it did.
 	faultAt     time.Time // When that was tried.
 	compactFrom int64     // Bytes of a file that is worth to be written anew.

@@ -114,6 +114,7 @@ func (s *Store) try(batch []*write) (applied, error) {
 	}
 	done, err := s.apply(batch)
 	if err != nil {
+		s.doubtful = done
 		return applied{}, s.suspect(err)
 	}
 	return done, nil
