@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"time"
 
 	"skiff/api"
 
@@ -196,51 +195,4 @@ func (s *Server) set(ctx context.Context, resource string, obj runtime.Object) e
 		return fmt.Errorf("update %s %s: %w", resource, m.Name, err)
 	}
 	return nil
-}
-
-// eventLife is how long Events are kept, as in Kubernetes (--event-ttl).
-const eventLife = time.Hour
-
-// expireEvents deletes Events that are too old. It sleeps until the oldest is due.
-func (s *Server) expireEvents(ctx context.Context) error {
-	events := s.shelf("events")
-	for {
-		next := time.Now().Add(eventLife)
-		for _, it := range events.state(s.cache).items(selectAll(events.resource)) {
-			due := lastSeen(it.obj.(*corev1.Event)).Add(eventLife)
-			if due.After(time.Now()) {
-				next = earlier(next, due)
-				continue
-			}
-			// Gone or changed meanwhile: then it is not for us any more, or comes up again.
-			_ = s.cache.remove(ctx, events, it.key, it.rev)
-		}
-		select {
-		case <-time.After(time.Until(next) + time.Second):
-		case <-ctx.Done():
-			return nil
-		}
-	}
-}
-
-func earlier(a, b time.Time) time.Time {
-	if b.Before(a) {
-		return b
-	}
-	return a
-}
-
-// lastSeen is when an Event last happened.
-func lastSeen(e *corev1.Event) time.Time {
-	last := e.CreationTimestamp.Time
-	seen := []time.Time{e.LastTimestamp.Time, e.EventTime.Time}
-	if e.Series != nil {
-		seen = append(seen, e.Series.LastObservedTime.Time)
-	}
-	for _, t := range seen {
-		if t.After(last) {
-			last = t
-		}
-	}
-	return last
 }

@@ -27,6 +27,8 @@ type cache struct {
 	resources map[string]*shelf // Of the table's rows that store, by "pods", "deployments.apps": the first part of a key in the store.
 	custom    customKinds       // What definitions add to that.
 
+	order sync.RWMutex // Held for writing while an event is put on its shelf, for reading by who wants all shelves at one revision.
+
 	mu      sync.Mutex
 	applied uint64              // All events up to this revision are in the shelves and with their watchers.
 	waiting map[uint64]*waiters // Those who wait for a revision.
@@ -123,6 +125,8 @@ func (c *cache) load(ctx context.Context) error {
 		}
 		trees[shelf].ReplaceOrInsert(it)
 	}
+	c.order.Lock()
+	defer c.order.Unlock()
 	for s, tree := range trees {
 		s.reset(tree, rev)
 	}
@@ -193,6 +197,8 @@ func (c *cache) apply(ev store.Event) error {
 			return err
 		}
 	}
+	c.order.Lock()
+	defer c.order.Unlock()
 	if shelf == c.resources[definitions] { // Its kind is served before anybody can read that it is.
 		if err := c.define(key, it, ev.Rev); err != nil {
 			return err

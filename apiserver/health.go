@@ -2,12 +2,15 @@ package apiserver
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
 	"slices"
 	"strings"
 	"time"
+
+	"skiff/store"
 
 	"github.com/go-chi/chi/v5"
 )
@@ -98,9 +101,13 @@ func quoted(names []string) string {
 // healthTimeout is how long the store may take to answer.
 const healthTimeout = 2 * time.Second
 
-// storeWorks fails if the store does not answer, or this server's memory does not follow it.
+// storeWorks fails if the store does not answer, cannot write now, or is not followed by this server's memory.
 func (s *Server) storeWorks(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, healthTimeout)
 	defer cancel()
+	// Nothing is under the empty name. A store that cannot write says that instead.
+	if _, err := s.cache.store.Delete(ctx, s.shelf("namespaces").storeKey(""), 1); !errors.Is(err, store.ErrNotFound) {
+		return err
+	}
 	return s.cache.catchUp(ctx, s.shelf("namespaces"), "")
 }

@@ -127,6 +127,7 @@ func (s *Server) routes() http.Handler {
 	mux.NotFound(s.customRoutes(members.Handler(handler(notFoundPath))))
 	mux.MethodNotAllowed(members.Handler(handler(methodNotAllowed)).ServeHTTP)
 	s.discoveryRoutes(mux.With(members...))
+	mux.With(known...).Method(http.MethodGet, SnapshotPath, handler(s.serveSnapshot))
 	mux.With(members...).Method(http.MethodGet, "/.well-known/openid-configuration", handler(s.issuerDocument))
 	mux.With(members...).Method(http.MethodGet, keysPath, handler(s.keysDocument))
 	for _, r := range s.table {
