@@ -27,8 +27,8 @@ func (h handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // https://kubernetes.io/docs/reference/kubernetes-api/common-definitions/status/
 func writeError(w http.ResponseWriter, r *http.Request, err error) {
 	status := statusOf(err)
-	// That the store cannot write is said once, by the store, and not for each request.
-	if status.Code == http.StatusInternalServerError && !errors.Is(err, store.ErrUnavailable) {
+	// That the store takes no writes it says once itself, and not for each request.
+	if status.Code == http.StatusInternalServerError && !errors.Is(err, store.ErrRefused) {
 		slog.Error("request failed", "method", r.Method, "path", r.URL.Path, "err", err)
 	}
 	if d := status.Details; d != nil && d.RetryAfterSeconds > 0 {

@@ -25,7 +25,7 @@ type faultyStore struct {
 	broken         atomic.Bool
 }
 
-var errNoSpace = fmt.Errorf("%w: no space left on device", store.ErrUnavailable)
+var errNoSpace = fmt.Errorf("%w: no space left on device", store.ErrRefused)
 
 func (s *faultyStore) Put(ctx context.Context, key string, value []byte, rev uint64) (uint64, error) {
 	if s.broken.Load() {

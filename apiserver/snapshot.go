@@ -28,7 +28,7 @@ func (c *cache) moment() (rev uint64, states map[*shelf]state) {
 	c.order.RLock() // No event is between the shelves now.
 	defer c.order.RUnlock()
 	states = map[*shelf]state{}
-	for _, s := range c.resources {
+	for _, s := range c.shelves() {
 		states[s] = s.state(c)
 	}
 	return c.revision(), states

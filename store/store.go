@@ -22,8 +22,11 @@ var (
 	ErrClosed    = errors.New("store closed")
 	ErrTooLarge  = errors.New("value too large for the store")
 
-	// ErrUnavailable is for a store that is somewhere else and does not answer, or whose disk is full or broken. It goes on by
-	// itself when that is over. Whether a write happened is open then.
+	// ErrRefused is for a store whose disk takes no writes: it is full, read-only or broken. The write did not happen, reads go
+	// on, and so does the store by itself when the disk is back.
+	ErrRefused = errors.New("the store takes no writes")
+
+	// ErrUnavailable is for a store that is somewhere else and does not answer. Whether a write happened is open then.
 	ErrUnavailable = errors.New("store unavailable")
 )
 

@@ -1,22 +1,25 @@
 package bolt
 
 import (
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"time"
 
 	bbolt "go.etcd.io/bbolt"
+
+	"skiff/store"
 )
 
 // What happens when the disk does not take a write, because it is full, has become read-only or is broken:
 //
-//   - The writes of the batch are refused with store.ErrUnavailable, and the log says so once. Reads go on.
+//   - The writes of the batch end with store.ErrRefused, and the log says so once. Reads go on.
 //   - Later batches try anew, but not all the time: when the disk is back, so is the store. A batch that changes nothing tries too, by
 //     writing the stamp again, so that its answer tells whether the store can write.
 //   - If bbolt could not write pages, or not wait for them, nothing was changed: all of them were free ones, and they are
 //     written again the next time. But if the wait for the meta page failed, readers see the new state, the disk may hold
-//     the old one, and the kernel takes the page for clean: the next transaction would overwrite pages of the old state,
+//     the old one, and the kernel takes the page for clean. Those writes end with store.ErrUnavailable. The next transaction would overwrite pages of the old state,
 //     and a power failure then leave neither. So the file is closed and opened again, which makes its two meta pages
 //     durable as they are seen (settle) before anything is built on them.
 
@@ -45,12 +48,7 @@ func (s *Store) mend() error {
 	if err := syncDir(filepath.Dir(s.path)); err != nil {
 		return err
 	}
-	seen := stamp{}
-	err := s.view(func(tx *bbolt.Tx) (err error) {
-		seen, err = stampOf(tx)
-		return err
-	})
-	if err == nil && seen == s.last {
+	if !s.changed() {
 		return nil
 	}
 	if err := s.settle(); err != nil {
@@ -58,6 +56,18 @@ func (s *Store) mend() error {
 	}
 	return s.reopen()
 }
+
+// changed tells whether readers see something else than the last transaction that succeeded, or nothing at all.
+func (s *Store) changed() bool {
+	seen := stamp{}
+	err := s.view(func(tx *bbolt.Tx) (err error) {
+		seen, err = stampOf(tx)
+		return err
+	})
+	return err != nil || seen != s.last
+}
+
+func refused(err error) error { return fmt.Errorf("%w: %w", store.ErrRefused, err) }
 
 // settle makes the file's first pages durable as they are seen.
 func (s *Store) settle() error {

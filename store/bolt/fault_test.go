@@ -74,8 +74,9 @@ func resize(t *testing.T, dir, size string) {
 }
 
 // diskOn mounts an ext4 without a journal whose blocks are in a file of another file system, and returns the name of its
-// device too. When the other is full, writes succeed and it is the wait for them that fails.
-func diskOn(t *testing.T, below string) (dir, device string) {
+// device too. When the other is full, writes succeed and it is the wait for them that fails. onErrors is what it does when
+// that happens to its own tables.
+func diskOn(t *testing.T, below, onErrors string) (dir, device string) {
 	t.Helper()
 	if _, err := exec.LookPath("mkfs.ext4"); err != nil {
 		t.Skip("SKIPPED: there is no mkfs.ext4")
@@ -83,8 +84,8 @@ func diskOn(t *testing.T, below string) (dir, device string) {
 	image, dir := filepath.Join(below, "image"), t.TempDir()
 	for _, args := range [][]string{
 		{"truncate", "--size=64M", image},
-		{"mkfs.ext4", "-q", "-b", "4096", "-O", "^has_journal", "-N", "32", image},
-		{"mount", "-o", "loop,errors=remount-ro", image, dir},
+		{"mkfs.ext4", "-q", "-b", "4096", "-O", "^has_journal", "-E", "lazy_itable_init=0", "-N", "32", image},
+		{"mount", "-o", "loop,errors=" + onErrors, image, dir},
 	} {
 		if out, err := exec.Command(args[0], args[1:]...).CombinedOutput(); err != nil {
 			t.Skipf("SKIPPED: %v: %v %s", args, err, out)
@@ -110,7 +111,7 @@ func TestFullDisk(t *testing.T) {
 	})
 	t.Run("waits fail", func(t *testing.T) {
 		below := smallDisk(t, "1m")
-		dir, _ := diskOn(t, below)
+		dir, _ := diskOn(t, below, "continue")
 		testFullDisk(t, dir, func() { resize(t, below, "128m") })
 	})
 }
@@ -126,8 +127,8 @@ func testFullDisk(t *testing.T, dir string, mend func()) {
 	for refused == nil && w.n < 5000 {
 		refused = w.write(t, s)
 	}
-	if !errors.Is(refused, store.ErrUnavailable) || !errors.Is(refused, unix.ENOSPC) || strings.Contains(refused.Error(), "\n") {
-		t.Fatalf("Put on a full disk: error %q, want one line with ErrUnavailable and ENOSPC", refused)
+	if !errors.Is(refused, store.ErrRefused) && !errors.Is(refused, store.ErrUnavailable) || !errors.Is(refused, unix.ENOSPC) || strings.Contains(refused.Error(), "\n") {
+		t.Fatalf("Put on a full disk: error %q, want one line with ErrRefused and ENOSPC", refused)
 	}
 	w.check(t, s)
 	for until := time.Now().Add(5 * retryAfter); time.Now().Before(until); { // It tries again meanwhile, and reads go on.
@@ -135,9 +136,9 @@ func testFullDisk(t *testing.T, dir string, mend func()) {
 	}
 	w.check(t, s)
 	mend()
-	for deadline := time.Now().Add(patience); w.write(t, s) != nil; {
-		if time.Now().After(deadline) {
-			t.Fatal("the store does not go on when the disk is back")
+	for deadline := time.Now().Add(patience); refused != nil; {
+		if refused = w.write(t, s); time.Now().After(deadline) {
+			t.Fatalf("the store does not go on when the disk is back: %v\n%s", refused, log)
 		}
 	}
 	for range 100 {
@@ -164,7 +165,7 @@ func TestLostMetaPage(t *testing.T) {
 		return
 	}
 	below := smallDisk(t, "4m")
-	dir, _ := diskOn(t, below)
+	dir, _ := diskOn(t, below, "continue")
 	path := filepath.Join(dir, "store.db")
 	s := open(t, path)
 	w := &faultyWriter{keys: map[string]store.KV{}, open: map[string][]byte{}}
@@ -185,8 +186,8 @@ func TestLostMetaPage(t *testing.T) {
 		t.Fatalf("Get: %q, error %v: the write failed elsewhere than this test means it to", kv.Value, err)
 	}
 	for until := time.Now().Add(3 * retryAfter); time.Now().Before(until); {
-		if _, err := s.Put(t.Context(), "/next", nil, 0); !errors.Is(err, store.ErrUnavailable) {
-			t.Fatalf("Put: error %v, want ErrUnavailable", err)
+		if _, err := s.Put(t.Context(), "/next", nil, 0); !errors.Is(err, store.ErrRefused) {
+			t.Fatalf("Put: error %v, want ErrRefused", err)
 		}
 		if _, err := s.Get(t.Context(), "/last"); err != nil {
 			t.Fatalf("reads do not go on: %v", err)
@@ -258,7 +259,7 @@ func TestReadOnlyDisk(t *testing.T) {
 		return
 	}
 	below := smallDisk(t, "128m")
-	dir, device := diskOn(t, below)
+	dir, device := diskOn(t, below, "remount-ro")
 	path := filepath.Join(dir, "store.db")
 	s := open(t, path)
 	w := &faultyWriter{keys: map[string]store.KV{}, open: map[string][]byte{}}
@@ -271,8 +272,8 @@ func TestReadOnlyDisk(t *testing.T) {
 	if err := os.WriteFile("/sys/fs/ext4/"+device+"/trigger_fs_error", []byte("1"), 0o200); err != nil {
 		t.Skipf("SKIPPED: %v", err)
 	}
-	if err := w.write(t, s); !errors.Is(err, store.ErrUnavailable) {
-		t.Errorf("Put on a read-only disk: error %v, want ErrUnavailable", err)
+	if err := w.write(t, s); !errors.Is(err, store.ErrRefused) {
+		t.Errorf("Put on a read-only disk: error %v, want ErrRefused", err)
 	}
 	w.check(t, s)
 	if err := s.Close(); err != nil {
@@ -298,7 +299,7 @@ func TestReadOnlyDisk(t *testing.T) {
 type faultyWriter struct {
 	n      int
 	keys   map[string]store.KV // What is there, as answered.
-	open   map[string][]byte   // Of writes that were refused: what may be there all the same; nil is nothing.
+	open   map[string][]byte   // Of writes of which it is open whether they happened: what may be there; nil is nothing.
 	rev    uint64
 	faults int // How often a write was refused after one that was not.
 	failed bool
@@ -325,7 +326,9 @@ func (w *faultyWriter) write(t *testing.T, s *Store) error {
 		if !w.failed {
 			w.faults++
 		}
-		w.failed, w.open[key] = true, value
+		if w.failed = true; !errors.Is(err, store.ErrRefused) {
+			w.open[key] = value
+		}
 		return err
 	}
 	if rev <= w.rev {

@@ -106,6 +106,7 @@ func changed(before, after []byte) (pages []int) {
 // The power fails while a transaction is written: of its pages any sectors are on the disk. As long as its meta page is
 // not, all that was answered before is there, and nothing else.
 func TestPowerFailure(t *testing.T) {
+	captureLog(t) // It warns.
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
 	random := rand.New(rand.NewPCG(seed, 0))
@@ -152,6 +153,7 @@ func TestPowerFailure(t *testing.T) {
 // page is gone looks the same as a power failure, so then, with a warning, the state before is right too. One thing no
 // file can tell: that a disk kept an old meta page whole, after it said that it has the new one.
 func TestDamage(t *testing.T) {
+	captureLog(t) // It warns.
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
 	random := rand.New(rand.NewPCG(seed, 0))

@@ -87,7 +87,7 @@ func (s *Store) commit(batch []*write) {
 	done, err := s.try(batch)
 	if err != nil {
 		for _, w := range batch {
-			w.rev, w.err = 0, fmt.Errorf("%w: %w", store.ErrUnavailable, err)
+			w.rev, w.err = 0, err
 		}
 		return
 	}
@@ -106,18 +106,21 @@ func (s *Store) commit(batch []*write) {
 func (s *Store) try(batch []*write) (applied, error) {
 	if s.fault != nil {
 		if time.Since(s.faultAt) < retryAfter {
-			return applied{}, s.fault
+			return applied{}, refused(s.fault)
 		}
 		if err := s.mend(); err != nil {
-			return applied{}, s.suspect(err)
+			return applied{}, refused(s.suspect(err))
 		}
 	}
 	done, err := s.apply(batch)
-	if err != nil {
-		s.doubtful = done
-		return applied{}, s.suspect(err)
+	if err == nil {
+		return done, nil
 	}
-	return done, nil
+	s.doubtful = done
+	if s.suspect(err); s.changed() {
+		return applied{}, fmt.Errorf("%w: %w", store.ErrUnavailable, err)
+	}
+	return applied{}, refused(err)
 }
 
 // applied is what a batch came to.
