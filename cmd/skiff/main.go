@@ -61,7 +61,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		return fmt.Errorf("%w; `%s --help` lists the flags", err, cmd.CommandPath())
 	})
 	root.AddCommand(
-		serverCommand(), upCommand(), downCommand(), statusCommand(), checkCommand(), kubectlCommand(), imageCommand(),
+		serverCommand(), upCommand(), downCommand(), statusCommand(), checkCommand(), kubectlCommand(), imageCommand(), snapshotCommand(),
 		controllerCommand(), schedulerCommand(), proxyCommand(), dnsCommand(), versionCommand(),
 	)
 	quietLibraries()
