@@ -46,7 +46,7 @@ func TestManagedFieldsByUserAgent(t *testing.T) {
 	s := start(t)
 	for agent, want := range map[string]string{
 		"kubectl/v1.37.2 (linux/amd64) kubernetes/abc": "kubectl",
-		"curl":                          "curl",
+		"agent":                         "agent",
 		"be\x80ep":                      "be\ufffdep",
 		"/nothing":                      "unknown",
 		strings.Repeat("m", 200) + "/1": strings.Repeat("m", 128),

@@ -1,6 +1,8 @@
 package apiserver
 
 import (
+	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -38,7 +40,7 @@ func newLimits() limits {
 const (
 	maxBody   = 3 << 20     // Bytes of a request's body, as in Kubernetes.
 	maxObject = 3 << 20 / 2 // Bytes of an object as stored: more, an etcd with its own settings would refuse.
-	maxDepth  = 1000        // Levels of lists and objects in JSON.
+	maxDepth  = 1000        // Levels of lists and objects in JSON, of messages in protobuf.
 )
 
 // serve has next answer a request within the limits. Requests that last, such as watches, have no slot and no end set to
@@ -133,21 +135,68 @@ func readBody(r *http.Request) ([]byte, error) {
 		return nil, apierrors.NewBadRequest(fmt.Sprintf("read the request's body: %v", err))
 	case len(body) > maxBody:
 		return nil, tooLarge
-	case isJSON(r.Header.Get("Content-Type")) && tooDeep(body):
+	case tooDeep(r.Header.Get("Content-Type"), body):
 		return nil, apierrors.NewBadRequest(fmt.Sprintf("the request's body has more than %d levels", maxDepth))
 	}
 	return body, nil
 }
 
-// isJSON tells the media types of bodies that are JSON: the objects themselves, and all patches but apply.
-func isJSON(contentType string) bool {
+// tooDeep tells whether a body has more than maxDepth levels. Decoders look into each level anew, some of them more than
+// once, and the stack has an end, which nothing can recover from. (YAML is bounded by its decoder: in levels, and in what
+// aliases stand for.)
+func tooDeep(contentType string, body []byte) bool {
 	media, _, err := mime.ParseMediaType(contentType)
-	return contentType == "" || err == nil && (media == typeJSON || strings.HasSuffix(media, "+json"))
+	switch {
+	case contentType == "", err == nil && (media == typeJSON || strings.HasSuffix(media, "+json")):
+		return deepJSON(body)
+	case err == nil && media == typeProto:
+		return deepProto(bytes.TrimPrefix(body, protoMagic), maxDepth)
+	}
+	return false
 }
 
-// tooDeep tells whether JSON has more than maxDepth levels. Decoders look into each level anew, some of them more than once,
-// so depth costs more than size. (YAML is bounded by its decoder: in levels, and in what aliases stand for.)
-func tooDeep(body []byte) bool {
+// deepProto takes every field that can be a message for one: without the kind's description nothing tells it from text.
+func deepProto(message []byte, levels int) bool {
+	for len(message) > 0 {
+		tag, n := binary.Uvarint(message)
+		if n <= 0 {
+			return false
+		}
+		message = message[n:]
+		skip := uint64(0)
+		switch tag & 7 {
+		case 0: // A number of variable length.
+			_, n := binary.Uvarint(message)
+			if n <= 0 {
+				return false
+			}
+			skip = uint64(n)
+		case 1:
+			skip = 8
+		case 2: // Of a length that comes first.
+			length, n := binary.Uvarint(message)
+			if n <= 0 || length > uint64(len(message)-n) {
+				return false
+			}
+			message = message[n:]
+			if levels == 0 || deepProto(message[:length], levels-1) {
+				return true
+			}
+			skip = length
+		case 5:
+			skip = 4
+		default:
+			return false
+		}
+		if skip > uint64(len(message)) {
+			return false
+		}
+		message = message[skip:]
+	}
+	return false
+}
+
+func deepJSON(body []byte) bool {
 	depth, quoted := 0, false
 	for i := 0; i < len(body); i++ {
 		switch c := body[i]; {

@@ -170,6 +170,16 @@ func TestLimitOfDepth(t *testing.T) {
 	s.do(t, "PATCH", configMapsPath+"/a", `{"data":{"a":"`+strings.Repeat(`[{\"`, 2*maxDepth)+`"}}`, merge...).want(t, 200)
 }
 
+// A message within a message within a message: decoding each takes room on the stack, of which there is an end.
+func TestLimitOfDepthInProtobuf(t *testing.T) {
+	s := start(t)
+	post := func(levels int) answer {
+		return s.do(t, "POST", definitionsPath, nestedSchema(t, levels), "Content-Type", typeProto)
+	}
+	post(500_000).refused(t, 400, metav1.StatusReasonBadRequest, "the request's body has more than 1000 levels")
+	post(maxDepth/2).refused(t, 422, metav1.StatusReasonInvalid, "spec.group: Required value")
+}
+
 // "A billion laughs": aliases that stand for lists of aliases.
 func TestLimitOfAliases(t *testing.T) {
 	s := start(t)
