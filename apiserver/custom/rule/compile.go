@@ -5,6 +5,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/google/cel-go/cel"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
@@ -71,13 +72,17 @@ func compile(path *field.Path, s *schema.Structural, isResource bool, oldless *f
 func (r *Rules) compileOwn(path, oldless *field.Path) ([]compiled, field.ErrorList) {
 	var all []compiled
 	var errs field.ErrorList
+	envs := map[bool]func() (*cel.Env, error){} // By whether oldSelf is optional. Rules of one value share theirs.
+	for _, optional := range []bool{false, true} {
+		envs[optional] = sync.OnceValues(func() (*cel.Env, error) { return declare(r.schema, r.isResource, optional) })
+	}
 	for i, v := range r.schema.XValidations {
 		at := path.Child("x-kubernetes-validations").Index(i)
 		if wrong := checkTexts(at, v); len(wrong) > 0 {
 			errs = append(errs, wrong...)
 			continue
 		}
-		c, err := r.compileRule(at, v)
+		c, err := r.compileRule(at, v, envs[v.OptionalOldSelf != nil && *v.OptionalOldSelf])
 		switch {
 		case err != nil:
 			errs = append(errs, err)
@@ -92,9 +97,9 @@ func (r *Rules) compileOwn(path, oldless *field.Path) ([]compiled, field.ErrorLi
 	return all, errs
 }
 
-func (r *Rules) compileRule(at *field.Path, v apiextensionsv1.ValidationRule) (compiled, *field.Error) {
+func (r *Rules) compileRule(at *field.Path, v apiextensionsv1.ValidationRule, declared func() (*cel.Env, error)) (compiled, *field.Error) {
 	c := compiled{ValidationRule: v}
-	env, err := declare(r.schema, r.isResource, v.OptionalOldSelf != nil && *v.OptionalOldSelf)
+	env, err := declared()
 	if err != nil {
 		return c, field.Invalid(at.Child("rule"), v.Rule, err.Error())
 	}
