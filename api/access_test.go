@@ -51,7 +51,7 @@ func TestBindings(t *testing.T) {
 	for _, kind := range []string{"RoleBinding", "ClusterRoleBinding"} {
 		checkUpdates(t, []updateTest{
 			{kind, "{roleRef: {kind: ClusterRole, name: a}}", "{roleRef: {kind: ClusterRole, name: a}, subjects: [{kind: User, name: u}]}", nil},
-			{kind, "{roleRef: {kind: ClusterRole, name: a}}", "{roleRef: {kind: ClusterRole, name: b}}", []string{"roleRef: Invalid value: "}},
+			{kind, "{roleRef: {kind: ClusterRole, name: a}}", "{roleRef: {kind: ClusterRole, name: b}}", []string{`roleRef: Invalid value: {"apiGroup":"` + group + `","kind":"ClusterRole","name":"b"}: cannot change roleRef`}},
 		})
 		checkRows(t, []rowTest{{kind, "{metadata: {name: b}, roleRef: {kind: ClusterRole, name: r}, subjects: [{kind: User, name: u}, {kind: User, name: v}, " +
 			"{kind: Group, name: g}, {kind: ServiceAccount, name: s, namespace: ns}]}", "b|ClusterRole/r|<unknown>|u, v|g|ns/s"}})

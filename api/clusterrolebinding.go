@@ -18,7 +18,7 @@ func clusterRoleBinding() *Resource {
 			return validateBinding(&b.RoleRef, b.Subjects, false)
 		},
 		ValidateUpdate: func(b, old *rbacv1.ClusterRoleBinding) field.ErrorList {
-			return immutable(field.NewPath("roleRef"), b.RoleRef, old.RoleRef)
+			return validateRoleRefUpdate(b.RoleRef, old.RoleRef)
 		},
 		Row: func(b *rbacv1.ClusterRoleBinding) []any { return printBinding(b, &b.RoleRef, b.Subjects) },
 	})

@@ -23,7 +23,7 @@ func roleBinding() *Resource {
 			return validateBinding(&b.RoleRef, b.Subjects, true)
 		},
 		ValidateUpdate: func(b, old *rbacv1.RoleBinding) field.ErrorList {
-			return immutable(field.NewPath("roleRef"), b.RoleRef, old.RoleRef)
+			return validateRoleRefUpdate(b.RoleRef, old.RoleRef)
 		},
 		Row: func(b *rbacv1.RoleBinding) []any { return printBinding(b, &b.RoleRef, b.Subjects) },
 	})
@@ -104,4 +104,12 @@ func validateSubject(path *field.Path, s *rbacv1.Subject, namespaced bool) field
 		errs = append(errs, oneOfAll(path.Child("kind"), s.Kind, rbacv1.ServiceAccountKind, rbacv1.UserKind, rbacv1.GroupKind)...)
 	}
 	return errs
+}
+
+// validateRoleRefUpdate refuses in words that some operators wait for, to delete the binding and make it anew.
+func validateRoleRefUpdate(ref, old rbacv1.RoleRef) field.ErrorList {
+	if ref != old {
+		return field.ErrorList{field.Invalid(field.NewPath("roleRef"), ref, "cannot change roleRef")}
+	}
+	return nil
 }

@@ -140,6 +140,13 @@ func TestValidateUpdate(t *testing.T) {
 			`spec.podCIDRs: Forbidden: node updates may not change podCIDR except from "" to valid`,
 			"spec.providerID: Invalid value: null: field cannot be cleared once set",
 		}},
+		{"ReplicaSet", "{spec: {selector: {matchLabels: {app: a}}}}", "{spec: {selector: {matchLabels: {app: b}}}}", []string{
+			`spec.selector: Invalid value: {"matchLabels":{"app":"b"}}: field is immutable`,
+		}},
+		{"RuntimeClass", "{handler: runc}", "{handler: kata}", []string{`handler: Invalid value: "kata": field is immutable`}},
+		{"Service", "{spec: {clusterIP: 10.43.0.5, clusterIPs: [10.43.0.5]}}", "{spec: {clusterIP: 10.43.0.6, clusterIPs: [10.43.0.6]}}", []string{
+			`spec.clusterIPs[0]: Invalid value: ["10.43.0.6"]: may not change once set`,
+		}},
 		{"EndpointSlice", "{addressType: IPv4}", "{addressType: IPv6}", []string{`addressType: Invalid value: "IPv6": field is immutable`}},
 	})
 }
