@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"iter"
+	"log/slog"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
@@ -75,7 +76,7 @@ func (w *watch) give(ctx context.Context, e *clientv3.Event) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	event := store.Event{KV: w.decode((*clientv3.Event)(e).Kv), Deleted: e.Type == clientv3.EventTypeDelete}
+	event := store.Event{KV: w.decode(e.Kv), Deleted: e.Type == clientv3.EventTypeDelete}
 	if event.Rev <= w.last {
 		// Two keys at one revision: that is no write of skiff's. Who resumes between the two would miss one.
 		return store.ErrCompacted
@@ -85,15 +86,14 @@ func (w *watch) give(ctx context.Context, e *clientv3.Event) error {
 	return nil
 }
 
-// lasting is what ends a watch for good; other errors pass, and the watch goes on where it was.
+// lasting is what ends a watch for good. All else may pass, and the watch goes on where it was: whoever reads or writes
+// meanwhile is told what is wrong.
 func lasting(err error) error {
 	if errors.Is(err, rpctypes.ErrCompacted) {
 		return store.ErrCompacted
 	}
-	if away(err) || errors.Is(err, rpctypes.ErrNoLeader) {
-		return nil
-	}
-	return explain(err)
+	slog.Debug("a watch of etcd begins again", "err", err)
+	return nil
 }
 
 func pause(ctx context.Context, d time.Duration) {
