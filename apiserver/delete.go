@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"mime"
 	"net/http"
 	"slices"
 	"strconv"
@@ -14,9 +15,9 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metascheme "k8s.io/apimachinery/pkg/apis/meta/internalversion/scheme"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 )
 
@@ -170,7 +171,7 @@ func deleted(r *api.Resource, m metav1.Object) *metav1.Status {
 	}
 }
 
-var deleteOptionsKind = schema.GroupVersionKind{Version: "v1", Kind: "DeleteOptions"}
+var deleteOptionsKind = metav1.SchemeGroupVersion.WithKind("DeleteOptions")
 
 // deleteOptions reads them from the body, or from the query where there is no body.
 func deleteOptions(r *http.Request) (*metav1.DeleteOptions, error) {
@@ -180,15 +181,9 @@ func deleteOptions(r *http.Request) (*metav1.DeleteOptions, error) {
 		return nil, err
 	}
 	if len(body) > 0 {
-		obj, err := decodeAny(body, r.Header.Get("Content-Type"), deleteOptionsKind, false)
-		if err != nil {
+		if err := decodeDeleteOptions(body, r.Header.Get("Content-Type"), o); err != nil {
 			return nil, err
 		}
-		known, ok := obj.(*metav1.DeleteOptions) // Each group has its own name for the one type.
-		if !ok {
-			return nil, apierrors.NewBadRequest("decoded object cannot be converted to DeleteOptions")
-		}
-		o = known
 	}
 	query := r.URL.Query()
 	if len(o.DryRun) == 0 {
@@ -205,6 +200,27 @@ func deleteOptions(r *http.Request) (*metav1.DeleteOptions, error) {
 		o.GracePeriodSeconds = &n
 	}
 	return o, checkPolicy(o)
+}
+
+// decodeDeleteOptions reads the options under the name of any group version. Clients call them after the group of what they
+// delete, and the groups of custom resources are in no scheme.
+func decodeDeleteOptions(body []byte, contentType string, o *metav1.DeleteOptions) error {
+	media, _, err := mime.ParseMediaType(contentType)
+	if contentType == "" {
+		media, err = typeJSON, nil
+	}
+	info, ok := runtime.SerializerInfoForMediaType(metascheme.Codecs.SupportedMediaTypes(), media)
+	if err != nil || !ok {
+		return unsupportedMediaType(contentType, typeJSON, typeYAML, typeProto)
+	}
+	obj, _, err := metascheme.Codecs.DecoderToVersion(info.Serializer, metav1.SchemeGroupVersion).Decode(body, &deleteOptionsKind, o)
+	if err != nil {
+		return apierrors.NewBadRequest(err.Error())
+	}
+	if obj != o {
+		return apierrors.NewBadRequest("decoded object cannot be converted to DeleteOptions")
+	}
+	return nil
 }
 
 func checkPolicy(o *metav1.DeleteOptions) error {

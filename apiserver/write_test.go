@@ -64,7 +64,8 @@ func TestBodiesThatAreNone(t *testing.T) {
 	post("{}", "Content-Type", "text/plain").refused(t, 415, metav1.StatusReasonUnsupportedMediaType, "application/json")
 	post(`{"data":{"a":"`+strings.Repeat("x", maxBody)+`"}}`).refused(t, 413, metav1.StatusReasonRequestEntityTooLarge, "limit is 3145728")
 	s.do(t, "DELETE", configMapsPath+"/kube-root", `{`).refused(t, 400, metav1.StatusReasonBadRequest)
-	s.do(t, "DELETE", configMapsPath+"/kube-root", configMapJSON("x")).refused(t, 400, metav1.StatusReasonBadRequest, "decoded object cannot be converted to DeleteOptions")
+	s.do(t, "DELETE", configMapsPath+"/kube-root", configMapJSON("x")).refused(t, 400, metav1.StatusReasonBadRequest, `no kind "ConfigMap" is registered for version "v1"`)
+	s.do(t, "DELETE", configMapsPath+"/kube-root", `{}`, "Content-Type", "text/plain").refused(t, 415, metav1.StatusReasonUnsupportedMediaType, "application/json")
 	if list := s.list(t, ""); len(list.Items) != 0 {
 		t.Errorf("something was stored all the same: %v", names(list))
 	}
@@ -279,6 +280,20 @@ func TestDeleteWithPreconditions(t *testing.T) {
 		t.Errorf("answer is %s, want Success with the name and the uid", a.body)
 	}
 	del("").refused(t, 404, metav1.StatusReasonNotFound)
+}
+
+// Clients of custom resources call the options after the group of what they delete.
+func TestDeleteOptionsOfAnyGroup(t *testing.T) {
+	s := start(t)
+	for _, version := range []string{"v1", "meta.k8s.io/v1", "apps/v1", "sea.example.com/v1alpha1"} {
+		s.createConfigMap(t, "a")
+		options := func(uid string) string {
+			return `{"kind":"DeleteOptions","apiVersion":"` + version + `","preconditions":{"uid":"` + uid + `"}}`
+		}
+		s.do(t, "DELETE", configMapsPath+"/a", options("another")).refused(t, 409, metav1.StatusReasonConflict)
+		s.do(t, "DELETE", configMapsPath, options("another")).refused(t, 409, metav1.StatusReasonConflict)
+		s.do(t, "DELETE", configMapsPath+"/a", `{"kind":"DeleteOptions","apiVersion":"`+version+`"}`).want(t, 200)
+	}
 }
 
 // An object with a finalizer goes when the last finalizer does, and not before.
