@@ -37,6 +37,7 @@ lint: ## gofmt, go vet, staticcheck
 	@files=$$(gofmt -l $$(find . -name '*.go' -not -path './bin/*')); test -z "$$files" || { echo "gofmt these: $$files"; exit 1; }
 	go vet ./...
 	go run $(STATICCHECK) ./...
+	cd test/clients && go vet . && go run $(STATICCHECK) .
 
 unit: ## the tests of each package; without root, those that need it are skipped
 	@test "$$(id -u)" != 0 || scripts/install.sh
@@ -44,7 +45,8 @@ unit: ## the tests of each package; without root, those that need it are skipped
 	go test -race $(RACE)
 	go test $$(go list ./... | grep -v '/test$$')
 
-cluster-test: build images ## the promises of the README, each against a real cluster
+cluster-test: build images ## the promises of the README, each against a real cluster, and the libraries of other clients
+	cd test/clients && go test -count=1 .
 	@test "$$(id -u)" = 0 || { echo; echo "SKIPPED: the tests of whole clusters, which need root: sudo make test"; }
 	@test "$$(id -u)" != 0 || scripts/install.sh
 	@scripts/etcd.sh
