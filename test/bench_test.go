@@ -211,24 +211,7 @@ type usage struct {
 func (n *node) usage(b *testing.B) usage {
 	b.Helper()
 	proc := fmt.Sprintf("/proc/%d/", n.server.Pid)
-	read := func(path string) []byte {
-		data, err := os.ReadFile(path)
-		if err != nil {
-			b.Fatal(err)
-		}
-		return data
-	}
-	field := func(file, name string) int64 {
-		for line := range strings.Lines(string(read(proc + file))) {
-			if value, ok := strings.CutPrefix(line, name+":"); ok {
-				number, _ := strconv.ParseInt(strings.Fields(value)[0], 10, 64)
-				return number
-			}
-		}
-		b.Fatalf("%s%s has no %s", proc, file, name)
-		return 0
-	}
-	_, stat, _ := strings.Cut(string(read(proc+"stat")), ") ")
+	_, stat, _ := strings.Cut(string(read(b, proc+"stat")), ") ")
 	var ticks int64
 	for _, value := range strings.Fields(stat)[11:13] { // utime and stime, see proc(5).
 		n, err := strconv.ParseInt(value, 10, 64)
@@ -239,11 +222,33 @@ func (n *node) usage(b *testing.B) usage {
 	}
 	const tick = 10 * time.Millisecond
 	return usage{
-		resident: field("status", "VmRSS") * 1024,
-		written:  field("io", "write_bytes"),
+		resident: procField(b, proc+"status", "VmRSS") * 1024,
+		written:  procField(b, proc+"io", "write_bytes"),
 		cpu:      time.Duration(ticks) * tick,
-		commits:  commits(read(filepath.Join(n.data, "state.db"))),
+		commits:  commits(read(b, filepath.Join(n.data, "state.db"))),
 	}
+}
+
+func read(b *testing.B, path string) []byte {
+	b.Helper()
+	data, err := os.ReadFile(path)
+	if err != nil {
+		b.Fatal(err)
+	}
+	return data
+}
+
+// procField is the number behind a name in a file of /proc.
+func procField(b *testing.B, file, name string) int64 {
+	b.Helper()
+	for line := range strings.Lines(string(read(b, file))) {
+		if value, ok := strings.CutPrefix(line, name+":"); ok {
+			number, _ := strconv.ParseInt(strings.Fields(value)[0], 10, 64)
+			return number
+		}
+	}
+	b.Fatalf("%s has no %s", file, name)
+	return 0
 }
 
 // commits is the number of bbolt's last transaction, which is in one of the file's first two pages.

@@ -116,7 +116,7 @@ type etcdProcess struct {
 	cmd   *exec.Cmd
 }
 
-func startEtcd(t *testing.T, n *node) *etcdProcess {
+func startEtcd(t testing.TB, n *node) *etcdProcess {
 	t.Helper()
 	e := &etcdProcess{netns: n.netns, args: storetest.EtcdCommand(t, etcdURL, "http://127.0.0.1:2380")}
 	e.start(t)
@@ -124,7 +124,7 @@ func startEtcd(t *testing.T, n *node) *etcdProcess {
 	return e
 }
 
-func (e *etcdProcess) start(t *testing.T) {
+func (e *etcdProcess) start(t testing.TB) {
 	t.Helper()
 	e.cmd = in(e.netns, e.args[0], e.args[1:]...)
 	e.cmd.Stderr = os.Stderr
@@ -137,7 +137,7 @@ func (e *etcdProcess) start(t *testing.T) {
 }
 
 // stop kills it, as kill -9 does.
-func (e *etcdProcess) stop(t *testing.T) {
+func (e *etcdProcess) stop(t testing.TB) {
 	t.Helper()
 	_ = e.cmd.Process.Kill()
 	_ = e.cmd.Wait()

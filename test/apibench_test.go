@@ -1,0 +1,362 @@
+package test
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/base64"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+)
+
+// The API server against its floor, with the same client in the same run: an etcd on the same disk for writes, a server that
+// answers out of a copy in memory for reads. A peer can take part: a kubeconfig of an administrator in the environment
+// variable SKIFF_PEER, and the process numbers of its API server and store in SKIFF_PEER_PIDS, with commas between.
+
+const (
+	benchWriters  = 16
+	benchPods     = 3000
+	benchWatchers = 50
+	jsonType      = "application/json"
+	protoType     = "application/vnd.kubernetes.protobuf"
+)
+
+// BenchmarkAPI measures writes, reads and watches.
+func BenchmarkAPI(b *testing.B) {
+	n := newNode(b, "--no-agent")
+	n.launch()
+	n.awaitLog("the API answers")
+	skiff := newCaller(b, "skiff", n.restConfig(b), fmt.Sprint(n.server.Pid))
+	callers := []*caller{skiff}
+	if file := os.Getenv("SKIFF_PEER"); file != "" {
+		config, err := clientcmd.BuildConfigFromFlags("", file)
+		if err != nil {
+			b.Fatal(err)
+		}
+		callers = append(callers, newCaller(b, "peer", config, strings.Split(os.Getenv("SKIFF_PEER_PIDS"), ",")...))
+	}
+	for _, c := range callers {
+		c.measure()
+	}
+	floorOfWrites(b, n)
+	floorOfReads(b, skiff)
+	b.ReportMetric(0, "ns/op")
+	n.stop(syscall.SIGTERM)
+}
+
+// restConfig reaches the API of a node from where the test runs.
+func (n *node) restConfig(b *testing.B) *rest.Config {
+	b.Helper()
+	config, err := clientcmd.BuildConfigFromFlags("", filepath.Join(n.data, "admin.kubeconfig"))
+	if err != nil {
+		b.Fatal(err)
+	}
+	config.QPS = -1
+	config.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
+		return dialIn(ctx, n.netns, network, address)
+	}
+	return config
+}
+
+// caller is the client, with one server to call.
+type caller struct {
+	b      *testing.B
+	name   string
+	url    string
+	client *http.Client
+	pids   []string
+}
+
+func newCaller(b *testing.B, name string, config *rest.Config, pids ...string) *caller {
+	b.Helper()
+	client, err := rest.HTTPClientFor(config)
+	if err != nil {
+		b.Fatal(err)
+	}
+	return &caller{b, name, config.Host, client, pids}
+}
+
+// call makes a request and reads all of the answer.
+func (c *caller) call(method, path, body string, headers ...string) []byte {
+	resp := c.begin(context.Background(), method, path, body, headers...)
+	defer resp.Body.Close()
+	data, err := io.ReadAll(resp.Body)
+	if err != nil {
+		c.b.Errorf("%s %s: %v", method, path, err)
+	}
+	return data
+}
+
+func (c *caller) begin(ctx context.Context, method, path, body string, headers ...string) *http.Response {
+	req, err := http.NewRequestWithContext(ctx, method, c.url+path, strings.NewReader(body))
+	if err != nil {
+		panic(err) // The benchmark's own mistake.
+	}
+	req.Header.Set("Content-Type", jsonType)
+	for i := 0; i < len(headers); i += 2 {
+		req.Header.Set(headers[i], headers[i+1])
+	}
+	resp, err := c.client.Do(req)
+	if err != nil {
+		panic(fmt.Sprintf("%s: %s %s: %v", c.name, method, path, err)) // From a goroutine, perhaps.
+	}
+	if resp.StatusCode > 299 {
+		text, _ := io.ReadAll(resp.Body)
+		panic(fmt.Sprintf("%s: %s %s: %s: %s", c.name, method, path, resp.Status, text))
+	}
+	return resp
+}
+
+// tell prints one figure of this server.
+func (c *caller) tell(value float64, what string) { c.b.ReportMetric(value, c.name+"-"+what) }
+
+const podsOfBench = "/api/v1/namespaces/bench/pods"
+
+// benchPod is a pod of about 2 KB that no scheduler takes.
+func benchPod(name string, n int) string {
+	return fmt.Sprintf(`{"kind":"Pod","apiVersion":"v1","metadata":{"name":%q,"labels":{"app":"web","pod-template-hash":"5d8f9c7b6d","n":"%d"},
+		"annotations":{"example.com/config":%q}},
+		"spec":{"schedulerName":"none","automountServiceAccountToken":false,"containers":[{"name":"web","image":"registry.example/team/web:1.2.3",
+		"env":[{"name":"A","value":"1"},{"name":"B","valueFrom":{"fieldRef":{"fieldPath":"metadata.name"}}}],
+		"ports":[{"containerPort":8080,"name":"http"}],"resources":{"requests":{"cpu":"100m","memory":"128Mi"},"limits":{"memory":"256Mi"}},
+		"readinessProbe":{"httpGet":{"path":"/healthz","port":"http"}},"volumeMounts":[{"name":"config","mountPath":"/etc/web"}]}],
+		"volumes":[{"name":"config","configMap":{"name":"web"}}]}}`, name, n, strings.Repeat("x", 600))
+}
+
+func (c *caller) measure() {
+	c.call("POST", "/api/v1/namespaces", `{"kind":"Namespace","apiVersion":"v1","metadata":{"name":"bench"}}`)
+	eventually(c.b, patience, func() error {
+		resp, err := c.client.Get(c.url + "/api/v1/namespaces/bench/serviceaccounts/default")
+		if err != nil {
+			return err
+		}
+		defer resp.Body.Close()
+		if resp.StatusCode != http.StatusOK {
+			return fmt.Errorf("no default service account: %s", resp.Status)
+		}
+		return nil
+	})
+	name := func(i int) string { return fmt.Sprintf("web-%05d", i) }
+	c.tell(atOnce(benchWriters, benchPods, func(i int) { c.call("POST", podsOfBench, benchPod(name(i), 0)) }), "creates/s")
+	c.tell(atOnce(benchWriters, benchPods, func(i int) { c.call("PUT", podsOfBench+"/"+name(i), benchPod(name(i), 1)) }), "updates/s")
+	c.tell(atOnce(benchWriters, 4*benchPods, func(i int) { c.call("GET", podsOfBench+"/"+name(i%benchPods), "") }), "gets/s")
+	for media, what := range map[string]string{jsonType: "list-JSON", protoType: "list-protobuf"} {
+		var took []time.Duration
+		size := 0
+		for range 9 {
+			start := time.Now()
+			size = len(c.call("GET", podsOfBench, "", "Accept", media, "Accept-Encoding", "identity"))
+			took = append(took, time.Since(start))
+		}
+		c.b.Logf("%s %s of %d bytes: %v", c.name, what, size, took)
+		c.tell(float64(median(took).Microseconds())/1e3, what+"-ms")
+	}
+	c.tell(c.latency(name(0)), "event-p50-ms")
+	c.tell(c.resident(), "MB-resident")
+}
+
+// atOnce does a thing count times from several goroutines, and returns how often a second.
+func atOnce(workers, count int, do func(i int)) float64 {
+	var next atomic.Int64
+	var wg sync.WaitGroup
+	start := time.Now()
+	for range workers {
+		wg.Go(func() {
+			for i := next.Add(1) - 1; i < int64(count); i = next.Add(1) - 1 {
+				do(int(i))
+			}
+		})
+	}
+	wg.Wait()
+	return float64(count) / time.Since(start).Seconds()
+}
+
+// latency is the median time, in milliseconds, from a write's request until a watcher has read its event.
+func (c *caller) latency(pod string) float64 {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	const changes = 100
+	seen := make(chan time.Time, benchWatchers)
+	for range benchWatchers {
+		resp := c.begin(ctx, "GET", podsOfBench+"?watch=1&fieldSelector=metadata.name%3D"+pod, "")
+		go drain(resp.Body, seen)
+	}
+	var took []time.Duration
+	for range benchWatchers { // The addition that each begins with.
+		<-seen
+	}
+	for i := range changes {
+		start := time.Now()
+		c.call("PATCH", podsOfBench+"/"+pod, fmt.Sprintf(`{"metadata":{"labels":{"n":"%d"}}}`, i+2), "Content-Type", "application/merge-patch+json")
+		for range benchWatchers {
+			took = append(took, (<-seen).Sub(start))
+		}
+	}
+	return float64(median(took).Microseconds()) / 1e3
+}
+
+// drain reads lines and tells when each was there.
+func drain(from io.ReadCloser, seen chan<- time.Time) {
+	defer from.Close()
+	buf := make([]byte, 64<<10)
+	for {
+		n, err := from.Read(buf)
+		for range bytes.Count(buf[:n], []byte("\n")) {
+			seen <- time.Now()
+		}
+		if err != nil {
+			return
+		}
+	}
+}
+
+// resident is the memory of the server's processes in MB.
+func (c *caller) resident() (sum float64) {
+	for _, pid := range c.pids {
+		sum += float64(procField(c.b, "/proc/"+pid+"/status", "VmRSS")) * 1024 / 1e6
+	}
+	return sum
+}
+
+// floorOfWrites puts as many bytes as a pod has into an etcd on the same disk.
+func floorOfWrites(b *testing.B, n *node) {
+	startEtcd(b, n)
+	client, err := clientv3.New(clientv3.Config{Endpoints: []string{"127.0.0.1:2379"}, DialTimeout: startTime,
+		DialOptions: []grpc.DialOption{grpc.WithContextDialer(func(ctx context.Context, address string) (net.Conn, error) {
+			return dialIn(ctx, n.netns, "tcp", address)
+		})}})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer client.Close()
+	value := benchPod("web-00000", 0)
+	b.ReportMetric(atOnce(benchWriters, benchPods, func(i int) {
+		if _, err := client.Put(context.Background(), fmt.Sprintf("/registry/pods/bench/web-%05d", i), value); err != nil {
+			panic(err)
+		}
+	}), "etcd-puts/s")
+}
+
+// floorOfReads has a server that does nothing else answer the bytes that skiff answers.
+func floorOfReads(b *testing.B, skiff *caller) {
+	answers := map[string][]byte{}
+	for _, media := range []string{jsonType, protoType} {
+		answers[media] = skiff.call("GET", podsOfBench, "", "Accept", media, "Accept-Encoding", "identity")
+	}
+	one := skiff.call("GET", podsOfBench+"/web-00000", "")
+	web := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/one" {
+			_, _ = w.Write(one)
+			return
+		}
+		_, _ = w.Write(answers[r.Header.Get("Accept")])
+	}))
+	web.EnableHTTP2 = true
+	web.StartTLS()
+	defer web.Close()
+	floor := &caller{b: b, name: "memory", url: web.URL, client: web.Client()}
+	floor.tell(atOnce(benchWriters, 4*benchPods, func(int) { floor.call("GET", "/one", "") }), "gets/s")
+	for media, what := range map[string]string{jsonType: "list-JSON", protoType: "list-protobuf"} {
+		var took []time.Duration
+		for range 9 {
+			start := time.Now()
+			floor.call("GET", "/all", "", "Accept", media)
+			took = append(took, time.Since(start))
+		}
+		floor.tell(float64(median(took).Microseconds())/1e3, what+"-ms")
+	}
+}
+
+// BenchmarkAPIScale fills a server with 100,000 objects: what each costs in memory, how long the next start takes, and what
+// 1,000 watchers and a server-side apply cost.
+func BenchmarkAPIScale(b *testing.B) {
+	const objects, watchers = 100_000, 1000
+	n := newNode(b, "--no-agent")
+	n.launch()
+	n.awaitLog("the API answers")
+	c := newCaller(b, "skiff", n.restConfig(b), fmt.Sprint(n.server.Pid))
+	before := c.resident()
+	const configMaps = "/api/v1/namespaces/default/configmaps"
+	noise := make([]byte, 750)
+	if _, err := rand.Read(noise); err != nil {
+		b.Fatal(err)
+	}
+	text := base64.StdEncoding.EncodeToString(noise) // 1,000 bytes.
+	b.ReportMetric(atOnce(2*benchWriters, objects, func(i int) {
+		c.call("POST", configMaps, fmt.Sprintf(`{"metadata":{"name":"c-%06d"},"data":{"text":%q}}`, i, text))
+	}), "creates/s")
+	b.ReportMetric((c.resident()-before)*1e6/objects, "bytes/object")
+
+	n.stop(syscall.SIGTERM)
+	var starts []time.Duration
+	for range 3 {
+		start := time.Now()
+		n.launch()
+		soon(b, func() bool { return n.answers(b) })
+		starts = append(starts, time.Since(start))
+		if len(starts) < 3 {
+			n.stop(syscall.SIGTERM)
+		}
+	}
+	report(b, "start-with-100000-ms", starts)
+
+	c = newCaller(b, "skiff", n.restConfig(b), fmt.Sprint(n.server.Pid))
+	c.tell(c.resident(), "MB-resident-after-start")
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	seen := make(chan time.Time, watchers)
+	for range watchers {
+		resp := c.begin(ctx, "GET", configMaps+"?watch=1&fieldSelector=metadata.name%3Dc-000000", "")
+		go drain(resp.Body, seen)
+	}
+	for range watchers {
+		<-seen
+	}
+	var told []time.Duration
+	for i := range 20 {
+		start := time.Now()
+		c.call("PATCH", configMaps+"/c-000000", fmt.Sprintf(`{"data":{"n":"%d"}}`, i), "Content-Type", "application/merge-patch+json")
+		for range watchers {
+			told = append(told, (<-seen).Sub(start))
+		}
+	}
+	report(b, "event-to-1000-watchers-p50-ms", told)
+	cancel()
+
+	apply := func(i int) {
+		c.call("PATCH", configMaps+"/applied?fieldManager=bench", fmt.Sprintf(`{"kind":"ConfigMap","apiVersion":"v1","metadata":{"name":"applied"},"data":{"n":"%d"}}`, i),
+			"Content-Type", "application/apply-patch+yaml")
+	}
+	patch := func(i int) {
+		c.call("PATCH", configMaps+"/c-000001", fmt.Sprintf(`{"data":{"n":"%d"}}`, i), "Content-Type", "application/merge-patch+json")
+	}
+	for _, one := range []struct {
+		what string
+		do   func(i int)
+	}{{"apply-ms", apply}, {"merge-patch-ms", patch}} {
+		var took []time.Duration
+		for i := range 200 {
+			start := time.Now()
+			one.do(i)
+			took = append(took, time.Since(start))
+		}
+		b.ReportMetric(float64(median(took).Microseconds())/1e3, one.what)
+	}
+	n.stop(syscall.SIGTERM)
+}
