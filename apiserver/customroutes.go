@@ -123,7 +123,7 @@ func (s *served) route(parts []string) http.Handler {
 
 // discoverCustom answers for a group, or a version of it, that only definitions have; nil if none has.
 func discoverCustom(table []*api.Resource, parts []string) http.Handler {
-	d := discovery{table}
+	d := discovery{table: table}
 	group := parts[0]
 	if len(parts) == 1 && slices.Contains(groupNames(table), group) {
 		return d.group(group)

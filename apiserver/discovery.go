@@ -18,7 +18,8 @@ import (
 // Discovery tells clients what there is: https://kubernetes.io/docs/concepts/overview/kubernetes-api/#discovery-api
 // It comes in two forms: one document for everything ("aggregated"), and the older one a group at a time.
 type discovery struct {
-	table []*api.Resource // All that is served at the moment of the request.
+	table  []*api.Resource // All that is served at the moment of the request.
+	server string          // Where clients from anywhere reach the API.
 }
 
 const aggregatedType = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
@@ -41,7 +42,7 @@ func (d discovery) core(w http.ResponseWriter, r *http.Request) error {
 	if wantsAggregated(r) {
 		return respondAggregated(w, r, d.aggregated(func(group string) bool { return group == "" }))
 	}
-	v := &metav1.APIVersions{Versions: []string{"v1"}, ServerAddressByClientCIDRs: []metav1.ServerAddressByClientCIDR{}}
+	v := &metav1.APIVersions{Versions: []string{"v1"}, ServerAddressByClientCIDRs: []metav1.ServerAddressByClientCIDR{{ClientCIDR: "0.0.0.0/0", ServerAddress: d.server}}}
 	v.SetGroupVersionKind(schema.GroupVersionKind{Version: "v1", Kind: "APIVersions"})
 	return respond(w, r, http.StatusOK, v)
 }

@@ -54,7 +54,7 @@ func TestPlainDiscovery(t *testing.T) {
 			t.Errorf("Accept %q: %s with %d groups, want APIGroupList with %d", accept, got.Kind, len(got.Groups), want)
 		}
 	}
-	if got := parse[metav1.APIVersions](t, s.do(t, "GET", "/api", "").want(t, 200)); !slices.Equal(got.Versions, []string{"v1"}) {
+	if got := parse[metav1.APIVersions](t, s.do(t, "GET", "/api", "").want(t, 200)); !slices.Equal(got.Versions, []string{"v1"}) || got.ServerAddressByClientCIDRs[0].ServerAddress != "192.0.2.1:6443" {
 		t.Errorf("/api: versions %v, want v1", got.Versions)
 	}
 	if got := parse[metav1.APIGroup](t, s.do(t, "GET", "/apis/apps", "").want(t, 200)); got.PreferredVersion.GroupVersion != "apps/v1" {

@@ -3,7 +3,8 @@
 // A request makes three hops: the route (this file, made from the table in package api), the handler (handlers.go,
 // subresources.go), and the store. Reads and watches are answered from memory (cache.go, shelf.go), which follows the store's
 // watch; writes go through the one store with a compare-and-swap (write.go). Nothing here knows a controller, the
-// scheduler or an agent: between the halves there is only the API.
+// scheduler or an agent: between the halves there is only the API. What clients from outside the process may cost is
+// bounded before all that (limits.go).
 //
 // In Kubernetes: kube-apiserver, that is k8s.io/apiserver with pkg/registry and pkg/controlplane. Left out so far:
 // RBAC, admission webhooks and conversion webhooks of custom resources.
@@ -165,7 +166,9 @@ func (s *Server) discoveryRoutes(mux chi.Router) {
 
 // discover answers a request with what is served when it comes.
 func (s *Server) discover(pick func(discovery) handler) handler {
-	return func(w http.ResponseWriter, r *http.Request) error { return pick(discovery{s.rows()})(w, r) }
+	return func(w http.ResponseWriter, r *http.Request) error {
+		return pick(discovery{s.rows(), s.config.Advertise.String()})(w, r)
+	}
 }
 
 // groupPath is where a group's resources lie: /api/v1, /apis/apps/v1.
