@@ -61,6 +61,9 @@ func (s *Server) serveSnapshot(w http.ResponseWriter, r *http.Request) error {
 	if !isAdministrator(u) {
 		return apierrors.NewForbidden(schema.GroupResource{}, "", fmt.Errorf("User %q cannot get path %q", u.Name, r.URL.Path))
 	}
+	if err := s.cache.freshen(r.Context()); err != nil {
+		return err
+	}
 	// What can not have a deadline is in this process.
 	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(snapshotTimeout))
 	w.Header().Set("Content-Type", "application/octet-stream")

@@ -14,13 +14,13 @@ import (
 )
 
 // explain turns an error of the client's into one of the store's. What nobody can mend by asking differently is
-// store.ErrUnavailable: etcd is not there, has no leader, no space, or takes too long.
+// store.ErrUnavailable: etcd is not there, has no leader, or takes too long. Of the full one it is known that nothing happened.
 func explain(err error) error {
 	switch {
 	case errors.Is(err, rpctypes.ErrCompacted):
 		return store.ErrCompacted
 	case errors.Is(err, rpctypes.ErrNoSpace):
-		return fmt.Errorf("%w: etcd is full: compact and defragment it, or raise its --quota-backend-bytes; then `etcdctl alarm disarm`", store.ErrUnavailable)
+		return fmt.Errorf("%w: etcd is full: compact and defragment it, or raise its --quota-backend-bytes; then `etcdctl alarm disarm`", store.ErrRefused)
 	case errors.Is(err, rpctypes.ErrPermissionDenied), errors.Is(err, rpctypes.ErrUserEmpty):
 		return fmt.Errorf("%w: etcd does not let this user in: it needs read and write access to the prefix", store.ErrUnavailable)
 	case errors.Is(err, rpctypes.ErrAuthFailed):

@@ -176,8 +176,8 @@ func TestFull(t *testing.T) {
 	for i := 0; err == nil && i < 100; i++ {
 		_, err = s.Put(t.Context(), fmt.Sprint(i), make([]byte, 500_000), 0)
 	}
-	if !errors.Is(err, store.ErrUnavailable) {
-		t.Errorf("Put into a full etcd: error %v, want ErrUnavailable", err)
+	if !errors.Is(err, store.ErrRefused) {
+		t.Errorf("Put into a full etcd: error %v, want ErrRefused", err)
 	}
 	if kv, err := s.Get(t.Context(), "a"); err != nil || kv.Rev != rev {
 		t.Errorf("Get gave revision %d, error %v; want %d", kv.Rev, err, rev)
