@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 
@@ -105,6 +106,30 @@ func BenchmarkPatch(b *testing.B) {
 			}
 		}
 	})
+}
+
+// BenchmarkManagedFields writes an object, but for the disk. The floor is the same update of an object that has no managed
+// fields, as those have none that skiff's components make.
+func BenchmarkManagedFields(b *testing.B) {
+	s := start(b)
+	path := deployments + "/web"
+	image := func(n int) string { return strings.Replace(deploymentJSON("web"), "nginx", "nginx:"+strconv.Itoa(n), 1) }
+	run := func(name string, headers []string, query string, body func(n int) string) {
+		b.Run(name, func(b *testing.B) {
+			b.ReportAllocs()
+			for n := 1; b.Loop(); n++ {
+				s.do(b, "PATCH", path+"?dryRun=All&fieldManager=me"+query, body(n), headers...).want(b, 200)
+			}
+		})
+	}
+	apply := []string{"Content-Type", "application/apply-patch+yaml"}
+	s.do(b, "PATCH", path+"?fieldManager=me", image(0), apply...).want(b, 201)
+	run("apply/no change", apply, "", func(int) string { return image(0) })
+	run("apply/change", apply, "", image)
+	run("update/tracked", strategic, "", image)
+	s.do(b, "DELETE", path, "").want(b, 200)
+	s.do(b, "POST", deployments, image(0), "User-Agent", "skiff/v0").want(b, 201)
+	run("update/floor", strategic, "", image)
 }
 
 // BenchmarkFanOut tells 100 watchers of one change, until all have read it. The floor hands the same bytes to 100

@@ -19,6 +19,7 @@ func TestCluster(t *testing.T) {
 		{"get prints tables and everything else", testGet},
 		{"the other verbs work on these kinds", testVerbs},
 		{"edit changes what the editor changed", testEdit},
+		{"server-side apply knows whose a field is", testServerSideApply},
 		{"logs come, and go on coming", testLogs},
 		{"a terminal is one", testTerminal},
 		{"debug looks into a running pod", testDebug},
