@@ -11,6 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/yaml"
+	kjson "sigs.k8s.io/json"
 )
 
 // Server-side apply: a PATCH that says what its writer wants an object to be like, which need not be there yet.
@@ -74,9 +75,13 @@ func (h *resource) applied(old runtime.Object, sub string, o write, p patch) (ru
 	return obj, p.twice(o.validation)
 }
 
-// config is the body of an apply.
+// config is the body of an apply: YAML, of which JSON, that programs send, is read the quick way.
 func (p patch) config() (*unstructured.Unstructured, error) {
 	config := &unstructured.Unstructured{Object: map[string]any{}}
+	if kjson.UnmarshalCaseSensitivePreserveInts(p.body, &config.Object) == nil {
+		return config, nil
+	}
+	config.Object = map[string]any{}
 	if err := yaml.Unmarshal(p.body, &config.Object); err != nil {
 		return nil, apierrors.NewBadRequest(fmt.Sprintf("error decoding YAML: %v", err))
 	}
@@ -86,6 +91,9 @@ func (p patch) config() (*unstructured.Unstructured, error) {
 // twice finds keys that stand twice in the body of an apply. Those that the kind does not know are refused in any case.
 func (p patch) twice(v *validation) error {
 	if v.level == metav1.FieldValidationIgnore {
+		return nil
+	}
+	if twice, err := kjson.UnmarshalStrict(p.body, &map[string]any{}); err == nil && len(twice) == 0 {
 		return nil
 	}
 	err := yaml.UnmarshalStrict(p.body, &map[string]any{})

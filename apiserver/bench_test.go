@@ -113,7 +113,9 @@ func BenchmarkPatch(b *testing.B) {
 func BenchmarkManagedFields(b *testing.B) {
 	s := start(b)
 	path := deployments + "/web"
-	image := func(n int) string { return strings.Replace(deploymentJSON("web"), "nginx", "nginx:"+strconv.Itoa(n), 1) }
+	image := func(n int) string {
+		return strings.Replace(deploymentJSON("web"), "nginx", "nginx:"+strconv.Itoa(n), 1)
+	}
 	run := func(name string, headers []string, query string, body func(n int) string) {
 		b.Run(name, func(b *testing.B) {
 			b.ReportAllocs()
