@@ -28,7 +28,7 @@ func ptr[T any](v T) *T { return &v }
 func seconds(n int64) time.Duration { return time.Duration(n) * time.Second }
 
 // admit does to a new object what Kubernetes' default admission plugins do: ServiceAccount (the name only: no token is
-// mounted before RBAC is enforced), DefaultTolerationSeconds, Priority, DefaultStorageClass and DefaultIngressClass. A
+// mounted before RBAC is enforced), DefaultTolerationSeconds, Priority, PodTopologyLabels, DefaultStorageClass and DefaultIngressClass. A
 // request for a certificate gets the name of who makes it.
 // https://kubernetes.io/docs/reference/access-authn-authz/admission-controllers/
 func (s *Server) admit(ctx context.Context, obj runtime.Object) error {
@@ -81,10 +81,35 @@ func (s *Server) admitPod(pod *corev1.Pod) error {
 		pod.Spec.ServiceAccountName = "default"
 		pod.Spec.DeprecatedServiceAccount = "default"
 	}
+	addLabels(pod, s.topologyOf(pod.Spec.NodeName))
 	for _, key := range []string{corev1.TaintNodeNotReady, corev1.TaintNodeUnreachable} {
 		tolerateForAWhile(pod, key)
 	}
 	return s.prioritize(pod)
+}
+
+// topologyOf is where a node says it is, for its pods to know: the labels that the admission plugin PodTopologyLabels copies.
+func (s *Server) topologyOf(node string) map[string]string {
+	it := s.shelf("nodes").get(node)
+	if it == nil {
+		return nil
+	}
+	where := map[string]string{}
+	for _, key := range []string{corev1.LabelTopologyZone, corev1.LabelTopologyRegion} {
+		if value, ok := it.meta().GetLabels()[key]; ok {
+			where[key] = value
+		}
+	}
+	return where
+}
+
+// addLabels gives a pod the labels whose keys it does not have.
+func addLabels(pod *corev1.Pod, labels map[string]string) {
+	for key, value := range labels {
+		if _, has := pod.Labels[key]; !has {
+			metav1.SetMetaDataLabel(&pod.ObjectMeta, key, value)
+		}
+	}
 }
 
 const tolerationSeconds = 300

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
 	appsv1 "k8s.io/api/apps/v1"
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -34,6 +35,30 @@ func TestBinding(t *testing.T) {
 	s.do(t, "POST", podsPath, gated).want(t, 201)
 	binding("g", "").refused(t, 409, metav1.StatusReasonConflict, "pod g has non-empty .spec.schedulingGates")
 	s.do(t, "PATCH", podsPath+"/q", `{"spec":{"nodeName":"n1"}}`, merge...).refused(t, 422, metav1.StatusReasonInvalid, "pod updates may not change fields other than")
+}
+
+// A binding may say which version of the pod it means, and what the pod is to bear; the pod learns where its node is.
+func TestBindingFinePrint(t *testing.T) {
+	s := start(t)
+	s.do(t, "POST", "/api/v1/nodes", `{"metadata":{"name":"n1","labels":{"topology.kubernetes.io/zone":"z1","topology.kubernetes.io/region":"r1","other":"x"}}}`).want(t, 201)
+	binding := func(more, node string) answer {
+		return s.do(t, "POST", podsPath+"/p/binding", `{"kind":"Binding","apiVersion":"v1","metadata":{"name":"p"`+more+`},"target":{"name":"`+node+`"}}`)
+	}
+	s.createPod(t, "p")
+	binding(`,"resourceVersion":"1"`, "n1").refused(t, 409, metav1.StatusReasonConflict, "Precondition failed: ResourceVersion in precondition: 1")
+	s.do(t, "POST", podsPath+"/p/binding?dryRun=All", `{"kind":"Binding","apiVersion":"v1","metadata":{"name":"p"},"target":{"name":"n1"}}`).want(t, 201)
+	if p := s.pod(t, "p"); p.Spec.NodeName != "" {
+		t.Errorf("a dry run bound the pod to %s", p.Spec.NodeName)
+	}
+	binding(`,"resourceVersion":"`+s.pod(t, "p").ResourceVersion+`","uid":"`+string(s.pod(t, "p").UID)+`","annotations":{"why":"first"},"labels":{"app":"other","by":"me"}`, "n1").want(t, 201)
+	p := s.pod(t, "p")
+	want := map[string]string{"app": "web", "by": "me", "topology.kubernetes.io/zone": "z1", "topology.kubernetes.io/region": "r1"}
+	if diff := cmp.Diff(want, p.Labels); diff != "" || p.Annotations["why"] != "first" || p.Generation != 1 {
+		t.Errorf("annotations %v, generation %d, labels (-want +got):\n%s", p.Annotations, p.Generation, diff)
+	}
+	s.do(t, "DELETE", podsPath+"/p?gracePeriodSeconds=0", "").want(t, 200)
+	s.createPod(t, "p")
+	binding("", "unknown").want(t, 201) // Kubernetes too leaves it to whoever binds that there is such a node.
 }
 
 func TestScale(t *testing.T) {

@@ -98,7 +98,7 @@ func (h *resource) bind(w http.ResponseWriter, r *http.Request) error {
 		return apierrors.NewInvalid(bindingKind.GroupKind(), b.Name, errs)
 	}
 	_, err = h.server.modify(r.Context(), h.server.shelf("pods"), objectKey(namespace, b.Name), "binding", o.dry, func(old runtime.Object) (runtime.Object, error) {
-		return bound(old.(*corev1.Pod), b)
+		return bound(old.(*corev1.Pod), b, h.server.topologyOf(b.Target.Name))
 	})
 	if err != nil {
 		return err
@@ -123,13 +123,17 @@ func validateBinding(b *corev1.Binding) field.ErrorList {
 	return errs
 }
 
-func bound(old *corev1.Pod, b *corev1.Binding) (*corev1.Pod, error) {
+// bound is the pod on the node that the binding says. It gets the binding's annotations and, where it does not say otherwise
+// itself, the labels: those of the binding, and where in the world the node is.
+func bound(old *corev1.Pod, b *corev1.Binding, topology map[string]string) (*corev1.Pod, error) {
 	refuse := func(why string) error {
 		return apierrors.NewConflict(corev1.Resource("pods/binding"), old.Name, errors.New(why))
 	}
 	switch {
 	case b.UID != "" && b.UID != old.UID:
 		return nil, refuse(fmt.Sprintf("Precondition failed: UID in precondition: %s, UID in object meta: %s", b.UID, old.UID))
+	case b.ResourceVersion != "" && b.ResourceVersion != old.ResourceVersion:
+		return nil, refuse(fmt.Sprintf("Precondition failed: ResourceVersion in precondition: %s, ResourceVersion in object meta: %s", b.ResourceVersion, old.ResourceVersion))
 	case old.DeletionTimestamp != nil:
 		return nil, refuse(fmt.Sprintf("pod %s is being deleted, cannot be assigned to a host", old.Name))
 	case len(old.Spec.SchedulingGates) > 0:
@@ -142,6 +146,8 @@ func bound(old *corev1.Pod, b *corev1.Binding) (*corev1.Pod, error) {
 	for k, v := range b.Annotations {
 		metav1.SetMetaDataAnnotation(&pod.ObjectMeta, k, v)
 	}
+	addLabels(pod, b.Labels)
+	addLabels(pod, topology)
 	setPodCondition(&pod.Status, corev1.PodCondition{
 		Type: corev1.PodScheduled, Status: corev1.ConditionTrue, ObservedGeneration: pod.Generation, LastTransitionTime: metav1.Now().Rfc3339Copy()})
 	return pod, nil
