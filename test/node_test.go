@@ -163,6 +163,12 @@ func (n *node) start() {
 // launch starts the server.
 func (n *node) launch() {
 	n.t.Helper()
+	n.launchAs(n.skiff("server", append([]string{"--node-name", nodeName}, n.flags...)...))
+}
+
+// launchAs starts the server by a command line of one's own.
+func (n *node) launchAs(cmd *exec.Cmd) {
+	n.t.Helper()
 	n.starts++
 	n.lastSeen = filepath.Join(n.dir, fmt.Sprintf("server-%d.log", n.starts))
 	log, err := os.Create(n.lastSeen)
@@ -170,7 +176,6 @@ func (n *node) launch() {
 		n.t.Fatal(err)
 	}
 	defer log.Close()
-	cmd := n.skiff("server", append([]string{"--node-name", nodeName}, n.flags...)...)
 	cmd.Stdout, cmd.Stderr = log, log
 	if err := cmd.Start(); err != nil {
 		n.t.Fatal(err)
