@@ -118,7 +118,7 @@ func testMetadata(t *testing.T, s *server) {
 	if _, err := partial.Patch(t.Context(), "chart", types.MergePatchType, patch, metav1.PatchOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	event := <-watcher.ResultChan()
+	event := next(t, watcher)
 	seen, ok := event.Object.(*metav1.PartialObjectMetadata)
 	if !ok || event.Type != watch.Modified || seen.Name != "chart" || seen.Annotations["seen"] != "yes" {
 		t.Errorf("the watch of metadata tells %v", event)

@@ -24,8 +24,10 @@ import (
 	"k8s.io/client-go/tools/events"
 	"k8s.io/klog/v2"
 	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/config"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 )
@@ -147,13 +149,14 @@ func (s *server) runOperator(t *testing.T, space string) client.Client {
 	manager, err := ctrl.NewManager(s.config(t), ctrl.Options{
 		Scheme: kinds, Cache: cache.Options{DefaultNamespaces: map[string]cache.Config{space: {}}},
 		LeaderElection: true, LeaderElectionID: operatorName, LeaderElectionNamespace: space, LeaderElectionReleaseOnCancel: true,
-		Metrics: metricsserver.Options{BindAddress: "0"},
+		Metrics:    metricsserver.Options{BindAddress: "0"},
+		Controller: config.Controller{SkipNameValidation: new(true)}, // The test may run more than once in a process.
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	master := &harbourMaster{Client: manager.GetClient(), events: manager.GetEventRecorder(operatorName)}
-	if err := ctrl.NewControllerManagedBy(manager).For(&Harbour{}).Owns(&corev1.ConfigMap{}).Owns(&appsv1.Deployment{}).Complete(master); err != nil {
+	if err := ctrl.NewControllerManagedBy(manager).For(&Harbour{}).Owns(&corev1.ConfigMap{}).Owns(&appsv1.Deployment{}, builder.OnlyMetadata).Complete(master); err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())

@@ -14,6 +14,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
@@ -170,13 +171,14 @@ func eventually(t *testing.T, check func() error) {
 	}
 }
 
-// must returns what a call returned, if it returned no error.
-func must[T any](t *testing.T) func(T, error) T {
-	return func(v T, err error) T {
-		t.Helper()
-		if err != nil {
-			t.Fatal(err)
-		}
-		return v
+// next is the next event of a watch.
+func next(t *testing.T, watcher watch.Interface) watch.Event {
+	t.Helper()
+	select {
+	case event := <-watcher.ResultChan():
+		return event
+	case <-time.After(patience):
+		t.Fatal("the watch tells nothing more")
+		return watch.Event{}
 	}
 }

@@ -71,7 +71,7 @@ func testTyped(t *testing.T, s *server) {
 		t.Errorf("after its deletion the object is answered with %v, want not found", err)
 	}
 	for _, want := range []string{"MODIFIED 2", "MODIFIED 3", "DELETED 3"} {
-		event := <-watcher.ResultChan()
+		event := next(t, watcher)
 		seen, ok := event.Object.(*corev1.ConfigMap)
 		if !ok || fmt.Sprint(event.Type, " ", seen.Data["boats"]) != want {
 			t.Errorf("the watch tells %v, want %s", event, want)
