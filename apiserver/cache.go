@@ -62,6 +62,7 @@ func newCache(ctx context.Context, s store.Store, table []*api.Resource) (*cache
 		}
 	}
 	c.custom.replace(map[string]*customKind{})
+	c.custom.gone = map[string]bool{}
 	return c, c.load(ctx)
 }
 
@@ -188,6 +189,11 @@ func (c *cache) apply(ev store.Event) error {
 		return nil
 	}
 	shelf, key, err := c.locate(ev.Key)
+	if err != nil && c.custom.isLate(ev.Key) {
+		slog.Warn("an object was written after the definition of its kind had gone; its writer takes it back", "key", ev.Key)
+		c.reached(ev.Rev)
+		return nil
+	}
 	if err != nil {
 		return err
 	}

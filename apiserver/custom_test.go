@@ -194,3 +194,25 @@ func TestApplyCustomResource(t *testing.T) {
 	s.do(t, "PATCH", boats+"/one/scale?fieldManager=scaler", `{"spec":{"replicas":3}}`, merge...).want(t, 200)
 	s.apply(t, boats+"/one", "me", "", boat("one", `{"length":5,"sails":2}`)).refused(t, 409, metav1.StatusReasonConflict, ".spec.sails")
 }
+
+// What another server of the same store wrote too late does not stop this one.
+func TestObjectAfterItsDefinition(t *testing.T) {
+	s := start(t)
+	s.define(t, boatCRD(boatVersion("v1", true, boatSchema)))
+	s.do(t, "DELETE", boatsCRD, "").want(t, 200)
+	deadline := time.Now().Add(patience)
+	for s.do(t, "GET", boatsCRD, "").code != 404 {
+		if time.Now().After(deadline) {
+			t.Fatal("the definition is still there")
+		}
+		time.Sleep(time.Millisecond)
+	}
+	rev, err := s.store.Put(t.Context(), "boats.sea.example.com/default/late", []byte(boat("late", `{"length":5}`)), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.store.Delete(t.Context(), "boats.sea.example.com/default/late", rev); err != nil {
+		t.Fatal(err)
+	}
+	s.createConfigMap(t, "goes-on")
+}

@@ -1,6 +1,7 @@
 package apiserver
 
 import (
+	"context"
 	"maps"
 	"slices"
 	"strings"
@@ -34,10 +35,18 @@ type customKind struct {
 // goroutine that applies the store's events.
 type customKinds struct {
 	kinds   atomic.Pointer[map[string]*customKind]
-	changed func() error // Called after each change, before anybody hears of the definition's revision; nil during start.
+	changed func() error    // Called after each change, before anybody hears of the definition's revision; nil during start.
+	gone    map[string]bool // Definitions that have gone since the start. Only the goroutine that applies events looks at it.
 }
 
 func (k *customKinds) all() map[string]*customKind { return *k.kinds.Load() }
+
+// isLate tells whether a key of the store is of a kind that has gone. Another server of this store may not have heard of that in
+// time.
+func (k *customKinds) isLate(storeKey string) bool {
+	name, _, _ := strings.Cut(storeKey, "/")
+	return k.gone[name]
+}
 
 func (k *customKinds) replace(kinds map[string]*customKind) { k.kinds.Store(&kinds) }
 
@@ -91,6 +100,7 @@ func (c *cache) define(name string, it *item, rev uint64) error {
 	switch {
 	case now == nil:
 		delete(kinds, name)
+		c.custom.gone[name] = true
 		before.shelf.end()
 	case before != nil:
 		kinds[name] = now
@@ -99,6 +109,7 @@ func (c *cache) define(name string, it *item, rev uint64) error {
 		}
 	default:
 		kinds[name] = now
+		delete(c.custom.gone, name)
 	}
 	c.custom.replace(kinds)
 	return c.custom.changed()
@@ -159,8 +170,7 @@ func (s *shelf) end() {
 // created.
 func (s *Server) checkDefinition(sh *shelf) (done func(), err error) {
 	r := sh.resource
-	refused := apierrors.NewMethodNotSupported(r.GroupResource(), "create")
-	refused.ErrStatus.Message = "create not allowed while custom resource definition is terminating"
+	refused := refusedCreate(r)
 	it := s.shelf(definitions).get(r.GroupResource().String())
 	if it == nil || it.meta().GetDeletionTimestamp() != nil {
 		return nil, refused
@@ -170,6 +180,27 @@ func (s *Server) checkDefinition(sh *shelf) (done func(), err error) {
 		return nil, refused
 	}
 	return done, nil
+}
+
+func refusedCreate(r *api.Resource) error {
+	err := apierrors.NewMethodNotSupported(r.GroupResource(), "create")
+	err.ErrStatus.Message = "create not allowed while custom resource definition is terminating"
+	return err
+}
+
+// takeBack deletes an object that was created too late: another server had let the definition go before it was written.
+func (c *cache) takeBack(ctx context.Context, sh *shelf, key string, obj runtime.Object) error {
+	if c.find(sh.resource.GroupResource().String()) != nil {
+		return nil
+	}
+	rev, err := parseRevision(metaOf(obj).GetResourceVersion())
+	if err != nil {
+		return err
+	}
+	if err := c.remove(ctx, sh, key, rev); err != nil {
+		return err
+	}
+	return refusedCreate(sh.resource)
 }
 
 // withSchemas gives the table's row of definitions the rules for their schemas.

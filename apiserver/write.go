@@ -96,6 +96,9 @@ func (s *Server) create(ctx context.Context, sh *shelf, namespace string, obj ru
 		err = s.cache.put(ctx, sh, key, obj, 0)
 	}
 	given.written(ctx, err)
+	if err == nil && r.Custom {
+		err = s.cache.takeBack(ctx, sh, key, obj)
+	}
 	if errors.Is(err, store.ErrExists) {
 		return nil, exists(r, m.GetName(), generated)
 	}

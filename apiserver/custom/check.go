@@ -129,7 +129,11 @@ func checkDefault(at *field.Path, value any, s *schema.Structural) field.ErrorLi
 		return append(errs, field.Invalid(at, value, err.Error()))
 	}
 	errs = append(errs, validateEmbedded(at, value, s)...)
-	return append(errs, valueErrors(at, newValues(valueSchema(s)), value)...)
+	errs = append(errs, valueErrors(at, newValues(valueSchema(s)), value)...)
+	if len(errs) > 0 {
+		return errs
+	}
+	return rule.CompileValue(s).CheckDefault(at, value)
 }
 
 // maxSelectable bounds the selectable fields of a version, as Kubernetes bounds them.

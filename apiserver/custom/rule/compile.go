@@ -37,6 +37,12 @@ func Compile(path *field.Path, s *schema.Structural) (*Rules, field.ErrorList) {
 	return compile(path, s, true, nil)
 }
 
+// CompileValue is Compile for the schema of a value within an object.
+func CompileValue(s *schema.Structural) *Rules {
+	r, _ := compile(nil, s, false, nil)
+	return r
+}
+
 // compile returns nil for a schema without rules. oldless is the list in which an item cannot be told which one it was before.
 func compile(path *field.Path, s *schema.Structural, isResource bool, oldless *field.Path) (*Rules, field.ErrorList) {
 	if s == nil {

@@ -37,6 +37,18 @@ func (r *Rules) Check(obj, old map[string]any) field.ErrorList {
 	return w.errs
 }
 
+// CheckDefault finds the rules that a default breaks, which would be broken by whoever leaves the field out.
+func (r *Rules) CheckDefault(path *field.Path, value any) field.ErrorList {
+	if r == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), maxTime)
+	defer cancel()
+	w := &walk{ctx: ctx, budget: perObject}
+	w.check(r, path, value, nil, false)
+	return w.errs
+}
+
 // walk is the way through one object.
 type walk struct {
 	ctx    context.Context
