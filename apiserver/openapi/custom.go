@@ -3,6 +3,7 @@ package openapi
 import (
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"maps"
 	"slices"
 	"strings"
@@ -62,9 +63,17 @@ func (d *Documents) withCustom(custom []*Custom, v2 bool) (definitions, error) {
 	defs := maps.Clone(own)
 	for _, c := range custom {
 		gvk := c.Resource.GroupVersionKind()
-		if defs[customName(gvk)], err = c.Schema(v2); err != nil {
-			return nil, fmt.Errorf("describe %s: %w", c.Resource.GroupResource(), err)
+		def, err := c.Schema(v2)
+		if err == nil {
+			err = fits(def, v2)
 		}
+		if err != nil { // One kind must not cost the others their document.
+			slog.Warn("a custom kind is described without its fields", "kind", gvk, "err", err)
+			if def, err = untyped(gvk); err != nil {
+				return nil, err
+			}
+		}
+		defs[customName(gvk)] = def
 		list := gvk
 		list.Kind = c.Resource.ListKind
 		if defs[customName(list)], err = listOf(gvk, list); err != nil {
@@ -72,6 +81,34 @@ func (d *Documents) withCustom(custom []*Custom, v2 bool) (definitions, error) {
 		}
 	}
 	return defs, nil
+}
+
+// fits tells what keeps a definition from being part of a document, which must have a form in protobuf too.
+func fits(def json.RawMessage, v2 bool) error {
+	doc := object{"openapi": "3.0.0", "components": object{"schemas": object{"x": def}}}
+	parse := protoV3
+	if v2 {
+		converted, err := definitionV2(def)
+		if err != nil {
+			return err
+		}
+		doc, parse = object{"swagger": "2.0", "definitions": object{"x": converted}}, protoV2
+	}
+	doc["info"], doc["paths"] = object{"title": "Kubernetes", "version": "unversioned"}, object{}
+	data, err := json.Marshal(doc)
+	if err != nil {
+		return err
+	}
+	_, err = parse(data)
+	return err
+}
+
+// untyped is the definition of a kind of which nothing is known but its name.
+func untyped(gvk schema.GroupVersionKind) (json.RawMessage, error) {
+	return json.Marshal(object{
+		"type": "object", "x-kubernetes-preserve-unknown-fields": true,
+		"x-kubernetes-group-version-kind": []object{{"group": gvk.Group, "version": gvk.Version, "kind": gvk.Kind}},
+	})
 }
 
 // DefinitionsOf returns the definitions of custom kinds and all that those refer to, as Definitions does.
