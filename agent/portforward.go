@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"time"
 
 	"github.com/gorilla/websocket"
@@ -16,29 +17,57 @@ import (
 	"k8s.io/streaming/pkg/httpstream/wsstream"
 )
 
-// servePortForward answers `kubectl port-forward`: SPDY, or the same SPDY inside of a WebSocket.
+// maxForwards is how many ports a client can ask for at once: each has two channels, and the number of a channel is a byte.
+const maxForwards = 128
+
+// servePortForward answers `kubectl port-forward`: SPDY, or the same SPDY inside of a WebSocket. Other clients have the ports
+// as channels of a WebSocket, named in the query.
 func (a *Agent) servePortForward(w http.ResponseWriter, r *http.Request) {
 	pod, err := a.podOf(r)
 	if err != nil {
 		respondError(w, err)
 		return
 	}
+	var options *portforward.V4Options
 	if wsstream.IsWebSocketRequestWithTunnelingProtocol(r) {
 		if w, r, err = tunnel(w, r); err != nil {
 			return // The upgrade has answered.
 		}
-	} else if wsstream.IsWebSocketRequest(r) {
-		respondError(w, refuse(http.StatusForbidden, "port-forward over WebSocket needs the protocol %s", portforward.WebsocketsSPDYTunnelingPortForwardV1))
+	} else if options, err = forwardOptions(r); err != nil {
+		respondError(w, err)
 		return
 	}
-	portforward.ServePortForward(w, r, forwarder{a.network}, pod.Name, string(pod.UID), nil, sessionIdle, sessionCreate, portforward.SupportedProtocols)
+	to := forwarder{a.network, r.Context()}
+	portforward.ServePortForward(w, r, to, pod.Name, string(pod.UID), options, sessionIdle, sessionCreate, portforward.SupportedProtocols)
+}
+
+// forwardOptions reads the ports of a WebSocket request. An SPDY request names none: each of its streams does.
+// Their name is that of the API (ports=80) or of the kubelet (port=80).
+func forwardOptions(r *http.Request) (*portforward.V4Options, error) {
+	query := r.URL.Query()
+	read := r.Clone(r.Context())
+	read.URL.RawQuery = url.Values{portforward.PortHeader: append(query["ports"], query["port"]...)}.Encode()
+	options, err := portforward.NewV4Options(read)
+	if err != nil {
+		return nil, refuse(http.StatusBadRequest, "%v", err)
+	}
+	if len(options.Ports) > maxForwards {
+		return nil, refuse(http.StatusBadRequest, "at most %d ports can be forwarded at once", maxForwards)
+	}
+	return options, nil
 }
 
 // forwarder connects streams to ports of a pod.
-type forwarder struct{ network Network }
+type forwarder struct {
+	network Network
+	session context.Context // Ends when the client goes, which the library does not tell of a WebSocket.
+}
 
 // PortForward implements portforward.PortForwarder. It returns when both directions have ended.
 func (f forwarder) PortForward(ctx context.Context, _, uid string, port int32, stream io.ReadWriteCloser) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(f.session, cancel)()
 	conn, err := f.network.Dial(ctx, uid, uint16(port))
 	if err != nil {
 		return fmt.Errorf("connect to port %d of the pod: %w", port, err)

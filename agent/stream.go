@@ -162,8 +162,16 @@ const (
 	channels
 )
 
-// serveWebSocket speaks v5.channel.k8s.io, or v4, which cannot say that stdin has ended.
-func serveWebSocket(w http.ResponseWriter, r *http.Request, options *remotecommand.Options, run session) {
+// Versions that wsstream has no names for. Those before v4 tell of a failure in words alone, and of success not at all; those
+// before v5 cannot say that stdin has ended.
+const (
+	socketV4       = remotecommandconsts.StreamProtocolV4Name
+	socketV4Base64 = "v4." + wsstream.Base64ChannelWebSocketProtocol
+	socketV5       = remotecommandconsts.StreamProtocolV5Name
+)
+
+// sessionProtocols are the WebSocket protocols of a session. Kubernetes takes a client that names none for one of the first.
+func sessionProtocols(options *remotecommand.Options) map[string]wsstream.ChannelProtocolConfig {
 	kinds := make([]wsstream.ChannelType, channels)
 	for channel, wanted := range map[int]bool{channelStdout: options.Stdout, channelStderr: options.Stderr, channelStatus: true} {
 		if wanted {
@@ -175,38 +183,59 @@ func serveWebSocket(w http.ResponseWriter, r *http.Request, options *remotecomma
 			kinds[channel] = wsstream.ReadChannel
 		}
 	}
-	protocol := wsstream.ChannelProtocolConfig{Binary: true, Channels: kinds}
-	conn := wsstream.NewConn(map[string]wsstream.ChannelProtocolConfig{
-		remotecommandconsts.StreamProtocolV5Name: protocol, remotecommandconsts.StreamProtocolV4Name: protocol,
-	})
+	protocols := wsstream.NewDefaultChannelProtocols(kinds)
+	protocols[socketV4Base64] = wsstream.ChannelProtocolConfig{Channels: kinds}
+	for _, name := range []string{socketV4, socketV5} {
+		protocols[name] = wsstream.ChannelProtocolConfig{Binary: true, Channels: kinds}
+	}
+	return protocols
+}
+
+// openSocket accepts a WebSocket with channels. The caller closes it.
+func openSocket(w http.ResponseWriter, r *http.Request, protocols map[string]wsstream.ChannelProtocolConfig) (
+	conn *wsstream.Conn, protocol string, streams []io.ReadWriteCloser, err error) {
+	conn = wsstream.NewConn(protocols)
 	conn.SetIdleTimeout(sessionIdle)
-	ctx := r.Context()                           // Ends when the client goes: see asSession.
-	quiet := klog.NewContext(ctx, klog.New(nil)) // The library logs an error for each connection that we close first.
-	_, streams, err := conn.Open(w, r.WithContext(quiet))
+	quiet := klog.NewContext(r.Context(), klog.New(nil)) // The library logs an error for each connection that we close first.
+	protocol, streams, err = conn.Open(w, r.WithContext(quiet))
+	return conn, protocol, streams, err
+}
+
+// serveWebSocket runs a session whose streams are channels of a WebSocket.
+func serveWebSocket(w http.ResponseWriter, r *http.Request, options *remotecommand.Options, run session) {
+	ctx := r.Context() // Ends when the client goes: see asSession.
+	conn, protocol, streams, err := openSocket(w, r, sessionProtocols(options))
 	if err != nil {
 		return // The handshake has answered.
 	}
 	defer conn.Close()
-	_, _ = streams[channelStatus].Write(nil) // An empty message tells the client that the channels are open.
 
 	s := Streams{TTY: options.TTY}
+	first := streams[channelStatus]
 	if options.Stdin {
 		s.Stdin = streams[channelStdin]
 	}
-	if options.Stdout {
-		s.Stdout = streams[channelStdout]
-	}
 	if options.Stderr {
-		s.Stderr = streams[channelStderr]
+		s.Stderr, first = streams[channelStderr], streams[channelStderr]
+	}
+	if options.Stdout {
+		s.Stdout, first = streams[channelStdout], streams[channelStdout]
 	}
 	if options.TTY {
 		s.Resize = decodeSizes(ctx, streams[channelResize])
 	}
-	status, err := json.Marshal(sessionStatus(run(ctx, s)))
-	if err != nil {
-		return
+	_, _ = first.Write(nil) // An empty message on the first channel that we write tells the client that all are open.
+	_, _ = streams[channelStatus].Write(encodeStatus(protocol, sessionStatus(run(ctx, s))))
+}
+
+// encodeStatus is how a session ended, in the form of the client's protocol.
+func encodeStatus(protocol string, status *metav1.Status) []byte {
+	switch protocol {
+	case socketV4, socketV4Base64, socketV5:
+		text, _ := json.Marshal(status) // A Status can always be encoded.
+		return text
 	}
-	_, _ = streams[channelStatus].Write(status)
+	return []byte(status.Message)
 }
 
 // decodeSizes reads `{"Width":80,"Height":24}` documents until the connection closes.

@@ -15,7 +15,7 @@ func overBoth(t *testing.T, s *shell, test func(*shell)) {
 		for protocol, setting := range maps.All(protocols) {
 			t.Run(name+" kubectl over "+protocol, func(t *testing.T) {
 				s := s.with(t, path)
-				s.env = append(s.env, "KUBECTL_REMOTE_COMMAND_WEBSOCKETS="+setting)
+				s.env = append(s.env, "KUBECTL_REMOTE_COMMAND_WEBSOCKETS="+setting, "KUBECTL_PORT_FORWARD_WEBSOCKETS="+setting)
 				test(s)
 			})
 		}
