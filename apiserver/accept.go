@@ -11,12 +11,19 @@ import (
 	"skiff/api"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 )
 
 // format is how a client wants its answer.
 type format struct {
 	media string // typeJSON, typeYAML or typeProto.
 	as    string // "Table", "PartialObjectMetadata", "PartialObjectMetadataList", or "" for the object itself.
+	asOf  string // The version of as in meta.k8s.io: "v1" or "v1beta1", which differ in nothing but the name.
+}
+
+// kind is that of an answer which is not the object itself.
+func (f format) kind(name string) schema.GroupVersionKind {
+	return schema.GroupVersionKind{Group: metav1.GroupName, Version: f.asOf, Kind: name}
 }
 
 // preference is one of the formats that a client accepts, and how much it likes it.
@@ -72,7 +79,8 @@ func negotiateRow(r *http.Request, row *api.Resource, allowed ...string) (format
 		}
 		f := format{media: p.media}
 		if as := p.params["as"]; as != "" {
-			known := p.params["v"] == "v1" && p.params["g"] == metav1.GroupName && slices.Contains(allowed, as)
+			f.asOf = p.params["v"]
+			known := slices.Contains([]string{"v1", "v1beta1"}, f.asOf) && p.params["g"] == metav1.GroupName && slices.Contains(allowed, as)
 			if !known || as == "Table" && p.media == typeProto { // A Table has no form in protobuf.
 				continue
 			}

@@ -96,7 +96,7 @@ func (s *Server) dnsService() wellKnown {
 	return wellKnown{
 		service: &corev1.Service{
 			ObjectMeta: metav1.ObjectMeta{Name: "kube-dns", Namespace: metav1.NamespaceSystem,
-				Labels: map[string]string{"k8s-app": "kube-dns", "kubernetes.io/name": "CoreDNS"}},
+				Labels: map[string]string{"k8s-app": "kube-dns", "kubernetes.io/name": "CoreDNS", "kubernetes.io/cluster-service": "true"}},
 			Spec: corev1.ServiceSpec{
 				ClusterIP: s.config.ClusterDNS.String(),
 				Ports: []corev1.ServicePort{

@@ -2,9 +2,13 @@ package apiserver
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"crypto/sha512"
+	"encoding/base64"
+	"encoding/json"
 	"fmt"
 	"net/http"
+	"slices"
 	"time"
 
 	"skiff/api"
@@ -35,6 +39,23 @@ func wantsAggregated(r *http.Request) bool {
 		}
 	}
 	return false
+}
+
+// paths serves /: what there is to ask for.
+func (d discovery) paths(w http.ResponseWriter, r *http.Request) error {
+	list := []string{"/.well-known/openid-configuration", "/api", "/apis", "/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", keysPath, "/readyz", "/version"}
+	for _, gv := range groupVersions(d.table) {
+		list = append(list, groupPath(gv))
+		if gv.Group != "" {
+			list = append(list, "/apis/"+gv.Group)
+		}
+	}
+	slices.Sort(list)
+	body, err := json.MarshalIndent(metav1.RootPaths{Paths: slices.Compact(list)}, "", "  ")
+	if err != nil {
+		return err
+	}
+	return respondBytes(w, r, typeJSON, http.StatusOK, body)
 }
 
 // core serves /api.
@@ -92,7 +113,7 @@ func (d discovery) resources(gv schema.GroupVersion) handler {
 		}
 		list.APIResources = append(list.APIResources, metav1.APIResource{
 			Name: res.Name, SingularName: res.Singular, Namespaced: res.Namespaced, Kind: res.Kind,
-			Verbs: res.Verbs, ShortNames: res.ShortNames, Categories: res.Categories,
+			Verbs: res.Verbs, ShortNames: res.ShortNames, Categories: res.Categories, StorageVersionHash: storageVersion(res),
 		})
 		for _, sub := range res.Subs {
 			gvk := subKind(res, sub)
@@ -104,6 +125,17 @@ func (d discovery) resources(gv schema.GroupVersion) handler {
 		}
 	}
 	return func(w http.ResponseWriter, r *http.Request) error { return respond(w, r, http.StatusOK, list) }
+}
+
+// storageVersion is a hash of what the objects of a row are stored as, by which clients notice that it has changed. It is
+// Kubernetes' own, so that a client which knows that of Kubernetes knows this one.
+func storageVersion(res *api.Resource) string {
+	if res.Review || res.Live {
+		return ""
+	}
+	stored := res.Stored()
+	hash := sha256.Sum256([]byte(stored.Group + "/" + stored.Version + "/" + stored.Kind))
+	return base64.StdEncoding.EncodeToString(hash[:8])
 }
 
 func subKind(res *api.Resource, sub api.Sub) schema.GroupVersionKind {
@@ -169,6 +201,7 @@ func respondAggregated(w http.ResponseWriter, r *http.Request, obj runtime.Objec
 		return err
 	}
 	w.Header().Set("Content-Type", aggregatedType)
+	w.Header().Set("Cache-Control", "public")
 	w.Header().Set("Vary", "Accept")
 	w.Header().Set("Etag", fmt.Sprintf(`"%X"`, sha512.Sum512(body.Bytes())))
 	http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(body.Bytes()))

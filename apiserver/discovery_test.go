@@ -65,6 +65,9 @@ func TestPlainDiscovery(t *testing.T) {
 	}
 	list := parse[metav1.APIResourceList](t, s.do(t, "GET", "/apis/apps/v1", "").want(t, 200))
 	i := slices.IndexFunc(list.APIResources, func(r metav1.APIResource) bool { return r.Name == "deployments/scale" })
+	if i > 0 && list.APIResources[i-1].StorageVersionHash != "8aSe+NMegvE=" { // What Kubernetes has.
+		t.Errorf("the hash of the stored version is %q", list.APIResources[i-1].StorageVersionHash)
+	}
 	if i < 0 || list.APIResources[i].Group != "autoscaling" || list.APIResources[i].Kind != "Scale" {
 		t.Errorf("/apis/apps/v1 does not say of what kind deployments/scale is: %+v", list.APIResources)
 	}
@@ -94,9 +97,34 @@ func TestDiscoveryClient(t *testing.T) {
 	}
 }
 
+// Every path that / lists is answered.
+func TestPathsAtTheRoot(t *testing.T) {
+	s := start(t)
+	list := parse[metav1.RootPaths](t, s.do(t, "GET", "/", "").want(t, 200)).Paths
+	if !slices.IsSorted(list) || !slices.Contains(list, "/api/v1") || !slices.Contains(list, "/apis/apps") || !slices.Contains(list, "/apis/apps/v1") {
+		t.Errorf("/ lists %q", list)
+	}
+	for _, path := range list {
+		s.do(t, "GET", path, "").want(t, 200)
+	}
+	s.doAs(t, User{Name: "anybody"}, "GET", "/", "").want(t, 403)
+}
+
+// Who has a document does not get it again.
+func TestDocumentsThatAreKnown(t *testing.T) {
+	s := start(t)
+	for _, path := range []string{"/api", "/apis", "/openapi/v2", "/openapi/v3", "/openapi/v3/apis/apps/v1"} {
+		tag := s.do(t, "GET", path, "", "Accept", acceptAggregated).want(t, 200).header.Get("Etag")
+		if got := s.do(t, "GET", path, "", "Accept", acceptAggregated, "If-None-Match", tag).want(t, 304); len(got.body) > 0 {
+			t.Errorf("%s: a body of %d bytes comes with 304", path, len(got.body))
+		}
+		s.do(t, "GET", path, "", "Accept", acceptAggregated, "If-None-Match", `"another"`).want(t, 200)
+	}
+}
+
 func TestPathsThatAreNone(t *testing.T) {
 	s := start(t)
-	for _, path := range []string{"/", "/nowhere", "/api/v2", "/apis/batch/v2/jobs", "/apis/apps/v1beta1", "/api/v1/namespaces/default/jobs", podsPath + "/p/nothing", "/apis/example.com/v1/roles"} {
+	for _, path := range []string{"/nowhere", "/api/v2", "/apis/batch/v2/jobs", "/apis/apps/v1beta1", "/api/v1/namespaces/default/jobs", podsPath + "/p/nothing", "/apis/example.com/v1/roles"} {
 		s.do(t, "GET", path, "").refused(t, 404, metav1.StatusReasonNotFound, "the server could not find the requested resource")
 	}
 	for method, path := range map[string]string{"POST": "/api", "PUT": "/api/v1/pods", "DELETE": "/version", "PATCH": podsPath} {

@@ -245,7 +245,7 @@ func serveList(w http.ResponseWriter, r *http.Request, res *api.Resource, p page
 		return err
 	}
 	if f.as == "Table" {
-		t, err := newTable(res, r, p.items, true)
+		t, err := newTable(res, r, f, p.items, true)
 		if err != nil {
 			return err
 		}
@@ -256,7 +256,7 @@ func serveList(w http.ResponseWriter, r *http.Request, res *api.Resource, p page
 	var body []byte
 	switch {
 	case f.as == "PartialObjectMetadataList":
-		return respondAs(w, r, http.StatusOK, f, partialList(p))
+		return respondAs(w, r, http.StatusOK, f, partialList(f, p))
 	case f.media == typeProto:
 		body, err = listProto(res, p)
 	default:

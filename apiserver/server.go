@@ -146,6 +146,7 @@ func routeDecoded(next http.Handler) http.Handler {
 }
 
 func (s *Server) discoveryRoutes(mux chi.Router) {
+	mux.Method(http.MethodGet, "/", s.discover(func(d discovery) handler { return d.paths }))
 	mux.Method(http.MethodGet, "/api", s.discover(func(d discovery) handler { return d.core }))
 	mux.Method(http.MethodGet, "/apis", s.discover(func(d discovery) handler { return d.groups }))
 	for _, gv := range groupVersions(s.table) {

@@ -18,18 +18,12 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-var (
-	tableKind       = metav1.SchemeGroupVersion.WithKind("Table")
-	partialKind     = metav1.SchemeGroupVersion.WithKind("PartialObjectMetadata")
-	partialListKind = metav1.SchemeGroupVersion.WithKind("PartialObjectMetadataList")
-)
-
 // newTable prints items the way `kubectl get` shows them: the server makes the columns, so that every client shows the
 // same. https://kubernetes.io/docs/reference/using-api/api-concepts/#receiving-resources-as-tables
-func newTable(r *api.Resource, req *http.Request, items []*item, columns bool) (*metav1.Table, error) {
+func newTable(r *api.Resource, req *http.Request, f format, items []*item, columns bool) (*metav1.Table, error) {
 	include := metav1.IncludeObjectPolicy(req.URL.Query().Get("includeObject"))
 	t := &metav1.Table{Rows: make([]metav1.TableRow, 0, len(items))}
-	t.SetGroupVersionKind(tableKind)
+	t.SetGroupVersionKind(f.kind("Table"))
 	if columns {
 		t.ColumnDefinitions = r.Columns
 	}
@@ -44,7 +38,7 @@ func newTable(r *api.Resource, req *http.Request, items []*item, columns bool) (
 			}
 			row.Object.Raw = raw
 		case "", metav1.IncludeMetadata:
-			raw, err := json.Marshal(partial(it.shown(r)))
+			raw, err := json.Marshal(partial(f, it.shown(r)))
 			if err != nil {
 				return nil, fmt.Errorf("encode the metadata of %s: %w", it.key, err)
 			}
@@ -58,17 +52,17 @@ func newTable(r *api.Resource, req *http.Request, items []*item, columns bool) (
 }
 
 // partial is an object's metadata alone.
-func partial(it *item) *metav1.PartialObjectMetadata {
+func partial(f format, it *item) *metav1.PartialObjectMetadata {
 	p := &metav1.PartialObjectMetadata{ObjectMeta: metadata(it.obj)}
-	p.SetGroupVersionKind(partialKind)
+	p.SetGroupVersionKind(f.kind("PartialObjectMetadata"))
 	return p
 }
 
-func partialList(p page) *metav1.PartialObjectMetadataList {
+func partialList(f format, p page) *metav1.PartialObjectMetadataList {
 	list := &metav1.PartialObjectMetadataList{ListMeta: p.meta(), Items: []metav1.PartialObjectMetadata{}}
-	list.SetGroupVersionKind(partialListKind)
+	list.SetGroupVersionKind(f.kind("PartialObjectMetadataList"))
 	for _, it := range p.items {
-		list.Items = append(list.Items, *partial(it))
+		list.Items = append(list.Items, *partial(f, it))
 	}
 	return list
 }
@@ -115,7 +109,7 @@ func serveItem(w http.ResponseWriter, r *http.Request, res *api.Resource, code i
 		return err
 	}
 	if f.as == "Table" {
-		t, err := newTable(res, r, []*item{it}, true)
+		t, err := newTable(res, r, f, []*item{it}, true)
 		if err != nil {
 			return err
 		}
@@ -125,7 +119,7 @@ func serveItem(w http.ResponseWriter, r *http.Request, res *api.Resource, code i
 	it = it.shown(res)
 	switch {
 	case f.as == "PartialObjectMetadata":
-		return respondAs(w, r, code, f, partial(it))
+		return respondAs(w, r, code, f, partial(f, it))
 	case f.media == typeJSON && wantsPretty(r):
 		return respond(w, r, code, it.obj)
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"strings"
 	"testing"
 
 	"skiff/api"
@@ -52,6 +53,10 @@ func TestTable(t *testing.T) {
 	var full corev1.Pod
 	if err := json.Unmarshal([]byte(row("Object")), &full); err != nil || full.Spec.Containers[0].Image != "nginx" {
 		t.Errorf("includeObject=Object: %+v, %v", full, err)
+	}
+	old := s.do(t, "GET", podsPath, "", "Accept", "application/json;as=Table;v=v1beta1;g=meta.k8s.io").want(t, 200)
+	if table := parse[metav1.Table](t, old); table.APIVersion != "meta.k8s.io/v1beta1" || !strings.Contains(string(table.Rows[0].Object.Raw), `"apiVersion":"meta.k8s.io/v1beta1"`) {
+		t.Errorf("who wants v1beta1 gets %s", old.body)
 	}
 	s.do(t, "GET", podsPath+"?includeObject=Some", "", "Accept", acceptTable).refused(t, 400, metav1.StatusReasonBadRequest, `unrecognized includeObject value: "Some"`)
 	s.do(t, "POST", podsPath, podJSON("q"), "Accept", acceptTable).want(t, 201)

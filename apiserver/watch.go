@@ -188,7 +188,7 @@ func (e *eventWriter) object(ev event, initialEnd bool) ([]byte, error) {
 		if ev.kind == watch.Bookmark {
 			items = nil
 		}
-		t, err := newTable(e.shelf.resource, e.r, items, !e.rows)
+		t, err := newTable(e.shelf.resource, e.r, e.format, items, !e.rows)
 		if err != nil {
 			return nil, err
 		}
@@ -196,7 +196,7 @@ func (e *eventWriter) object(ev event, initialEnd bool) ([]byte, error) {
 		t.ResourceVersion = it.meta().GetResourceVersion()
 		return e.encode(t)
 	case "PartialObjectMetadata":
-		return e.encode(partial(it.shown(e.shelf.resource)))
+		return e.encode(partial(e.format, it.shown(e.shelf.resource)))
 	}
 	return it.shown(e.shelf.resource).encoded(e.format.media)
 }
