@@ -1,6 +1,7 @@
 package containerd
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -11,6 +12,7 @@ import (
 	"github.com/containerd/containerd/v2/contrib/seccomp"
 	"github.com/containerd/containerd/v2/core/containers"
 	"github.com/containerd/containerd/v2/pkg/oci"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
@@ -23,23 +25,25 @@ const groupAnnotation = "io.containerd.runc.v2.group"
 // specVersion is what every runc 1.x and crun in use understands; nothing newer is needed.
 const specVersion = "1.0.2"
 
+// pathEnv is where programs are looked for in an image that sets no environment.
+const pathEnv = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
 // termEnv is what a process with a terminal is told of it.
 const termEnv = "TERM=xterm"
 
 // spec works out how the container runs: the image's configuration first, what the pod says over it. shm is the pod's
 // /dev/shm, pidNS the process namespace to join, if any.
-func spec(c agent.ContainerConfig, id string, image oci.Image, shm, pidNS string) []oci.SpecOpts {
+func spec(c agent.ContainerConfig, id string, image ocispec.ImageConfig, shm, pidNS string) []oci.SpecOpts {
 	opts := []oci.SpecOpts{
 		oci.WithDefaultUnixDevices,
 		oci.WithoutRunMount,
-		oci.WithImageConfigArgs(image, c.Args),
-		set(func(s *oci.Spec) { base(s, c) }),
-		withCommand(c),
+		set(func(s *oci.Spec) { base(s, c, image) }),
+		withCommand(c, image),
 		oci.WithEnv(c.Env),
 		oci.WithAnnotations(map[string]string{groupAnnotation: c.Pod.UID}),
 		oci.WithCgroup(c.CgroupParent + "/" + id),
 	}
-	opts = append(opts, user(c.Security)...)
+	opts = append(opts, withUser(image.User, c.Security))
 	opts = append(opts, isolation(c, pidNS)...)
 	opts = append(opts, set(func(s *oci.Spec) { mounts(s, c, shm) }))
 	opts = append(opts, set(func(s *oci.Spec) { resources(s, c.Resources) }))
@@ -53,54 +57,37 @@ func set(change func(*oci.Spec)) oci.SpecOpts {
 	}
 }
 
-func base(s *oci.Spec, c agent.ContainerConfig) {
+func base(s *oci.Spec, c agent.ContainerConfig, image ocispec.ImageConfig) {
 	s.Version = specVersion
+	s.Process.Env = slices.Clone(image.Env)
+	if len(image.Env) == 0 {
+		s.Process.Env = []string{pathEnv}
+	}
 	s.Process.Rlimits = nil // The daemon's own, as Kubernetes has it.
 	s.Process.Terminal = c.TTY
 	s.Linux.Sysctl = c.Sysctls
 	if c.TTY {
 		s.Process.Env = append(s.Process.Env, termEnv)
 	}
-	if c.WorkingDir != "" {
-		s.Process.Cwd = c.WorkingDir
-	}
+	s.Process.Cwd = cmp.Or(c.WorkingDir, image.WorkingDir, "/")
 }
 
 // withCommand follows Kubernetes' table: command replaces ENTRYPOINT and CMD, args alone replace CMD.
-func withCommand(c agent.ContainerConfig) oci.SpecOpts {
+func withCommand(c agent.ContainerConfig, image ocispec.ImageConfig) oci.SpecOpts {
 	return func(_ context.Context, _ oci.Client, _ *containers.Container, s *oci.Spec) error {
-		if len(c.Command) > 0 {
-			s.Process.Args = append(slices.Clone(c.Command), c.Args...)
+		command, args := c.Command, c.Args
+		if len(command) == 0 {
+			command = image.Entrypoint
+			if len(args) == 0 {
+				args = image.Cmd
+			}
 		}
+		s.Process.Args = slices.Concat(command, args)
 		if len(s.Process.Args) == 0 {
 			return fmt.Errorf("no command specified: neither the pod nor image %s names one", c.Image)
 		}
 		return nil
 	}
-}
-
-func user(sec agent.Security) []oci.SpecOpts {
-	var opts []oci.SpecOpts
-	if sec.UID != nil {
-		opts = append(opts, oci.WithUserID(uint32(*sec.UID)), oci.WithAdditionalGIDs(strconv.FormatInt(*sec.UID, 10)))
-	}
-	return append(opts, set(func(s *oci.Spec) {
-		u := &s.Process.User
-		if sec.GID != nil {
-			u.GID = uint32(*sec.GID)
-		}
-		// The first of the image's groups is its own idea of the primary one.
-		if len(u.AdditionalGids) > 0 {
-			u.AdditionalGids[0] = u.GID
-		}
-		groups := slices.Compact(u.AdditionalGids)
-		for _, g := range sec.SupplementalGroups {
-			if !slices.Contains(groups, uint32(g)) {
-				groups = append(groups, uint32(g))
-			}
-		}
-		u.AdditionalGids = groups
-	}))
 }
 
 func isolation(c agent.ContainerConfig, pidNS string) []oci.SpecOpts {

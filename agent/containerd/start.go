@@ -46,6 +46,10 @@ func (r *Runtime) Start(ctx context.Context, c agent.ContainerConfig) error {
 	if err != nil {
 		return err
 	}
+	about, err := image.Spec(ctx)
+	if err != nil {
+		return fmt.Errorf("read the configuration of image %s: %w", c.Image, err)
+	}
 	shm, err := r.shm(c)
 	if err != nil {
 		return err
@@ -54,7 +58,7 @@ func (r *Runtime) Start(ctx context.Context, c agent.ContainerConfig) error {
 	if err != nil {
 		return err
 	}
-	container, err := r.create(ctx, id, c, spec(c, id, image, shm, pidNS), image)
+	container, err := r.create(ctx, id, c, spec(c, id, about.Config, shm, pidNS), image)
 	if err != nil {
 		return fmt.Errorf("create container: %w", err)
 	}

@@ -1,0 +1,90 @@
+package containerd
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+	"strconv"
+
+	"github.com/containerd/containerd/v2/core/containers"
+	"github.com/containerd/containerd/v2/pkg/oci"
+	"github.com/moby/sys/user"
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"skiff/agent"
+)
+
+// Who a container's process is, its image and the pod say together: a name is looked up in the image's /etc/passwd and
+// /etc/group. containerd's oci.WithUser does so too, but it links package text/template, and with that in the link no method
+// of any type can be left out of the binary: 20 MB more.
+
+// withUser sets user and groups of the process. named is the image's USER, which the pod may overrule.
+func withUser(named string, sec agent.Security) oci.SpecOpts {
+	return func(ctx context.Context, client oci.Client, c *containers.Container, s *oci.Spec) error {
+		mounts, err := client.SnapshotService(c.Snapshotter).Mounts(ctx, c.SnapshotKey)
+		if err != nil {
+			return fmt.Errorf("look up the user: %w", err)
+		}
+		all, err := layersOf(mounts)
+		if err != nil {
+			return fmt.Errorf("look up the user: %w", err)
+		}
+		passwd, err := all.read("etc/passwd")
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		group, err := all.read("etc/group")
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		s.Process.User, err = resolveUser(named, sec, passwd, group)
+		return err
+	}
+}
+
+// resolveUser works out a process' user and groups. The groups that the image's files give the user come with it also where
+// the primary group is another one's choice.
+// https://kubernetes.io/docs/tasks/configure-pod-container/security-context/#implicit-group-memberships-defined-in-etc-group-in-the-container-image
+func resolveUser(named string, sec agent.Security, passwd, group []byte) (specs.User, error) {
+	lookUp := func(who string) (*user.ExecUser, error) {
+		u, err := user.GetExecUser(who, nil, bytes.NewReader(passwd), bytes.NewReader(group))
+		if err == nil && (u.Uid < 0 || u.Gid < 0) {
+			err = user.ErrRange
+		}
+		if err != nil {
+			return nil, fmt.Errorf("look up the user %q: %w", who, err)
+		}
+		return u, nil
+	}
+	if sec.UID != nil {
+		named = strconv.FormatInt(*sec.UID, 10)
+	}
+	u, err := lookUp(named)
+	if err != nil {
+		return specs.User{}, err
+	}
+	member, err := lookUp(strconv.Itoa(u.Uid))
+	if err != nil {
+		return specs.User{}, err
+	}
+	gid := uint32(u.Gid)
+	if sec.GID != nil {
+		gid = uint32(*sec.GID)
+	}
+	groups := []uint32{gid}
+	add := func(g uint32) {
+		if !slices.Contains(groups, g) {
+			groups = append(groups, g)
+		}
+	}
+	for _, g := range member.Sgids {
+		add(uint32(g))
+	}
+	for _, g := range sec.SupplementalGroups {
+		add(uint32(g))
+	}
+	return specs.User{UID: uint32(u.Uid), GID: gid, AdditionalGids: groups}, nil
+}
