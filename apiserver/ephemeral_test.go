@@ -52,3 +52,21 @@ func TestEphemeralContainers(t *testing.T) {
 		t.Errorf("generation is %d, want it unchanged at 3", got)
 	}
 }
+
+// A node may read what the ephemeral containers of its pods refer to, as it may for the others.
+func TestNodeReadsSecretsOfEphemeralContainers(t *testing.T) {
+	s := start(t)
+	s.do(t, "POST", "/api/v1/namespaces/default/secrets", `{"kind":"Secret","apiVersion":"v1","metadata":{"name":"key"}}`).want(t, 201)
+	s.createConfigMap(t, "settings")
+	s.createPod(t, "p")
+	s.bind(t, "p", "n1").want(t, 201)
+	secret, configMap := "/api/v1/namespaces/default/secrets/key", configMapsPath+"/settings"
+	for _, path := range []string{secret, configMap} {
+		s.doAs(t, nodeUser, "GET", path, "").want(t, 403)
+	}
+	s.do(t, "PATCH", podsPath+"/p/ephemeralcontainers", `{"spec":{"ephemeralContainers":[{"name":"debug","image":"busybox",
+		"envFrom":[{"configMapRef":{"name":"settings"}}],"env":[{"name":"KEY","valueFrom":{"secretKeyRef":{"name":"key","key":"k"}}}]}]}}`, strategic...).want(t, 200)
+	for _, path := range []string{secret, configMap} {
+		s.doAs(t, nodeUser, "GET", path, "").want(t, 200)
+	}
+}

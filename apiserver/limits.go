@@ -44,9 +44,14 @@ const (
 )
 
 // serve has next answer a request within the limits. Requests that last, such as watches, have no slot and no end set to
-// them; what they wait for is bounded where they do it.
+// their answers; what they wait for is bounded where they do it. A body has an end in any case: whoever asks is not known
+// yet, and the connection is held until the body has been read, whatever the answer was.
 func (l *limits) serve(next http.Handler, w http.ResponseWriter, r *http.Request) {
 	control := http.NewResponseController(w)
+	if r.Body != http.NoBody {
+		_ = control.SetReadDeadline(time.Now().Add(l.request))
+		r.Body = &timedBody{r.Body, control}
+	}
 	if longRunning(r) {
 		_ = control.SetWriteDeadline(time.Time{}) // That of the request before, on the same connection.
 		next.ServeHTTP(w, r)
@@ -64,10 +69,6 @@ func (l *limits) serve(next http.Handler, w http.ResponseWriter, r *http.Request
 		return
 	}
 	_ = control.SetWriteDeadline(time.Now().Add(2 * l.request)) // From when the answer begins there is l.request left, at least.
-	if r.Body != http.NoBody {
-		_ = control.SetReadDeadline(time.Now().Add(l.request))
-		r.Body = &timedBody{r.Body, control}
-	}
 	next.ServeHTTP(w, r)
 }
 
@@ -84,6 +85,15 @@ func (b *timedBody) Read(p []byte) (int, error) {
 		_ = b.control.SetReadDeadline(time.Time{})
 	}
 	return n, err
+}
+
+// untimed gives a body that goes on to a pod or a node its time back: how long it may last is for those to say. The connection
+// to them may read on in the body when the request has been answered, and its deadline can not be set any more.
+func untimed(r *http.Request) {
+	if b, ok := r.Body.(*timedBody); ok {
+		_ = b.control.SetReadDeadline(time.Time{})
+		r.Body = b.ReadCloser
+	}
 }
 
 // longRunning tells the requests that last until one of the two ends has had enough.

@@ -7,6 +7,7 @@ import (
 	"crypto/tls"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -95,6 +96,30 @@ func TestLimitOfTimeForBody(t *testing.T) {
 		for range 2 {
 			send(t, client, "PUT", web.URL+configMapsPath+"/none", strings.NewReader(configMapJSON("none"))).want(t, 404)
 			send(t, client, "GET", web.URL+configMapsPath, nil).want(t, 200)
+		}
+	}
+}
+
+// Who asks is known only when the path has been looked up: until then a request that may last is bounded as others are.
+func TestLimitOfTimeForBodyOfStrangers(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	s.limits.request = 100 * time.Millisecond
+	web := httptest.NewServer(s)
+	t.Cleanup(web.CloseClientConnections)
+	for _, request := range []string{
+		"POST " + podsPath + "/p/log", "POST " + podsPath + "/p/exec", "POST " + podsPath + "/p/proxy", "GET " + podsPath + "?watch=1", "POST " + podsPath,
+	} {
+		conn, err := net.Dial("tcp", web.Listener.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		_ = conn.SetDeadline(time.Now().Add(patience))
+		fmt.Fprintf(conn, "%s HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n", request)
+		answer, err := io.ReadAll(conn)
+		if err != nil || !bytes.HasPrefix(answer, []byte("HTTP/1.1 401 ")) {
+			t.Errorf("%s without its body: answered with %q, %v; want 401 and the end of the connection", request, answer, err)
 		}
 	}
 }

@@ -166,6 +166,7 @@ func (h *resource) connect(sub string) handler {
 		}
 		p := proxy.NewUpgradeAwareHandler(to, h.server.config.NodeTransport, false, true, responder{})
 		p.UseLocationHost = true
+		untimed(r)
 		p.ServeHTTP(w, r)
 		return nil
 	}

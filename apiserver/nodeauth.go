@@ -98,6 +98,12 @@ func refersTo(spec *corev1.PodSpec, kind, name string) bool {
 			}
 		}
 	}
+	for i := range spec.EphemeralContainers {
+		c := corev1.Container(spec.EphemeralContainers[i].EphemeralContainerCommon)
+		if envRefers(&c, secret, configMap, name) {
+			return true
+		}
+	}
 	return false
 }
 

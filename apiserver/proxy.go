@@ -75,6 +75,7 @@ func (h *resource) proxy(w http.ResponseWriter, r *http.Request) error {
 		location.Path = "/" + rest
 	}
 	withoutCredentials(r.Header)
+	untimed(r)
 	proxy.NewUpgradeAwareHandler(location, to.transport, true, false, proxyResponder{}).ServeHTTP(w, r)
 	return nil
 }

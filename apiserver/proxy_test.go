@@ -133,6 +133,18 @@ func TestProxy(t *testing.T) {
 	}
 }
 
+// An upload may last as long as the pod is ready to read it.
+func TestProxyOfLongUpload(t *testing.T) {
+	s, _ := proxied(t)
+	web := s.web(t)
+	s.limits.request = 1 // What is not taken back is over before the first byte is read.
+	big := strings.Repeat("x", 1<<20)
+	a := send(t, protocols(web)["HTTP/1.1"], "POST", web.URL+podsPath+"/web/proxy/upload", strings.NewReader(big)).want(t, 202)
+	if want := "POST /upload " + big; string(a.body) != want {
+		t.Errorf("the pod got %d bytes, want %d", len(a.body), len(want))
+	}
+}
+
 func TestProxyRewrites(t *testing.T) {
 	s, _ := proxied(t)
 	at := podsPath + "/web/proxy"

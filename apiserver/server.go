@@ -19,6 +19,7 @@ import (
 	"net/http"
 	"net/netip"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"sync/atomic"
 
@@ -187,7 +188,9 @@ func (s *Server) resourceRoutes(mux chi.Router, r *api.Resource, sh *shelf, owne
 	all := base + "/" + r.Name
 	one := all + "/{name}"
 	if r.Namespaced {
-		mux.Method(http.MethodGet, all, h.may("list", "", h.getAll))
+		if slices.Contains(r.Verbs, "list") {
+			mux.Method(http.MethodGet, all, h.may("list", "", h.getAll)) // Over all namespaces.
+		}
 		all = base + "/namespaces/{namespace}/" + r.Name
 		one = all + "/{name}"
 	}
@@ -225,6 +228,9 @@ func (s *Server) resourceRoutes(mux chi.Router, r *api.Resource, sh *shelf, owne
 // may has the request checked before it is handled.
 func (h *resource) may(verb, sub string, next handler) handler {
 	return h.server.metrics.observe(h.Resource, verb, sub, func(w http.ResponseWriter, r *http.Request) error {
+		if namesNothing(r) {
+			return notFoundPath(w, r)
+		}
 		v := verb
 		if v == "list" && isWatch(r) {
 			v = "watch"
@@ -246,6 +252,17 @@ func (h *resource) may(verb, sub string, next handler) handler {
 		}
 		return next(w, r)
 	})
+}
+
+// namesNothing tells paths such as /api/v1/namespaces//pods: the router takes for a name what is empty, too.
+func namesNothing(r *http.Request) bool {
+	params := chi.RouteContext(r.Context()).URLParams
+	for i, key := range params.Keys {
+		if key != "*" && params.Values[i] == "" {
+			return true
+		}
+	}
+	return false
 }
 
 // selectedName is the one object that a list or watch is about, where its field selector names one: who may read that

@@ -217,7 +217,6 @@ func (h *resource) patchScale(w http.ResponseWriter, r *http.Request) error {
 }
 
 // changeScale brings a change of an object's Scale to the object. Who owns the one's replicas owns the other's.
-
 func (h *resource) changeScale(w http.ResponseWriter, r *http.Request, o write, f change) error {
 	obj, err := h.server.modify(r.Context(), h.shelf, h.key(r), "", o.dry, func(old runtime.Object) (runtime.Object, error) {
 		before, err := scaleOf(h.Resource, old)
