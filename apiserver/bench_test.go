@@ -45,11 +45,11 @@ func (d *discard) Header() http.Header         { return d.header }
 func (d *discard) WriteHeader(int)             {}
 func (d *discard) Write(b []byte) (int, error) { d.n += len(b); return len(b), nil }
 
-// BenchmarkList lists 1,000 pods whose encodings are cached. The floor copies as many bytes.
+// BenchmarkList lists 1,000 pods whose encodings are cached, and a page of 5. The floor copies as many bytes.
 func BenchmarkList(b *testing.B) {
 	s := startWithPods(b)
-	for _, form := range []struct{ name, accept string }{{"JSON", typeJSON}, {"protobuf", typeProto}, {"Table", acceptTable}} {
-		req, err := http.NewRequestWithContext(withUser(context.Background(), administrator), "GET", podsPath, nil)
+	for _, form := range []struct{ name, accept, query string }{{"JSON", typeJSON, ""}, {"protobuf", typeProto, ""}, {"Table", acceptTable, ""}, {"page", typeJSON, "?limit=5"}} {
+		req, err := http.NewRequestWithContext(withUser(context.Background(), administrator), "GET", podsPath+form.query, nil)
 		if err != nil {
 			b.Fatal(err)
 		}

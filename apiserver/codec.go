@@ -7,6 +7,7 @@ import (
 	"io"
 	"mime"
 	"net/http"
+	"strconv"
 	"strings"
 
 	"skiff/api"
@@ -180,23 +181,34 @@ func respond(w http.ResponseWriter, r *http.Request, code int, obj runtime.Objec
 const gzipFrom = 128 << 10
 
 func respondBytes(w http.ResponseWriter, r *http.Request, media string, code int, body []byte) error {
-	w.Header().Set("Content-Type", media)
-	w.Header().Set("Cache-Control", "no-cache, private")
-	if len(body) >= gzipFrom {
-		w.Header().Add("Vary", "Accept-Encoding")
-	}
-	if len(body) < gzipFrom || !acceptsGzip(r) {
-		w.WriteHeader(code)
-		_, _ = w.Write(body) // A client that went away is not an error of ours.
-		return nil
-	}
-	w.Header().Set("Content-Encoding", "gzip")
-	w.WriteHeader(code)
-	z, err := gzip.NewWriterLevel(w, gzip.BestSpeed)
-	if err != nil {
-		return err
-	}
-	_, _ = z.Write(body)
-	_ = z.Close()
+	answer := begin(w, r, media, code, len(body))
+	_, _ = answer.Write(body) // A client that went away is not an error of ours.
+	_ = answer.Close()
 	return nil
 }
+
+// begin begins an answer whose body has a size, and is to be written to what begin returns.
+func begin(w http.ResponseWriter, r *http.Request, media string, code, size int) io.WriteCloser {
+	h := w.Header()
+	h.Set("Content-Type", media)
+	h.Set("Cache-Control", "no-cache, private")
+	if size < gzipFrom {
+		w.WriteHeader(code)
+		return plain{w}
+	}
+	h.Add("Vary", "Accept-Encoding")
+	if !acceptsGzip(r) {
+		h.Set("Content-Length", strconv.Itoa(size))
+		w.WriteHeader(code)
+		return plain{w}
+	}
+	h.Set("Content-Encoding", "gzip")
+	w.WriteHeader(code)
+	z, _ := gzip.NewWriterLevel(w, gzip.BestSpeed) // It knows that level.
+	return z
+}
+
+// plain is a body as it is.
+type plain struct{ io.Writer }
+
+func (plain) Close() error { return nil }

@@ -1,8 +1,6 @@
 package apiserver
 
 import (
-	"bytes"
-	"cmp"
 	"context"
 	"encoding/base64"
 	"encoding/json"
@@ -253,77 +251,25 @@ func serveList(w http.ResponseWriter, r *http.Request, res *api.Resource, p page
 		return respondAs(w, r, http.StatusOK, f, t)
 	}
 	p = p.shown(res)
-	var body []byte
+	var list document
 	switch {
 	case f.as == "PartialObjectMetadataList":
 		return respondAs(w, r, http.StatusOK, f, partialList(f, p))
 	case f.media == typeProto:
-		body, err = listProto(res, p)
+		list, err = listProto(res, p)
 	default:
-		body, err = listJSON(res, p)
-		if err == nil && (f.media == typeYAML || wantsPretty(r)) {
-			body, err = reencode(f, body)
-		}
+		list, err = listJSON(res, p)
 	}
 	if err != nil {
 		return err
 	}
-	return respondBytes(w, r, f.media, http.StatusOK, body)
-}
-
-// listJSON writes a list by joining its items' own JSON, less their kind and apiVersion, which Kubernetes' lists leave
-// out.
-func listJSON(r *api.Resource, p page) ([]byte, error) {
-	head, err := json.Marshal(p.meta())
-	if err != nil {
-		return nil, err
-	}
-	apiVersion := r.GroupVersion().String()
-	typed := fmt.Appendf(nil, `{"kind":%q,"apiVersion":%q,`, r.Kind, apiVersion)
-	size := len(head) + 200
-	for _, it := range p.items {
-		b, err := it.jsonBytes()
+	if f.media == typeYAML || f.media == typeJSON && wantsPretty(r) {
+		body, err := reencode(f, list.bytes())
 		if err != nil {
-			return nil, err
+			return err
 		}
-		size += len(b)
+		return respondBytes(w, r, f.media, http.StatusOK, body)
 	}
-	buf := bytes.NewBuffer(make([]byte, 0, size))
-	fmt.Fprintf(buf, `{"kind":%q,"apiVersion":%q,"metadata":%s,"items":[`, cmp.Or(r.ListKind, r.Kind+"List"), apiVersion, head)
-	for i, it := range p.items {
-		if i > 0 {
-			buf.WriteByte(',')
-		}
-		b, _ := it.jsonBytes() // Cached by the loop above.
-		if rest, ok := bytes.CutPrefix(b, typed); ok {
-			buf.WriteByte('{')
-			b = rest
-		}
-		buf.Write(b)
-	}
-	buf.WriteString("]}\n")
-	return buf.Bytes(), nil
-}
-
-// listProto does the same in protobuf: every list message has its metadata in field 1 and its items in field 2.
-func listProto(r *api.Resource, p page) ([]byte, error) {
-	m := p.meta()
-	head, err := m.Marshal()
-	if err != nil {
-		return nil, err
-	}
-	size := len(head) + 10
-	for _, it := range p.items {
-		b, err := it.protoBytes()
-		if err != nil {
-			return nil, err
-		}
-		size += len(b) + 10
-	}
-	raw := appendField(make([]byte, 0, size), 1, head)
-	for _, it := range p.items {
-		b, _ := it.protoBytes() // Cached by the loop above.
-		raw = appendField(raw, 2, b)
-	}
-	return envelope(r.GroupVersion().String(), r.Kind+"List", raw)
+	list.respond(w, r, f.media, http.StatusOK)
+	return nil
 }

@@ -2,7 +2,6 @@ package apiserver
 
 import (
 	"bytes"
-	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -128,14 +127,6 @@ func serveItem(w http.ResponseWriter, r *http.Request, res *api.Resource, code i
 		return err
 	}
 	return respondBytes(w, r, f.media, code, body)
-}
-
-// appendField appends a length-delimited protobuf field.
-func appendField(b []byte, number uint64, data []byte) []byte {
-	const lengthDelimited = 2
-	b = binary.AppendUvarint(b, number<<3|lengthDelimited)
-	b = binary.AppendUvarint(b, uint64(len(data)))
-	return append(b, data...)
 }
 
 // groupNames lists the table's groups, each once, in the table's order.
