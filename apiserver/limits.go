@@ -26,6 +26,8 @@ type limits struct {
 
 	request time.Duration // How long a client may take to send its body, and to receive its answer.
 	frame   time.Duration // How long the client of a watch may take to receive an event.
+
+	dropped func(*http.Request) // Told of each request that got no slot.
 }
 
 func newLimits() limits {
@@ -65,6 +67,7 @@ func (l *limits) serve(next http.Handler, w http.ResponseWriter, r *http.Request
 	case slots <- struct{}{}:
 		defer func() { <-slots }()
 	default:
+		l.dropped(r)
 		writeError(w, r, apierrors.NewTooManyRequests("the server has received too many requests and has asked us to try again later", 1))
 		return
 	}

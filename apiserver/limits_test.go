@@ -73,6 +73,9 @@ func TestLimitOfRequestsInFlight(t *testing.T) {
 	if got := second.header.Get("Retry-After"); got != "1" {
 		t.Errorf("Retry-After is %q, want 1", got)
 	}
+	if a := send(t, web.Client(), "GET", web.URL+"/metrics", nil); !strings.Contains(string(a.body), `apiserver_request_total{code="429",component="apiserver",group="",resource="",scope="",subresource="",verb="POST",version=""} 1`) {
+		t.Errorf("the refused request is not counted in %s", a.body)
+	}
 	send(t, web.Client(), "GET", web.URL+configMapsPath, nil).want(t, 200)
 	s.createConfigMap(t, "c")
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -35,10 +36,10 @@ var ofRequest = []string{"verb", "group", "version", "resource", "subresource", 
 func newMetrics(s *Server) *metrics {
 	m := &metrics{
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "apiserver_request_total", Help: "Requests for resources, by what they were about and the code of their answer.",
+			Name: "apiserver_request_total", Help: "Requests, by what they were about and the code of their answer.",
 		}, append([]string{"code"}, ofRequest...)),
 		durations: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name: "apiserver_request_duration_seconds", Help: "How long requests for resources took, but for those that last.",
+			Name: "apiserver_request_duration_seconds", Help: "How long requests took, but for those that last.",
 			Buckets: []float64{0.001, 0.005, 0.025, 0.1, 0.5, 1, 5, 30, 60},
 		}, ofRequest),
 		longRunning: prometheus.NewGaugeVec(prometheus.GaugeOpts{
@@ -98,6 +99,29 @@ func (m *metrics) observe(res *api.Resource, verb, sub string, next handler) han
 		m.requests.WithLabelValues(append([]string{strconv.Itoa(seen.code)}, labels...)...).Inc()
 		return err
 	}
+}
+
+// observePath counts the requests of routes that are for no resource. They go by their path, as the subresource: that is how
+// Kubernetes counts those that it counts, health and aggregated discovery.
+func (m *metrics) observePath(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		began := time.Now()
+		seen := &codeSeen{ResponseWriter: w, code: http.StatusOK}
+		next.ServeHTTP(seen, r)
+		path := chi.RouteContext(r.Context()).RoutePattern() // Of the table, where what was asked for is the client's.
+		labels := []string{http.MethodGet, "", "", "", path, "", "apiserver"}
+		m.durations.WithLabelValues(labels...).Observe(time.Since(began).Seconds())
+		m.requests.WithLabelValues(append([]string{strconv.Itoa(seen.code)}, labels...)...).Inc()
+	})
+}
+
+// dropped counts a request that was not even routed. A method may be anything that a client thinks of; only some are labels.
+func (m *metrics) dropped(r *http.Request) {
+	verb := r.Method
+	if !slices.Contains([]string{http.MethodGet, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete}, verb) {
+		verb = "other" // As Kubernetes calls it.
+	}
+	m.requests.WithLabelValues(strconv.Itoa(http.StatusTooManyRequests), verb, "", "", "", "", "", "apiserver").Inc()
 }
 
 // verbOf names what a request does as Kubernetes' metrics do.

@@ -14,13 +14,20 @@ func TestMetrics(t *testing.T) {
 	s.do(t, "GET", configMapsPath+"/none", "").want(t, 404)
 	s.do(t, "GET", configMapsPath+"?watch=1&timeoutSeconds=1", "").want(t, 200)
 	s.do(t, "PATCH", configMapsPath+"/a", `{"data":{"a":"2"}}`, merge...).want(t, 200)
+	s.do(t, "GET", "/readyz", "").want(t, 200)
+	s.do(t, "GET", "/openapi/v3/apis/none/v1", "").want(t, 404)
 	a := s.do(t, "GET", "/metrics", "").want(t, 200)
 	if got := a.header.Get("Content-Type"); !strings.HasPrefix(got, "text/plain; version=0.0.4") {
 		t.Errorf("Content-Type is %q", got)
 	}
 	const about = `component="apiserver",group="",resource="configmaps",scope="%",subresource="",verb="#",version="v1"}`
 	labels := func(scope, verb string) string { return strings.NewReplacer("%", scope, "#", verb).Replace(about) }
+	ofPath := func(path string) string {
+		return `component="apiserver",group="",resource="",scope="",subresource="` + path + `",verb="GET",version=""}`
+	}
 	for _, want := range []string{
+		`apiserver_request_total{code="200",` + ofPath("/readyz") + " 1",
+		`apiserver_request_total{code="404",` + ofPath("/openapi/v3/*") + " 1",
 		`apiserver_request_total{code="201",` + labels("namespace", "POST") + " ",
 		`apiserver_request_total{code="404",` + labels("resource", "GET") + " 1",
 		`apiserver_request_total{code="200",` + labels("namespace", "WATCH") + " 1",

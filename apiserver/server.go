@@ -94,6 +94,7 @@ func New(ctx context.Context, s store.Store, config Config) (*Server, error) {
 	}
 	srv.served.Store(&served{table: table, documents: documents})
 	srv.metrics = newMetrics(srv)
+	srv.limits.dropped = srv.metrics.dropped
 	srv.handler = srv.routes()
 	c.custom.changed = srv.serveCustom
 	return srv, srv.serveCustom()
@@ -120,18 +121,19 @@ func (s *Server) shelf(groupResource string) *shelf { return s.cache.resources[g
 func (s *Server) routes() http.Handler {
 	mux := chi.NewRouter()
 	mux.Use(routeDecoded)
-	s.healthRoutes(mux)
-	mux.With(s.authenticate, recoverPanics).Method(http.MethodGet, "/metrics", handler(s.serveMetrics))
-	mux.Method(http.MethodGet, "/version", handler(s.version))
+	paths := mux.With(s.metrics.observePath) // What is not about resources, which are observed one by one.
+	s.healthRoutes(paths)
+	paths.With(s.authenticate, recoverPanics).Method(http.MethodGet, "/metrics", handler(s.serveMetrics))
+	paths.Method(http.MethodGet, "/version", handler(s.version))
 
 	known := chi.Chain(s.authenticate, recoverPanics)
 	members := chi.Chain(s.authenticate, recoverPanics, onlyMembers)
 	mux.NotFound(s.customRoutes(members.Handler(handler(notFoundPath))))
 	mux.MethodNotAllowed(members.Handler(handler(methodNotAllowed)).ServeHTTP)
-	s.discoveryRoutes(mux.With(members...))
-	mux.With(known...).Method(http.MethodGet, SnapshotPath, handler(s.serveSnapshot))
-	mux.With(members...).Method(http.MethodGet, "/.well-known/openid-configuration", handler(s.issuerDocument))
-	mux.With(members...).Method(http.MethodGet, keysPath, handler(s.keysDocument))
+	s.discoveryRoutes(paths.With(members...))
+	paths.With(known...).Method(http.MethodGet, SnapshotPath, handler(s.serveSnapshot))
+	paths.With(members...).Method(http.MethodGet, "/.well-known/openid-configuration", handler(s.issuerDocument))
+	paths.With(members...).Method(http.MethodGet, keysPath, handler(s.keysDocument))
 	for _, r := range s.table {
 		s.resourceRoutes(mux.With(known...), r, s.cache.shelf(r), newOwnership(r, s.table, s.schemas))
 	}
