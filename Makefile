@@ -42,7 +42,7 @@ lint: ## gofmt, go vet, staticcheck
 unit: ## the tests of each package; without root, those that need it are skipped
 	@test "$$(id -u)" != 0 || scripts/install.sh
 	@scripts/etcd.sh
-	go test -race $(RACE)
+	go test -race -timeout=20m $(RACE)
 	go test $$(go list ./... | grep -vxF "$$(go list $(RACE); echo skiff/test)")
 
 cluster-test: build images ## the promises of the README, each against a real cluster, and the libraries of other clients

@@ -132,7 +132,7 @@ const podsOfBench = "/api/v1/namespaces/bench/pods"
 func benchPod(name string, n int) string {
 	return fmt.Sprintf(`{"kind":"Pod","apiVersion":"v1","metadata":{"name":%q,"labels":{"app":"web","pod-template-hash":"5d8f9c7b6d","n":"%d"},
 		"annotations":{"example.com/config":%q}},
-		"spec":{"schedulerName":"none","automountServiceAccountToken":false,"containers":[{"name":"web","image":"registry.example/team/web:1.2.3",
+		"spec":{"schedulerName":"none","serviceAccountName":"bench","automountServiceAccountToken":false,"containers":[{"name":"web","image":"registry.example/team/web:1.2.3",
 		"env":[{"name":"A","value":"1"},{"name":"B","valueFrom":{"fieldRef":{"fieldPath":"metadata.name"}}}],
 		"ports":[{"containerPort":8080,"name":"http"}],"resources":{"requests":{"cpu":"100m","memory":"128Mi"},"limits":{"memory":"256Mi"}},
 		"readinessProbe":{"httpGet":{"path":"/healthz","port":"http"}},"volumeMounts":[{"name":"config","mountPath":"/etc/web"}]}],
@@ -141,17 +141,7 @@ func benchPod(name string, n int) string {
 
 func (c *caller) measure() {
 	c.call("POST", "/api/v1/namespaces", `{"kind":"Namespace","apiVersion":"v1","metadata":{"name":"bench"}}`)
-	eventually(c.b, patience, func() error {
-		resp, err := c.client.Get(c.url + "/api/v1/namespaces/bench/serviceaccounts/default")
-		if err != nil {
-			return err
-		}
-		defer resp.Body.Close()
-		if resp.StatusCode != http.StatusOK {
-			return fmt.Errorf("no default service account: %s", resp.Status)
-		}
-		return nil
-	})
+	c.call("POST", "/api/v1/namespaces/bench/serviceaccounts", `{"kind":"ServiceAccount","apiVersion":"v1","metadata":{"name":"bench"}}`)
 	name := func(i int) string { return fmt.Sprintf("web-%05d", i) }
 	c.tell(atOnce(benchWriters, benchPods, func(i int) { c.call("POST", podsOfBench, benchPod(name(i), 0)) }), "creates/s")
 	c.tell(atOnce(benchWriters, benchPods, func(i int) { c.call("PUT", podsOfBench+"/"+name(i), benchPod(name(i), 1)) }), "updates/s")
