@@ -25,7 +25,9 @@ type cache struct {
 	store     store.Store
 	newest    *newest           // nil if nobody else writes to the store.
 	resources map[string]*shelf // Of the table's rows that store, by "pods", "deployments.apps": the first part of a key in the store.
+	own       map[string]bool   // All names of that form that the table has.
 	custom    customKinds       // What definitions add to that.
+	strays    strays            // What lies on no shelf.
 
 	order sync.RWMutex // Held for writing while an event is put on its shelf, for reading by who wants all shelves at one revision.
 
@@ -50,6 +52,7 @@ func newCache(ctx context.Context, s store.Store, table []*api.Resource) (*cache
 	c := &cache{
 		store:     s,
 		resources: map[string]*shelf{},
+		own:       map[string]bool{},
 		waiting:   map[uint64]*waiters{},
 		stopped:   make(chan struct{}),
 	}
@@ -57,12 +60,12 @@ func newCache(ctx context.Context, s store.Store, table []*api.Resource) (*cache
 		c.newest = &newest{store: shared}
 	}
 	for _, r := range table {
+		c.own[r.GroupResource().String()] = true
 		if r.Keeps() {
 			c.resources[r.GroupResource().String()] = newShelf(r)
 		}
 	}
 	c.custom.replace(map[string]*customKind{})
-	c.custom.gone = map[string]bool{}
 	return c, c.load(ctx)
 }
 
@@ -105,9 +108,8 @@ func (c *cache) load(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("read the store: %w", err)
 	}
-	if err := c.loadDefinitions(kvs); err != nil {
-		return err
-	}
+	c.loadDefinitions(kvs)
+	c.strays = strays{}
 	trees := map[*shelf]*btree.BTreeG[*item]{}
 	for _, s := range c.shelves() {
 		trees[s] = newTree()
@@ -116,15 +118,10 @@ func (c *cache) load(ctx context.Context) error {
 		if isRecord(kv.Key) {
 			continue
 		}
-		shelf, key, err := c.locate(kv.Key)
-		if err != nil {
-			return err
+		shelf, key := c.locate(kv.Key)
+		if it := c.read(shelf, key, kv); it != nil {
+			trees[shelf].ReplaceOrInsert(it)
 		}
-		it, err := newItem(shelf.resource, key, kv)
-		if err != nil {
-			return err
-		}
-		trees[shelf].ReplaceOrInsert(it)
 	}
 	c.order.Lock()
 	defer c.order.Unlock()
@@ -176,43 +173,31 @@ func (c *cache) follow(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if err := c.apply(ev); err != nil {
-			return err
-		}
+		c.apply(ev)
 	}
 	return ctx.Err()
 }
 
-func (c *cache) apply(ev store.Event) error {
+func (c *cache) apply(ev store.Event) {
 	if isRecord(ev.Key) {
 		c.reached(ev.Rev)
-		return nil
+		return
 	}
-	shelf, key, err := c.locate(ev.Key)
-	if err != nil && c.custom.isLate(ev.Key) {
-		slog.Warn("an object was written after the definition of its kind had gone; its writer takes it back", "key", ev.Key)
-		c.reached(ev.Rev)
-		return nil
-	}
-	if err != nil {
-		return err
-	}
+	c.strays.remove(ev.Key)
+	shelf, key := c.locate(ev.Key)
 	var it *item
 	if !ev.Deleted {
-		if it, err = newItem(shelf.resource, key, ev.KV); err != nil {
-			return err
-		}
+		it = c.read(shelf, key, ev.KV)
 	}
 	c.order.Lock()
 	defer c.order.Unlock()
-	if shelf == c.resources[definitions] { // Its kind is served before anybody can read that it is.
-		if err := c.define(key, it, ev.Rev); err != nil {
-			return err
+	if shelf != nil {
+		if shelf == c.resources[definitions] { // Its kind is served before anybody can read that it is.
+			c.define(key, it, ev.Rev)
 		}
+		shelf.apply(key, ev.Rev, it)
 	}
-	shelf.apply(key, ev.Rev, it)
 	c.reached(ev.Rev)
-	return nil
 }
 
 // reached wakes those who wait for rev or an older revision.
@@ -233,20 +218,33 @@ const records = "skiff/"
 
 func isRecord(storeKey string) bool { return strings.HasPrefix(storeKey, records) }
 
-// locate finds the shelf that a key of the store belongs to.
-func (c *cache) locate(storeKey string) (*shelf, string, error) {
-	resource, key, ok := strings.Cut(storeKey, "/")
-	shelf := c.find(resource)
-	if !ok || shelf == nil {
-		return nil, "", fmt.Errorf("the store holds %q, which is of no kind that this skiff knows: it was written by another version", storeKey)
+// locate finds the shelf that a key of the store belongs to; nil if there is none.
+func (c *cache) locate(storeKey string) (*shelf, string) {
+	resource, key, _ := strings.Cut(storeKey, "/")
+	return c.find(resource), key
+}
+
+// read is an object as it is stored; nil if it belongs on no shelf, or is none that can be read. The server goes on without it.
+func (c *cache) read(sh *shelf, key string, kv store.KV) *item {
+	if sh == nil {
+		c.strays.add(kv, errNoKind)
+		return nil
 	}
-	return shelf, key, nil
+	it, err := newItem(sh.resource, key, kv)
+	if err != nil {
+		c.strays.add(kv, err)
+		return nil
+	}
+	return it
 }
 
 func newItem(r *api.Resource, key string, kv store.KV) (*item, error) {
 	obj, err := unmarshalStored(r, kv.Value)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", kv.Key, err)
+	}
+	if !isKeyOf(r, key, metaOf(obj)) {
+		return nil, fmt.Errorf("%s: the stored %s has another name, or another scope than its kind", kv.Key, r.Kind)
 	}
 	setRevision(obj, kv.Rev)
 	return &item{key: key, rev: kv.Rev, obj: obj, size: len(kv.Value)}, nil

@@ -2,6 +2,7 @@ package apiserver
 
 import (
 	"encoding/json"
+	"log/slog"
 	"net/http"
 	"slices"
 	"strings"
@@ -30,7 +31,7 @@ type customRoutes struct {
 func (s *Server) rows() []*api.Resource { return s.served.Load().table }
 
 // serveCustom makes routes, discovery and documents those of the definitions that there are now. What has not changed stays.
-func (s *Server) serveCustom() error {
+func (s *Server) serveCustom() {
 	before := s.served.Load()
 	next := &served{routes: map[string]customRoutes{}}
 	var rows []*api.Resource
@@ -44,22 +45,14 @@ func (s *Server) serveCustom() error {
 		rows = append(rows, kind.Served...)
 		described = append(described, kind.Described...)
 	}
-	rows = slices.DeleteFunc(rows, s.isOwn)
 	slices.SortFunc(rows, custom.Compare)
 	next.table = append(slices.Clone(s.table), rows...)
-	documents, err := before.documents.With(described)
-	next.documents = documents
-	if err == nil {
-		s.served.Store(next)
+	var err error
+	if next.documents, err = before.documents.With(described); err != nil { // The kinds are served all the same.
+		slog.Warn("the OpenAPI documents stay as they are", "err", err)
+		next.documents = before.documents
 	}
-	return err
-}
-
-// isOwn tells whether the server's own table has such a row: that one is served then.
-func (s *Server) isOwn(r *api.Resource) bool {
-	return slices.ContainsFunc(s.table, func(own *api.Resource) bool {
-		return own.GroupVersion() == r.GroupVersion() && own.Name == r.Name
-	})
+	s.served.Store(next)
 }
 
 // routesOf makes the routes of a kind's served versions.

@@ -17,6 +17,8 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/watch"
 )
 
 // retryDefinitions is how long a step that failed waits for the next try.
@@ -26,12 +28,14 @@ const retryDefinitions = time.Second
 // whenever a definition changes, until ctx ends.
 func (s *Server) followDefinitions(ctx context.Context) error {
 	sh := s.shelf(definitions)
-	e := emptying{server: s, under: map[string]bool{}}
+	e := emptying{server: s, under: map[types.UID]bool{}}
 	defer e.all.Wait()
 	for ctx.Err() == nil {
 		err := s.stream(ctx, sh, selectAll(sh.resource), watchOptions{state: true, timeout: forever}, func(ev event, _ bool) error {
 			crd := ev.item.obj.(*apiextensionsv1.CustomResourceDefinition)
-			e.begin(ctx, crd)
+			if ev.kind != watch.Deleted {
+				e.begin(ctx, crd)
+			}
 			return s.acceptNames(ctx, crd.Spec.Group)
 		})
 		if err != nil && ctx.Err() == nil {
@@ -60,7 +64,7 @@ func (s *Server) acceptNames(ctx context.Context, group string) error {
 		}
 		_, err := s.modify(ctx, sh, crd.Name, "status", false, func(old runtime.Object) (runtime.Object, error) {
 			next := old.DeepCopyObject().(*apiextensionsv1.CustomResourceDefinition)
-			next.Status = custom.Accept(next, s.definitionsOf(group), metav1.Now().Rfc3339Copy())
+			next.Status = custom.Accept(next, s.table, s.definitionsOf(group), metav1.Now().Rfc3339Copy())
 			return next, nil
 		})
 		if err != nil && !apierrors.IsNotFound(err) {
@@ -92,25 +96,25 @@ type emptying struct {
 	all    sync.WaitGroup
 
 	mu    sync.Mutex
-	under map[string]bool // Definitions whose objects are being deleted, by name.
+	under map[types.UID]bool // Definitions whose objects are being deleted.
 }
 
 // begin sees to a definition that waits for its objects to go, unless somebody does already.
 func (e *emptying) begin(ctx context.Context, crd *apiextensionsv1.CustomResourceDefinition) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.under[crd.Name] || !custom.WaitsForObjects(crd) {
+	if e.under[crd.UID] || !custom.WaitsForObjects(crd) {
 		return
 	}
-	e.under[crd.Name] = true
+	e.under[crd.UID] = true
 	e.all.Go(func() { // Ends with ctx, or when the definition is free to go.
 		defer func() {
 			e.mu.Lock()
 			defer e.mu.Unlock()
-			delete(e.under, crd.Name)
+			delete(e.under, crd.UID)
 		}()
 		for ctx.Err() == nil {
-			err := e.server.emptyDefinition(ctx, crd.Name)
+			err := e.server.emptyDefinition(ctx, crd.Name, crd.UID)
 			if err == nil || apierrors.IsNotFound(err) {
 				return
 			}
@@ -122,12 +126,13 @@ func (e *emptying) begin(ctx context.Context, crd *apiextensionsv1.CustomResourc
 	})
 }
 
-// emptyDefinition deletes all objects of a definition, waits until they are gone, and lets the definition go.
-func (s *Server) emptyDefinition(ctx context.Context, name string) error {
+// emptyDefinition deletes all objects of a definition, waits until they are gone, and lets the definition go. A later one of the
+// same name is none of its business.
+func (s *Server) emptyDefinition(ctx context.Context, name string, uid types.UID) error {
 	done := custom.NeverEstablished()
-	if kind := s.cache.custom.all()[name]; kind != nil {
+	if kind := s.cache.custom.all()[name]; kind != nil && kind.crd.UID == uid {
 		kind.shelf.gate.close()
-		if err := s.setDefinition(ctx, name, "status", func(crd *apiextensionsv1.CustomResourceDefinition) {
+		if err := s.setDefinition(ctx, name, uid, "status", func(crd *apiextensionsv1.CustomResourceDefinition) {
 			custom.SetCondition(crd, custom.DeletionInProgress(), metav1.Now().Rfc3339Copy())
 		}); err != nil {
 			return err
@@ -137,16 +142,21 @@ func (s *Server) emptyDefinition(ctx context.Context, name string) error {
 		}
 		done = custom.DeletionCompleted()
 	}
-	if err := s.setDefinition(ctx, name, "status", func(crd *apiextensionsv1.CustomResourceDefinition) {
+	if err := s.setDefinition(ctx, name, uid, "status", func(crd *apiextensionsv1.CustomResourceDefinition) {
 		custom.SetCondition(crd, done, metav1.Now().Rfc3339Copy())
 	}); err != nil {
 		return err
 	}
-	return s.setDefinition(ctx, name, "", custom.Release)
+	return s.setDefinition(ctx, name, uid, "", custom.Release)
 }
 
-func (s *Server) setDefinition(ctx context.Context, name, sub string, set func(*apiextensionsv1.CustomResourceDefinition)) error {
-	_, err := s.modify(ctx, s.shelf(definitions), name, sub, false, func(old runtime.Object) (runtime.Object, error) {
+// setDefinition changes a definition that waits for its objects; it is not found if there is no such definition any more.
+func (s *Server) setDefinition(ctx context.Context, name string, uid types.UID, sub string, set func(*apiextensionsv1.CustomResourceDefinition)) error {
+	sh := s.shelf(definitions)
+	_, err := s.modify(ctx, sh, name, sub, false, func(old runtime.Object) (runtime.Object, error) {
+		if crd := old.(*apiextensionsv1.CustomResourceDefinition); crd.UID != uid || !custom.WaitsForObjects(crd) {
+			return nil, notFound(sh.resource, name)
+		}
 		next := old.DeepCopyObject().(*apiextensionsv1.CustomResourceDefinition)
 		set(next)
 		return next, nil

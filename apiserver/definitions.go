@@ -2,6 +2,7 @@ package apiserver
 
 import (
 	"context"
+	"log/slog"
 	"maps"
 	"slices"
 	"strings"
@@ -35,24 +36,21 @@ type customKind struct {
 // goroutine that applies the store's events.
 type customKinds struct {
 	kinds   atomic.Pointer[map[string]*customKind]
-	changed func() error    // Called after each change, before anybody hears of the definition's revision; nil during start.
-	gone    map[string]bool // Definitions that have gone since the start. Only the goroutine that applies events looks at it.
+	changed func() // Called after each change, before anybody hears of the definition's revision; nil during start.
 }
 
 func (k *customKinds) all() map[string]*customKind { return *k.kinds.Load() }
 
-// isLate tells whether a key of the store is of a kind that has gone. Another server of this store may not have heard of that in
-// time.
-func (k *customKinds) isLate(storeKey string) bool {
-	name, _, _ := strings.Cut(storeKey, "/")
-	return k.gone[name]
+func (k *customKinds) replace(kinds map[string]*customKind) {
+	k.kinds.Store(&kinds)
+	if k.changed != nil {
+		k.changed()
+	}
 }
-
-func (k *customKinds) replace(kinds map[string]*customKind) { k.kinds.Store(&kinds) }
 
 // loadDefinitions makes the kinds of all definitions that the store has, before their objects are read. Watchers of a kind
 // that is no longer there are sent away.
-func (c *cache) loadDefinitions(kvs []store.KV) error {
+func (c *cache) loadDefinitions(kvs []store.KV) {
 	before, now := c.custom.all(), map[string]*customKind{}
 	for _, kv := range kvs {
 		name, ok := strings.CutPrefix(kv.Key, definitions+"/")
@@ -61,102 +59,92 @@ func (c *cache) loadDefinitions(kvs []store.KV) error {
 		}
 		it, err := newItem(c.resources[definitions].resource, name, kv)
 		if err != nil {
-			return err
+			continue // Who reads all objects tells of it.
 		}
-		k, err := kindOfDefinition(it.obj.(*apiextensionsv1.CustomResourceDefinition), before[name])
-		if err != nil {
-			return err
-		}
-		if k != nil {
+		if k := c.kindOf(it.obj.(*apiextensionsv1.CustomResourceDefinition), before[name]); k != nil {
 			now[name] = k
 		}
 	}
 	for name, k := range before {
-		if now[name] == nil {
+		if !now[name].shares(k) {
 			k.shelf.end()
 		}
 	}
 	c.custom.replace(now)
-	if c.custom.changed == nil {
-		return nil
-	}
-	return c.custom.changed()
 }
 
-// define follows a change of one definition; it is nil if that is gone, which it is not while it has objects.
-func (c *cache) define(name string, it *item, rev uint64) error {
+// define follows a change of one definition; it is nil if that is gone. Objects of a kind that goes are not lost: they are there
+// again when their kind is.
+func (c *cache) define(name string, it *item, rev uint64) {
 	before := c.custom.all()[name]
 	var now *customKind
 	if it != nil {
-		var err error
-		if now, err = kindOfDefinition(it.obj.(*apiextensionsv1.CustomResourceDefinition), before); err != nil {
-			return err
-		}
+		now = c.kindOf(it.obj.(*apiextensionsv1.CustomResourceDefinition), before)
 	}
 	if now == before {
-		return nil
+		return
+	}
+	if before != nil && !now.shares(before) {
+		c.putAway(before.shelf)
+		before.shelf.end()
 	}
 	kinds := maps.Clone(c.custom.all())
-	switch {
-	case now == nil:
-		delete(kinds, name)
-		c.custom.gone[name] = true
-		before.shelf.end()
-	case before != nil:
+	delete(kinds, name)
+	if now != nil {
 		kinds[name] = now
-		if err := now.shelf.conform(rev); err != nil {
-			return err
+		if now.shares(before) {
+			now.shelf.conform(rev)
+		} else {
+			now.shelf.reset(c.takeOut(now.shelf), rev)
 		}
-	default:
-		kinds[name] = now
-		delete(c.custom.gone, name)
 	}
 	c.custom.replace(kinds)
-	return c.custom.changed()
 }
 
-// kindOfDefinition is the kind that a definition makes: none, as long as its names are not accepted; the one before, if
-// nothing has changed that it is made of; and else a new one, with the objects of the one before.
-func kindOfDefinition(crd *apiextensionsv1.CustomResourceDefinition, before *customKind) (*customKind, error) {
+// shares tells whether a kind goes on with the objects of another.
+func (k *customKind) shares(other *customKind) bool {
+	return k != nil && other != nil && k.shelf.stock == other.shelf.stock
+}
+
+// kindOf is the kind that a definition makes: none, as long as its names are not accepted; the one before, if nothing has
+// changed that it is made of, or if none can be made; and else a new one, with the objects of the one before.
+func (c *cache) kindOf(crd *apiextensionsv1.CustomResourceDefinition, before *customKind) *customKind {
+	if before != nil && before.crd.UID != crd.UID {
+		before = nil
+	}
 	if before != nil && equality.Semantic.DeepEqual(before.crd.Spec, crd.Spec) &&
 		equality.Semantic.DeepEqual(before.crd.Status.AcceptedNames, crd.Status.AcceptedNames) {
-		return before, nil
+		return before
 	}
-	if !api.IsDefinitionTrue(crd, apiextensionsv1.NamesAccepted) && !api.IsDefinitionTrue(crd, apiextensionsv1.Established) {
-		return before, nil
+	if !api.IsDefinitionTrue(crd, apiextensionsv1.NamesAccepted) && !api.IsDefinitionTrue(crd, apiextensionsv1.Established) || c.own[crd.Name] {
+		return before
 	}
 	d, err := custom.New(crd)
-	if err != nil {
-		return nil, err
+	if err != nil { // It passed the checks of who stored it.
+		slog.Warn("a definition makes no kind", "definition", crd.Name, "err", err)
+		return before
 	}
 	sh := newShelf(d.Stored)
-	if before != nil {
+	if before != nil && before.crd.Spec.Scope == crd.Spec.Scope { // Else its objects have other keys.
 		sh.stock = before.shelf.stock
 	}
-	return &customKind{d, crd, sh}, nil
+	return &customKind{d, crd, sh}
 }
 
 // conform makes all objects of a shelf ones of its row, which is another than it was. Their past is of the old row, so whoever
 // watches has to begin anew.
-func (s *shelf) conform(rev uint64) error {
+func (s *shelf) conform(rev uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	tree := newTree()
-	var failed error
 	s.tree.Ascend(func(it *item) bool {
 		obj := it.obj.DeepCopyObject().(*unstructured.Unstructured)
-		if failed = conform(s.resource, obj); failed != nil {
-			return false
-		}
+		conform(s.resource, obj)
 		tree.ReplaceOrInsert(&item{key: it.key, rev: it.rev, obj: obj, size: it.size})
 		return true
 	})
-	if failed != nil {
-		return failed
-	}
 	s.tree, s.ring, s.ringSize, s.since = tree, nil, 0, rev
 	s.cutAll()
-	return nil
 }
 
 // end sends all watchers away: the kind is no more.

@@ -3,6 +3,7 @@ package apiserver
 import (
 	"bytes"
 	"fmt"
+	"log/slog"
 	"strconv"
 	"sync/atomic"
 
@@ -147,15 +148,16 @@ func unmarshalCustom(r *api.Resource, data []byte) (runtime.Object, error) {
 	if err := obj.UnmarshalJSON(data); err != nil {
 		return nil, fmt.Errorf("decode a stored %s: %w", r.Kind, err)
 	}
-	return obj, conform(r, obj)
+	conform(r, obj)
+	return obj, nil
 }
 
-// conform makes a custom resource one of the row, as it is now.
-func conform(r *api.Resource, obj *unstructured.Unstructured) error {
+// conform makes a custom resource one of the row, as it is now. One that a new schema does not bear stays as it is: it was well
+// when it was written, and is judged when it is written again.
+func conform(r *api.Resource, obj *unstructured.Unstructured) {
 	obj.SetGroupVersionKind(r.GroupVersionKind())
 	if _, err := r.Prune(obj); err != nil {
-		return fmt.Errorf("decode a stored %s: %w", r.Kind, err)
+		slog.Warn("a stored object does not bear the schema that its kind has now", "kind", r.GroupVersionKind(), "namespace", obj.GetNamespace(), "name", obj.GetName(), "err", err)
 	}
 	r.Default(obj)
-	return nil
 }

@@ -97,7 +97,8 @@ func New(ctx context.Context, s store.Store, config Config) (*Server, error) {
 	srv.limits.dropped = srv.metrics.dropped
 	srv.handler = srv.routes()
 	c.custom.changed = srv.serveCustom
-	return srv, srv.serveCustom()
+	srv.serveCustom()
+	return srv, nil
 }
 
 // Run keeps the server's memory in step with the store and does its housekeeping until ctx ends. Then all watches end.

@@ -62,9 +62,9 @@ func TestSnapshotOfOneMoment(t *testing.T) {
 		rev, kvs := s.snapshot(t)
 		n := map[string]int{}
 		for _, kv := range kvs {
-			r, key, err := s.cache.locate(kv.Key)
-			if err != nil {
-				t.Fatal(err)
+			r, key := s.cache.locate(kv.Key)
+			if r == nil {
+				t.Fatalf("%s is of no kind", kv.Key)
 			}
 			it, err := newItem(r.resource, key, kv)
 			if err != nil {

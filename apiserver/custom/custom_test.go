@@ -163,7 +163,7 @@ func TestAccept(t *testing.T) {
 	}
 	now := metav1.NewTime(time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC))
 	first := with("boats", "Boat", "b")
-	first.Status = Accept(first, nil, now)
+	first.Status = Accept(first, nil, nil, now)
 	tests := []struct {
 		name string
 		crd  *apiextensionsv1.CustomResourceDefinition
@@ -176,7 +176,7 @@ func TestAccept(t *testing.T) {
 	}
 	for _, tc := range tests {
 		t.Run(tc.name, func(t *testing.T) {
-			status := Accept(tc.crd, []*apiextensionsv1.CustomResourceDefinition{first, tc.crd}, now)
+			status := Accept(tc.crd, nil, []*apiextensionsv1.CustomResourceDefinition{first, tc.crd}, now)
 			if got := status.Conditions[0].Reason + " " + string(status.Conditions[1].Status); got != tc.want {
 				t.Errorf("%s, want %s: %s", got, tc.want, asText(t, status))
 			}

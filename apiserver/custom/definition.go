@@ -39,6 +39,9 @@ type Definition struct {
 
 // New makes a definition ready. Its schemas have passed [Check] when it was written.
 func New(crd *apiextensionsv1.CustomResourceDefinition) (*Definition, error) {
+	if want := crd.Spec.Names.Plural + "." + crd.Spec.Group; crd.Name != want {
+		return nil, fmt.Errorf("%s defines %s", crd.Name, want)
+	}
 	d, versions := &Definition{}, map[string]*kind{}
 	for i := range crd.Spec.Versions {
 		v := &crd.Spec.Versions[i]

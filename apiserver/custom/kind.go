@@ -76,12 +76,15 @@ func (k *kind) view(of *api.Resource) *api.Resource {
 	return r
 }
 
-// names are those that the kind goes by: what it asked for, once that was accepted.
+// names are those that the kind goes by: what it asked for, once that was accepted. The plural is a part of the definition's own
+// name, and of the keys of objects, whatever somebody wrote to the status.
 func (k *kind) names() apiextensionsv1.CustomResourceDefinitionNames {
-	if names := k.crd.Status.AcceptedNames; names.Kind != "" {
-		return names
+	names := k.crd.Status.AcceptedNames
+	if names.Kind == "" {
+		names = k.crd.Spec.Names
 	}
-	return k.crd.Spec.Names
+	names.Plural = k.crd.Spec.Names.Plural
+	return names
 }
 
 // warning is what a client of a deprecated version is told.

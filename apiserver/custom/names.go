@@ -8,13 +8,15 @@ import (
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"skiff/api"
 )
 
-// Accept is the status of a definition with the decision about its names: accepted are those that no other definition of
-// the group has already. A definition that goes by all names that it asks for is established, and stays it.
-func Accept(crd *apiextensionsv1.CustomResourceDefinition, others []*apiextensionsv1.CustomResourceDefinition, now metav1.Time) apiextensionsv1.CustomResourceDefinitionStatus {
+// Accept is the status of a definition with the decision about its names: accepted are those that neither a row of the server's
+// own nor another definition of the group has already. A definition that goes by all names that it asks for is established, and stays it.
+func Accept(crd *apiextensionsv1.CustomResourceDefinition, own []*api.Resource, others []*apiextensionsv1.CustomResourceDefinition, now metav1.Time) apiextensionsv1.CustomResourceDefinitionStatus {
 	next := crd.DeepCopy()
-	accepted := takenNames(crd, others).accept(&next.Status.AcceptedNames, &crd.Spec.Names)
+	accepted := takenNames(crd, own, others).accept(&next.Status.AcceptedNames, &crd.Spec.Names)
 	accepted.Type = apiextensionsv1.NamesAccepted
 	SetCondition(next, accepted, now)
 	established := apiextensionsv1.CustomResourceDefinitionCondition{
@@ -52,19 +54,28 @@ func isTrue(crd *apiextensionsv1.CustomResourceDefinition, kind apiextensionsv1.
 // taken are the names of a group that others go by.
 type taken struct{ resources, kinds map[string]bool }
 
-func takenNames(crd *apiextensionsv1.CustomResourceDefinition, others []*apiextensionsv1.CustomResourceDefinition) taken {
+func takenNames(crd *apiextensionsv1.CustomResourceDefinition, own []*api.Resource, others []*apiextensionsv1.CustomResourceDefinition) taken {
 	t := taken{map[string]bool{}, map[string]bool{}}
+	for _, r := range own {
+		if r.Group == crd.Spec.Group {
+			t.add(r.Name, r.Singular, r.ShortNames, r.Kind, r.ListKind)
+		}
+	}
 	for _, other := range others {
 		if other.Spec.Group != crd.Spec.Group || other.Name == crd.Name {
 			continue
 		}
 		names := other.Status.AcceptedNames
-		for _, name := range append([]string{names.Plural, names.Singular}, names.ShortNames...) {
-			t.resources[name] = true
-		}
-		t.kinds[names.Kind], t.kinds[names.ListKind] = true, true
+		t.add(names.Plural, names.Singular, names.ShortNames, names.Kind, names.ListKind)
 	}
 	return t
+}
+
+func (t taken) add(plural, singular string, short []string, kind, listKind string) {
+	for _, name := range append([]string{plural, singular}, short...) {
+		t.resources[name] = true
+	}
+	t.kinds[kind], t.kinds[listKind] = true, true
 }
 
 // accept sets those of the names asked for that are free, and says in a condition whether all are.
