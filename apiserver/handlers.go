@@ -279,7 +279,7 @@ func unpin(obj, old runtime.Object) {
 }
 
 func (h *resource) change(w http.ResponseWriter, r *http.Request, sub string, o write, f change) error {
-	obj, err := h.server.modify(r.Context(), h.shelf, h.key(r), sub, o.dry, f)
+	obj, err := h.server.modify(r.Context(), h.shelf, h.key(r), sub, o.dry, h.restricted(r, sub, f))
 	if err != nil {
 		return err
 	}

@@ -1,15 +1,6 @@
 package apiserver
 
-import (
-	"fmt"
-	"net/http"
-	"slices"
-	"strings"
-
-	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/runtime"
-)
+import corev1 "k8s.io/api/core/v1"
 
 // nodeMay is the node restriction: a node reads what pods and services are made of, and writes only what is its own.
 // https://kubernetes.io/docs/reference/access-authn-authz/node/
@@ -42,19 +33,6 @@ func (s *Server) nodeMay(node string, a attributes) bool {
 func (s *Server) onNode(node, key string) bool {
 	it := s.shelf("pods").get(key)
 	return it != nil && nodeNameOf(it) == node
-}
-
-// createsOwn holds that a node which creates a Node or its Lease creates its own: the path does not say which it is.
-func (h *resource) createsOwn(r *http.Request, obj runtime.Object) error {
-	u, _ := userOf(r)
-	node, isNode := strings.CutPrefix(u.Name, nodePrefix)
-	if !isNode || slices.Contains(u.Groups, administrators) || h.Kind != "Node" && h.Kind != "Lease" {
-		return nil
-	}
-	if name := metaOf(obj).GetName(); name != node {
-		return apierrors.NewForbidden(h.GroupResource(), name, fmt.Errorf("node %q is not allowed to create %s %q", node, h.Name, name))
-	}
-	return nil
 }
 
 func nodeNameOf(it *item) string { return it.obj.(*corev1.Pod).Spec.NodeName }

@@ -1,0 +1,121 @@
+package apiserver
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"net/http"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime"
+)
+
+// A node that has been broken into must not draw work to itself that is meant for others: it writes what is its own
+// (nodeauth.go), and of that not what the scheduler, controllers and Services go by.
+// https://kubernetes.io/docs/reference/access-authn-authz/admission-controllers/#noderestriction
+
+// nodeOf is the node that makes a request, if one does.
+func nodeOf(r *http.Request) (name string, ok bool) {
+	u, _ := userOf(r)
+	name, ok = strings.CutPrefix(u.Name, nodePrefix)
+	return name, ok && !isAdministrator(u)
+}
+
+// createsOwn holds that a node which creates a Node or its Lease creates its own, as the path does not say which it is, and
+// that it does not call itself what it may not.
+func (h *resource) createsOwn(r *http.Request, obj runtime.Object) error {
+	node, ok := nodeOf(r)
+	if !ok || h.Kind != "Node" && h.Kind != "Lease" {
+		return nil
+	}
+	name := metaOf(obj).GetName()
+	if name != node {
+		return apierrors.NewForbidden(h.GroupResource(), name, fmt.Errorf("node %q is not allowed to create %s %q", node, h.Name, name))
+	}
+	if h.Kind != "Node" {
+		return nil
+	}
+	if keys := reservedLabels(metaOf(obj).GetLabels(), nil); len(keys) > 0 {
+		return apierrors.NewForbidden(h.GroupResource(), name, fmt.Errorf("node %q is not allowed to set the following labels: %s", node, strings.Join(keys, ", ")))
+	}
+	return nil
+}
+
+// restricted is a change that is refused where a node makes it and may not.
+func (h *resource) restricted(r *http.Request, sub string, f change) change {
+	node, ok := nodeOf(r)
+	if !ok {
+		return f
+	}
+	return func(old runtime.Object) (runtime.Object, error) {
+		obj, err := f(old)
+		if err != nil {
+			return nil, err
+		}
+		if err := nodeMayChange(node, sub, old, obj); err != nil {
+			return nil, apierrors.NewForbidden(h.GroupResource(), metaOf(old).GetName(), err)
+		}
+		return obj, nil
+	}
+}
+
+// nodeMayChange judges what a node makes of its Node, or of a pod's status. Of what is written through the status, only what
+// can change that way counts.
+func nodeMayChange(node, sub string, old, obj runtime.Object) error {
+	switch old := old.(type) {
+	case *corev1.Pod:
+		if !maps.Equal(old.Labels, obj.(*corev1.Pod).Labels) {
+			return fmt.Errorf("node %q cannot update labels through pod status", node)
+		}
+	case *corev1.Node:
+		next := obj.(*corev1.Node)
+		switch keys := reservedLabels(next.Labels, old.Labels); {
+		case sub == "" && !equality.Semantic.DeepEqual(next.Spec.Taints, old.Spec.Taints):
+			return fmt.Errorf("node %q is not allowed to modify taints", node)
+		case sub == "" && !equality.Semantic.DeepEqual(next.OwnerReferences, old.OwnerReferences):
+			return fmt.Errorf("node %q is not allowed to modify ownerReferences", node)
+		case len(keys) > 0:
+			return errors.New("is not allowed to modify labels: " + strings.Join(keys, ", "))
+		}
+	}
+	return nil
+}
+
+// reservedLabels are the keys, in order, in which two sets of labels differ and that are not a node's to set.
+func reservedLabels(a, b map[string]string) []string {
+	reserved := map[string]bool{}
+	for _, labels := range []map[string]string{a, b} {
+		for key := range labels {
+			now, isIn := a[key]
+			before, wasIn := b[key]
+			if (isIn != wasIn || now != before) && !nodeMayLabel(key) {
+				reserved[key] = true
+			}
+		}
+	}
+	return slices.Sorted(maps.Keys(reserved))
+}
+
+// nodeMayLabel tells whether a node may give its Node a label: any, but those of Kubernetes that others set.
+func nodeMayLabel(key string) bool {
+	domain, _, ok := strings.Cut(key, "/")
+	if !ok || !within(domain, "kubernetes.io") && !within(domain, "k8s.io") {
+		return true
+	}
+	switch key {
+	case corev1.LabelHostname, corev1.LabelOSStable, corev1.LabelArchStable, "beta.kubernetes.io/os", "beta.kubernetes.io/arch",
+		corev1.LabelInstanceType, corev1.LabelInstanceTypeStable, corev1.LabelTopologyZone, corev1.LabelTopologyRegion,
+		corev1.LabelFailureDomainBetaZone, corev1.LabelFailureDomainBetaRegion:
+		return true
+	}
+	return within(domain, corev1.LabelNamespaceSuffixKubelet) || within(domain, corev1.LabelNamespaceSuffixNode)
+}
+
+// within tells whether a domain is the other one, or below it.
+func within(domain, other string) bool {
+	return domain == other || strings.HasSuffix(domain, "."+other)
+}
