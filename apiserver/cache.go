@@ -294,7 +294,7 @@ func (c *cache) remove(ctx context.Context, s *shelf, key string, rev uint64) er
 
 // catchUp waits until readers see what the store holds under key now. After a lost race it is that which counts.
 func (c *cache) catchUp(ctx context.Context, s *shelf, key string) error {
-	_, rev, err := c.store.List(ctx, s.storeKey(key))
+	_, rev, err := c.store.List(ctx, s.storeKey(key)+"\x00") // Under which there is nothing: the revision alone is wanted.
 	if err != nil {
 		return err
 	}

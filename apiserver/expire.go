@@ -40,7 +40,7 @@ func (s *Server) expireDue(ctx context.Context, now time.Time) time.Time {
 	var deletions errgroup.Group
 	deletions.SetLimit(expireAtOnce)
 	for _, it := range events.state(s.cache).items(selectAll(events.resource)) {
-		due := lastSeen(it.obj.(*corev1.Event)).Add(eventLife)
+		due := lastSeen(it.obj.(*corev1.Event), now).Add(eventLife)
 		if due.After(now) {
 			if due.Before(next) {
 				next = due
@@ -61,15 +61,15 @@ func (s *Server) expireDue(ctx context.Context, now time.Time) time.Time {
 	return next
 }
 
-// lastSeen is when an Event last happened.
-func lastSeen(e *corev1.Event) time.Time {
+// lastSeen is when an Event last happened. What its writer says of a time that is yet to come does not count.
+func lastSeen(e *corev1.Event, now time.Time) time.Time {
 	last := e.CreationTimestamp.Time
 	seen := []time.Time{e.LastTimestamp.Time, e.EventTime.Time}
 	if e.Series != nil {
 		seen = append(seen, e.Series.LastObservedTime.Time)
 	}
 	for _, t := range seen {
-		if t.After(last) {
+		if t.After(last) && !t.After(now) {
 			last = t
 		}
 	}

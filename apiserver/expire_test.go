@@ -116,6 +116,48 @@ func TestEventsOfAnHour(t *testing.T) {
 	})
 }
 
+// How long an Event is kept is not its writer's to say.
+func TestEventOfTheFuture(t *testing.T) {
+	s := start(t)
+	path := "/api/v1/namespaces/default/events"
+	s.do(t, "POST", path, `{"kind":"Event","apiVersion":"v1","metadata":{"name":"e"},"involvedObject":{"namespace":"default"},"lastTimestamp":"9998-01-01T00:00:00Z"}`).want(t, 201)
+	s.expireDue(t.Context(), time.Now().Add(eventLife/2))
+	s.do(t, "GET", path+"/e", "").want(t, 200)
+	s.expireDue(t.Context(), time.Now().Add(eventLife+time.Second))
+	s.do(t, "GET", path+"/e", "").want(t, 404)
+}
+
+// readStore counts the objects that are read from a store.
+type readStore struct {
+	store.Store
+	read atomic.Int32
+}
+
+func (s *readStore) List(ctx context.Context, prefix string) ([]store.KV, uint64, error) {
+	kvs, rev, err := s.Store.List(ctx, prefix)
+	s.read.Add(int32(len(kvs)))
+	return kvs, rev, err
+}
+
+// Whether the store is well, and how far it is, is asked without reading what is in it.
+func TestHealthReadsNoObjects(t *testing.T) {
+	db, err := bolt.Open(filepath.Join(t.TempDir(), "store"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	reading := &readStore{Store: db}
+	s := startWith(t, reading, testConfig(t))
+	s.createConfigMap(t, "c")
+	before := reading.read.Load()
+	s.do(t, "GET", "/readyz", "").want(t, 200)
+	if err := s.cache.catchUp(t.Context(), s.shelf("configmaps"), "default/c"); err != nil {
+		t.Fatal(err)
+	}
+	if n := reading.read.Load() - before; n != 0 {
+		t.Errorf("%d objects were read, want none", n)
+	}
+}
+
 // With a full disk reads go on, writes are errors that say why, and the server is not ready, until it has room again.
 func TestFullDisk(t *testing.T) {
 	s, faulty := startFaulty(t)

@@ -30,8 +30,9 @@ type page struct {
 
 // snapshots keeps what lists in pages have begun on, so that all pages are of one moment.
 type snapshots struct {
-	mu   sync.Mutex
-	kept []kept // Oldest first.
+	mu      sync.Mutex
+	kept    []kept // Oldest first.
+	waiting bool   // Whether forget comes by itself.
 }
 
 type kept struct {
@@ -49,14 +50,28 @@ const (
 func (k *snapshots) keep(s *shelf, st state) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	now := time.Now()
-	k.kept = slices.DeleteFunc(k.kept, func(one kept) bool {
-		return one.expires.Before(now) || one.shelf == s && one.to == st.to
-	})
+	k.kept = slices.DeleteFunc(k.kept, func(one kept) bool { return one.shelf == s && one.to == st.to })
 	if len(k.kept) == snapshotsMax {
 		k.kept = slices.Delete(k.kept, 0, 1)
 	}
-	k.kept = append(k.kept, kept{s, st, now.Add(snapshotLife)})
+	k.kept = append(k.kept, kept{s, st, time.Now().Add(snapshotLife)})
+	if !k.waiting {
+		k.waiting = true
+		time.AfterFunc(snapshotLife, k.forget)
+	}
+}
+
+// forget drops what has expired, and comes again when the next does: a state may be all of what was there before a large
+// cluster became a small one.
+func (k *snapshots) forget() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	now := time.Now()
+	k.kept = slices.DeleteFunc(k.kept, func(one kept) bool { return !one.expires.After(now) })
+	k.waiting = len(k.kept) > 0
+	if k.waiting {
+		time.AfterFunc(k.kept[0].expires.Sub(now), k.forget)
+	}
 }
 
 func (k *snapshots) find(s *shelf, rev uint64) (state, bool) {

@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -102,6 +103,35 @@ func TestSnapshotsAreBounded(t *testing.T) {
 	if n := len(s.snapshots.kept); n != snapshotsMax {
 		t.Errorf("%d states are kept, want %d", n, snapshotsMax)
 	}
+}
+
+// What is kept for pages goes when its time is over, whether somebody lists again or not.
+func TestSnapshotsExpire(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var k snapshots
+		count := func() int {
+			k.mu.Lock()
+			defer k.mu.Unlock()
+			return len(k.kept)
+		}
+		for rev := range uint64(2) {
+			k.keep(nil, state{to: 1 + rev})
+			time.Sleep(snapshotLife / 2)
+		}
+		for want := 1; want >= 0; want-- {
+			synctest.Wait()
+			if n := count(); n != want {
+				t.Errorf("%d states are kept, want %d", n, want)
+			}
+			time.Sleep(snapshotLife / 2)
+		}
+		k.keep(nil, state{to: 3})
+		time.Sleep(snapshotLife)
+		synctest.Wait()
+		if n := count(); n != 0 {
+			t.Errorf("%d states are kept of a list that began when all others had gone, want none", n)
+		}
+	})
 }
 
 func TestClientPager(t *testing.T) {

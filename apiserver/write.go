@@ -63,7 +63,7 @@ func (s *Server) create(ctx context.Context, sh *shelf, namespace string, obj ru
 			return nil, err
 		}
 	}
-	generated := nameNew(m)
+	generated := nameNew(sh, namespace, m)
 	beginLife(r, obj, m)
 	if r.Default != nil {
 		r.Default(obj)
@@ -144,15 +144,22 @@ func (s *Server) checkNamespace(namespace string, r *api.Resource, name string) 
 const (
 	generatedSuffix = 5
 	generatedBase   = 63 - generatedSuffix
+	generatedTries  = 8 // So many names may be taken.
 )
 
 // nameNew makes a name from generateName, where there is no name.
-func nameNew(m metav1.Object) (generated bool) {
+func nameNew(sh *shelf, namespace string, m metav1.Object) (generated bool) {
 	base := m.GetGenerateName()
 	if m.GetName() != "" || base == "" {
 		return false
 	}
-	m.SetName(base[:min(len(base), generatedBase)] + rand.String(generatedSuffix))
+	base = base[:min(len(base), generatedBase)]
+	for range generatedTries {
+		m.SetName(base + rand.String(generatedSuffix))
+		if sh.get(objectKey(namespace, m.GetName())) == nil {
+			break
+		}
+	}
 	return true
 }
 

@@ -11,6 +11,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/rand"
 )
 
 var (
@@ -49,6 +50,28 @@ func TestGenerateName(t *testing.T) {
 			t.Errorf("generateName %q gives %q, want %d characters", base, c.Name, length)
 		}
 	}
+}
+
+// Names that are taken are passed over, eight of them.
+func TestGeneratedNameThatIsTaken(t *testing.T) {
+	s := start(t)
+	post := func() answer { return s.do(t, "POST", configMapsPath, `{"metadata":{"generateName":"a-"}}`) }
+	const seed = 1
+	rand.Seed(seed)
+	var names []string
+	for range generatedTries {
+		names = append(names, "a-"+rand.String(generatedSuffix))
+	}
+	for _, name := range names[:generatedTries-1] {
+		s.createConfigMap(t, name)
+	}
+	rand.Seed(seed)
+	if c := parse[corev1.ConfigMap](t, post().want(t, 201)); c.Name != names[generatedTries-1] {
+		t.Errorf("the name is %s, want %s", c.Name, names[generatedTries-1])
+	}
+	rand.Seed(seed)
+	post().refused(t, 409, metav1.StatusReasonAlreadyExists, "the server was not able to generate a unique name for the object")
+	post().want(t, 201)
 }
 
 func TestBodiesThatAreNone(t *testing.T) {
