@@ -28,7 +28,7 @@ func (d *Documents) With(custom []*Custom) (*Documents, error) {
 		key := strings.TrimPrefix(root(c.Resource), "/")
 		next.custom[key] = append(next.custom[key], c)
 	}
-	all := maps.Clone(d.own)
+	from, all := d.definitions, maps.Clone(d.own)
 	for key, kinds := range next.custom {
 		slices.SortFunc(kinds, func(a, b *Custom) int { return strings.Compare(a.Resource.Name, b.Resource.Name) })
 		ops := slices.Clone(d.own[key])
@@ -47,16 +47,16 @@ func (d *Documents) With(custom []*Custom) (*Documents, error) {
 			next.v3[key] = same
 			continue
 		}
-		next.v3[key] = newDocument(func() ([]byte, error) { return next.buildV3(ops, kinds) }, protoV3)
+		next.v3[key] = newDocument(func() ([]byte, error) { return from.buildV3(ops, kinds) }, protoV3)
 	}
-	next.v2 = newDocument(func() ([]byte, error) { return next.buildV2(all, custom) }, protoV2)
+	next.v2 = newDocument(func() ([]byte, error) { return from.buildV2(all, custom) }, protoV2)
 	next.index = newDocument(next.buildIndex, nil)
 	return next, nil
 }
 
 // withCustom are the definitions with those of custom kinds.
-func (d *Documents) withCustom(custom []*Custom, v2 bool) (definitions, error) {
-	own, err := d.definitions()
+func (s source) withCustom(custom []*Custom, v2 bool) (definitions, error) {
+	own, err := s()
 	if err != nil || len(custom) == 0 {
 		return own, err
 	}
@@ -113,7 +113,7 @@ func untyped(gvk schema.GroupVersionKind) (json.RawMessage, error) {
 
 // DefinitionsOf returns the definitions of custom kinds and all that those refer to, as Definitions does.
 func (d *Documents) DefinitionsOf(custom []*Custom) (map[string]json.RawMessage, error) {
-	defs, err := d.withCustom(custom, false)
+	defs, err := d.definitions.withCustom(custom, false)
 	if err != nil {
 		return nil, err
 	}

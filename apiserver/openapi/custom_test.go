@@ -4,8 +4,10 @@ import (
 	"encoding/json"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"strings"
 	"testing"
+	"weak"
 
 	"skiff/api"
 )
@@ -74,4 +76,33 @@ func TestDocumentsAreKept(t *testing.T) {
 	if third, err := second.With([]*Custom{boat}); err != nil || third.v3["apis/land.example.com/v1"] != nil {
 		t.Errorf("the document of lakes is still there, or %v", err)
 	}
+}
+
+// Documents that others have replaced, and what was built of them, do not stay in memory with those of them that still hold.
+func TestReplacedDocumentsGo(t *testing.T) {
+	own, err := New(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	boat := customKind("Boat", `{"type":"object"}`)
+	replaced := func() (weak.Pointer[Documents], *Documents) {
+		first, err := own.With([]*Custom{boat})
+		if err != nil {
+			t.Fatal(err)
+		}
+		serve(t, first.V2, "/openapi/v2", "application/json")
+		other := customKind("Lake", `{"type":"object"}`)
+		other.Resource.Group = "land.example.com"
+		second, err := first.With([]*Custom{boat, other})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return weak.Make(first), second
+	}
+	first, second := replaced()
+	runtime.GC()
+	if first.Value() != nil {
+		t.Error("the replaced documents are still in memory")
+	}
+	runtime.KeepAlive(second)
 }

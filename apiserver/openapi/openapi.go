@@ -35,13 +35,17 @@ import (
 
 // Documents are the OpenAPI documents of an API. They are safe for concurrent use.
 type Documents struct {
-	definitions func() (definitions, error)
+	definitions source
 	own         map[string][]operation // Of the table's rows, by the path of the group version: "api/v1", "apis/apps/v1".
 	custom      map[string][]*Custom   // What is described besides them.
 	index       *document
 	v3          map[string]*document
 	v2          *document
 }
+
+// source gives the definitions of Go types. Documents are built from it, and from nothing that refers to other documents: one that
+// is never asked for must not keep those in memory that it was made after.
+type source func() (definitions, error)
 
 // New returns the documents that describe the resources. It fails if the scheme lacks a kind that a row names.
 func New(resources []*api.Resource) (*Documents, error) {
@@ -54,10 +58,11 @@ func New(resources []*api.Resource) (*Documents, error) {
 		key := strings.TrimPrefix(root(r), "/")
 		d.own[key] = append(d.own[key], ops...)
 	}
-	for key, ops := range d.own {
-		d.v3[key] = newDocument(func() ([]byte, error) { return d.buildV3(ops, nil) }, protoV3)
+	from, own := d.definitions, d.own
+	for key, ops := range own {
+		d.v3[key] = newDocument(func() ([]byte, error) { return from.buildV3(ops, nil) }, protoV3)
 	}
-	d.v2 = newDocument(func() ([]byte, error) { return d.buildV2(d.own, nil) }, protoV2)
+	d.v2 = newDocument(func() ([]byte, error) { return from.buildV2(own, nil) }, protoV2)
 	d.index = newDocument(d.buildIndex, nil)
 	return d, nil
 }

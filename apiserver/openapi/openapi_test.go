@@ -522,7 +522,7 @@ func BenchmarkGroupVersion(b *testing.B) {
 		}
 	}
 	for b.Loop() {
-		doc, err := docs.buildV3(apps, nil)
+		doc, err := docs.definitions.buildV3(apps, nil)
 		if err != nil {
 			b.Fatal(err)
 		}

@@ -17,8 +17,8 @@ type object = map[string]any
 
 // buildV3 makes the OpenAPI v3 document of a group version.
 // https://spec.openapis.org/oas/v3.0.0
-func (d *Documents) buildV3(ops []operation, custom []*Custom) ([]byte, error) {
-	defs, err := d.withCustom(custom, false)
+func (s source) buildV3(ops []operation, custom []*Custom) ([]byte, error) {
+	defs, err := s.withCustom(custom, false)
 	if err != nil {
 		return nil, err
 	}
@@ -40,12 +40,12 @@ func (d *Documents) buildV3(ops []operation, custom []*Custom) ([]byte, error) {
 
 // buildV2 makes the OpenAPI v2 document, also known as Swagger, of all operations.
 // https://swagger.io/specification/v2/
-func (d *Documents) buildV2(byGroupVersion map[string][]operation, custom []*Custom) ([]byte, error) {
+func (s source) buildV2(byGroupVersion map[string][]operation, custom []*Custom) ([]byte, error) {
 	var ops []operation
 	for _, key := range slices.Sorted(maps.Keys(byGroupVersion)) {
 		ops = append(ops, byGroupVersion[key]...)
 	}
-	defs, err := d.withCustom(custom, true)
+	defs, err := s.withCustom(custom, true)
 	if err != nil {
 		return nil, err
 	}
