@@ -1,6 +1,7 @@
 package apiserver
 
 import (
+	"context"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -215,4 +216,20 @@ func TestObjectAfterItsDefinition(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.createConfigMap(t, "goes-on")
+}
+
+// A watch that was let in before its kind went, and begins after that, ends at once.
+func TestWatchOfAKindThatHasGone(t *testing.T) {
+	s := start(t)
+	s.define(t, boatCRD(boatVersion("v1", true, boatSchema)))
+	sh := s.cache.custom.all()["boats.sea.example.com"].shelf
+	s.do(t, "DELETE", boatsCRD, "").want(t, 200)
+	s.waitGone(t, boatsCRD)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	for _, o := range []watchOptions{{timeout: forever}, {state: true, timeout: forever}, {rev: s.cache.revision(), timeout: forever}} {
+		if err := s.Server.stream(ctx, sh, selectAll(sh.resource), o, func(event, bool) error { return nil }); err != nil || ctx.Err() != nil {
+			t.Errorf("the watch %+v ended with %v, after the test's patience: %v", o, err, ctx.Err())
+		}
+	}
 }

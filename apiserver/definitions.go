@@ -147,10 +147,11 @@ func (s *shelf) conform(rev uint64) {
 	s.cutAll()
 }
 
-// end sends all watchers away: the kind is no more.
+// end sends all watchers away, and those that are yet to come: the kind is no more.
 func (s *shelf) end() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.ended = true
 	s.cutAll()
 }
 

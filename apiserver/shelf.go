@@ -35,6 +35,7 @@ type stock struct {
 	ringSize int     // Bytes that it holds, as stored.
 	since    uint64  // Events after this revision are in the ring.
 	watchers map[*watcher]struct{}
+	ended    bool // Whether the kind is no more: nothing will ever come for a watcher.
 	gate     gate
 }
 
@@ -55,7 +56,7 @@ func (e event) size() int {
 	return n
 }
 
-// watcher receives the events of a shelf. The channel is closed when it fell behind.
+// watcher receives the events of a shelf. The channel is closed when it fell behind, or its kind has gone.
 type watcher struct {
 	events chan event
 }
@@ -194,6 +195,10 @@ func (s *shelf) watchNow(c *cache) (*watcher, state) {
 
 func (s *shelf) register() *watcher {
 	w := &watcher{events: make(chan event, watchBacklog)}
+	if s.ended {
+		close(w.events)
+		return w
+	}
 	s.watchers[w] = struct{}{}
 	return w
 }
