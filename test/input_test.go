@@ -46,9 +46,11 @@ func TestBadInput(t *testing.T) {
 	refused(t, n.skiff("server", "--node-name="+nodeName, "--port=6444"), ".*"+regexp.QuoteMeta(n.data)+".*(another|already|in use).*")
 	n.stop(syscall.SIGTERM)
 
-	ageTo(t, filepath.Join(n.data, "state.db"), "0")
+	state, saved := filepath.Join(n.data, "state.db"), filepath.Join(n.dir, "saved.db")
+	host(t, "cp "+state+" "+saved)
+	ageTo(t, state, "0")
 	refused(t, n.skiff("server", "--node-name="+nodeName), ".*state.db.*(format|version).*")
-	ageTo(t, filepath.Join(n.data, "state.db"), "1")
+	host(t, "mv "+saved+" "+state)
 	n.start()
 }
 

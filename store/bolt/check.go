@@ -19,9 +19,8 @@ func damaged(format string, args ...any) error {
 // contents is what a file holds, as found by reading all of it.
 type contents struct {
 	metaPage
-	format string
-	stamp  stamp  // What the last transaction said of the file.
-	sum    uint64 // Of the data that is there.
+	stamp stamp  // What the last transaction said of the file.
+	sum   uint64 // Of the data that is there.
 }
 
 // readContents reads a file whole before bbolt sees it. bbolt has checksums for its two meta pages only, and trusts all
@@ -53,15 +52,13 @@ func readContents(file io.ReaderAt) (c contents, err error) {
 	if !ours {
 		return c, errors.New("this is a bbolt file, but not one of skiff's")
 	}
-	switch c.format = string(meta[string(formatKey)]); c.format {
+	switch found := string(meta[string(formatKey)]); found {
 	case "":
 		return c, damaged("it has no format")
 	case format:
 		c.stamp, err = readStamp(meta[string(stampKey)])
-	case oldFormat:
-		c.stamp, err = c.oldStamp(meta[string(oldRevKey)])
 	default:
-		return c, fmt.Errorf("the file has format %.10s, but this skiff reads format %s: use the skiff that wrote it", c.format, format)
+		return c, fmt.Errorf("the file has format %.10s, but this skiff reads format %s: use the skiff that wrote it", found, format)
 	}
 	switch {
 	case err != nil:
@@ -74,14 +71,6 @@ func readContents(file io.ReaderAt) (c contents, err error) {
 		return c, damaged("the entries are not those that were written: their sum is %016x, not %016x", c.sum, c.stamp.sum)
 	}
 	return c, nil
-}
-
-// oldStamp takes a file for whole that was written before there were stamps.
-func (c contents) oldStamp(rev []byte) (stamp, error) {
-	if len(rev) != 8 {
-		return stamp{}, damaged("it has no revision")
-	}
-	return stamp{rev: binary.BigEndian.Uint64(rev), sum: c.sum, tx: c.tx}, nil
 }
 
 // What follows is bbolt's layout of a file: numbers are in the machine's own order.

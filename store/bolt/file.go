@@ -13,10 +13,7 @@ import (
 )
 
 // format is the version of the file's layout. A program that finds another one does not touch the file.
-const (
-	format    = "2"
-	oldFormat = "1" // Without stamps: it gets one when it is opened.
-)
+const format = "1"
 
 // The buckets and keys of the file. Never written to.
 var (
@@ -24,7 +21,6 @@ var (
 	dataBucket = []byte("data")
 	formatKey  = []byte("format")
 	stampKey   = []byte("stamp")
-	oldRevKey  = []byte("rev")
 )
 
 const (

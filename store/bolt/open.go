@@ -56,25 +56,19 @@ func Open(path string, opts ...Option) (*Store, error) {
 	return s, nil
 }
 
-// openStamped opens the file and sees to it that it has a stamp, and two good meta pages.
+// openStamped opens the file and sees to it that it has two good meta pages.
 func openStamped(path string) (*bbolt.DB, stamp, error) {
 	db, c, err := openFile(path)
-	if err != nil || c.format == format && !c.torn {
+	if err != nil || !c.torn {
 		return db, c.stamp, err
 	}
+	// The page may be that of a write which nobody was told of, cut short by a power failure, or, if the disk is bad, of one
+	// that was answered. Its revisions have to stay unused in either case.
 	next := c.stamp
-	if c.torn {
-		// The page may be that of a write which nobody was told of, cut short by a power failure, or, if the disk is bad, of one
-		// that was answered. Its revisions have to stay unused in either case.
-		next.rev += maxBatch
-		slog.Warn("one of the two first pages of the store's file was damaged: it is as it was after the write before",
-			"file", path, "revision", c.stamp.rev)
-	}
+	next.rev += maxBatch
+	slog.Warn("one of the two first pages of the store's file was damaged: it is as it was after the write before",
+		"file", path, "revision", c.stamp.rev)
 	err = db.Update(func(tx *bbolt.Tx) error {
-		meta := tx.Bucket(metaBucket)
-		if err := errors.Join(meta.Delete(oldRevKey), meta.Put(formatKey, []byte(format))); err != nil {
-			return err
-		}
 		next.tx = uint64(tx.ID())
 		return next.write(tx)
 	})

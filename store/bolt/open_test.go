@@ -34,7 +34,7 @@ func TestForeignFiles(t *testing.T) {
 				}
 				return meta.Put(formatKey, []byte("7"))
 			})
-		}, "format 7, but this skiff reads format 2"},
+		}, "format 7, but this skiff reads format 1"},
 		{"another program's", func(t *testing.T, path string) {
 			edit(t, path, func(tx *bbolt.Tx) error { _, err := tx.CreateBucket([]byte("grafana")); return err })
 		}, "not one of skiff's"},
