@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"strings"
+	"sync"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -24,6 +25,8 @@ import (
 type limits struct {
 	reading, changing chan struct{} // A slot for each request under way that reads, or that changes something.
 
+	senders *senders
+
 	request time.Duration // How long a client may take to send its body, and to receive its answer.
 	frame   time.Duration // How long the client of a watch may take to receive an event.
 
@@ -34,6 +37,7 @@ func newLimits() limits {
 	return limits{
 		reading:  make(chan struct{}, 400),
 		changing: make(chan struct{}, 200),
+		senders:  &senders{bodies: map[string]int{}},
 		request:  time.Minute,
 		frame:    30 * time.Second,
 	}
@@ -52,7 +56,7 @@ func (l *limits) serve(next http.Handler, w http.ResponseWriter, r *http.Request
 	control := http.NewResponseController(w)
 	if r.Body != http.NoBody {
 		_ = control.SetReadDeadline(time.Now().Add(l.request))
-		r.Body = &timedBody{r.Body, control}
+		r.Body = &timedBody{r.Body, control, l}
 	}
 	if longRunning(r) {
 		_ = control.SetWriteDeadline(time.Time{}) // That of the request before, on the same connection.
@@ -68,7 +72,7 @@ func (l *limits) serve(next http.Handler, w http.ResponseWriter, r *http.Request
 		defer func() { <-slots }()
 	default:
 		l.dropped(r)
-		writeError(w, r, apierrors.NewTooManyRequests("the server has received too many requests and has asked us to try again later", 1))
+		writeError(w, r, tooMany())
 		return
 	}
 	_ = control.SetWriteDeadline(time.Now().Add(2 * l.request)) // From when the answer begins there is l.request left, at least.
@@ -80,6 +84,7 @@ func (l *limits) serve(next http.Handler, w http.ResponseWriter, r *http.Request
 type timedBody struct {
 	io.ReadCloser
 	control *http.ResponseController
+	limits  *limits
 }
 
 func (b *timedBody) Read(p []byte) (int, error) {
@@ -128,6 +133,50 @@ func subresourceOf(path string) string {
 	return parts[2]
 }
 
+// senders are the users whose bodies are being read now, and how many of each. Everyone who is somebody may ask what he may
+// do, every pod among them: without a bound of each, one of them could hold all slots with bodies that do not come.
+type senders struct {
+	mu     sync.Mutex
+	bodies map[string]int
+}
+
+// begin counts one more body of a user, unless there are most of them already.
+func (s *senders) begin(user string, most int) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.bodies[user] >= most {
+		return false
+	}
+	s.bodies[user]++
+	return true
+}
+
+func (s *senders) end(user string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.bodies[user]--; s.bodies[user] == 0 {
+		delete(s.bodies, user)
+	}
+}
+
+// mayRead holds that a user from outside sends bodies in a quarter of the slots at most. Administrators, who may do
+// everything, share one name, and are not counted.
+func mayRead(r *http.Request) (done func(), err error) {
+	b, ok := r.Body.(*timedBody)
+	u, _ := userOf(r)
+	if !ok || isAdministrator(u) {
+		return func() {}, nil
+	}
+	if !b.limits.senders.begin(u.Name, max(cap(b.limits.changing)/4, 1)) {
+		return nil, tooMany()
+	}
+	return func() { b.limits.senders.end(u.Name) }, nil
+}
+
+func tooMany() error {
+	return apierrors.NewTooManyRequests("the server has received too many requests and has asked us to try again later", 1)
+}
+
 // readBody reads a request's body within its bounds.
 func readBody(r *http.Request) ([]byte, error) {
 	if coding := r.Header.Get("Content-Encoding"); coding != "" && coding != "identity" {
@@ -140,6 +189,11 @@ func readBody(r *http.Request) ([]byte, error) {
 	if r.ContentLength > maxBody {
 		return nil, tooLarge
 	}
+	done, err := mayRead(r)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
 	body, err := io.ReadAll(io.LimitReader(r.Body, maxBody+1))
 	switch {
 	case errors.Is(err, os.ErrDeadlineExceeded):

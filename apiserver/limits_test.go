@@ -85,6 +85,47 @@ func TestLimitOfRequestsInFlight(t *testing.T) {
 	send(t, web.Client(), "POST", web.URL+configMapsPath, strings.NewReader(configMapJSON("b"))).want(t, 201)
 }
 
+// Who may do nothing but ask about himself cannot take the slots of others by it.
+func TestLimitOfBodiesOfOneUser(t *testing.T) {
+	s := start(t)
+	s.limits.changing = make(chan struct{}, 8)
+	as := func(u User) *httptest.Server {
+		web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			s.ServeHTTP(w, r.WithContext(withUser(r.Context(), u)))
+		}))
+		t.Cleanup(web.Close)
+		return web
+	}
+	one, other := as(User{Name: "one", Groups: []string{authenticated}}), as(User{Name: "other", Groups: []string{authenticated}})
+	ask := func(web *httptest.Server, body io.Reader) answer {
+		return send(t, web.Client(), "POST", web.URL+"/apis/authentication.k8s.io/v1/selfsubjectreviews", body)
+	}
+	var slow []*io.PipeWriter
+	answers := make(chan answer, 2)
+	for range 2 {
+		body, w := io.Pipe()
+		slow = append(slow, w)
+		go func() { answers <- ask(one, body) }()
+	}
+	sending := func() int {
+		s.limits.senders.mu.Lock()
+		defer s.limits.senders.mu.Unlock()
+		return s.limits.senders.bodies["one"]
+	}
+	eventually(t, "two bodies of one user are waited for", func() bool { return sending() == 2 })
+	ask(one, strings.NewReader("{}")).refused(t, 429, metav1.StatusReasonTooManyRequests, "the server has received too many requests")
+	ask(other, strings.NewReader("{}")).want(t, 201)
+	for _, w := range slow {
+		fmt.Fprint(w, "{}")
+		w.Close()
+		(<-answers).want(t, 201)
+	}
+	ask(one, strings.NewReader("{}")).want(t, 201)
+	if n := sending(); n != 0 {
+		t.Errorf("%d bodies are still counted", n)
+	}
+}
+
 // A body that does not come ends its request, and no other one on the connection.
 func TestLimitOfTimeForBody(t *testing.T) {
 	s := start(t)
