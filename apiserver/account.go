@@ -48,7 +48,9 @@ func (s *Server) identify(token string, audiences []string, now time.Time) (User
 		return User{}, nil, errInvalidToken
 	}
 	if err == nil {
-		err = s.stillBound(c, now)
+		if unbound := s.stillBound(c, now); unbound != nil {
+			err = unboundError{unbound}
+		}
 	}
 	meant := slices.DeleteFunc(slices.Clone(audiences), func(a string) bool { return c == nil || !slices.Contains(c.Audience, a) })
 	if err == nil && len(meant) == 0 {
@@ -59,6 +61,9 @@ func (s *Server) identify(token string, audiences []string, now time.Time) (User
 	}
 	return c.user(), meant, nil
 }
+
+// unboundError is of a valid token whose account, or what else it hangs on, is not there. Another server may just have made it.
+type unboundError struct{ error }
 
 // stillBound holds that all is there that a token hangs on, and is what it was.
 func (s *Server) stillBound(c *claims, now time.Time) error {

@@ -3,6 +3,7 @@ package apiserver
 import (
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -93,6 +94,9 @@ func (s *Server) whoAsks(r *http.Request) (User, bool) {
 		return User{}, false
 	}
 	u, _, err := s.identify(token, []string{s.tokens.issuer}, time.Now())
+	if s.cache.newest != nil && errors.As(err, new(unboundError)) && s.cache.freshen(r.Context()) == nil {
+		u, _, err = s.identify(token, []string{s.tokens.issuer}, time.Now())
+	}
 	if err != nil {
 		slog.Debug("a token was refused", "from", r.RemoteAddr, "err", err)
 	}

@@ -84,25 +84,44 @@ func (s *Server) customOwnership(k *customKind, r *api.Resource, types schemas) 
 // customRoutes answers what is not of the server's own table: by the routes of a definition, or as otherwise does.
 func (s *Server) customRoutes(otherwise http.Handler) http.HandlerFunc {
 	members := chi.Chain(s.authenticate, recoverPanics, onlyMembers)
+	discovery := members.Handler(handler(s.discoverCustom))
 	return func(w http.ResponseWriter, r *http.Request) {
-		now := s.served.Load()
 		rest, ok := strings.CutPrefix(r.URL.Path, "/apis/")
 		parts := strings.Split(rest, "/")
-		switch {
-		case !ok || len(now.routes) == 0:
-		case len(parts) <= 2 && r.Method == http.MethodGet:
-			if h := discoverCustom(now.table, parts); h != nil {
-				members.Handler(h).ServeHTTP(w, r)
-				return
-			}
-		case len(parts) > 2:
-			if h := now.route(parts); h != nil {
-				h.ServeHTTP(w, r)
-				return
-			}
+		if ok && len(parts) <= 2 && r.Method == http.MethodGet {
+			discovery.ServeHTTP(w, r)
+			return
 		}
-		otherwise.ServeHTTP(w, r)
+		if !ok || len(parts) <= 2 {
+			otherwise.ServeHTTP(w, r)
+			return
+		}
+		h, err := s.customRoute(r, parts)
+		switch {
+		case err != nil:
+			writeError(w, r, err)
+		case h == nil:
+			otherwise.ServeHTTP(w, r)
+		default:
+			h.ServeHTTP(w, r)
+		}
 	}
+}
+
+// customRoute is what answers a request for a custom resource, by the definitions that there are when it comes: another server
+// may just have changed them. A stranger's request is refused in any case, and does not cost a question to the store.
+func (s *Server) customRoute(r *http.Request, parts []string) (http.Handler, error) {
+	h := s.served.Load().route(parts)
+	if s.cache.newest == nil || h != nil && r.Method == http.MethodGet && !wantsNewest("get", r) {
+		return h, nil
+	}
+	if _, known := s.whoAsks(r); !known {
+		return h, nil
+	}
+	if err := s.cache.freshen(r.Context()); err != nil {
+		return nil, err
+	}
+	return s.served.Load().route(parts), nil
 }
 
 // route finds the routes for GROUP/VERSION/RESOURCE/... and GROUP/VERSION/namespaces/NAMESPACE/RESOURCE/...
@@ -114,16 +133,19 @@ func (s *served) route(parts []string) http.Handler {
 	return s.routes[resource+"."+group].byPath[group+"/"+version+"/"+resource]
 }
 
-// discoverCustom answers for a group, or a version of it, that only definitions have; nil if none has.
-func discoverCustom(table []*api.Resource, parts []string) http.Handler {
-	d := discovery{table: table}
-	group := parts[0]
-	if len(parts) == 1 && slices.Contains(groupNames(table), group) {
-		return d.group(group)
+// discoverCustom answers for a group, or a version of it, that only definitions have.
+func (s *Server) discoverCustom(w http.ResponseWriter, r *http.Request) error {
+	if err := s.cache.freshen(r.Context()); err != nil {
+		return err
 	}
-	gv := schema.GroupVersion{Group: group, Version: parts[len(parts)-1]}
-	if len(parts) == 2 && slices.Contains(groupVersions(table), gv) {
-		return d.resources(gv)
+	d := discovery{table: s.rows()}
+	group, version, one := strings.Cut(strings.TrimPrefix(r.URL.Path, "/apis/"), "/")
+	gv := schema.GroupVersion{Group: group, Version: version}
+	switch {
+	case !one && group != "" && slices.Contains(groupNames(d.table), group):
+		return d.group(group)(w, r)
+	case one && slices.Contains(groupVersions(d.table), gv):
+		return d.resources(gv)(w, r)
 	}
-	return nil
+	return notFoundPath(w, r)
 }

@@ -162,7 +162,12 @@ func (s *Server) discoveryRoutes(mux chi.Router) {
 		}
 	}
 	document := func(serve func(*openapi.Documents, http.ResponseWriter, *http.Request) error) handler {
-		return func(w http.ResponseWriter, r *http.Request) error { return serve(s.served.Load().documents, w, r) }
+		return func(w http.ResponseWriter, r *http.Request) error {
+			if err := s.cache.freshen(r.Context()); err != nil {
+				return err
+			}
+			return serve(s.served.Load().documents, w, r)
+		}
 	}
 	mux.Method(http.MethodGet, "/openapi/v3", document((*openapi.Documents).Index))
 	mux.Method(http.MethodGet, "/openapi/v3/*", document((*openapi.Documents).GroupVersion))
@@ -172,6 +177,9 @@ func (s *Server) discoveryRoutes(mux chi.Router) {
 // discover answers a request with what is served when it comes.
 func (s *Server) discover(pick func(discovery) handler) handler {
 	return func(w http.ResponseWriter, r *http.Request) error {
+		if err := s.cache.freshen(r.Context()); err != nil {
+			return err
+		}
 		return pick(discovery{s.rows(), s.config.Advertise.String()})(w, r)
 	}
 }
@@ -245,7 +253,7 @@ func (h *resource) may(verb, sub string, next handler) handler {
 		if a.name == "" {
 			a.name = selectedName(r)
 		}
-		if wantsNewest(v, r) {
+		if !h.Custom && wantsNewest(v, r) { // For a custom resource it was done before its routes were looked up.
 			if err := h.server.cache.freshen(r.Context()); err != nil {
 				return err
 			}

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -23,12 +24,14 @@ func startShared(t *testing.T, count int) ([]*running, *storetest.Etcd) {
 	t.Helper()
 	e := storetest.StartEtcd(t)
 	var all []*running
+	key := testConfig(t).AccountKey
 	for i := range count {
 		db, err := etcd.Open(t.Context(), etcd.Config{Endpoints: []string{e.URL}})
 		if err != nil {
 			t.Fatal(err)
 		}
 		config := testConfig(t)
+		config.AccountKey = key
 		config.Advertise = netip.AddrPortFrom(netip.AddrFrom4([4]byte{192, 0, 2, byte(i + 1)}), 6443)
 		all = append(all, startWith(t, db, config))
 	}
@@ -58,6 +61,56 @@ func TestOtherServersWrites(t *testing.T) {
 		b.createConfigMap(t, name)
 		a.do(t, "DELETE", path, "").want(t, 200)
 	}
+}
+
+// behind makes a server ask before the news of a write has come to it.
+func (s *running) behind(t *testing.T, write func(), ask func() answer) answer {
+	t.Helper()
+	s.cache.order.RLock() // No event is applied.
+	locked := true
+	unlock := func() {
+		if locked {
+			locked = false
+			s.cache.order.RUnlock()
+		}
+	}
+	defer unlock()
+	write()
+	got := make(chan answer, 1)
+	go func() { got <- ask() }()
+	waits := func() bool {
+		s.cache.mu.Lock()
+		defer s.cache.mu.Unlock()
+		return len(got) > 0 || len(s.cache.waiting) > 0
+	}
+	eventually(t, "the request waits for the news, or is answered", waits)
+	unlock()
+	return <-got
+}
+
+// A kind that one server serves, and a token that it gave, are good at the other at once.
+func TestOtherServersKindsAndTokens(t *testing.T) {
+	servers, _ := startShared(t, 2)
+	a, b := servers[0], servers[1]
+	for i, path := range []string{"", "/v1", "/v1/boats", "/v1/namespaces/default/boats"} {
+		group := fmt.Sprintf("sea%d.example.com", i)
+		definition := strings.ReplaceAll(boatCRD(boatVersion("v1", true, boatSchema)), "sea.example.com", group)
+		b.behind(t, func() { a.define(t, definition) }, func() answer { return b.do(t, "GET", "/apis/"+group+path, "") }).want(t, 200)
+	}
+	for i, path := range []string{"/apis", "/openapi/v3"} {
+		group := fmt.Sprintf("lake%d.example.com", i)
+		definition := strings.ReplaceAll(boatCRD(boatVersion("v1", true, boatSchema)), "sea.example.com", group)
+		got := b.behind(t, func() { a.define(t, definition) }, func() answer { return b.do(t, "GET", path, "") }).want(t, 200)
+		if !strings.Contains(string(got.body), group) {
+			t.Errorf("%s of the other server does not have %s", path, group)
+		}
+	}
+	var token string
+	account := func() {
+		a.do(t, "POST", accountsPath, `{"kind":"ServiceAccount","apiVersion":"v1","metadata":{"name":"robot"}}`).want(t, 201)
+		token = a.token(t, "robot", `{}`)
+	}
+	b.behind(t, account, func() answer { return b.with(t, token, "GET", configMapsPath, "") }).refused(t, 403, metav1.StatusReasonForbidden, "system:serviceaccount:default:robot")
 }
 
 // A watch that one server began goes on at another: their revisions are the same.
