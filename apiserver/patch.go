@@ -91,6 +91,9 @@ func (p patch) document(before []byte, old runtime.Object) ([]byte, error) {
 		}
 		return after, nil
 	}
+	if err := boundMerge(before, p.body); err != nil {
+		return nil, err
+	}
 	after, err := strategicpatch.StrategicMergePatch(before, p.body, old)
 	if err != nil {
 		return nil, apierrors.NewBadRequest(err.Error())
@@ -105,6 +108,9 @@ func (p patch) operations(before []byte) ([]byte, error) {
 	}
 	if len(ops) > maxPatchOperations {
 		return nil, apierrors.NewRequestEntityTooLargeError(fmt.Sprintf("The allowed maximum operations in a JSON patch is %d, got %d", maxPatchOperations, len(ops)))
+	}
+	if err := boundOperations(before, p.body, len(ops)); err != nil {
+		return nil, err
 	}
 	boundCopies()
 	after, err := ops.Apply(before)
