@@ -103,7 +103,21 @@ func (v *validation) send(w http.ResponseWriter) {
 }
 
 // warn puts a warning where kubectl prints it from: https://kubernetes.io/docs/reference/using-api/#warnings
+//
+// All warnings of an answer together are bounded, and so is each from then on, as Kubernetes bounds them: a client names the
+// fields that it is warned of.
 func warn(w http.ResponseWriter, text string) {
+	const maxAll, maxOne = 4096, 256
+	written := 0
+	for _, earlier := range w.Header()["Warning"] {
+		written += len(earlier)
+	}
+	if written >= maxAll {
+		return
+	}
+	if runes := []rune(text); written+len(text) > maxAll && len(runes) > maxOne {
+		text = string(runes[:maxOne])
+	}
 	w.Header().Add("Warning", fmt.Sprintf("299 - %q", text))
 }
 

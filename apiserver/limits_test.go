@@ -336,6 +336,61 @@ func TestSelectorsOfThousandsOfTerms(t *testing.T) {
 	s.do(t, "GET", podsPath+"?labelSelector="+strings.Repeat("(", 3000), "").refused(t, 400, metav1.StatusReasonBadRequest)
 }
 
+// A query that cannot be read in full is refused: passed over, a selector would leave a deletion without bounds.
+func TestQueryThatCannotBeRead(t *testing.T) {
+	s := start(t)
+	s.createConfigMap(t, "a")
+	for _, query := range []string{"labelSelector=a%3Db" + strings.Repeat("&a=1", 12000), "labelSelector=%zz", "labelSelector=a;b"} {
+		s.do(t, "DELETE", configMapsPath+"?"+query, "").refused(t, 400, metav1.StatusReasonBadRequest, "the query cannot be read")
+	}
+	s.do(t, "GET", configMapsPath+"/a?"+strings.Repeat("a=1&", 9000), "").want(t, 200)
+}
+
+// What a client is warned of it has named itself: the headers of the answer do not grow with it.
+func TestLimitOfWarnings(t *testing.T) {
+	s := start(t)
+	long := strings.Repeat("x", 100<<10)
+	var many strings.Builder
+	for i := range 200 {
+		fmt.Fprintf(&many, `"unknown-field-number-%d":1,`, i)
+	}
+	for _, fields := range []string{many.String(), `"` + long + `":1,` + many.String(), many.String() + `"` + long + `":1,`} {
+		a := s.do(t, "POST", configMapsPath+"?dryRun=All", `{`+fields+`"metadata":{"name":"a"}}`).want(t, 201)
+		size := 0
+		for _, text := range a.header["Warning"] {
+			size += len(text)
+		}
+		if size < 3000 || size > 5000 {
+			t.Errorf("%d warnings have %d bytes", len(a.header["Warning"]), size)
+		}
+	}
+}
+
+// A patch that would take seconds is refused before it is begun.
+func TestLimitOfPatches(t *testing.T) {
+	s := start(t)
+	s.createPod(t, "p")
+	list := func(n int, format string) string {
+		var b strings.Builder
+		for i := range n {
+			fmt.Fprintf(&b, format+",", i)
+		}
+		return "[" + strings.TrimSuffix(b.String(), ",") + "]"
+	}
+	const strategic, operations = "application/strategic-merge-patch+json", "application/json-patch+json"
+	containers := func(n int) string { return `{"spec":{"containers":` + list(n, `{"name":"c%d"}`) + `}}` }
+	s.do(t, "PATCH", podsPath+"/p", containers(3000), "Content-Type", strategic).refused(t, 413, metav1.StatusReasonRequestEntityTooLarge, "too many objects to merge", "the allowed maximum is 4000000")
+	lists := `{"spec":{"containers":[` + strings.TrimSuffix(strings.Repeat(`{"name":"c","env":`+list(1500, `{"name":"e%d"}`)+`},`, 3), ",") + `]}}`
+	s.do(t, "PATCH", podsPath+"/p", lists, "Content-Type", strategic).refused(t, 413, metav1.StatusReasonRequestEntityTooLarge)
+	s.do(t, "PATCH", podsPath+"/p", `{"metadata":{"annotations":{"a":"`+strings.Repeat("[{},", 20000)+`"}}}`, "Content-Type", strategic).want(t, 200)
+
+	inserts := strings.TrimPrefix(list(1000, `{"op":"add","path":"/x/0","value":%d}`), "[")
+	long := `[{"op":"add","path":"/x","value":` + list(300_000, "%d") + `},` + inserts
+	s.do(t, "PATCH", podsPath+"/p", long, "Content-Type", operations).refused(t, 413, metav1.StatusReasonRequestEntityTooLarge, "too long lists", "the allowed maximum is 200000000")
+	short := `[{"op":"add","path":"/x","value":` + list(10_000, "%d") + `},` + inserts
+	s.do(t, "PATCH", podsPath+"/p", short, "Content-Type", operations).want(t, 200)
+}
+
 func TestSubresourceOfPath(t *testing.T) {
 	for path, want := range map[string]string{
 		"/api/v1/namespaces/default/pods/p/log":              "log",

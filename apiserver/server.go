@@ -15,9 +15,11 @@ import (
 	"crypto/ecdsa"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"net/netip"
+	"net/url"
 	"runtime/debug"
 	"slices"
 	"strings"
@@ -29,6 +31,7 @@ import (
 
 	"github.com/go-chi/chi/v5"
 	"golang.org/x/sync/errgroup"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -245,6 +248,11 @@ func (h *resource) may(verb, sub string, next handler) handler {
 		v := verb
 		if v == "list" && isWatch(r) {
 			v = "watch"
+		}
+		if sub != "proxy" { // What is behind it may have other ideas of a query.
+			if _, err := url.ParseQuery(r.URL.RawQuery); err != nil {
+				return apierrors.NewBadRequest(fmt.Sprintf("the query cannot be read: %v", err)) // No parameter may be passed over.
+			}
 		}
 		if h.Deprecated != "" {
 			warn(w, h.Deprecated)
