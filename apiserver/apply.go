@@ -79,13 +79,13 @@ func (h *resource) applied(old runtime.Object, sub string, o write, p patch) (ru
 func (p patch) config() (*unstructured.Unstructured, error) {
 	config := &unstructured.Unstructured{Object: map[string]any{}}
 	if kjson.UnmarshalCaseSensitivePreserveInts(p.body, &config.Object) == nil {
-		return config, nil
+		return config, boundMembers(p.body, config.Object)
 	}
 	config.Object = map[string]any{}
 	if err := yaml.Unmarshal(p.body, &config.Object); err != nil {
 		return nil, apierrors.NewBadRequest(fmt.Sprintf("error decoding YAML: %v", err))
 	}
-	return config, nil
+	return config, boundMembers(p.body, config.Object)
 }
 
 // twice finds keys that stand twice in the body of an apply. Those that the kind does not know are refused in any case.

@@ -131,6 +131,9 @@ func decode(body []byte, contentType string, want schema.GroupVersionKind, v *va
 	if err != nil && (obj == nil || !runtime.IsStrictDecodingError(err)) {
 		return nil, err
 	}
+	if err := boundMembers(body, obj); err != nil {
+		return nil, err
+	}
 	if got := obj.GetObjectKind().GroupVersionKind(); got != want {
 		return nil, apierrors.NewBadRequest(fmt.Sprintf("%s in version %q cannot be handled as a %s: the request's path is of %s", got.Kind, got.GroupVersion(), want.Kind, want.GroupVersion()))
 	}

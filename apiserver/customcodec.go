@@ -42,6 +42,9 @@ func decodeCustom(body []byte, contentType string, r *api.Resource, v *validatio
 	if obj.Object == nil {
 		return nil, decodeError(want, fmt.Errorf("it is null"))
 	}
+	if err := boundMembers(body, obj.Object); err != nil {
+		return nil, err
+	}
 	unknown, err := r.Prune(obj)
 	if err != nil {
 		return nil, decodeError(want, err)

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
@@ -364,6 +365,35 @@ func TestLimitOfWarnings(t *testing.T) {
 			t.Errorf("%d warnings have %d bytes", len(a.header["Warning"]), size)
 		}
 	}
+}
+
+// However a list or map comes, it may not have more members than can be kept account of.
+func TestLimitOfMembers(t *testing.T) {
+	s := start(t)
+	s.createConfigMap(t, "a")
+	member, keys := map[string]string{}, []string{}
+	for i := range maxMembers + 1 {
+		keys = append(keys, fmt.Sprintf("key-%d", i))
+		member[keys[i]] = ""
+	}
+	full := &corev1.ConfigMap{TypeMeta: metav1.TypeMeta{Kind: "ConfigMap", APIVersion: "v1"}, ObjectMeta: metav1.ObjectMeta{Name: "b"}, Data: member}
+	asJSON, list := toJSON(t, full), toJSON(t, keys)
+	for _, tc := range []struct{ method, path, media, body string }{
+		{"POST", "", typeJSON, asJSON},
+		{"POST", "", typeYAML, asJSON},
+		{"POST", "", typeProto, toProto(t, full)},
+		{"PATCH", "/a", merge[1], `{"data":` + toJSON(t, member) + `}`},
+		{"PATCH", "/a", merge[1], `{"metadata":{"finalizers":` + list + `}}`},
+		{"PATCH", "/a", "application/strategic-merge-patch+json", `{"metadata":{"finalizers":` + list + `}}`},
+		{"PATCH", "/b?fieldManager=m", "application/apply-patch+yaml", asJSON},
+	} {
+		s.do(t, tc.method, configMapsPath+tc.path, tc.body, "Content-Type", tc.media).refused(t, 413, metav1.StatusReasonRequestEntityTooLarge, "a list or map has 5000", "limit is 50000")
+	}
+	for _, key := range keys[1000:] {
+		delete(member, key)
+	}
+	full.BinaryData = map[string][]byte{"bytes": make([]byte, 10*maxMembers)} // Bytes are no list.
+	s.do(t, "POST", configMapsPath, toProto(t, full), "Content-Type", typeProto).want(t, 201)
 }
 
 // A patch that would take seconds is refused before it is begun.
