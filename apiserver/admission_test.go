@@ -82,9 +82,11 @@ func TestDefaultClasses(t *testing.T) {
 	check("an ingress that has the old annotation", ingress("c", `"kubernetes.io/ingress.class":"x"`), "none")
 }
 
-// A request for a certificate says who made it, whatever it says itself, and is decided once.
-func TestCertificateRequest(t *testing.T) {
-	s := start(t)
+const signingRequests = "/apis/certificates.k8s.io/v1/certificatesigningrequests"
+
+// signingRequest is one that says it is somebody else's.
+func signingRequest(t *testing.T, name string) *certificatesv1.CertificateSigningRequest {
+	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
@@ -93,13 +95,19 @@ func TestCertificateRequest(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	const all = "/apis/certificates.k8s.io/v1/certificatesigningrequests"
-	ask := &certificatesv1.CertificateSigningRequest{ObjectMeta: metav1.ObjectMeta{Name: "r"}}
+	ask := &certificatesv1.CertificateSigningRequest{ObjectMeta: metav1.ObjectMeta{Name: name}}
 	ask.Spec = certificatesv1.CertificateSigningRequestSpec{
 		Request: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der}), SignerName: "example.com/user",
 		Usages: []certificatesv1.KeyUsage{certificatesv1.UsageClientAuth}, Username: "somebody", Groups: []string{"kings"},
 	}
-	got := parse[certificatesv1.CertificateSigningRequest](t, s.do(t, "POST", all, toJSON(t, ask)).want(t, 201))
+	return ask
+}
+
+// A request for a certificate says who made it, whatever it says itself, and is decided once.
+func TestCertificateRequest(t *testing.T) {
+	s := start(t)
+	const all = signingRequests
+	got := parse[certificatesv1.CertificateSigningRequest](t, s.do(t, "POST", all, toJSON(t, signingRequest(t, "r"))).want(t, 201))
 	if got.Spec.Username != administrator.Name || len(got.Spec.Groups) != 1 || got.Spec.Groups[0] != administrators {
 		t.Errorf("the request is said to be of %s in %v", got.Spec.Username, got.Spec.Groups)
 	}

@@ -104,15 +104,32 @@ func fieldManager(r *api.Resource, sub string, forms forms, types schemas) func(
 func writable(r *api.Resource, sub string) fieldpath.Filter {
 	_, hasStatus := r.Sub("status")
 	switch {
-	case ofStatus(sub):
-		return fieldpath.NewIncludeMatcherFilter(
-			fieldpath.MakePrefixMatcherOrDie("status"),
-			fieldpath.MakePrefixMatcherOrDie("metadata", "labels"),
-			fieldpath.MakePrefixMatcherOrDie("metadata", "annotations"))
+	case sub == "approval":
+		return withLabels(below("status", below("conditions")))
+	case sub == "status" && r.Kind == "CertificateSigningRequest": // Its status is written by two: who approves, and who signs.
+		return withLabels(below("status", below("certificate")))
+	case sub == "status":
+		return withLabels(below("status"))
+	case sub == "ephemeralcontainers":
+		return fieldpath.NewIncludeMatcherFilter(fieldpath.MakePrefixMatcherOrDie("spec", "ephemeralContainers"))
 	case sub == "" && hasStatus:
 		return fieldpath.NewExcludeSetFilter(fieldpath.NewSet(fieldpath.MakePathOrDie("status")))
 	}
 	return nil
+}
+
+// withLabels leaves what matches, and the labels and annotations, which can be written with any status. (The matchers of
+// fieldpath cannot be merged: of two below one field only the first counts.)
+func withLabels(part *fieldpath.SetMemberMatcher) fieldpath.Filter {
+	return fieldpath.NewIncludeMatcherFilter(fieldpath.NewSetMatcher(false, part, below("metadata", below("labels"), below("annotations"))))
+}
+
+// below matches what is in a field, or in those of its fields that are given.
+func below(name string, fields ...*fieldpath.SetMemberMatcher) *fieldpath.SetMemberMatcher {
+	return &fieldpath.SetMemberMatcher{
+		Path:  fieldpath.PathElementMatcher{PathElement: fieldpath.PathElement{FieldName: &name}},
+		Child: fieldpath.NewSetMatcher(len(fields) == 0, fields...),
+	}
 }
 
 // changed records in obj what manager changed of old.

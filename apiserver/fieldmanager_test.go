@@ -7,6 +7,7 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
+	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/sets"
@@ -85,6 +86,39 @@ func TestManagedFieldsOfStatus(t *testing.T) {
 	s.do(t, "PATCH", podsPath+"/p/status?fieldManager=agent", `{"status":{"conditions":[{"type":"Ready","status":"True"}]}}`, strategic...).want(t, 200)
 	if text := owners(s.pod(t, "p").ObjectMeta); !strings.Contains(text, `"f:status":{"f:conditions":{".":{},"k:{\"type\":\"Ready\"}":{".":{},"f:lastProbeTime":{},"f:lastTransitionTime":{},"f:status":{},"f:type":{}}},"f:message":{}}`) {
 		t.Errorf("fields belong to\n%s", text)
+	}
+}
+
+// Who adds an ephemeral container owns that, and nothing else of the pod that is sent with it.
+func TestManagedFieldsOfEphemeralContainers(t *testing.T) {
+	s := start(t)
+	p := s.createPod(t, "p")
+	p.Labels["app"] = "other"
+	p.Spec.EphemeralContainers = []corev1.EphemeralContainer{{EphemeralContainerCommon: corev1.EphemeralContainerCommon{Name: "debug", Image: "busybox"}}}
+	p = parse[corev1.Pod](t, s.do(t, "PUT", podsPath+"/p/ephemeralcontainers?fieldManager=debugger", toJSON(t, p)).want(t, 200))
+	got, _, _ := strings.Cut(owners(p.ObjectMeta), "\n")
+	if want := `debugger Update v1 ephemeralcontainers {"f:spec":{"f:ephemeralContainers":{".":{},"k:{\"name\":\"debug\"}":{`; !strings.HasPrefix(got, want) || strings.Contains(got, "f:metadata") {
+		t.Errorf("fields belong to\n%s\nwant\n%s...", got, want)
+	}
+}
+
+// Of the status of a request for a certificate the conditions are the approver's, and the certificate is the signer's.
+func TestManagedFieldsOfSigningRequest(t *testing.T) {
+	s := start(t)
+	s.do(t, "POST", signingRequests, toJSON(t, signingRequest(t, "r"))).want(t, 201)
+	write := func(manager, sub, body string) string {
+		t.Helper()
+		a := s.do(t, "PATCH", signingRequests+"/r/"+sub+"?fieldManager="+manager, body, merge...).want(t, 200)
+		first, _, _ := strings.Cut(owners(parse[certificatesv1.CertificateSigningRequest](t, a).ObjectMeta), "\n")
+		return first
+	}
+	got := write("b-approver", "approval", `{"status":{"conditions":[{"type":"Approved","status":"True","reason":"x"}]}}`)
+	if want := `b-approver Update certificates.k8s.io/v1 approval {"f:status":{"f:conditions":{".":{},"k:{\"type\":\"Approved\"}":{`; !strings.HasPrefix(got, want) {
+		t.Errorf("the approver's fields are\n%s\nwant\n%s...", got, want)
+	}
+	got = write("a-signer", "status", `{"metadata":{"annotations":{"a":"b"},"labels":{"c":"d"}},"status":{"conditions":[{"type":"Approved","status":"True","reason":"x"},{"type":"Failed","status":"True"}]}}`)
+	if want := `a-signer Update certificates.k8s.io/v1 status {"f:metadata":{"f:annotations":{".":{},"f:a":{}},"f:labels":{".":{},"f:c":{}}}}`; got != want {
+		t.Errorf("the signer's fields are\n%s\nwant\n%s", got, want)
 	}
 }
 
