@@ -12,7 +12,8 @@ import (
 func csiNode() *Resource {
 	return row(Resource{
 		Group: "storage.k8s.io", Version: "v1", Name: "csinodes", Singular: "csinode", Kind: "CSINode",
-		Verbs: allVerbs(),
+		Conditional: true,
+		Verbs:       allVerbs(),
 		Columns: []metav1.TableColumnDefinition{
 			nameColumn(), column("Drivers", "integer", "How many CSI drivers the node has."), ageColumn(),
 		},

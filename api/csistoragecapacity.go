@@ -11,9 +11,10 @@ func csiStorageCapacity() *Resource {
 	doc := storagev1.CSIStorageCapacity{}.SwaggerDoc()
 	return row(Resource{
 		Group: "storage.k8s.io", Version: "v1", Name: "csistoragecapacities", Singular: "csistoragecapacity",
-		Kind:       "CSIStorageCapacity",
-		Namespaced: true,
-		Verbs:      allVerbs(),
+		Kind:        "CSIStorageCapacity",
+		Namespaced:  true,
+		Conditional: true,
+		Verbs:       allVerbs(),
 		Columns: []metav1.TableColumnDefinition{
 			nameColumn(), column("StorageClassName", "string", doc["storageClassName"]), column("Capacity", "string", doc["capacity"]),
 		},

@@ -21,9 +21,10 @@ func customResourceDefinition() *Resource {
 	return row(Resource{
 		Group: apiextensionsv1.GroupName, Version: "v1", Name: "customresourcedefinitions", Singular: "customresourcedefinition", Kind: kind,
 		ShortNames: []string{"crd", "crds"}, Categories: []string{"api-extensions"},
-		Verbs:   allVerbs(),
-		Subs:    []Sub{status},
-		Columns: []metav1.TableColumnDefinition{nameColumn(), createdColumn()},
+		Conditional: true,
+		Verbs:       allVerbs(),
+		Subs:        []Sub{status},
+		Columns:     []metav1.TableColumnDefinition{nameColumn(), createdColumn()},
 	}, rules[apiextensionsv1.CustomResourceDefinition]{
 		Default:        defaultDefinition,
 		PrepareCreate:  keepStoredVersion,

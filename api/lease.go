@@ -9,7 +9,8 @@ import (
 func lease() *Resource {
 	return row(Resource{
 		Group: "coordination.k8s.io", Version: "v1", Name: "leases", Singular: "lease", Kind: "Lease", Namespaced: true,
-		Verbs: allVerbs(),
+		Conditional: true,
+		Verbs:       allVerbs(),
 		Columns: []metav1.TableColumnDefinition{
 			nameColumn(), column("Holder", "string", coordinationv1.LeaseSpec{}.SwaggerDoc()["holderIdentity"]), ageColumn(),
 		},

@@ -12,8 +12,9 @@ func podDisruptionBudget() *Resource {
 	return row(Resource{
 		Group: "policy", Version: "v1", Name: "poddisruptionbudgets", Singular: "poddisruptionbudget", Kind: "PodDisruptionBudget",
 		ShortNames: []string{"pdb"}, Namespaced: true,
-		Verbs: allVerbs(),
-		Subs:  []Sub{statusSub("PodDisruptionBudget")},
+		Conditional: true,
+		Verbs:       allVerbs(),
+		Subs:        []Sub{statusSub("PodDisruptionBudget")},
 		Columns: []metav1.TableColumnDefinition{
 			nameColumn(),
 			column("Min Available", "string", spec["minAvailable"]),

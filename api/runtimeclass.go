@@ -11,7 +11,8 @@ import (
 func runtimeClass() *Resource {
 	return row(Resource{
 		Group: "node.k8s.io", Version: "v1", Name: "runtimeclasses", Singular: "runtimeclass", Kind: "RuntimeClass", Idle: true,
-		Verbs: allVerbs(),
+		Conditional: true,
+		Verbs:       allVerbs(),
 		Columns: []metav1.TableColumnDefinition{
 			nameColumn(), column("Handler", "string", nodev1.RuntimeClass{}.SwaggerDoc()["handler"]), ageColumn(),
 		},

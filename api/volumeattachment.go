@@ -16,8 +16,9 @@ func volumeAttachment() *Resource {
 	attacher.Format = "name"
 	return row(Resource{
 		Group: "storage.k8s.io", Version: "v1", Name: "volumeattachments", Singular: "volumeattachment", Kind: "VolumeAttachment",
-		Verbs: allVerbs(),
-		Subs:  []Sub{statusSub("VolumeAttachment")},
+		Conditional: true,
+		Verbs:       allVerbs(),
+		Subs:        []Sub{statusSub("VolumeAttachment")},
 		Columns: []metav1.TableColumnDefinition{
 			nameColumn(),
 			attacher,

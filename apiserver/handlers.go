@@ -200,7 +200,21 @@ func (h *resource) replace(w http.ResponseWriter, r *http.Request, sub string) e
 	if err := sameName(r, obj); err != nil {
 		return err
 	}
-	return h.change(w, r, sub, o, h.recorded(sub, o, func(runtime.Object) (runtime.Object, error) { return obj.DeepCopyObject(), nil }))
+	return h.change(w, r, sub, o, h.recorded(sub, o, func(runtime.Object) (runtime.Object, error) {
+		if h.Conditional && metaOf(obj).GetResourceVersion() == "" {
+			return nil, unconditional(h.Resource, metaOf(obj).GetName())
+		}
+		return obj.DeepCopyObject(), nil
+	}))
+}
+
+// unconditional refuses to replace whatever there is, where the kind does not allow that; it calls the kind by its resource, and
+// the revision by a number, as Kubernetes does.
+func unconditional(r *api.Resource, name string) error {
+	kind := schema.GroupKind{Group: r.Group, Kind: r.Name}
+	return apierrors.NewInvalid(kind, name, field.ErrorList{
+		field.Invalid(field.NewPath("metadata", "resourceVersion"), uint64(0), "must be specified for an update"),
+	})
 }
 
 // sameName holds that a request's object is the one that its path names.

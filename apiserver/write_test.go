@@ -481,3 +481,30 @@ func TestIdleKindWarns(t *testing.T) {
 		t.Errorf("a ConfigMap warns: %v", got)
 	}
 }
+
+// Some kinds, those of definitions among them, are not replaced by who does not say what he replaces.
+func TestUnconditionalUpdate(t *testing.T) {
+	s := start(t)
+	s.define(t, boatCRD(boatVersion("v1", true, boatSchema, boatSubs)))
+	s.do(t, "PUT", boats+"/one", boat("one", `{"length":3}`)).want(t, 404)
+	s.do(t, "POST", boats, boat("one", `{"length":3}`)).want(t, 201)
+	const text = `metadata.resourceVersion: Invalid value: 0: must be specified for an update`
+	for _, path := range []string{boats + "/one", boats + "/one/status"} {
+		s.do(t, "PUT", path, boat("one", `{"length":4}`)).refused(t, 422, metav1.StatusReasonInvalid, `boats.sea.example.com "one" is invalid: `+text)
+	}
+	s.do(t, "PUT", boatsCRD, boatCRD(boatVersion("v1", true, boatSchema))).refused(t, 422, metav1.StatusReasonInvalid, text)
+	s.do(t, "PATCH", boats+"/one", `{"spec":{"length":5}}`, merge...).want(t, 200)
+	for _, tc := range []struct{ path, body string }{
+		{"/apis/coordination.k8s.io/v1/namespaces/default/leases", `{"metadata":{"name":"a"}}`},
+		{"/apis/node.k8s.io/v1/runtimeclasses", `{"metadata":{"name":"a"},"handler":"h"}`},
+		{"/apis/policy/v1/namespaces/default/poddisruptionbudgets", `{"metadata":{"name":"a"}}`},
+		{"/apis/storage.k8s.io/v1/csidrivers", `{"metadata":{"name":"a"}}`},
+		{"/apis/storage.k8s.io/v1/csinodes", `{"metadata":{"name":"a"},"spec":{"drivers":[]}}`},
+		{"/apis/storage.k8s.io/v1/namespaces/default/csistoragecapacities", `{"metadata":{"name":"a"},"storageClassName":"c"}`},
+		{"/apis/storage.k8s.io/v1/volumeattachments", `{"metadata":{"name":"a"},"spec":{"attacher":"a","nodeName":"n","source":{"persistentVolumeName":"v"}}}`},
+	} {
+		made := s.do(t, "POST", tc.path, tc.body).want(t, 201)
+		s.do(t, "PUT", tc.path+"/a", tc.body).refused(t, 422, metav1.StatusReasonInvalid, text)
+		s.do(t, "PUT", tc.path+"/a", string(made.body)).want(t, 200)
+	}
+}

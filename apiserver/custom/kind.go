@@ -39,7 +39,7 @@ func (k *kind) row() *api.Resource {
 	r := &api.Resource{
 		Group: spec.Group, Version: k.version.Name, Name: names.Plural, Singular: names.Singular, Kind: names.Kind, ListKind: names.ListKind,
 		ShortNames: names.ShortNames, Categories: names.Categories, Namespaced: spec.Scope == apiextensionsv1.NamespaceScoped,
-		Verbs: []string{"delete", "deletecollection", "get", "list", "patch", "create", "update", "watch"}, Custom: true,
+		Verbs: []string{"delete", "deletecollection", "get", "list", "patch", "create", "update", "watch"}, Custom: true, Conditional: true,
 		Deprecated: k.warning(),
 		Prune:      func(obj runtime.Object) ([]string, error) { return k.prune(obj) },
 		Default:    func(obj runtime.Object) { setDefaults(tree(obj), k.schema) },
