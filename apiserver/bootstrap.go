@@ -2,7 +2,10 @@ package apiserver
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"log/slog"
+	"net/http"
 	"slices"
 
 	"skiff/api"
@@ -20,26 +23,36 @@ import (
 // Bootstrap writes what every cluster begins with: the namespaces, the system's priority classes, the range of Services'
 // addresses, and the Services "kubernetes" and "kube-dns" with their endpoints. Run must be running. What is there already stays; the endpoints are brought up to date.
 func (s *Server) Bootstrap(ctx context.Context) error {
+	var steps []func() error
 	for _, name := range []string{metav1.NamespaceDefault, metav1.NamespaceSystem, metav1.NamespacePublic, corev1.NamespaceNodeLease} {
-		if err := s.ensure(ctx, "namespaces", &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}); err != nil {
-			return err
-		}
+		steps = append(steps, func() error {
+			return s.ensure(ctx, "namespaces", &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}})
+		})
 	}
 	for _, class := range api.SystemPriorityClasses() {
-		if err := s.ensure(ctx, priorityClasses, class); err != nil {
+		steps = append(steps, func() error { return s.ensure(ctx, priorityClasses, class) })
+	}
+	steps = append(steps, func() error { return s.bootstrapRange(ctx) }, func() error { return s.bootstrapKubernetes(ctx) })
+	if s.config.ClusterDNS.IsValid() {
+		steps = append(steps, func() error { return s.bootstrapService(ctx, s.dnsService()) })
+	}
+	for _, step := range steps {
+		if err := unlessRefused(step()); err != nil {
 			return err
 		}
 	}
-	if err := s.bootstrapRange(ctx); err != nil {
-		return err
-	}
-	if err := s.bootstrapKubernetes(ctx); err != nil {
-		return err
-	}
-	if !s.config.ClusterDNS.IsValid() {
+	return nil
+}
+
+// unlessRefused lets the server start without what it may not write: a client may have taken its place or its address, or have
+// bounded its namespace by a quota.
+func unlessRefused(err error) error {
+	var refused apierrors.APIStatus
+	if errors.As(err, &refused) && refused.Status().Code < http.StatusInternalServerError {
+		slog.Warn("the cluster goes without something that it should begin with", "err", err)
 		return nil
 	}
-	return s.bootstrapService(ctx, s.dnsService())
+	return err
 }
 
 // bootstrapRange shows the range that Services get their addresses from. One from an earlier start with another range goes.
