@@ -82,10 +82,25 @@ func (s *Server) admitPod(pod *corev1.Pod) error {
 		pod.Spec.DeprecatedServiceAccount = "default"
 	}
 	addLabels(pod, s.topologyOf(pod.Spec.NodeName))
-	for _, key := range []string{corev1.TaintNodeNotReady, corev1.TaintNodeUnreachable} {
-		tolerateForAWhile(pod, key)
-	}
+	tolerateForAWhile(pod)
 	return s.prioritize(pod)
+}
+
+// admitUpdate completes a pod that is written anew by somebody who does not know what was added to it at its creation. The
+// class of a pod's priority may be another one by now: it keeps the priority that it was given.
+func admitUpdate(obj, old runtime.Object) {
+	pod, ok := obj.(*corev1.Pod)
+	if !ok {
+		return
+	}
+	was := &old.(*corev1.Pod).Spec
+	if pod.Spec.Priority == nil {
+		pod.Spec.Priority = was.Priority
+	}
+	if pod.Spec.PreemptionPolicy == nil {
+		pod.Spec.PreemptionPolicy = was.PreemptionPolicy
+	}
+	tolerateForAWhile(pod)
 }
 
 // topologyOf is where a node says it is, for its pods to know: the labels that the admission plugin PodTopologyLabels copies.
@@ -115,7 +130,13 @@ func addLabels(pod *corev1.Pod, labels map[string]string) {
 const tolerationSeconds = 300
 
 // tolerateForAWhile lets a pod stay on a node that is not well for five minutes, unless it says otherwise itself.
-func tolerateForAWhile(pod *corev1.Pod, key string) {
+func tolerateForAWhile(pod *corev1.Pod) {
+	for _, key := range []string{corev1.TaintNodeNotReady, corev1.TaintNodeUnreachable} {
+		tolerate(pod, key)
+	}
+}
+
+func tolerate(pod *corev1.Pod, key string) {
 	for _, t := range pod.Spec.Tolerations {
 		if (t.Key == key || t.Key == "") && (t.Effect == corev1.TaintEffectNoExecute || t.Effect == "") {
 			return

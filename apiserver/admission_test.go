@@ -6,8 +6,10 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"encoding/pem"
+	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
 	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
@@ -125,4 +127,19 @@ func TestCertificateRequest(t *testing.T) {
 	}
 	now.Status.Conditions = nil
 	s.do(t, "PUT", all+"/r/approval", toJSON(t, now)).refused(t, 422, metav1.StatusReasonInvalid, `updates may not remove a condition of type "Approved"`)
+}
+
+// Who replaces a pod by his own manifest need not repeat what the server added to it.
+func TestReplacePodByItsManifest(t *testing.T) {
+	s := start(t)
+	manifest := `{"kind":"Pod","apiVersion":"v1","metadata":{"name":"p","labels":{"n":"1"}},
+		"spec":{"serviceAccountName":"default","containers":[{"name":"c","image":"i"}]}}`
+	made := parse[corev1.Pod](t, s.do(t, "POST", podsPath, manifest).want(t, 201))
+	next := parse[corev1.Pod](t, s.do(t, "PUT", podsPath+"/p", strings.Replace(manifest, `"1"`, `"2"`, 1)).want(t, 200))
+	if next.Labels["n"] != "2" {
+		t.Errorf("labels are %v", next.Labels)
+	}
+	if diff := cmp.Diff(made.Spec, next.Spec); diff != "" {
+		t.Errorf("the spec changed (-before +after):\n%s", diff)
+	}
 }

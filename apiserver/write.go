@@ -363,6 +363,7 @@ func follow(r *api.Resource, obj runtime.Object, it *item, sub string) (runtime.
 		if r.Default != nil {
 			r.Default(obj)
 		}
+		admitUpdate(obj, it.obj)
 		if r.PrepareUpdate != nil {
 			r.PrepareUpdate(obj, it.obj)
 		}
