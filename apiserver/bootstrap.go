@@ -41,6 +41,9 @@ func (s *Server) Bootstrap(ctx context.Context) error {
 			return err
 		}
 	}
+	if s.cache.newest == nil {
+		s.logRepair(ctx, func() error { _, err := s.repairOnce(ctx, nil); return err }) // Nobody else's write can be under way.
+	}
 	return nil
 }
 

@@ -18,19 +18,16 @@ import (
 const repairEvery = 3 * time.Minute
 
 // repair makes the records agree with the Services: it makes what is missing, and removes what was left behind by a server
-// that ended between the two writes. A server that has the store for itself does so once, when nothing is under way yet.
+// that ended between the two writes. A server that has the store for itself does so once, in Bootstrap.
 func (s *Server) repair(ctx context.Context) error {
 	if s.cache.newest == nil {
-		return s.logRepair(ctx, func() error { _, err := s.repairOnce(ctx, nil); return err })
+		return nil
 	}
 	ticker := time.NewTicker(repairEvery)
 	defer ticker.Stop()
 	suspects := map[string]uint64{} // Records without a Service, and their revisions.
 	for {
-		err := s.logRepair(ctx, func() (err error) { suspects, err = s.repairOnce(ctx, suspects); return err })
-		if err != nil {
-			return err
-		}
+		s.logRepair(ctx, func() (err error) { suspects, err = s.repairOnce(ctx, suspects); return err })
 		select {
 		case <-ticker.C:
 		case <-ctx.Done():
@@ -40,11 +37,10 @@ func (s *Server) repair(ctx context.Context) error {
 }
 
 // logRepair tells of a repair that did not work. It is no reason to stop: what it mends does no harm yet.
-func (s *Server) logRepair(ctx context.Context, do func() error) error {
+func (s *Server) logRepair(ctx context.Context, do func() error) {
 	if err := do(); err != nil && ctx.Err() == nil {
 		slog.Warn("the records of Services' addresses and node ports were not checked", "err", err)
 	}
-	return nil
 }
 
 // repairOnce does one round. With nil for suspects every record without a Service goes; else only those that were
