@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -28,6 +30,7 @@ func TestRuntime(t *testing.T) {
 	t.Run("exec is killed", func(t *testing.T) { testExecKilled(t, n) })
 	t.Run("attach", func(t *testing.T) { testAttach(t, n) })
 	t.Run("one shim a pod", func(t *testing.T) { testGroup(t, n) })
+	t.Run("a forgotten process", func(t *testing.T) { testForgottenProcess(t, n) })
 	t.Run("events", func(t *testing.T) { testEvents(t, n) })
 	t.Run("agent restarts", func(t *testing.T) { testAgentRestart(t, n) })
 	t.Run("daemon dies", func(t *testing.T) { testDaemonDies(t, n) })
@@ -622,5 +625,42 @@ func BenchmarkStart(b *testing.B) {
 		b.StopTimer()
 		n.end(config.ID)
 		b.StartTimer()
+	}
+}
+
+// A process that containerd knows nothing of, left in a pod's cgroup by a start that was broken off, goes with the pod.
+func testForgottenProcess(t *testing.T, n *node) {
+	cgroup := testCgroup + "/pod-9"
+	for _, dir := range cgroupDirs(testCgroup) {
+		if err := os.MkdirAll(filepath.Join(dir, "pod-9", "inner"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	forgotten := exec.Command("sleep", "1000")
+	if err := forgotten.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- forgotten.Wait() }()
+	t.Cleanup(func() { _ = forgotten.Process.Kill() })
+	joined := 0
+	for _, dir := range cgroupDirs(cgroup + "/inner") {
+		if os.WriteFile(filepath.Join(dir, "cgroup.procs"), fmt.Append(nil, forgotten.Process.Pid), 0o644) == nil {
+			joined++
+		}
+	}
+	if joined == 0 {
+		t.Fatal("the process is in no cgroup of the pod")
+	}
+	if err := n.runtime.RemovePod(t.Context(), "pod-9"); err != nil {
+		t.Error(err)
+	}
+	if left := cgroupDirs(cgroup); len(left) > 0 {
+		t.Errorf("cgroups are left: %v", left)
+	}
+	select {
+	case <-ended:
+	case <-time.After(time.Minute):
+		t.Error("the process lives on")
 	}
 }

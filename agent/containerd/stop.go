@@ -7,7 +7,10 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"syscall"
+	"time"
 
 	containerd "github.com/containerd/containerd/v2/client"
 	"github.com/containerd/errdefs"
@@ -98,15 +101,16 @@ func (r *Runtime) discard(ctx context.Context, container containerd.Container, k
 	return os.RemoveAll(r.containerDir(container.ID()))
 }
 
-// RemovePod deletes what is left of a pod when its containers are removed: its /dev/shm and its cgroups.
-func (r *Runtime) RemovePod(_ context.Context, podUID string) error {
+// RemovePod deletes what is left of a pod when its containers are removed: its /dev/shm and its cgroups, with the processes
+// that are still in them.
+func (r *Runtime) RemovePod(ctx context.Context, podUID string) error {
 	if podUID == "" || podUID != filepath.Base(podUID) || podUID == "." || podUID == ".." {
 		return fmt.Errorf("%q is not a pod's UID", podUID)
 	}
 	err := errors.Join(
 		unmount(r.shmDir(podUID)),
 		os.RemoveAll(r.shmDir(podUID)),
-		removeCgroups(filepath.Join(r.config.CgroupRoot, podUID)))
+		clearCgroups(ctx, filepath.Join(r.config.CgroupRoot, podUID)))
 	if err != nil {
 		return fmt.Errorf("remove the rest of pod %s: %w", podUID, err)
 	}
@@ -120,6 +124,44 @@ func unmount(path string) error {
 		return nil
 	}
 	return fmt.Errorf("unmount %s: %w", path, err)
+}
+
+// How long killed processes may take to leave their cgroup, and how often that is looked at.
+const (
+	clearTimeout = 10 * time.Second
+	clearRetry   = 5 * time.Millisecond
+)
+
+// clearCgroups removes a cgroup, and those under it, and kills whatever is in them. If a container's start was broken off, the
+// process that was to become the container may outlive what containerd knows of it.
+func clearCgroups(ctx context.Context, cgroup string) error {
+	deadline := time.Now().Add(clearTimeout)
+	for {
+		err := removeCgroups(cgroup)
+		if !errors.Is(err, unix.EBUSY) || time.Now().After(deadline) || ctx.Err() != nil {
+			return err
+		}
+		for _, dir := range cgroupDirs(cgroup) {
+			killIn(dir)
+		}
+		time.Sleep(clearRetry)
+	}
+}
+
+// killIn kills the processes in a tree of cgroups. What cannot be read has gone.
+func killIn(dir string) {
+	_ = filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
+		if err != nil || e.Name() != "cgroup.procs" {
+			return nil
+		}
+		text, _ := os.ReadFile(path)
+		for line := range strings.Lines(string(text)) {
+			if pid, err := strconv.Atoi(strings.TrimSpace(line)); err == nil && pid > 0 {
+				_ = unix.Kill(pid, unix.SIGKILL)
+			}
+		}
+		return nil
+	})
 }
 
 // removeCgroups removes a cgroup, and those under it, from every hierarchy.
