@@ -15,10 +15,10 @@ func testDrain(t *testing.T, s *shell) {
 	s.until("kubectl get pdb guarded --no-headers", `guarded +N/A +1 +1 +\S+`)
 	before := s.do("kubectl get pods -l app=guarded -o name")
 	t.Cleanup(func() { s.do("kubectl uncordon " + nodeName) })
-	drained := s.do("kubectl drain " + nodeName + " --pod-selector=app=guarded --timeout=90s >drain.log 2>&1 & drain=$!; " +
-		"until grep -q 'Cannot evict pod as it would violate' drain.log; do kill -0 $drain || exit 1; sleep 0.2; done; " +
+	drained := s.do("kubectl drain " + nodeName + " --pod-selector=app=guarded --timeout=90s >$HOME/drain.log 2>&1 & drain=$!; " +
+		"until grep -q 'Cannot evict pod as it would violate' $HOME/drain.log; do kill -0 $drain || exit 1; sleep 0.2; done; " +
 		"kubectl get pdb guarded --no-headers; kubectl get pods -l app=guarded --field-selector=status.phase=Running --no-headers | grep -v Terminating | wc -l; " +
-		"kubectl uncordon " + nodeName + " >/dev/null; wait $drain; cat drain.log")
+		"kubectl uncordon " + nodeName + " >/dev/null; wait $drain; cat $HOME/drain.log")
 	if !matches(`(?s)guarded +N/A +1 +0 +\S+\n1\n.*node/`+nodeName+` drained`, drained) {
 		t.Errorf("while the budget is spent, and then: %s", drained)
 	}
