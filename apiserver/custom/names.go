@@ -25,7 +25,7 @@ func Accept(crd *apiextensionsv1.CustomResourceDefinition, own []*api.Resource, 
 	if accepted.Status == apiextensionsv1.ConditionTrue {
 		established.Status, established.Reason, established.Message = apiextensionsv1.ConditionTrue, "InitialNamesAccepted", "the initial names have been accepted"
 	}
-	if !isTrue(crd, apiextensionsv1.Established) {
+	if !api.IsDefinitionTrue(crd, apiextensionsv1.Established) {
 		SetCondition(next, established, now)
 	}
 	return next.Status
@@ -43,12 +43,6 @@ func SetCondition(crd *apiextensionsv1.CustomResourceDefinition, c apiextensions
 		c.LastTransitionTime = have.LastTransitionTime
 	}
 	crd.Status.Conditions[i] = c
-}
-
-func isTrue(crd *apiextensionsv1.CustomResourceDefinition, kind apiextensionsv1.CustomResourceDefinitionConditionType) bool {
-	return slices.ContainsFunc(crd.Status.Conditions, func(c apiextensionsv1.CustomResourceDefinitionCondition) bool {
-		return c.Type == kind && c.Status == apiextensionsv1.ConditionTrue
-	})
 }
 
 // taken are the names of a group that others go by.
