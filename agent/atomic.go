@@ -71,16 +71,22 @@ func writeFiles(root *os.Root, dir string, files map[string]file, group *int64) 
 		if err := root.WriteFile(path, f.content, 0o600); err != nil {
 			return err
 		}
-		if group != nil {
-			if err := root.Chown(path, -1, int(*group)); err != nil {
-				return err
-			}
+		if err := root.Chown(path, id(f.owner), id(group)); err != nil {
+			return err
 		}
 		if err := root.Chmod(path, groupMode(f.mode, group)); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// id is a user's or a group's for chown, where -1 leaves things as they are.
+func id(of *int64) int {
+	if of == nil {
+		return -1
+	}
+	return int(*of)
 }
 
 // groupMode lets the pod's fsGroup read what the owner can read.

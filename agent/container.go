@@ -16,7 +16,7 @@ import (
 type ready struct {
 	network PodNetwork
 	ips     []string          // The node's for a pod on the host's network.
-	volumes map[string]string // Paths on the host, by name.
+	volumes map[string]volume // By name.
 	files   []Mount
 }
 

@@ -1,7 +1,6 @@
 package agent
 
 import (
-	"context"
 	"fmt"
 	"io/fs"
 	"maps"
@@ -27,7 +26,7 @@ func downwardFiles(pod *v1.Pod, items []v1.DownwardAPIVolumeFile, defaultMode *i
 		if err != nil {
 			return nil, err
 		}
-		files[filepath.Clean(item.Path)] = file{[]byte(value), fileMode(item.Mode, defaultMode)}
+		files[filepath.Clean(item.Path)] = file{content: []byte(value), mode: fileMode(item.Mode, defaultMode)}
 	}
 	return files, checkInside(files)
 }
@@ -53,32 +52,6 @@ func formatMap(m map[string]string) string {
 		lines = append(lines, fmt.Sprintf("%s=%q", key, m[key]))
 	}
 	return strings.Join(lines, "\n")
-}
-
-// projectedFiles puts what several sources give into one volume; of the same path the last source wins.
-func projectedFiles(ctx context.Context, pod *v1.Pod, v *v1.ProjectedVolumeSource, from configs, allocatable v1.ResourceList) (map[string]file, error) {
-	all := map[string]file{}
-	for i := range v.Sources {
-		var files map[string]file
-		var err error
-		switch s := &v.Sources[i]; {
-		case s.ConfigMap != nil:
-			files, err = configMapFiles(ctx, pod, &v1.ConfigMapVolumeSource{
-				LocalObjectReference: s.ConfigMap.LocalObjectReference, Items: s.ConfigMap.Items, DefaultMode: v.DefaultMode, Optional: s.ConfigMap.Optional,
-			}, from)
-		case s.Secret != nil:
-			files, err = secretFiles(ctx, pod, &v1.SecretVolumeSource{
-				SecretName: s.Secret.Name, Items: s.Secret.Items, DefaultMode: v.DefaultMode, Optional: s.Secret.Optional,
-			}, from)
-		case s.DownwardAPI != nil:
-			files, err = downwardFiles(pod, s.DownwardAPI.Items, v.DefaultMode, allocatable)
-		}
-		if err != nil {
-			return nil, err
-		}
-		maps.Copy(all, files)
-	}
-	return all, nil
 }
 
 // fileMode is a file's own mode, else the volume's, else 0644.

@@ -16,10 +16,12 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 )
 
-// configs is where environment and volumes get the ConfigMaps and Secrets of a pod's namespace from.
-type configs interface {
+// objectSource is where environment and volumes get the ConfigMaps and Secrets of a pod's namespace from, and the tokens of its
+// ServiceAccount.
+type objectSource interface {
 	configMap(ctx context.Context, pod *v1.Pod, name string) (*v1.ConfigMap, error)
 	secret(ctx context.Context, pod *v1.Pod, name string) (*v1.Secret, error)
+	token(ctx context.Context, pod *v1.Pod, p *v1.ServiceAccountTokenProjection) (token, error)
 }
 
 // variables collects an environment: names keep the place of their first value, later values win.
@@ -46,7 +48,7 @@ func (v *variables) list() []string {
 // environment works out a container's environment: what comes from the Services, envFrom and env, each over the one before.
 // ips are the pod's addresses, services those of serviceVariables, allocatable stands in for limits that are not set.
 func environment(ctx context.Context, pod *v1.Pod, c *v1.Container, ips []string, nodeIP string, services map[string]string,
-	allocatable v1.ResourceList, from configs) (*variables, error) {
+	allocatable v1.ResourceList, from objectSource) (*variables, error) {
 	env := &variables{values: map[string]string{}}
 	for _, name := range slices.Sorted(maps.Keys(services)) {
 		env.set(name, services[name])
@@ -73,7 +75,7 @@ func environment(ctx context.Context, pod *v1.Pod, c *v1.Container, ips []string
 }
 
 // addAllFrom adds every key of a ConfigMap or Secret that can be a variable's name.
-func addAllFrom(ctx context.Context, env *variables, pod *v1.Pod, source *v1.EnvFromSource, from configs) error {
+func addAllFrom(ctx context.Context, env *variables, pod *v1.Pod, source *v1.EnvFromSource, from objectSource) error {
 	data := map[string]string{}
 	var err error
 	optional := false
@@ -106,7 +108,7 @@ func addAllFrom(ctx context.Context, env *variables, pod *v1.Pod, source *v1.Env
 
 // valueFrom returns ok false for an optional source that is not there.
 func valueFrom(ctx context.Context, pod *v1.Pod, c *v1.Container, source *v1.EnvVarSource, ips []string, nodeIP string,
-	allocatable v1.ResourceList, from configs) (value string, ok bool, err error) {
+	allocatable v1.ResourceList, from objectSource) (value string, ok bool, err error) {
 	switch {
 	case source.FieldRef != nil:
 		value, err = podField(pod, source.FieldRef.FieldPath, ips, nodeIP)

@@ -36,6 +36,10 @@ func (o objects) secret(_ context.Context, _ *v1.Pod, name string) (*v1.Secret, 
 	return nil, apierrors.NewNotFound(schema.GroupResource{Resource: "secrets"}, name)
 }
 
+func (o objects) token(_ context.Context, _ *v1.Pod, p *v1.ServiceAccountTokenProjection) (token, error) {
+	return token{text: "for " + p.Audience}, nil
+}
+
 func TestEnvironment(t *testing.T) {
 	yes := true
 	fromMap := func(name, key string, optional *bool) *v1.EnvVarSource {
@@ -216,7 +220,7 @@ func TestVolumeFollowsItsObject(t *testing.T) {
 	} {
 		files := map[string]file{}
 		for path, content := range want {
-			files[path] = file{[]byte(content), 0o644}
+			files[path] = file{content: []byte(content), mode: 0o644}
 		}
 		if err := writeVolume(dir, files, nil); err != nil {
 			t.Fatalf("step %d: %v", step, err)
@@ -275,9 +279,9 @@ func TestUnsupported(t *testing.T) {
 		"spec.volumes[0].emptyDir.medium": func(p *v1.Pod) {
 			p.Spec.Volumes = []v1.Volume{{VolumeSource: v1.VolumeSource{EmptyDir: &v1.EmptyDirVolumeSource{Medium: v1.StorageMediumHugePages}}}}
 		},
-		"spec.volumes[0].projected.sources[1].serviceAccountToken": func(p *v1.Pod) {
+		"spec.volumes[0].projected.sources[1].podCertificate": func(p *v1.Pod) {
 			p.Spec.Volumes = []v1.Volume{{VolumeSource: v1.VolumeSource{Projected: &v1.ProjectedVolumeSource{Sources: []v1.VolumeProjection{
-				{Secret: &v1.SecretProjection{}}, {ServiceAccountToken: &v1.ServiceAccountTokenProjection{}},
+				{ServiceAccountToken: &v1.ServiceAccountTokenProjection{}}, {PodCertificate: &v1.PodCertificateProjection{}},
 			}}}}}
 		},
 		"spec.securityContext.seccompProfile.localhostProfile": func(p *v1.Pod) {

@@ -18,7 +18,8 @@ type memory struct {
 	torn      bool    // The network of a pod that is over is gone.
 	written   *v1.Pod // As the API answered the agent's last status write.
 	measured  measured
-	complaint string // The last Event about network or volumes, so as not to repeat it at each try.
+	due       time.Time // When the volumes have to be looked at again; zero: when something changes.
+	complaint string    // The last Event about network or volumes, so as not to repeat it at each try.
 }
 
 // memories holds the memory of each pod, by UID.

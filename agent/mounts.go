@@ -18,10 +18,11 @@ func (a *Agent) mounts(pod *v1.Pod, s start, r *ready, env map[string]string) ([
 	var mounts []Mount
 	taken := map[string]bool{}
 	for i, m := range c.VolumeMounts {
-		source, ok := r.volumes[m.Name]
+		v, ok := r.volumes[m.Name]
 		if !ok {
 			return nil, fmt.Errorf("volume %q of the mount at %s is not in the pod", m.Name, m.MountPath)
 		}
+		source := v.path
 		sub, err := subPath(&m, env)
 		if err != nil {
 			return nil, err
@@ -36,7 +37,7 @@ func (a *Agent) mounts(pod *v1.Pod, s start, r *ready, env map[string]string) ([
 		target := path.Clean("/" + m.MountPath)
 		taken[target] = true
 		mounts = append(mounts, Mount{
-			Source: source, Target: target, ReadOnly: m.ReadOnly || isObject(pod, m.Name), Propagation: propagation(m.MountPropagation),
+			Source: source, Target: target, ReadOnly: m.ReadOnly || v.readOnly, Propagation: propagation(m.MountPropagation),
 			Recursive: m.RecursiveReadOnly != nil && *m.RecursiveReadOnly == v1.RecursiveReadOnlyEnabled,
 		})
 	}
@@ -72,16 +73,6 @@ func subPath(m *v1.VolumeMount, env map[string]string) (string, error) {
 		return "", fmt.Errorf("subPath %q must be a relative path without '..'", sub)
 	}
 	return filepath.Clean(sub), nil
-}
-
-// isObject says that a volume shows an object of the API, which a container must not write to.
-func isObject(pod *v1.Pod, volume string) bool {
-	for _, v := range pod.Spec.Volumes {
-		if v.Name == volume {
-			return showsObject(v)
-		}
-	}
-	return false
 }
 
 func propagation(mode *v1.MountPropagationMode) string {

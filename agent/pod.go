@@ -20,6 +20,9 @@ import (
 	"k8s.io/apimachinery/pkg/util/strategicpatch"
 )
 
+// volumesRetry is how long after a failure the volumes of a pod that runs are tried again.
+const volumesRetry = time.Minute
+
 // containerScheme stands before a container's ID in the API.
 const containerScheme = "containerd"
 
@@ -58,6 +61,9 @@ func (a *Agent) reconcile(ctx context.Context, uid string) (time.Duration, error
 	if d.ended {
 		return d.again, a.finish(ctx, pod, containers, m)
 	}
+	if wait := time.Until(m.due); !m.due.IsZero() && (d.again == 0 || wait < d.again) {
+		d.again = max(wait, time.Millisecond)
+	}
 	return d.again, nil
 }
 
@@ -87,6 +93,7 @@ func (a *Agent) see(pod *v1.Pod, containers []Container, m *memory) seen {
 // volumes up to date.
 func (a *Agent) prepare(ctx context.Context, s seen, d decision, m *memory) error {
 	pod := s.pod
+	m.due = time.Time{}
 	if d.ended || d.fail != nil || len(s.unsupported) > 0 || over(pod) {
 		return nil
 	}
@@ -109,12 +116,16 @@ func (a *Agent) prepare(ctx context.Context, s seen, d decision, m *memory) erro
 	}
 	volumes, err := a.volumes(ctx, pod)
 	if err != nil && len(d.start) == 0 {
+		m.due = s.now.Add(volumesRetry)
 		return nil // What runs keeps the contents that it has.
 	}
 	if err != nil {
 		return a.complain(pod, m, "FailedMount", "", err)
 	}
-	m.ready.volumes = volumes
+	m.ready.volumes, m.due = volumes, time.Time{}
+	for _, v := range volumes {
+		m.due = sooner(m.due, v.due)
+	}
 	if m.ready.files == nil && len(d.start) > 0 {
 		if m.ready.files, err = a.podFiles(pod, m.ready.ips); err != nil {
 			return a.complain(pod, m, "FailedMount", "", err)

@@ -14,10 +14,11 @@ import (
 	"k8s.io/client-go/tools/cache"
 )
 
-// sources gives pods their ConfigMaps and Secrets. Each object that a pod of this node names is watched by itself, so that the
+// sources gives pods their ConfigMaps, Secrets and tokens. Each object that a pod of this node names is watched by itself, so that the
 // node needs no right to see any other, and the pod hears when the object changes.
 type sources struct {
 	client  kubernetes.Interface
+	tokens  *tokens
 	changed func(uid string)
 	ctx     context.Context
 	wg      sync.WaitGroup
@@ -39,7 +40,7 @@ type source struct {
 }
 
 func newSources(client kubernetes.Interface, changed func(uid string)) *sources {
-	return &sources{client: client, changed: changed, watched: map[sourceKey]*source{}}
+	return &sources{client: client, tokens: newTokens(client), changed: changed, watched: map[sourceKey]*source{}}
 }
 
 // begin sets when all watches end; to be called before any pod asks.
@@ -62,6 +63,10 @@ func (s *sources) secret(ctx context.Context, pod *v1.Pod, name string) (*v1.Sec
 		return nil, err
 	}
 	return object.(*v1.Secret), nil
+}
+
+func (s *sources) token(ctx context.Context, pod *v1.Pod, p *v1.ServiceAccountTokenProjection) (token, error) {
+	return s.tokens.get(ctx, pod, p)
 }
 
 // get returns the object as the watch last saw it. Until the watch has seen it, and to be sure that it is not there, the API is asked.
@@ -117,8 +122,9 @@ func (s *sources) tell(src *source) {
 	}
 }
 
-// release ends the watches that only this pod wanted.
+// release ends the watches that only this pod wanted, and drops its tokens.
 func (s *sources) release(uid string) {
+	s.tokens.forget(uid)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for key, src := range s.watched {

@@ -114,26 +114,14 @@ func unsupportedVolume(add adder, v *v1.Volume, path string) {
 	case v.HostPath != nil, v.ConfigMap != nil, v.Secret != nil, v.DownwardAPI != nil:
 	case v.Projected != nil:
 		for i, s := range v.Projected.Sources {
-			add(s.ConfigMap == nil && s.Secret == nil && s.DownwardAPI == nil, "%s.projected.sources[%d].%s", path, i, projection(&s))
+			add(s.ClusterTrustBundle != nil, "%s.projected.sources[%d].clusterTrustBundle", path, i)
+			add(s.PodCertificate != nil, "%s.projected.sources[%d].podCertificate", path, i)
 		}
 	case v.PersistentVolumeClaim != nil:
 		add(true, "%s.persistentVolumeClaim", path)
 	default:
 		add(true, "%s", path)
 	}
-}
-
-// projection is the name of a projected source that is not there yet.
-func projection(s *v1.VolumeProjection) string {
-	switch {
-	case s.ServiceAccountToken != nil:
-		return "serviceAccountToken"
-	case s.ClusterTrustBundle != nil:
-		return "clusterTrustBundle"
-	case s.PodCertificate != nil:
-		return "podCertificate"
-	}
-	return "source"
 }
 
 func unsupportedMessage(fields []string) string {

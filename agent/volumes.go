@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	v1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -19,66 +20,85 @@ import (
 type file struct {
 	content []byte
 	mode    fs.FileMode
+	owner   *int64    // nil: root.
+	due     time.Time // When the content has to be asked for anew. Zero: it is told of changes.
 }
 
-// volumes makes the pod's volumes and brings those made of the API's objects up to date. It returns each one's path on the
-// host. Called again it changes only what differs.
-func (a *Agent) volumes(ctx context.Context, pod *v1.Pod) (map[string]string, error) {
-	paths := map[string]string{}
+// volume is one that is ready to be mounted.
+type volume struct {
+	path     string
+	readOnly bool      // Whatever the mount says.
+	due      time.Time // When its files have to be looked at again. Zero: when something changes.
+}
+
+// volumes makes the pod's volumes and brings those made of the API's objects up to date. Called again it changes only what
+// differs.
+func (a *Agent) volumes(ctx context.Context, pod *v1.Pod) (map[string]volume, error) {
+	all := map[string]volume{}
 	for i := range pod.Spec.Volumes {
 		v := &pod.Spec.Volumes[i]
-		path, err := a.volume(ctx, pod, v)
+		made, err := a.volume(ctx, pod, v)
 		if err != nil {
 			return nil, fmt.Errorf("MountVolume.SetUp failed for volume %q : %w", v.Name, err)
 		}
-		paths[v.Name] = path
+		all[v.Name] = made
 	}
-	return paths, nil
+	return all, nil
 }
 
-func (a *Agent) volume(ctx context.Context, pod *v1.Pod, v *v1.Volume) (string, error) {
-	var group *int64
-	if sc := pod.Spec.SecurityContext; sc != nil {
-		group = sc.FSGroup
-	}
-	data := a.dirs.volume(pod.UID, v.Name)
+func (a *Agent) volume(ctx context.Context, pod *v1.Pod, v *v1.Volume) (volume, error) {
+	group := fsGroup(pod)
+	data, secret := a.dirs.volume(pod.UID, v.Name), filepath.Join(a.dirs.secret(pod.UID), v.Name)
 	switch {
 	case v.EmptyDir != nil:
 		memory := int64(0)
 		if v.EmptyDir.Medium == v1.StorageMediumMemory {
 			memory = memorySize(pod, v.EmptyDir, a.allocatable())
 		}
-		return data, makeEmptyDir(data, group, memory)
+		return volume{path: data}, makeEmptyDir(data, group, memory)
 	case v.HostPath != nil:
-		return v.HostPath.Path, checkHostPath(v.HostPath)
+		return volume{path: v.HostPath.Path}, checkHostPath(v.HostPath)
 	case v.ConfigMap != nil:
 		files, err := configMapFiles(ctx, pod, v.ConfigMap, a.sources)
-		if err != nil {
-			return "", err
-		}
-		return data, writeVolume(data, files, group)
+		return showFiles(data, files, group, err)
 	case v.Secret != nil:
 		files, err := secretFiles(ctx, pod, v.Secret, a.sources)
-		if err != nil {
-			return "", err
-		}
-		path := filepath.Join(a.dirs.secret(pod.UID), v.Name)
-		return path, writeVolume(path, files, group)
+		return showFiles(secret, files, group, err)
 	case v.DownwardAPI != nil:
 		files, err := downwardFiles(pod, v.DownwardAPI.Items, v.DownwardAPI.DefaultMode, a.allocatable())
-		if err != nil {
-			return "", err
-		}
-		return data, writeVolume(data, files, group)
+		return showFiles(data, files, group, err)
 	case v.Projected != nil:
 		files, err := projectedFiles(ctx, pod, v.Projected, a.sources, a.allocatable())
-		if err != nil {
-			return "", err
-		}
-		path := filepath.Join(a.dirs.secret(pod.UID), v.Name) // There may be a Secret in it.
-		return path, writeVolume(path, files, group)
+		return showFiles(secret, files, group, err) // There may be a Secret in it.
 	}
-	return "", fmt.Errorf("%s", unsupportedMessage([]string{"spec.volumes"})) // unsupported() has stopped it before.
+	return volume{}, errors.New(unsupportedMessage([]string{"spec.volumes"})) // unsupported() has stopped it before.
+}
+
+// showFiles makes a volume of files, unless they could not be had.
+func showFiles(dir string, files map[string]file, group *int64, err error) (volume, error) {
+	if err != nil {
+		return volume{}, err
+	}
+	v := volume{path: dir, readOnly: true}
+	for _, f := range files {
+		v.due = sooner(v.due, f.due)
+	}
+	return v, writeVolume(dir, files, group)
+}
+
+// sooner is the earlier of two times, of which a zero one is never.
+func sooner(a, b time.Time) time.Time {
+	if a.IsZero() || !b.IsZero() && b.Before(a) {
+		return b
+	}
+	return a
+}
+
+func fsGroup(pod *v1.Pod) *int64 {
+	if pod.Spec.SecurityContext == nil {
+		return nil
+	}
+	return pod.Spec.SecurityContext.FSGroup
 }
 
 // checkHostPath sees to it that the path is what its type promises.
@@ -121,7 +141,7 @@ func checkHostPath(h *v1.HostPathVolumeSource) error {
 	return nil
 }
 
-func configMapFiles(ctx context.Context, pod *v1.Pod, v *v1.ConfigMapVolumeSource, from configs) (map[string]file, error) {
+func configMapFiles(ctx context.Context, pod *v1.Pod, v *v1.ConfigMapVolumeSource, from objectSource) (map[string]file, error) {
 	object, err := from.configMap(ctx, pod, v.Name)
 	if apierrors.IsNotFound(err) && isTrue(v.Optional) {
 		return nil, nil
@@ -139,7 +159,7 @@ func configMapFiles(ctx context.Context, pod *v1.Pod, v *v1.ConfigMapVolumeSourc
 	return pickFiles(data, v.Items, v.DefaultMode, isTrue(v.Optional))
 }
 
-func secretFiles(ctx context.Context, pod *v1.Pod, v *v1.SecretVolumeSource, from configs) (map[string]file, error) {
+func secretFiles(ctx context.Context, pod *v1.Pod, v *v1.SecretVolumeSource, from objectSource) (map[string]file, error) {
 	object, err := from.secret(ctx, pod, v.SecretName)
 	if apierrors.IsNotFound(err) && isTrue(v.Optional) {
 		return nil, nil
@@ -155,7 +175,7 @@ func pickFiles(data map[string][]byte, items []v1.KeyToPath, defaultMode *int32,
 	files := map[string]file{}
 	if items == nil {
 		for key, content := range data {
-			files[key] = file{content, fileMode(nil, defaultMode)}
+			files[key] = file{content: content, mode: fileMode(nil, defaultMode)}
 		}
 	}
 	for _, item := range items {
@@ -166,7 +186,7 @@ func pickFiles(data map[string][]byte, items []v1.KeyToPath, defaultMode *int32,
 		if !ok {
 			return nil, fmt.Errorf("references non-existent config key: %s", item.Key)
 		}
-		files[filepath.Clean(item.Path)] = file{content, fileMode(item.Mode, defaultMode)}
+		files[filepath.Clean(item.Path)] = file{content: content, mode: fileMode(item.Mode, defaultMode)}
 	}
 	return files, checkInside(files)
 }
