@@ -49,7 +49,7 @@ var actors = map[string]string{
 	"PodTemplate":               "stored, as in Kubernetes",
 	"PriorityClass":             "admission: a pod's priority, the default class. Not yet: preemption",
 	"ReplicaSet":                "makes and deletes pods",
-	"Secret":                    "the agent: environment and volumes. Not yet: those of type `kubernetes.io/service-account-token` are stored, but get no token (`create token` gives one)",
+	"Secret":                    "the agent: environment and volumes; those of type `kubernetes.io/service-account-token` are filled, and go with their ServiceAccount",
 	"SelfSubjectAccessReview":   "answered by who is let in now",
 	"SelfSubjectReview":         "answered",
 	"SelfSubjectRulesReview":    "answered by who is let in now",

@@ -1,6 +1,7 @@
 package apiserver
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/http"
@@ -41,25 +42,39 @@ func bearer(r *http.Request) string {
 	return strings.TrimSpace(token)
 }
 
+// identified is what a token tells.
+type identified struct {
+	User
+	audiences []string // Those of the ones asked about that it is meant for.
+	warning   string   // For who shows it; may be "".
+}
+
 // identify finds out whose token it is, and for which of the audiences it is meant.
-func (s *Server) identify(token string, audiences []string, now time.Time) (User, []string, error) {
+func (s *Server) identify(ctx context.Context, token string, audiences []string, now time.Time) (identified, error) {
 	c, err := s.tokens.verify(token, now)
 	if errors.Is(err, errForeign) {
-		return User{}, nil, errInvalidToken
+		return identified{}, errInvalidToken
 	}
-	if err == nil {
-		if unbound := s.stillBound(c, now); unbound != nil {
-			err = unboundError{unbound}
-		}
+	var secret *corev1.Secret // That the token is in.
+	warning := ""
+	switch {
+	case err != nil:
+	case c.inSecret():
+		secret, warning, err = s.stillInSecret(c, token)
+	default:
+		err = s.stillBound(c, now)
 	}
 	meant := slices.DeleteFunc(slices.Clone(audiences), func(a string) bool { return c == nil || !slices.Contains(c.Audience, a) })
 	if err == nil && len(meant) == 0 {
 		err = fmt.Errorf("token audiences %q is invalid for the target audiences %q", c.Audience, audiences)
 	}
-	if err != nil {
-		return User{}, nil, fmt.Errorf("[%w, %w]", errInvalidToken, err)
+	if secret != nil {
+		s.noteUse(ctx, secret, now)
 	}
-	return c.user(), meant, nil
+	if err != nil {
+		return identified{}, fmt.Errorf("[%w, %w]", errInvalidToken, err)
+	}
+	return identified{c.user(), meant, warning}, nil
 }
 
 // unboundError is of a valid token whose account, or what else it hangs on, is not there. Another server may just have made it.
@@ -69,13 +84,14 @@ type unboundError struct{ error }
 func (s *Server) stillBound(c *claims, now time.Time) error {
 	k := &c.Kubernetes
 	account := s.shelf("serviceaccounts").get(objectKey(k.Namespace, k.Account.Name))
+	unbound := func(format string, args ...any) error { return unboundError{fmt.Errorf(format, args...)} }
 	switch {
 	case account == nil:
-		return fmt.Errorf("serviceaccounts %q not found", k.Account.Name)
+		return unbound("serviceaccounts %q not found", k.Account.Name)
 	case leftBefore(account.meta(), now):
-		return fmt.Errorf("service account %s/%s has been deleted", k.Namespace, k.Account.Name)
+		return unbound("service account %s/%s has been deleted", k.Namespace, k.Account.Name)
 	case string(account.meta().GetUID()) != k.Account.UID:
-		return fmt.Errorf("service account UID (%s) does not match claim (%s)", account.meta().GetUID(), k.Account.UID)
+		return unbound("service account UID (%s) does not match claim (%s)", account.meta().GetUID(), k.Account.UID)
 	}
 	node := k.Node
 	if k.Pod != nil {
@@ -94,9 +110,9 @@ func (s *Server) stillBound(c *claims, now time.Time) error {
 		}
 		switch it := s.shelf(bound.resource).get(bound.key + bound.ref.Name); {
 		case it == nil, leftBefore(it.meta(), now):
-			return errors.New("service account token has been invalidated")
+			return unbound("service account token has been invalidated")
 		case string(it.meta().GetUID()) != bound.ref.UID:
-			return fmt.Errorf("%s UID (%s) does not match service account %s ref claim (%s)", bound.kind, it.meta().GetUID(), bound.kind, bound.ref.UID)
+			return unbound("%s UID (%s) does not match service account %s ref claim (%s)", bound.kind, it.meta().GetUID(), bound.kind, bound.ref.UID)
 		}
 	}
 	return nil

@@ -61,12 +61,15 @@ func withUser(ctx context.Context, u User) context.Context {
 // authenticate finds out who asks, and whom he wants to be taken for.
 func (s *Server) authenticate(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		u, ok := s.whoAsks(r)
+		who, ok := s.whoAsks(r)
 		if !ok {
 			writeError(w, r, apierrors.NewUnauthorized("Unauthorized"))
 			return
 		}
-		u, err := impersonated(r, u)
+		if who.warning != "" {
+			warn(w, who.warning)
+		}
+		u, err := impersonated(r, who.User)
 		if err != nil {
 			writeError(w, r, err)
 			return
@@ -78,29 +81,29 @@ func (s *Server) authenticate(next http.Handler) http.Handler {
 
 // whoAsks is the user of a client certificate, whose common name is the user's and whose organizations are the groups, or of
 // a bearer token. https://kubernetes.io/docs/reference/access-authn-authz/authentication/
-func (s *Server) whoAsks(r *http.Request) (User, bool) {
+func (s *Server) whoAsks(r *http.Request) (identified, bool) {
 	if u, ok := userOf(r); ok {
-		return u, true
+		return identified{User: u}, true
 	}
 	if r.TLS != nil && len(r.TLS.VerifiedChains) > 0 {
 		cert := r.TLS.VerifiedChains[0][0]
-		return User{
+		return identified{User: User{
 			Name: cert.Subject.CommonName, Groups: append(slices.Clone(cert.Subject.Organization), authenticated),
 			Extra: map[string][]string{credentialKey: {fmt.Sprintf("X509SHA256=%x", sha256.Sum256(cert.Raw))}},
-		}, true
+		}}, true
 	}
 	token := bearer(r)
 	if token == "" {
-		return User{}, false
+		return identified{}, false
 	}
-	u, _, err := s.identify(token, []string{s.tokens.issuer}, time.Now())
+	who, err := s.identify(r.Context(), token, []string{s.tokens.issuer}, time.Now())
 	if s.cache.newest != nil && errors.As(err, new(unboundError)) && s.cache.freshen(r.Context()) == nil {
-		u, _, err = s.identify(token, []string{s.tokens.issuer}, time.Now())
+		who, err = s.identify(r.Context(), token, []string{s.tokens.issuer}, time.Now())
 	}
 	if err != nil {
 		slog.Debug("a token was refused", "from", r.RemoteAddr, "err", err)
 	}
-	return u, err == nil
+	return who, err == nil
 }
 
 // impersonated is whom the user wants to be taken for in this request, if anybody: `kubectl --as`. Only administrators

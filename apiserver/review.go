@@ -47,7 +47,7 @@ func (h *resource) review(w http.ResponseWriter, r *http.Request) error {
 		}
 	}
 	u, _ := userOf(r)
-	if err := h.server.answerReview(obj, u); err != nil {
+	if err := h.server.answerReview(w, r, obj, u); err != nil {
 		return err
 	}
 	o.validation.send(w)
@@ -55,12 +55,12 @@ func (h *resource) review(w http.ResponseWriter, r *http.Request) error {
 }
 
 // answerReview fills in the status of a review that u asks for.
-func (s *Server) answerReview(obj runtime.Object, u User) error {
+func (s *Server) answerReview(w http.ResponseWriter, r *http.Request, obj runtime.Object, u User) error {
 	switch o := obj.(type) {
 	case *authenticationv1.SelfSubjectReview:
 		o.Status.UserInfo = u.info()
 	case *authenticationv1.TokenReview:
-		return s.answerTokenReview(o)
+		return s.answerTokenReview(w, r, o)
 	case *authorizationv1.SelfSubjectAccessReview:
 		o.Status = s.judge(u, o.Spec.ResourceAttributes, o.Spec.NonResourceAttributes)
 	case *authorizationv1.SubjectAccessReview:

@@ -20,6 +20,7 @@ type tokens struct {
 	signer jose.Signer
 	public jose.JSONWebKey
 	known  *lru.Cache // Claims whose signature was checked, by the hash of the token.
+	noted  *lru.Cache // The hour in which it was last noted that a Secret's token is used, by the Secret's UID.
 }
 
 // Bounds of what is asked of tokens.
@@ -42,7 +43,7 @@ func newTokens(issuer string, key *ecdsa.PrivateKey) (*tokens, error) {
 		return nil, fmt.Errorf("key of service account tokens: %w", err)
 	}
 	public := jose.JSONWebKey{Key: &key.PublicKey, KeyID: id, Algorithm: string(jose.ES256), Use: "sig"}
-	return &tokens{issuer: issuer, signer: signer, public: public, known: lru.New(maxKnown)}, nil
+	return &tokens{issuer: issuer, signer: signer, public: public, known: lru.New(maxKnown), noted: lru.New(maxKnown)}, nil
 }
 
 // keyID names a key as Kubernetes does: by the hash of its public half.
@@ -76,8 +77,13 @@ type objectRef struct {
 	UID  string `json:"uid,omitempty"`
 }
 
-func (t *tokens) sign(c *claims) (string, error) {
-	text, err := jwt.Signed(t.signer).Claims(c).Serialize()
+// sign makes a token that says all of the parts.
+func (t *tokens) sign(parts ...any) (string, error) {
+	builder := jwt.Signed(t.signer)
+	for _, part := range parts {
+		builder = builder.Claims(part)
+	}
+	text, err := builder.Serialize()
 	if err != nil {
 		return "", fmt.Errorf("sign a token: %w", err)
 	}
@@ -93,7 +99,7 @@ func (t *tokens) verify(text string, now time.Time) (*claims, error) {
 	if err != nil {
 		return nil, err
 	}
-	if c.Issuer != t.issuer {
+	if c.Issuer != t.issuer && !c.inSecret() {
 		return nil, errForeign
 	}
 	switch err := c.ValidateWithLeeway(jwt.Expected{Time: now}, tokenLeeway); {
@@ -120,10 +126,23 @@ func (t *tokens) read(text string) (*claims, error) {
 	if err != nil {
 		return nil, errForeign
 	}
-	c := &claims{}
-	if err := signed.Claims(t.public.Key, c); err != nil {
+	c, inSecret := &claims{}, secretOrigin{}
+	if err := signed.Claims(t.public.Key, c, &inSecret); err != nil {
 		return nil, err
+	}
+	if c.inSecret() {
+		if c, err = inSecret.claimsOf(c.Claims, t.issuer); err != nil {
+			return nil, err
+		}
 	}
 	t.known.Add(hash, c)
 	return c, nil
+}
+
+// firstThisHour says whether it is the first time in this hour that the question is put about a Secret.
+func (t *tokens) firstThisHour(secret string, now time.Time) bool {
+	hour := now.Truncate(time.Hour)
+	last, ok := t.noted.Get(secret)
+	t.noted.Add(secret, hour)
+	return !ok || last != hour
 }

@@ -200,7 +200,7 @@ func projects(spec *corev1.PodSpec, audience string) bool {
 
 // answerTokenReview says whose token it is, if it is anybody's.
 // https://kubernetes.io/docs/reference/kubernetes-api/authentication-resources/token-review-v1/
-func (s *Server) answerTokenReview(o *authenticationv1.TokenReview) error {
+func (s *Server) answerTokenReview(w http.ResponseWriter, r *http.Request, o *authenticationv1.TokenReview) error {
 	if o.Spec.Token == "" {
 		return apierrors.NewBadRequest("token is required for TokenReview in authentication")
 	}
@@ -208,11 +208,14 @@ func (s *Server) answerTokenReview(o *authenticationv1.TokenReview) error {
 	if len(audiences) == 0 {
 		audiences = []string{s.tokens.issuer}
 	}
-	u, meant, err := s.identify(o.Spec.Token, audiences, time.Now())
+	who, err := s.identify(r.Context(), o.Spec.Token, audiences, time.Now())
 	if err != nil {
 		o.Status = authenticationv1.TokenReviewStatus{Error: err.Error()}
 		return nil
 	}
-	o.Status = authenticationv1.TokenReviewStatus{Authenticated: true, User: u.info(), Audiences: meant}
+	if who.warning != "" {
+		warn(w, who.warning)
+	}
+	o.Status = authenticationv1.TokenReviewStatus{Authenticated: true, User: who.info(), Audiences: who.audiences}
 	return nil
 }

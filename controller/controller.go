@@ -20,6 +20,7 @@ import (
 	"net/netip"
 	"sync"
 
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
@@ -32,6 +33,9 @@ type Config struct {
 	// RootCA is the certificate authority of the API server, PEM. Every namespace gets it as ConfigMap
 	// kube-root-ca.crt. Empty: that ConfigMap is not made.
 	RootCA []byte
+	// SecretToken signs the token of a ServiceAccount that a Secret of type kubernetes.io/service-account-token is to hold.
+	// nil: such Secrets are left as they are.
+	SecretToken func(*corev1.ServiceAccount, *corev1.Secret) (string, error)
 	// ClusterCIDR is the range from which each Node gets a /24 as spec.podCIDR. Zero: nodes get none.
 	ClusterCIDR netip.Prefix
 	// ReservedPorts are TCP ports of the nodes that the cluster itself needs. No Service of type LoadBalancer gets them.
@@ -75,6 +79,7 @@ func New(client kubernetes.Interface, factory informers.SharedInformerFactory, c
 		newNamespaces(&c.base),
 		newServiceAccounts(&c.base),
 		newRootCAs(&c.base, config.RootCA),
+		newAccountTokens(&c.base, config.RootCA, config.SecretToken),
 		newGarbage(&c.base),
 		newNodes(&c.base, recorder("node-controller")),
 		newNodeRanges(&c.base, config.ClusterCIDR),

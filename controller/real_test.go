@@ -66,8 +66,12 @@ func startCluster(t *testing.T) *cluster {
 	if err != nil {
 		t.Fatal(err)
 	}
+	sign, err := apiserver.SecretTokens(key)
+	if err != nil {
+		t.Fatal(err)
+	}
 	factory := informers.NewSharedInformerFactory(client, 0)
-	controllers, err := New(client, factory, Config{RootCA: []byte(rootCA), ClusterCIDR: netip.MustParsePrefix("10.42.0.0/16")})
+	controllers, err := New(client, factory, Config{RootCA: []byte(rootCA), SecretToken: sign, ClusterCIDR: netip.MustParsePrefix("10.42.0.0/16")})
 	if err != nil {
 		t.Fatal(err)
 	}

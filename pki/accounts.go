@@ -23,6 +23,19 @@ func EnsureAccountKey(dir string) (*ecdsa.PrivateKey, error) {
 	if err != nil {
 		return nil, fmt.Errorf("key of service account tokens: %w", err)
 	}
+	return parseAccountKey(file, data)
+}
+
+// AccountKey reads a key that [EnsureAccountKey] made.
+func AccountKey(file string) (*ecdsa.PrivateKey, error) {
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	return parseAccountKey(file, data)
+}
+
+func parseAccountKey(file string, data []byte) (*ecdsa.PrivateKey, error) {
 	block, _ := pem.Decode(data)
 	if block == nil {
 		return nil, fmt.Errorf("key of service account tokens: %s has no PEM in it", file)

@@ -6,8 +6,10 @@ import (
 	"net/netip"
 	"os"
 
+	"skiff/apiserver"
 	"skiff/controller"
 	"skiff/dns"
+	"skiff/pki"
 	"skiff/proxy"
 	"skiff/scheduler"
 
@@ -86,9 +88,10 @@ func connect(kubeconfig, name string) (kubernetes.Interface, informers.SharedInf
 }
 
 func controllerCommand() *cobra.Command {
-	var rootCA, clusterCIDR string
+	var rootCA, accountKey, clusterCIDR string
 	flags := func(cmd *cobra.Command) {
 		cmd.Flags().StringVar(&rootCA, "root-ca-file", "", "certificate authority to give to every namespace as kube-root-ca.crt")
+		cmd.Flags().StringVar(&accountKey, "service-account-private-key-file", "", "key, on the curve P-256, to sign the tokens with that Secrets of service accounts hold (default: they get none)")
 		cmd.Flags().StringVar(&clusterCIDR, "cluster-cidr", "10.42.0.0/16", "addresses of pods, a part of which each node gets")
 	}
 	return alone("controller", "Run the controllers alone", flags, func(client kubernetes.Interface, factory informers.SharedInformerFactory) (component, error) {
@@ -100,6 +103,15 @@ func controllerCommand() *cobra.Command {
 		if rootCA != "" {
 			if config.RootCA, err = os.ReadFile(rootCA); err != nil {
 				return nil, fmt.Errorf("--root-ca-file: %w", err)
+			}
+		}
+		if accountKey != "" {
+			key, err := pki.AccountKey(accountKey)
+			if err != nil {
+				return nil, fmt.Errorf("--service-account-private-key-file: %w", err)
+			}
+			if config.SecretToken, err = apiserver.SecretTokens(key); err != nil {
+				return nil, err
 			}
 		}
 		return controller.New(client, factory, config)

@@ -376,8 +376,12 @@ func (p *plane) singletonRuns(client kubernetes.Interface, factory informers.Sha
 func (p *plane) singletons(client kubernetes.Interface) []singleton {
 	return []singleton{
 		{"kube-controller-manager", func(factory informers.SharedInformerFactory) (component, error) {
+			sign, err := apiserver.SecretTokens(p.account)
+			if err != nil {
+				return nil, err
+			}
 			return controller.New(client, factory, controller.Config{
-				RootCA: p.ca.PEM(), ClusterCIDR: p.clusterRange,
+				RootCA: p.ca.PEM(), SecretToken: sign, ClusterCIDR: p.clusterRange,
 				ReservedPorts: []uint16{p.port, agentPort},
 			})
 		}},
