@@ -8,7 +8,7 @@
 // containers run on, and the next agent finds them by their labels and goes on from there.
 //
 // What the agent cannot do yet, a pod must not silently run without: such a pod stays in Waiting, with a message that
-// names the field (see unsupported.go).
+// names the field (see api.Unserved).
 //
 // The agent also answers the API server's questions about its containers: logs, exec, attach and port-forward (server.go).
 //

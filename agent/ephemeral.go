@@ -5,6 +5,8 @@ import (
 	"fmt"
 
 	v1 "k8s.io/api/core/v1"
+
+	"skiff/api"
 )
 
 // An ephemeral container comes into a pod that runs, so that somebody can look around there (`kubectl debug`). It is started
@@ -40,8 +42,8 @@ func (s seen) joins(name string) (id string, err error) {
 	if c == nil {
 		return "", nil
 	}
-	if fields := unsupportedEphemeral(s.pod, c); len(fields) > 0 {
-		return "", errors.New(unsupportedMessage(fields))
+	if fields := api.UnservedEphemeral(s.pod, c); len(fields) > 0 {
+		return "", errors.New(unservedMessage(fields))
 	}
 	if c.TargetContainerName == "" {
 		return "", nil

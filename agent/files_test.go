@@ -259,43 +259,6 @@ func TestNoPathLeadsOut(t *testing.T) {
 	}
 }
 
-func TestUnsupported(t *testing.T) {
-	yes, no := true, false
-	for field, change := range map[string]func(*v1.Pod){
-		"":                                   func(*v1.Pod) {},
-		"spec.containers[0].ports[0].hostIP": func(p *v1.Pod) { p.Spec.Containers[0].Ports = []v1.ContainerPort{{HostPort: 80, HostIP: "127.0.0.1"}} },
-		"spec.shareProcessNamespace":         func(p *v1.Pod) { p.Spec.ShareProcessNamespace = &yes },
-		"spec.hostUsers":                     func(p *v1.Pod) { p.Spec.HostUsers = &no },
-		"spec.volumes[0].persistentVolumeClaim": func(p *v1.Pod) {
-			p.Spec.Volumes = []v1.Volume{{VolumeSource: v1.VolumeSource{PersistentVolumeClaim: &v1.PersistentVolumeClaimVolumeSource{}}}}
-		},
-		"spec.securityContext.sysctls[1] (kernel.msgmax)": func(p *v1.Pod) {
-			p.Spec.SecurityContext = &v1.PodSecurityContext{Sysctls: []v1.Sysctl{{Name: "net/ipv4/tcp_syncookies"}, {Name: "kernel.msgmax"}}}
-		},
-		"spec.securityContext.sysctls[0] (net.ipv4.tcp_rmem)": func(p *v1.Pod) { // It would be the node's.
-			p.Spec.HostNetwork = true
-			p.Spec.SecurityContext = &v1.PodSecurityContext{Sysctls: []v1.Sysctl{{Name: "net.ipv4.tcp_rmem"}, {Name: "kernel.shm_rmid_forced"}}}
-		},
-		"spec.volumes[0].emptyDir.medium": func(p *v1.Pod) {
-			p.Spec.Volumes = []v1.Volume{{VolumeSource: v1.VolumeSource{EmptyDir: &v1.EmptyDirVolumeSource{Medium: v1.StorageMediumHugePages}}}}
-		},
-		"spec.volumes[0].projected.sources[1].podCertificate": func(p *v1.Pod) {
-			p.Spec.Volumes = []v1.Volume{{VolumeSource: v1.VolumeSource{Projected: &v1.ProjectedVolumeSource{Sources: []v1.VolumeProjection{
-				{ServiceAccountToken: &v1.ServiceAccountTokenProjection{}}, {PodCertificate: &v1.PodCertificateProjection{}},
-			}}}}}
-		},
-		"spec.securityContext.seccompProfile.localhostProfile": func(p *v1.Pod) {
-			p.Spec.SecurityContext = &v1.PodSecurityContext{SeccompProfile: &v1.SeccompProfile{Type: v1.SeccompProfileTypeLocalhost}}
-		},
-	} {
-		pod := &v1.Pod{Spec: v1.PodSpec{Containers: []v1.Container{{Name: "app"}}}}
-		change(pod)
-		if got := strings.Join(unsupported(pod), " "); got != field {
-			t.Errorf("unsupported fields %q, want %q", got, field)
-		}
-	}
-}
-
 func TestResources(t *testing.T) {
 	list := func(cpu, memory string) v1.ResourceList {
 		l := v1.ResourceList{}

@@ -77,7 +77,7 @@ func decide(s seen) decision {
 	case s.measured.over != "":
 		d.fail = &failure{reasonEvicted, s.measured.over}
 		s.end(&d, evictionGrace)
-	case len(s.unsupported) > 0:
+	case len(s.unserved) > 0:
 	default:
 		d.lookAgain(s.measured.next)
 		s.run(&d)

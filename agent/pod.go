@@ -18,6 +18,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/strategicpatch"
+
+	"skiff/api"
 )
 
 // volumesRetry is how long after a failure the volumes of a pod that runs are tried again.
@@ -76,7 +78,7 @@ func (a *Agent) see(pod *v1.Pod, containers []Container, m *memory) seen {
 		}
 	}
 	s := seen{
-		pod: pod, containers: containers, unsupported: unsupported(pod),
+		pod: pod, containers: containers, unserved: api.Unserved(pod),
 		told: m.told, trouble: m.trouble, messages: m.messages,
 		hooks: a.hooks.runs(string(pod.UID), containers),
 		boot:  a.boot, maxBackoff: a.MaxRestartBackoff, now: time.Now(),
@@ -94,7 +96,7 @@ func (a *Agent) see(pod *v1.Pod, containers []Container, m *memory) seen {
 func (a *Agent) prepare(ctx context.Context, s seen, d decision, m *memory) error {
 	pod := s.pod
 	m.due = time.Time{}
-	if d.ended || d.fail != nil || len(s.unsupported) > 0 || over(pod) {
+	if d.ended || d.fail != nil || len(s.unserved) > 0 || over(pod) {
 		return nil
 	}
 	if m.ready == nil {

@@ -2,7 +2,7 @@ package agent
 
 import (
 	"context"
-	"fmt"
+	"errors"
 	"maps"
 	"path/filepath"
 
@@ -37,7 +37,7 @@ func projection(ctx context.Context, pod *v1.Pod, s *v1.VolumeProjection, mode *
 	case s.ServiceAccountToken != nil:
 		return tokenFiles(ctx, pod, s.ServiceAccountToken, mode, from)
 	}
-	return nil, fmt.Errorf("a source of a projected volume is not supported") // unsupported() has stopped it before.
+	return nil, errors.New(unservedMessage([]string{"spec.volumes"})) // api.Unserved has stopped it before.
 }
 
 // tokenFiles is a file with a token, which must be looked at again in time. Where it is known whose it is, it is nobody else's.

@@ -9,18 +9,18 @@ import (
 
 // seen is all that a decision about a pod rests on.
 type seen struct {
-	pod         *v1.Pod
-	containers  []Container        // The pod's, as the runtime has them.
-	unsupported []string           // Of the pod's spec.
-	told        map[string]told    // By container ID: when it was asked to stop.
-	trouble     map[string]trouble // By container name: why its last start came to nothing.
-	messages    map[string]string  // By container ID: what an ended container left as its termination message.
-	health      map[string]health  // By container ID: what the probes of those that have any found.
-	hooks       map[hookOf]hookRun // Those that were begun.
-	measured    measured           // Of emptyDirs with a limit.
-	boot        string
-	maxBackoff  time.Duration
-	now         time.Time
+	pod        *v1.Pod
+	containers []Container        // The pod's, as the runtime has them.
+	unserved   []string           // Of the pod's spec.
+	told       map[string]told    // By container ID: when it was asked to stop.
+	trouble    map[string]trouble // By container name: why its last start came to nothing.
+	messages   map[string]string  // By container ID: what an ended container left as its termination message.
+	health     map[string]health  // By container ID: what the probes of those that have any found.
+	hooks      map[hookOf]hookRun // Those that were begun.
+	measured   measured           // Of emptyDirs with a limit.
+	boot       string
+	maxBackoff time.Duration
+	now        time.Time
 }
 
 // told is when a container was asked to end, and when it got its first signal: later, if it has a preStop hook.

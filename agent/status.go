@@ -3,6 +3,7 @@ package agent
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/distribution/reference"
@@ -35,6 +36,10 @@ const (
 
 // pullBackoffShownFor is how long ErrImagePull is shown before it becomes ImagePullBackOff.
 const pullBackoffShownFor = 2 * time.Second
+
+func unservedMessage(fields []string) string {
+	return "skiff cannot run this yet: " + strings.Join(fields, ", ")
+}
 
 // place is what a status says of where the pod is.
 type place struct {
@@ -120,8 +125,8 @@ func (s seen) containerStatus(c *v1.Container, d decision, at place, init bool) 
 	case end != nil:
 		cs.State.Terminated = end
 		cs.Ready = init && end.ExitCode == 0
-	case len(s.unsupported) > 0:
-		cs.State.Waiting = &v1.ContainerStateWaiting{Reason: reasonConfigError, Message: unsupportedMessage(s.unsupported)}
+	case len(s.unserved) > 0:
+		cs.State.Waiting = &v1.ContainerStateWaiting{Reason: reasonConfigError, Message: unservedMessage(s.unserved)}
 	case len(s.pod.Spec.InitContainers) > 0 && !s.initialized():
 		cs.State.Waiting = &v1.ContainerStateWaiting{Reason: reasonInitializing}
 	default:

@@ -71,7 +71,7 @@ func (a *Agent) volume(ctx context.Context, pod *v1.Pod, v *v1.Volume) (volume, 
 		files, err := projectedFiles(ctx, pod, v.Projected, a.sources, a.allocatable())
 		return showFiles(secret, files, group, err) // There may be a Secret in it.
 	}
-	return volume{}, errors.New(unsupportedMessage([]string{"spec.volumes"})) // unsupported() has stopped it before.
+	return volume{}, errors.New(unservedMessage([]string{"spec.volumes"})) // api.Unserved has stopped it before.
 }
 
 // showFiles makes a volume of files, unless they could not be had.

@@ -12,6 +12,7 @@ import (
 
 	"skiff/api"
 
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -99,6 +100,20 @@ func (v *validation) judge(gvk schema.GroupVersionKind, err error) error {
 func (v *validation) send(w http.ResponseWriter) {
 	for _, text := range v.warnings {
 		warn(w, text)
+	}
+}
+
+// unserved warns of what a pod asks for that no node can do yet. It is stored and shown, so that charts apply, and not passed
+// over: the agent does not start such a pod.
+func (v *validation) unserved(obj runtime.Object) {
+	fields := api.Unserved(obj)
+	if pod, ok := obj.(*corev1.Pod); ok {
+		for i := range pod.Spec.EphemeralContainers {
+			fields = append(fields, api.UnservedEphemeral(pod, &pod.Spec.EphemeralContainers[i])...)
+		}
+	}
+	for _, field := range fields {
+		v.warnings = append(v.warnings, field+": skiff cannot do this yet, and starts no pod that asks for it")
 	}
 }
 

@@ -176,6 +176,9 @@ func (h *resource) create(w http.ResponseWriter, r *http.Request, obj runtime.Ob
 	if h.Idle {
 		o.validation.warnings = append(o.validation.warnings, fmt.Sprintf("skiff stores this %s, but nothing acts on it yet", h.Kind))
 	}
+	if !isComponent(r) {
+		o.validation.unserved(obj)
+	}
 	return h.answer(w, r, http.StatusCreated, obj, o.validation)
 }
 
@@ -296,6 +299,9 @@ func (h *resource) change(w http.ResponseWriter, r *http.Request, sub string, o 
 	obj, err := h.server.modify(r.Context(), h.shelf, h.key(r), sub, o.dry, h.restricted(r, sub, f))
 	if err != nil {
 		return err
+	}
+	if (sub == "" || sub == "ephemeralcontainers") && !isComponent(r) {
+		o.validation.unserved(obj)
 	}
 	return h.answer(w, r, http.StatusOK, obj, o.validation)
 }

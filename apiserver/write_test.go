@@ -482,6 +482,28 @@ func TestIdleKindWarns(t *testing.T) {
 	}
 }
 
+// A pod that asks for what no node can do is stored, and so is what makes such pods; who writes it is told which field it is.
+func TestUnservedFieldsWarn(t *testing.T) {
+	s := start(t)
+	const containers, odd = `"containers":[{"name":"app","image":"nginx"}]`, `"runtimeClassName":"kata",`
+	pod := func(name, more string) string {
+		return `{"metadata":{"name":"` + name + `"},"spec":{` + more + containers + `}}`
+	}
+	deployment := `{"metadata":{"name":"a"},"spec":{"selector":{"matchLabels":{"a":"b"}},"template":{"metadata":{"labels":{"a":"b"}},"spec":{` + odd + containers + `}}}}`
+	const text = `: skiff cannot do this yet, and starts no pod that asks for it"`
+	for _, tc := range []struct{ method, path, body, want string }{
+		{"POST", podsPath, pod("plain", ""), ""},
+		{"POST", podsPath, pod("odd", odd), `299 - "spec.runtimeClassName` + text},
+		{"POST", deployments, deployment, `299 - "spec.template.spec.runtimeClassName` + text},
+		{"PUT", deployments + "/a", deployment, `299 - "spec.template.spec.runtimeClassName` + text},
+	} {
+		got := strings.Join(s.do(t, tc.method, tc.path, tc.body).header["Warning"], "\n")
+		if got != tc.want {
+			t.Errorf("%s %s: %s\n got %q\nwant %q", tc.method, tc.path, tc.body, got, tc.want)
+		}
+	}
+}
+
 // Some kinds, those of definitions among them, are not replaced by who does not say what he replaces.
 func TestUnconditionalUpdate(t *testing.T) {
 	s := start(t)

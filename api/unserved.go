@@ -1,16 +1,54 @@
-package agent
+package api
 
 import (
 	"fmt"
 	"net/netip"
 	"strings"
 
-	v1 "k8s.io/api/core/v1"
+	appsv1 "k8s.io/api/apps/v1"
+	batchv1 "k8s.io/api/batch/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 )
 
-// unsupported lists the fields of a pod that ask for what this agent cannot do yet. A pod with any of them is not started: to
-// run without a volume, a limit or a profile that somebody asked for would be worse.
-func unsupported(pod *v1.Pod) []string {
+// Unserved lists the fields of a pod, or of what makes pods, that ask for what no agent can do yet. The API server warns of
+// them, and agents do not start a pod with any: to run without a volume, a limit or a profile that somebody asked for would be
+// worse.
+func Unserved(obj runtime.Object) []string {
+	template := func(at string, t *corev1.PodTemplateSpec) []string {
+		if t == nil {
+			return nil
+		}
+		fields := unserved(&corev1.Pod{ObjectMeta: t.ObjectMeta, Spec: t.Spec})
+		for i := range fields {
+			fields[i] = at + "." + fields[i]
+		}
+		return fields
+	}
+	switch o := obj.(type) {
+	case *corev1.Pod:
+		return unserved(o)
+	case *corev1.PodTemplate:
+		return template("template", &o.Template)
+	case *corev1.ReplicationController:
+		return template("spec.template", o.Spec.Template)
+	case *appsv1.Deployment:
+		return template("spec.template", &o.Spec.Template)
+	case *appsv1.ReplicaSet:
+		return template("spec.template", &o.Spec.Template)
+	case *appsv1.StatefulSet:
+		return template("spec.template", &o.Spec.Template)
+	case *appsv1.DaemonSet:
+		return template("spec.template", &o.Spec.Template)
+	case *batchv1.Job:
+		return template("spec.template", &o.Spec.Template)
+	case *batchv1.CronJob:
+		return template("spec.jobTemplate.spec.template", &o.Spec.JobTemplate.Spec.Template)
+	}
+	return nil
+}
+
+func unserved(pod *corev1.Pod) []string {
 	var fields []string
 	add := func(asked bool, format string, args ...any) {
 		if asked {
@@ -21,11 +59,11 @@ func unsupported(pod *v1.Pod) []string {
 	add(spec.ShareProcessNamespace != nil && *spec.ShareProcessNamespace, "spec.shareProcessNamespace")
 	add(spec.HostUsers != nil && !*spec.HostUsers, "spec.hostUsers")
 	add(spec.RuntimeClassName != nil && *spec.RuntimeClassName != "", "spec.runtimeClassName")
-	add(spec.OS != nil && spec.OS.Name != v1.Linux, "spec.os.name")
+	add(spec.OS != nil && spec.OS.Name != corev1.Linux, "spec.os.name")
 	add(len(spec.ResourceClaims) > 0, "spec.resourceClaims")
 	add(spec.Resources != nil, "spec.resources")
 	for i := range spec.Volumes {
-		unsupportedVolume(add, &spec.Volumes[i], fmt.Sprintf("spec.volumes[%d]", i))
+		unservedVolume(add, &spec.Volumes[i], fmt.Sprintf("spec.volumes[%d]", i))
 	}
 	if sc := spec.SecurityContext; sc != nil {
 		add(sc.SELinuxOptions != nil, "spec.securityContext.seLinuxOptions")
@@ -33,25 +71,25 @@ func unsupported(pod *v1.Pod) []string {
 		for i, s := range sc.Sysctls {
 			add(!safeSysctl(pod, s.Name), "spec.securityContext.sysctls[%d] (%s)", i, s.Name)
 		}
-		add(sc.SupplementalGroupsPolicy != nil && *sc.SupplementalGroupsPolicy != v1.SupplementalGroupsPolicyMerge, "spec.securityContext.supplementalGroupsPolicy")
-		unsupportedProfiles(add, sc.SeccompProfile, sc.AppArmorProfile, "spec.securityContext")
+		add(sc.SupplementalGroupsPolicy != nil && *sc.SupplementalGroupsPolicy != corev1.SupplementalGroupsPolicyMerge, "spec.securityContext.supplementalGroupsPolicy")
+		unservedProfiles(add, sc.SeccompProfile, sc.AppArmorProfile, "spec.securityContext")
 	}
 	for i := range spec.InitContainers {
 		c := &spec.InitContainers[i]
-		unsupportedContainer(add, pod, c, fmt.Sprintf("spec.initContainers[%d]", i))
+		unservedContainer(add, pod, c, fmt.Sprintf("spec.initContainers[%d]", i))
 		add(c.RestartPolicy != nil && !isSidecar(c), "spec.initContainers[%d].restartPolicy", i)
 	}
 	for i := range spec.Containers {
-		unsupportedContainer(add, pod, &spec.Containers[i], fmt.Sprintf("spec.containers[%d]", i))
+		unservedContainer(add, pod, &spec.Containers[i], fmt.Sprintf("spec.containers[%d]", i))
 		add(spec.Containers[i].RestartPolicy != nil, "spec.containers[%d].restartPolicy", i)
 	}
 	return fields
 }
 
-// unsupportedEphemeral lists what an ephemeral container asks for in vain.
-func unsupportedEphemeral(pod *v1.Pod, c *v1.EphemeralContainer) []string {
+// UnservedEphemeral lists what an ephemeral container asks for in vain.
+func UnservedEphemeral(pod *corev1.Pod, c *corev1.EphemeralContainer) []string {
 	var fields []string
-	unsupportedContainer(func(asked bool, format string, args ...any) {
+	unservedContainer(func(asked bool, format string, args ...any) {
 		if asked {
 			fields = append(fields, fmt.Sprintf(format, args...))
 		}
@@ -61,7 +99,7 @@ func unsupportedEphemeral(pod *v1.Pod, c *v1.EphemeralContainer) []string {
 
 // safeSysctl says whether a kernel parameter belongs to the pod's own namespaces and harms nobody else: Kubernetes' safe set. The
 // others it allows only where the node's administrator says so, which nobody can say here yet.
-func safeSysctl(pod *v1.Pod, name string) bool {
+func safeSysctl(pod *corev1.Pod, name string) bool {
 	switch strings.ReplaceAll(name, "/", ".") {
 	case "kernel.shm_rmid_forced":
 		return !pod.Spec.HostIPC
@@ -75,12 +113,12 @@ func safeSysctl(pod *v1.Pod, name string) bool {
 
 type adder func(asked bool, format string, args ...any)
 
-func unsupportedContainer(add adder, pod *v1.Pod, c *v1.Container, path string) {
+func unservedContainer(add adder, pod *corev1.Pod, c *corev1.Container, path string) {
 	add(len(c.RestartPolicyRules) > 0, "%s.restartPolicyRules", path)
 	add(len(c.VolumeDevices) > 0, "%s.volumeDevices", path)
 	add(len(c.Resources.Claims) > 0, "%s.resources.claims", path)
 	for name := range c.Resources.Limits {
-		add(name != v1.ResourceCPU && name != v1.ResourceMemory, "%s.resources.limits[%s]", path, name)
+		add(name != corev1.ResourceCPU && name != corev1.ResourceMemory, "%s.resources.limits[%s]", path, name)
 	}
 	for i, p := range c.Ports {
 		add(p.HostPort != 0 && !pod.Spec.HostNetwork && isLoopback(p.HostIP), "%s.ports[%d].hostIP", path, i)
@@ -91,8 +129,8 @@ func unsupportedContainer(add adder, pod *v1.Pod, c *v1.Container, path string) 
 	if sc := c.SecurityContext; sc != nil {
 		add(sc.SELinuxOptions != nil, "%s.securityContext.seLinuxOptions", path)
 		add(sc.WindowsOptions != nil, "%s.securityContext.windowsOptions", path)
-		add(sc.ProcMount != nil && *sc.ProcMount != v1.DefaultProcMount, "%s.securityContext.procMount", path)
-		unsupportedProfiles(add, sc.SeccompProfile, sc.AppArmorProfile, path+".securityContext")
+		add(sc.ProcMount != nil && *sc.ProcMount != corev1.DefaultProcMount, "%s.securityContext.procMount", path)
+		unservedProfiles(add, sc.SeccompProfile, sc.AppArmorProfile, path+".securityContext")
 	}
 }
 
@@ -102,15 +140,15 @@ func isLoopback(text string) bool {
 	return err == nil && addr.IsLoopback()
 }
 
-func unsupportedProfiles(add adder, seccomp *v1.SeccompProfile, armor *v1.AppArmorProfile, path string) {
-	add(seccomp != nil && seccomp.Type == v1.SeccompProfileTypeLocalhost, "%s.seccompProfile.localhostProfile", path)
-	add(armor != nil && armor.Type != v1.AppArmorProfileTypeUnconfined, "%s.appArmorProfile", path)
+func unservedProfiles(add adder, seccomp *corev1.SeccompProfile, armor *corev1.AppArmorProfile, path string) {
+	add(seccomp != nil && seccomp.Type == corev1.SeccompProfileTypeLocalhost, "%s.seccompProfile.localhostProfile", path)
+	add(armor != nil && armor.Type != corev1.AppArmorProfileTypeUnconfined, "%s.appArmorProfile", path)
 }
 
-func unsupportedVolume(add adder, v *v1.Volume, path string) {
+func unservedVolume(add adder, v *corev1.Volume, path string) {
 	switch {
 	case v.EmptyDir != nil:
-		add(v.EmptyDir.Medium != v1.StorageMediumDefault && v.EmptyDir.Medium != v1.StorageMediumMemory, "%s.emptyDir.medium", path)
+		add(v.EmptyDir.Medium != corev1.StorageMediumDefault && v.EmptyDir.Medium != corev1.StorageMediumMemory, "%s.emptyDir.medium", path)
 	case v.HostPath != nil, v.ConfigMap != nil, v.Secret != nil, v.DownwardAPI != nil:
 	case v.Projected != nil:
 		for i, s := range v.Projected.Sources {
@@ -122,8 +160,4 @@ func unsupportedVolume(add adder, v *v1.Volume, path string) {
 	default:
 		add(true, "%s", path)
 	}
-}
-
-func unsupportedMessage(fields []string) string {
-	return "skiff cannot run this yet: " + strings.Join(fields, ", ")
 }

@@ -1,0 +1,64 @@
+package api
+
+import (
+	"strings"
+	"testing"
+
+	appsv1 "k8s.io/api/apps/v1"
+	batchv1 "k8s.io/api/batch/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+)
+
+func TestUnserved(t *testing.T) {
+	yes, no := true, false
+	for field, change := range map[string]func(*corev1.Pod){
+		"":                                   func(*corev1.Pod) {},
+		"spec.containers[0].ports[0].hostIP": func(p *corev1.Pod) { p.Spec.Containers[0].Ports = []corev1.ContainerPort{{HostPort: 80, HostIP: "127.0.0.1"}} },
+		"spec.shareProcessNamespace":         func(p *corev1.Pod) { p.Spec.ShareProcessNamespace = &yes },
+		"spec.hostUsers":                     func(p *corev1.Pod) { p.Spec.HostUsers = &no },
+		"spec.volumes[0].persistentVolumeClaim": func(p *corev1.Pod) {
+			p.Spec.Volumes = []corev1.Volume{{VolumeSource: corev1.VolumeSource{PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{}}}}
+		},
+		"spec.securityContext.sysctls[1] (kernel.msgmax)": func(p *corev1.Pod) {
+			p.Spec.SecurityContext = &corev1.PodSecurityContext{Sysctls: []corev1.Sysctl{{Name: "net/ipv4/tcp_syncookies"}, {Name: "kernel.msgmax"}}}
+		},
+		"spec.securityContext.sysctls[0] (net.ipv4.tcp_rmem)": func(p *corev1.Pod) { // It would be the node's.
+			p.Spec.HostNetwork = true
+			p.Spec.SecurityContext = &corev1.PodSecurityContext{Sysctls: []corev1.Sysctl{{Name: "net.ipv4.tcp_rmem"}, {Name: "kernel.shm_rmid_forced"}}}
+		},
+		"spec.volumes[0].emptyDir.medium": func(p *corev1.Pod) {
+			p.Spec.Volumes = []corev1.Volume{{VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{Medium: corev1.StorageMediumHugePages}}}}
+		},
+		"spec.volumes[0].projected.sources[1].podCertificate": func(p *corev1.Pod) {
+			p.Spec.Volumes = []corev1.Volume{{VolumeSource: corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{Sources: []corev1.VolumeProjection{
+				{ServiceAccountToken: &corev1.ServiceAccountTokenProjection{}}, {PodCertificate: &corev1.PodCertificateProjection{}},
+			}}}}}
+		},
+		"spec.securityContext.seccompProfile.localhostProfile": func(p *corev1.Pod) {
+			p.Spec.SecurityContext = &corev1.PodSecurityContext{SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeLocalhost}}
+		},
+	} {
+		pod := &corev1.Pod{Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "app"}}}}
+		change(pod)
+		if got := strings.Join(Unserved(pod), " "); got != field {
+			t.Errorf("unserved fields %q, want %q", got, field)
+		}
+	}
+	pod := corev1.PodTemplateSpec{Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "app"}}, HostUsers: &no}}
+	for _, tc := range []struct {
+		obj  runtime.Object
+		want string
+	}{
+		{&appsv1.Deployment{Spec: appsv1.DeploymentSpec{Template: pod}}, "spec.template.spec.hostUsers"},
+		{&corev1.PodTemplate{Template: pod}, "template.spec.hostUsers"},
+		{&batchv1.CronJob{Spec: batchv1.CronJobSpec{JobTemplate: batchv1.JobTemplateSpec{Spec: batchv1.JobSpec{Template: pod}}}},
+			"spec.jobTemplate.spec.template.spec.hostUsers"},
+		{&corev1.ReplicationController{}, ""},
+		{&corev1.ConfigMap{}, ""},
+	} {
+		if got := strings.Join(Unserved(tc.obj), " "); got != tc.want {
+			t.Errorf("unserved fields of a %T: %q, want %q", tc.obj, got, tc.want)
+		}
+	}
+}
