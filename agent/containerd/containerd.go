@@ -10,8 +10,8 @@
 // The shim copies what a container writes into two FIFOs. One goroutine a FIFO reads it, writes the log in the CRI
 // format (rotated by renaming), and gives it to the clients of Attach; a FIFO has one reader only. While the agent is
 // away, the container goes on until the FIFO is full (1 MiB) and then waits in its write; it is never killed and never
-// sees a broken pipe, because the shim holds a reading end too. A new Runtime goes on reading where the last one
-// stopped. What a container that ends during that time had written last is lost with the shim's end of the FIFO.
+// sees a broken pipe. A new Runtime goes on reading where the last one stopped, byte for byte, wherever that was killed: see
+// [spool] and [journal]. What a container wrote that has ended meanwhile is there too: see [holder].
 //
 // # Lifetime
 //
@@ -30,6 +30,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -64,6 +65,7 @@ type Runtime struct {
 	log         *slog.Logger
 	buffers     sync.Pool // *[]byte, for the output's readers.
 	pulls       pulls
+	holder      *holder // nil of one that was made by Connect.
 
 	mu       sync.Mutex
 	starting map[string]bool    // By containerd's ID: Start is at work.
@@ -82,6 +84,9 @@ func New(ctx context.Context, c Config) (*Runtime, error) {
 		return nil, err
 	}
 	if err := os.RemoveAll(r.execDir()); err != nil { // Of commands whose clients went with the last process.
+		return nil, errors.Join(err, r.Close())
+	}
+	if r.holder, err = openHolder(c.RunDir, r.log); err != nil {
 		return nil, errors.Join(err, r.Close())
 	}
 	if err := r.adopt(r.in(ctx)); err != nil {
@@ -105,7 +110,7 @@ func Connect(ctx context.Context, c Config) (*Runtime, error) {
 	}
 	r := &Runtime{config: c, client: client, log: slog.With("component", "containerd"),
 		starting: map[string]bool{}, outputs: map[string]*output{}}
-	r.buffers.New = func() any { b := make([]byte, readSize); return &b }
+	r.buffers.New = func() any { b := make([]byte, maxLine+readSize); return &b }
 	r.pulls.running = map[string]*pull{}
 	r.pulls.slots = make(chan struct{}, maxPulls)
 	if err := r.open(ctx); err != nil {
@@ -154,25 +159,28 @@ func (r *Runtime) chooseSnapshotter(ctx context.Context) (string, error) {
 	return "", errors.New("containerd has neither the overlayfs nor the native snapshotter")
 }
 
-// adopt reads on the output of the containers that run, and removes the snapshots that belong to none.
+// adopt reads on the output of the containers that are there, and removes what a killed Start or Remove left of others.
 func (r *Runtime) adopt(ctx context.Context) error {
-	records, tasks, err := r.list(ctx)
+	records, _, err := r.list(ctx)
 	if err != nil {
 		return err
 	}
 	known := map[string]bool{}
 	for _, c := range records {
 		known[c.ID] = true
-		if tasks[c.ID] == nil {
-			continue
-		}
-		if err := r.readOutput(c.ID, c.Labels[labelLogPath]); err != nil {
+		err := r.readOutput(c.ID, c.Labels[labelLogPath])
+		if err != nil && !errors.Is(err, fs.ErrNotExist) { // A reboot takes the FIFOs away.
 			r.log.Error("a container's output is lost", "container", c.ID, "err", err)
 		}
 	}
+	return errors.Join(r.holder.takeOver(), r.removeOrphans(ctx, known))
+}
+
+// removeOrphans removes the snapshots and directories that belong to no container.
+func (r *Runtime) removeOrphans(ctx context.Context, known map[string]bool) error {
 	service := r.client.SnapshotService(r.snapshotter)
 	var orphans []string
-	err = service.Walk(ctx, func(_ context.Context, s snapshots.Info) error {
+	err := service.Walk(ctx, func(_ context.Context, s snapshots.Info) error {
 		if !known[s.Name] {
 			orphans = append(orphans, s.Name)
 		}
@@ -180,6 +188,12 @@ func (r *Runtime) adopt(ctx context.Context) error {
 	}, fmt.Sprintf("labels.%q", labelID))
 	for _, name := range orphans {
 		err = errors.Join(err, service.Remove(ctx, name))
+	}
+	dirs, _ := os.ReadDir(r.containerDir("")) // None before the first container.
+	for _, dir := range dirs {
+		if !known[dir.Name()] {
+			err = errors.Join(err, os.RemoveAll(r.containerDir(dir.Name())))
+		}
 	}
 	return err
 }
@@ -192,6 +206,9 @@ func (r *Runtime) Close() error {
 	r.mu.Unlock()
 	for _, o := range outputs {
 		o.close()
+	}
+	if r.holder != nil {
+		r.holder.close()
 	}
 	return r.client.Close()
 }

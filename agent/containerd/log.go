@@ -2,6 +2,7 @@ package containerd
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -16,11 +17,20 @@ const (
 	logFiles = 5        // Kubernetes' containerLogMaxFiles: 0.log, 0.log.1 (the younger) to 0.log.4.
 )
 
+// The streams of a container, as indices.
+const (
+	stdout = iota
+	stderr
+)
+
+var streamNames = [2]string{"stdout", "stderr"}
+
 // logFile writes a container's log in the format of the container runtime interface, a line for each line of output:
 //
 //	2026-01-02T15:04:05.999999999Z stdout F the text
 //
-// F is a full line; P is a part of one that goes on in the next line of the same stream.
+// F is a full line; P is a part of one that goes on in the next line of the same stream. What it writes comes from the spools of
+// the container's two streams; what has no end of line yet waits there.
 type logFile struct {
 	path string
 	slog *slog.Logger
@@ -28,21 +38,44 @@ type logFile struct {
 	mu      sync.Mutex
 	file    *os.File
 	size    int64
-	partial [2][]byte // Of stdout and stderr: what waits for its end of line.
+	spools  [2]*spool
+	journal journal
 	out     []byte
 	broken  bool // The last write failed: said once, not for every line.
 }
 
-// openLog opens or continues the log at path. An empty path throws the output away.
-func openLog(path string, log *slog.Logger) (*logFile, error) {
-	l := &logFile{path: path, slog: log}
+// openLog opens or continues the log at path, with its spools and journal in dir. An empty path throws the output away.
+func openLog(path, dir string, log *slog.Logger) (l *logFile, err error) {
+	l = &logFile{path: path, slog: log}
+	defer func() {
+		if err != nil {
+			l.release()
+		}
+	}()
+	for i, name := range streamNames {
+		if l.spools[i], err = openSpool(spoolFile(dir, name)); err != nil {
+			return nil, err
+		}
+	}
+	var n *note
+	if l.journal, n, err = openJournal(journalFile(dir)); err != nil {
+		return nil, err
+	}
+	if n != nil {
+		for i, s := range l.spools {
+			s.logged = n.Logged[i]
+		}
+	}
 	if path == "" {
 		return l, nil
 	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+	if err := errors.Join(cutBack(path, n), os.MkdirAll(filepath.Dir(path), 0o755)); err != nil {
 		return nil, err
 	}
-	return l, l.open()
+	if err := l.open(); err != nil {
+		return nil, err
+	}
+	return l, l.note()
 }
 
 func (l *logFile) open() error {
@@ -59,26 +92,32 @@ func (l *logFile) open() error {
 	return nil
 }
 
-// write logs the lines in data. An error is reported, but it does not stop the container: its output is lost then.
-func (l *logFile) write(stderr bool, data []byte) {
+// take logs the lines among what was taken into the stream's spool and is not in the log yet, and returns all of that. It is
+// read into buffer. With all, what has no end of line is logged too. An error is reported, but it does not stop the
+// container: its output is lost then.
+func (l *logFile) take(stream int, buffer []byte, all bool) ([]byte, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.path == "" {
-		return
-	}
-	stream, name := 0, "stdout"
-	if stderr {
-		stream, name = 1, "stderr"
+	s := l.spools[stream]
+	data, err := s.pending(buffer)
+	if err != nil {
+		return nil, fmt.Errorf("read the spool of %s: %w", l.path, err)
 	}
 	stamp := time.Now().UTC().AppendFormat(nil, time.RFC3339Nano)
-	l.out, l.partial[stream] = appendCRI(l.out[:0], stamp, name, l.partial[stream], data)
-	l.flush()
+	used := 0
+	l.out, used = appendCRI(l.out[:0], stamp, streamNames[stream], data)
+	if rest := data[used:]; all && len(rest) > 0 {
+		l.out, used = appendEntry(l.out, stamp, streamNames[stream], 'P', rest), len(data)
+	}
+	if used > 0 {
+		s.logged += int64(used)
+		l.flush()
+		s.free()
+	}
+	return data, nil
 }
 
 func (l *logFile) flush() {
-	if len(l.out) == 0 {
-		return
-	}
 	err := l.store()
 	if err != nil && !l.broken {
 		l.slog.Error("container output is lost", "log", l.path, "err", err)
@@ -90,20 +129,26 @@ func (l *logFile) flush() {
 }
 
 func (l *logFile) store() error {
+	if l.path == "" {
+		return l.note()
+	}
 	if l.file == nil {
 		if err := l.open(); err != nil {
-			return err
+			return errors.Join(err, l.note())
 		}
 	}
-	n, err := l.file.Write(l.out)
-	l.size += int64(n)
-	if err != nil {
+	if _, err := l.file.Write(l.out); err != nil { // The disk is full: no torn line may stay.
+		return errors.Join(err, l.file.Truncate(l.size), l.note())
+	}
+	l.size += int64(len(l.out))
+	if err := l.note(); err != nil || l.size < maxLog {
 		return err
 	}
-	if l.size < maxLog {
-		return nil
-	}
-	return l.rotate()
+	return errors.Join(l.rotate(), l.note())
+}
+
+func (l *logFile) note() error {
+	return l.journal.write(note{l.size, [2]int64{l.spools[stdout].logged, l.spools[stderr].logged}})
 }
 
 // rotate moves every file one on and begins a new one.
@@ -123,56 +168,47 @@ func (l *logFile) rotate() error {
 
 func numbered(path string, i int) string { return fmt.Sprintf("%s.%d", path, i) }
 
-// close logs what has no end of line yet and closes the file.
-func (l *logFile) close() {
+// release closes the files.
+func (l *logFile) release() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	stamp := time.Now().UTC().AppendFormat(nil, time.RFC3339Nano)
-	l.out = l.out[:0]
-	for stream, name := range []string{"stdout", "stderr"} {
-		if rest := l.partial[stream]; len(rest) > 0 {
-			l.out = appendEntry(l.out, stamp, name, 'P', rest)
-			l.partial[stream] = nil
+	files := []*os.File{l.file, l.journal.file}
+	for _, s := range l.spools {
+		if s != nil {
+			files = append(files, s.file)
 		}
 	}
-	l.flush()
-	if l.file != nil {
-		l.file.Close()
-		l.file = nil
+	for _, f := range files {
+		if f != nil {
+			f.Close()
+		}
 	}
 }
 
-// appendCRI appends an entry to dst for each line of partial and data, and returns what is left without an end.
-func appendCRI(dst, stamp []byte, stream string, partial, data []byte) (out, rest []byte) {
+// appendCRI appends an entry to dst for each line of data, and for each beginning that is as long as a line may be. It says how
+// much of data that is.
+func appendCRI(dst, stamp []byte, stream string, data []byte) (out []byte, used int) {
 	for {
-		end := bytes.IndexByte(data, '\n')
-		if end < 0 {
-			end = len(data)
-		}
-		room := maxLine - len(partial)
+		line := data[used:]
+		end := bytes.IndexByte(line, '\n')
 		switch {
-		case end > room:
-			dst = appendEntry(dst, stamp, stream, 'P', partial, data[:room])
-			data = data[room:]
-		case end < len(data):
-			dst = appendEntry(dst, stamp, stream, 'F', partial, data[:end])
-			data = data[end+1:]
-		case len(data) == 0 && len(partial) == 0:
-			return dst, nil
+		case end > maxLine || end < 0 && len(line) > maxLine:
+			dst = appendEntry(dst, stamp, stream, 'P', line[:maxLine])
+			used += maxLine
+		case end >= 0:
+			dst = appendEntry(dst, stamp, stream, 'F', line[:end])
+			used += end + 1
 		default:
-			return dst, append(partial, data...)
+			return dst, used
 		}
-		partial = nil
 	}
 }
 
-func appendEntry(dst, stamp []byte, stream string, tag byte, parts ...[]byte) []byte {
+func appendEntry(dst, stamp []byte, stream string, tag byte, text []byte) []byte {
 	dst = append(dst, stamp...)
 	dst = append(dst, ' ')
 	dst = append(dst, stream...)
 	dst = append(dst, ' ', tag, ' ')
-	for _, p := range parts {
-		dst = append(dst, p...)
-	}
+	dst = append(dst, text...)
 	return append(dst, '\n')
 }

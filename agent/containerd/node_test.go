@@ -80,12 +80,15 @@ func (n *node) startDaemon() {
 
 func (n *node) open() *Runtime {
 	n.t.Helper()
-	r, err := New(n.t.Context(), Config{Socket: n.daemon.Socket(), RunDir: filepath.Join(n.dir, "run"),
-		Registries: filepath.Join(n.dir, "registries"), CgroupRoot: testCgroup})
+	r, err := New(n.t.Context(), nodeConfig(n.dir, n.daemon.Socket()))
 	if err != nil {
 		n.t.Fatalf("open the runtime: %v", err)
 	}
 	return r
+}
+
+func nodeConfig(dir, socket string) Config {
+	return Config{Socket: socket, RunDir: filepath.Join(dir, "run"), Registries: filepath.Join(dir, "registries"), CgroupRoot: testCgroup}
 }
 
 // close purges the node and looks for what should not be there any more.
@@ -178,15 +181,19 @@ func (n *node) config(name string, args ...string) agent.ContainerConfig {
 
 func (n *node) logPath(name string) string { return filepath.Join(n.dir, "logs", name, "0.log") }
 
-// log returns what a container wrote, without time and tag: "stdout one".
+// log returns what a container wrote, without time and tag, from the oldest of its files on: "stdout one".
 func (n *node) log(name string) (lines []string) {
-	text, err := os.ReadFile(n.logPath(name))
-	if err != nil {
-		return nil
-	}
-	for _, line := range strings.Split(strings.TrimSuffix(string(text), "\n"), "\n") {
-		if fields := strings.SplitN(line, " ", 4); len(fields) == 4 {
-			lines = append(lines, fields[1]+" "+fields[3])
+	files, _ := filepath.Glob(n.logPath(name) + "*")
+	slices.Sort(files)
+	for _, file := range slices.Backward(files) {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			return nil
+		}
+		for line := range strings.Lines(string(text)) {
+			if fields := strings.SplitN(strings.TrimSuffix(line, "\n"), " ", 4); len(fields) == 4 {
+				lines = append(lines, fields[1]+" "+fields[3])
+			}
 		}
 	}
 	return lines

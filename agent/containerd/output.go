@@ -18,6 +18,8 @@ const (
 	readSize   = 64 << 10
 	slowClient = 10 * time.Second // An attached client that takes nothing for so long is cut off.
 	drainTime  = time.Second      // For the rest of an ended container's output.
+
+	noRoomPause = time.Second
 )
 
 // output reads what a container writes, logs it, and gives it to attached clients.
@@ -46,13 +48,21 @@ var errSlowClient = errors.New("attached client is too slow")
 
 // readOutput goes on reading the FIFOs of a container that an earlier process started.
 func (r *Runtime) readOutput(id, logPath string) error {
-	p := &pipes{}
+	p := &pipes{dir: r.containerDir(id)}
 	var err error
-	dir := r.containerDir(id)
-	if p.stdout, err = openOutput(filepath.Join(dir, "stdout")); err != nil {
+	if p.stdout, err = openOutput(filepath.Join(p.dir, "stdout")); err != nil {
 		return err
 	}
-	if p.stderr, err = openOutput(filepath.Join(dir, "stderr")); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if p.stderr, err = openOutput(filepath.Join(p.dir, "stderr")); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		p.closeOutputs()
+		return err
+	}
+	return r.connect(id, p, logPath)
+}
+
+// connect has a container's output held from here on, and read.
+func (r *Runtime) connect(id string, p *pipes, logPath string) error {
+	if err := r.holder.hold(id, p.stdout, p.stderr); err != nil {
 		p.closeOutputs()
 		return err
 	}
@@ -61,22 +71,26 @@ func (r *Runtime) readOutput(id, logPath string) error {
 
 // readPipes starts the readers of a container's output. They end with the container, or when the output is closed.
 func (r *Runtime) readPipes(id string, p *pipes, logPath string) error {
-	log, err := openLog(logPath, r.log)
+	log, err := openLog(logPath, p.dir, r.log)
 	if err != nil {
 		p.closeOutputs()
 		return fmt.Errorf("open log: %w", err)
 	}
 	o := &output{buffers: &r.buffers, log: log, done: make(chan struct{}), clients: map[*listener]bool{}}
 	var readers sync.WaitGroup
-	for i, f := range []*os.File{p.stdout, p.stderr} {
+	for stream, f := range []*os.File{p.stdout, p.stderr} {
 		if f != nil {
 			o.files = append(o.files, f)
-			readers.Go(func() { o.read(f, i == 1) })
+			readers.Go(func() {
+				if err := o.read(f, stream); err != nil {
+					r.log.Error("a container's output is lost", "container", id, "err", err)
+				}
+			})
 		}
 	}
 	go func() {
 		readers.Wait()
-		log.close()
+		log.release()
 		close(o.done)
 	}()
 	r.mu.Lock()
@@ -100,35 +114,60 @@ func (r *Runtime) forget(id string) *output {
 	return o
 }
 
-// read copies one stream until its end. A buffer is taken only when there is something to read, so that a quiet
-// container costs none.
-func (o *output) read(f *os.File, stderr bool) {
+// read logs one stream until its end, or until the file is closed. A buffer is taken only when there is something to read, so
+// that a quiet container costs none.
+func (o *output) read(f *os.File, stream int) error {
 	defer f.Close()
 	conn, err := f.SyscallConn()
 	if err != nil {
-		return
+		return err
 	}
-	for more := true; more; {
+	if err := o.pass(stream, 0, false); err != nil { // What a killed process had taken.
+		return err
+	}
+	for {
+		var n int64
+		var failed error
 		err := conn.Read(func(fd uintptr) bool {
-			buffer := o.buffers.Get().(*[]byte)
-			defer o.buffers.Put(buffer)
-			n, err := unix.Read(int(fd), *buffer)
-			if errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EINTR) {
-				return false
-			}
-			if n > 0 {
-				o.deliver(stderr, (*buffer)[:n])
-			}
-			more = err == nil && n > 0
-			return true
+			n, failed = o.log.spools[stream].take(int(fd), readSize)
+			return !errors.Is(failed, unix.EAGAIN)
 		})
-		more = more && err == nil
+		switch {
+		case err != nil: // Closed: the next process goes on.
+			return nil
+		case errors.Is(failed, unix.ENOSPC): // No room under RunDir: the container waits, as if nobody read.
+			time.Sleep(noRoomPause)
+			continue
+		case errors.Is(failed, unix.EINTR):
+			continue
+		case failed != nil:
+			return failed
+		case n == 0:
+			return o.pass(stream, 0, true)
+		}
+		if err := o.pass(stream, int(n), false); err != nil {
+			return err
+		}
 	}
 }
 
-// deliver logs data and passes copies to the clients.
+// pass logs what a stream's spool has, and gives the last n bytes of it, the new ones, to the clients.
+func (o *output) pass(stream, n int, all bool) error {
+	buffer := o.buffers.Get().(*[]byte)
+	defer o.buffers.Put(buffer)
+	data, err := o.log.take(stream, *buffer, all)
+	if err != nil {
+		return err
+	}
+	o.deliver(stream == stderr, data[len(data)-n:])
+	return nil
+}
+
+// deliver passes copies to the clients.
 func (o *output) deliver(stderr bool, data []byte) {
-	o.log.write(stderr, data)
+	if len(data) == 0 {
+		return
+	}
 	o.mu.Lock()
 	clients := make([]*listener, 0, len(o.clients))
 	for c := range o.clients {

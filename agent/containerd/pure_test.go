@@ -2,9 +2,6 @@ package containerd
 
 import (
 	"encoding/binary"
-	"log/slog"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -64,53 +61,24 @@ func TestCheckVersion(t *testing.T) {
 func TestAppendCRI(t *testing.T) {
 	long := strings.Repeat("x", maxLine)
 	tests := []struct {
-		name, partial, data string
-		want, rest          string
+		name, data string
+		want, rest string
 	}{
 		{name: "a line", data: "one\n", want: "T stdout F one\n"},
 		{name: "lines and a beginning", data: "one\n\ntwo", want: "T stdout F one\nT stdout F \n", rest: "two"},
-		{name: "the end of a beginning", partial: "tw", data: "o\nthree\n", want: "T stdout F two\nT stdout F three\n"},
-		{name: "only more of it", partial: "tw", data: "o", rest: "two"},
-		{name: "nothing", partial: "tw", data: "", rest: "tw"},
+		{name: "only a beginning", data: "two", rest: "two"},
+		{name: "nothing"},
 		{name: "a line just as long as it may be", data: long + "\n", want: "T stdout F " + long + "\n"},
 		{name: "a longer one", data: long + "yz\n", want: "T stdout P " + long + "\nT stdout F yz\n"},
-		{name: "a longer one with a beginning", partial: "ab", data: long + "\n", want: "T stdout P ab" + long[2:] + "\nT stdout F xx\n"},
+		{name: "a longer beginning", data: long + "yz", want: "T stdout P " + long + "\n", rest: "yz"},
 	}
 	for _, tc := range tests {
 		t.Run(tc.name, func(t *testing.T) {
-			out, rest := appendCRI(nil, []byte("T"), "stdout", []byte(tc.partial), []byte(tc.data))
-			if diff := cmp.Diff([]string{tc.want, tc.rest}, []string{string(out), string(rest)}); diff != "" {
+			out, used := appendCRI(nil, []byte("T"), "stdout", []byte(tc.data))
+			if diff := cmp.Diff([]string{tc.want, tc.rest}, []string{string(out), tc.data[used:]}); diff != "" {
 				t.Errorf("entries and rest (-want +got):\n%s", diff)
 			}
 		})
-	}
-}
-
-// A log never takes more room than its files may have, and what is younger than that is all there, in order.
-func TestLogRotation(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "pod", "0.log")
-	l, err := openLog(path, slog.Default())
-	if err != nil {
-		t.Fatal(err)
-	}
-	line := strings.Repeat("x", 1000) + "\n"
-	for range 80 { // 80 MB in lines of 1 kB.
-		l.write(false, []byte(strings.Repeat(line, 1000)))
-	}
-	l.write(true, []byte("no end of line"))
-	l.close()
-	files, err := filepath.Glob(path + "*")
-	if err != nil || len(files) != logFiles {
-		t.Fatalf("there are %d files, want %d: %v %v", len(files), logFiles, files, err)
-	}
-	for _, file := range files {
-		if info, err := os.Stat(file); err != nil || info.Size() > maxLog+2<<20 {
-			t.Errorf("%s: %v bytes (%v), want at most about %d", file, info.Size(), err, maxLog)
-		}
-	}
-	text, err := os.ReadFile(path)
-	if err != nil || !strings.HasSuffix(string(text), " stderr P no end of line\n") {
-		t.Errorf("the newest file ends with %q (%v)", text[max(0, len(text)-80):], err)
 	}
 }
 

@@ -20,7 +20,7 @@ import (
 // maxRemovals bounds how many containers RemoveAll removes at a time.
 const maxRemovals = 8
 
-// RemoveAll kills and removes every container, with what the pods have besides. Images stay.
+// RemoveAll kills and removes every container, with what the pods have besides. Images stay. No container may be started afterwards.
 func (r *Runtime) RemoveAll(ctx context.Context) error {
 	ctx = r.in(ctx)
 	all, err := r.client.Containers(ctx)
@@ -41,7 +41,7 @@ func (r *Runtime) RemoveAll(ctx context.Context) error {
 	for _, uid := range r.podsLeft(ctx, all) {
 		errs = append(errs, r.RemovePod(ctx, uid))
 	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, r.holder.end())...)
 }
 
 // Purge removes everything that is in the containerd namespace, and the namespace; then the files. The Runtime must not

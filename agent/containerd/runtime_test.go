@@ -33,6 +33,8 @@ func TestRuntime(t *testing.T) {
 	t.Run("a forgotten process", func(t *testing.T) { testForgottenProcess(t, n) })
 	t.Run("events", func(t *testing.T) { testEvents(t, n) })
 	t.Run("agent restarts", func(t *testing.T) { testAgentRestart(t, n) })
+	t.Run("agent is killed", func(t *testing.T) { testAgentKilled(t, n) })
+	t.Run("the holder is killed", func(t *testing.T) { testHolderKilled(t, n) })
 	t.Run("daemon dies", func(t *testing.T) { testDaemonDies(t, n) })
 }
 

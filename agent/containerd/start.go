@@ -138,7 +138,7 @@ func (r *Runtime) run(ctx context.Context, container containerd.Container, c age
 		return fmt.Errorf("make output pipes: %w", err)
 	}
 	defer pipes.release()
-	if err := r.readPipes(container.ID(), pipes, c.LogPath); err != nil {
+	if err := r.connect(container.ID(), pipes, c.LogPath); err != nil {
 		return err
 	}
 	task, err := container.NewTask(ctx, pipes.creator())
@@ -153,6 +153,7 @@ func (r *Runtime) run(ctx context.Context, container containerd.Container, c age
 
 // pipes are the FIFOs between a process and this package, and our end of those that it writes.
 type pipes struct {
+	dir            string
 	config         cio.Config
 	stdout, stderr *os.File // stderr is nil with a terminal.
 	holders        []*os.File
@@ -161,7 +162,7 @@ type pipes struct {
 // makePipes makes FIFOs in dir and opens those for output. Until release they have a writer of our own, so that reading
 // before the shim has opened them is not taken for the end.
 func makePipes(dir string, stdin, tty bool) (p *pipes, err error) {
-	p = &pipes{config: cio.Config{Terminal: tty}}
+	p = &pipes{dir: dir, config: cio.Config{Terminal: tty}}
 	defer func() {
 		if err != nil {
 			p.release()

@@ -98,6 +98,7 @@ func (r *Runtime) discard(ctx context.Context, container containerd.Container, k
 	if out := r.forget(container.ID()); out != nil {
 		out.close()
 	}
+	r.holder.release(container.ID())
 	return os.RemoveAll(r.containerDir(container.ID()))
 }
 

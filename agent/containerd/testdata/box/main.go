@@ -42,6 +42,15 @@ func main() {
 			fmt.Fprintln(out, "line", i)
 		}
 		out.Flush()
+	case "bursts": // N, of a hundred lines.
+		out := bufio.NewWriter(os.Stdout)
+		for i := range number(args[0]) * 100 {
+			fmt.Fprintln(out, "line", i)
+			if i%100 == 99 {
+				out.Flush()
+				time.Sleep(time.Millisecond)
+			}
+		}
 	case "tick": // Counts until it is killed.
 		for i := 0; ; i++ {
 			fmt.Println("tick", i)

@@ -1,0 +1,172 @@
+package containerd
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// agentDir names the directory of a node to a process that a test starts to be its agent.
+const agentDir = "SKIFF_TEST_AGENT_DIR"
+
+func TestMain(m *testing.M) {
+	if dir := os.Getenv(agentDir); dir != "" {
+		beAgent(dir)
+	}
+	os.Exit(m.Run())
+}
+
+// beAgent takes a node's containers over, says so, and waits to be killed.
+func beAgent(dir string) {
+	r, err := New(context.Background(), nodeConfig(dir, os.Getenv(agentDir+"_SOCKET")))
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	fmt.Println("here")
+	_, _ = os.Stdin.Read(make([]byte, 1))
+	r.Close()
+	os.Exit(0)
+}
+
+// another starts a process that is the node's agent for a time; then it is killed.
+func (n *node) another(time time.Duration) {
+	n.t.Helper()
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), agentDir+"="+n.dir, agentDir+"_SOCKET="+n.daemon.Socket())
+	cmd.Stderr = os.Stderr
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	defer stdin.Close()
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		n.t.Fatal(err)
+	}
+	if _, err := stdout.Read(make([]byte, 5)); err != nil {
+		n.t.Errorf("the other agent does not start: %v", err)
+	}
+	pause(n.t, time)
+	if err := cmd.Process.Kill(); err != nil {
+		n.t.Error(err)
+	}
+	_ = cmd.Wait() // It was killed.
+}
+
+func pause(t testing.TB, d time.Duration) {
+	select {
+	case <-t.Context().Done():
+	case <-time.After(d):
+	}
+}
+
+// However often the agent is killed while a container writes, and when it ends: every line is in the log once, in order.
+func testAgentKilled(t *testing.T, n *node) {
+	const bursts = 3000
+	config := n.start("writer", "bursts", strconv.Itoa(bursts))
+	last := n.start("last-words")
+	stays := n.start("stays")
+	if err := n.runtime.Close(); err != nil {
+		t.Error(err)
+	}
+	kills := 0
+	for ; kills < 5 || len(n.log("writer")) < bursts*50; kills++ {
+		n.another(rand.N(50 * time.Millisecond))
+	}
+	for _, pid := range n.processesOf(last.ID) {
+		if err := syscall.Kill(pid, syscall.SIGTERM); err != nil {
+			t.Error(err)
+		}
+	}
+	n.eventually("the container ends with nobody to read it", func() bool { return len(n.processesOf(last.ID)) == 0 })
+	n.runtime = n.open()
+	n.waitExited(config.ID)
+	n.waitLog("writer", fmt.Sprintf("stdout line %d", bursts*100-1))
+	for i, line := range n.log("writer") {
+		if want := fmt.Sprintf("stdout line %d", i); line != want {
+			t.Fatalf("after %d kills line %d of the log is %q", kills, i, line)
+		}
+	}
+	n.waitLog("last-words", "stdout stopped by terminated")
+	if c := n.container(stays.ID); c == nil || c.State != "running" {
+		t.Errorf("after %d kills a container is %+v", kills, c)
+	}
+	for _, c := range []string{config.ID, last.ID, stays.ID} {
+		n.end(c)
+	}
+	if dirs, err := os.ReadDir(n.runtime.containerDir("")); err != nil || len(dirs) > 0 {
+		t.Errorf("left of the containers: %v %v", dirs, err)
+	}
+}
+
+// processesOf are the processes of a container.
+func (n *node) processesOf(id string) (pids []int) {
+	files, _ := filepath.Glob("/sys/fs/cgroup/*" + testCgroup + "/pod-1/" + id + "/cgroup.procs")
+	unified, _ := filepath.Glob("/sys/fs/cgroup" + testCgroup + "/pod-1/" + id + "/cgroup.procs")
+	for _, file := range append(files, unified...) {
+		text, _ := os.ReadFile(file)
+		for _, field := range strings.Fields(string(text)) {
+			if pid, err := strconv.Atoi(field); err == nil && !slices.Contains(pids, pid) {
+				pids = append(pids, pid)
+			}
+		}
+	}
+	return pids
+}
+
+// Without its holder the node starts another, and what was held stays held.
+func testHolderKilled(t *testing.T, n *node) {
+	config := n.start("first", "bursts", "1")
+	before := n.holders()
+	if len(before) != 1 {
+		t.Fatalf("there are the holders %v, want one", before)
+	}
+	process, err := os.FindProcess(before[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	n.eventually("the holder is gone", func() bool { return len(n.holders()) == 0 })
+	other := n.start("second", "echo", "out", "err", "0")
+	if after := n.holders(); len(after) != 1 || after[0] == before[0] {
+		t.Errorf("there are the holders %v, want a new one", after)
+	}
+	if err := n.runtime.Close(); err != nil {
+		t.Error(err)
+	}
+	n.runtime = n.open()
+	n.waitLog("first", "stdout line 99")
+	n.waitLog("second", "stdout out")
+	n.end(config.ID)
+	n.end(other.ID)
+}
+
+// holders are the processes that hold the node's output: those that the note names.
+func (n *node) holders() (pids []int) {
+	text, _ := os.ReadFile(filepath.Join(n.dir, "run", "holder.pid"))
+	number, start, _ := strings.Cut(strings.TrimSpace(string(text)), " ")
+	pid, err := strconv.Atoi(number)
+	if err != nil {
+		return nil
+	}
+	state, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if now, err := startOf(pid); err == nil && now == start && !strings.Contains(string(state), ") Z ") {
+		pids = append(pids, pid)
+	}
+	return pids
+}
