@@ -43,6 +43,8 @@ var actors = map[string]string{
 	"Namespace":                 "emptied when deleted",
 	"NetworkPolicy":             "nothing is blocked",
 	"Node":                      "registered by the agent; marked when it falls silent; its pods are not evicted yet",
+	"NodeMetrics":               "the agent of the node, when somebody asks",
+	"PodMetrics":                "the agent of the pod's node, when somebody asks",
 	"PersistentVolumeClaim":     "claims stay `Pending`",
 	"Pod":                       "scheduler, agent. Not yet: resize",
 	"PodDisruptionBudget":       "counted, and asked before an eviction. Not yet: pods whose owner is a custom resource with a scale",

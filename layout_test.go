@@ -28,8 +28,9 @@ type row struct {
 
 // layout is that table. A folder below one of these is part of it, unless it has a row of its own.
 var layout = map[string]row{
-	"agent":            {imports: []string{"reconcile", "api"}, kubernetes: true},
-	"agent/containerd": {imports: []string{"agent"}, kubernetes: true},
+	"agent":            {imports: []string{"reconcile", "api", "agent/cgroup"}, kubernetes: true},
+	"agent/cgroup":     {kubernetes: true},
+	"agent/containerd": {imports: []string{"agent", "agent/cgroup"}, kubernetes: true},
 	"agent/network":    {kubernetes: true},
 	"api":              {kubernetes: true},
 	"apiserver":        {imports: []string{"api", "store"}, kubernetes: true},
@@ -198,9 +199,9 @@ func TestLayoutRules(t *testing.T) {
 		{"apiserver/openapi", "skiff/api", false, ""},
 		{"apiserver/openapi", "skiff/controller", false, "apiserver may import only api and store of this module"},
 		{"apiserver", "skiff/store/bolt", false, "apiserver may import only api and store of this module"},
-		{"agent", "skiff/agent/containerd", false, "agent may import only reconcile and api of this module"},
+		{"agent", "skiff/agent/containerd", false, "agent may import only reconcile and api and agent/cgroup of this module"},
 		{"agent/containerd", "skiff/agent", false, ""},
-		{"agent/containerd", "skiff/agent/network", false, "agent/containerd may import only agent of this module"},
+		{"agent/containerd", "skiff/agent/network", false, "agent/containerd may import only agent and agent/cgroup of this module"},
 		{"cmd/skiff", "skiff/proxy", false, ""},
 		{"test/bench", "skiff/proxy", false, ""},
 		{"garage", "skiff/api", false, "the folder garage has no row"},

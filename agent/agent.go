@@ -39,6 +39,7 @@ import (
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/record"
 
+	"skiff/agent/cgroup"
 	"skiff/reconcile"
 )
 
@@ -117,6 +118,7 @@ type Agent struct {
 	listing  listing
 	sessions sync.WaitGroup // Requests whose connection was taken over.
 	memories memories
+	usages   usages
 	capacity v1.ResourceList
 	ready    chan struct{} // Closed when the API knows the Node as Ready.
 }
@@ -145,6 +147,7 @@ func New(config Config, client kubernetes.Interface, factory informers.SharedInf
 		boot:     strings.TrimSpace(string(boot)),
 		cast:     record.NewBroadcaster(),
 		ready:    make(chan struct{}),
+		usages:   usages{fs: cgroup.Host()},
 	}
 	a.synced = []cache.InformerSynced{a.pods.HasSynced, factory.Core().V1().Services().Informer().HasSynced}
 	a.events = a.cast.NewRecorder(scheme.Scheme, v1.EventSource{Component: "kubelet", Host: config.NodeName})

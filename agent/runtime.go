@@ -52,6 +52,9 @@ type Runtime interface {
 	// the whole pod. No error if it is gone already.
 	RemovePod(ctx context.Context, podUID string) error
 
+	// DiskUsage is how many bytes a container's writable layer takes. It may have to look at each file.
+	DiskUsage(ctx context.Context, id string) (int64, error)
+
 	// Exec runs a command in a running container and returns its exit status when it has ended and its output is copied.
 	// When ctx ends the process is killed.
 	Exec(ctx context.Context, id string, e ExecConfig) (status int, err error)
@@ -162,6 +165,7 @@ type Container struct {
 	ImageID  string // Digest.
 	Labels   map[string]string
 	LogPath  string
+	Cgroup   string // The path of its cgroup, "/skiff/<pod uid>/<name>"; "": it has none that can be read.
 	State    State
 	Created  time.Time
 	Started  time.Time // Zero if never.

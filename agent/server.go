@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"crypto/tls"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -53,6 +54,9 @@ func (a *Agent) routes() http.Handler {
 	r.Get("/healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "ok") })
 	r.Group(func(r chi.Router) {
 		r.Use(onlyAPIServer)
+		r.Get("/stats/summary", a.serveSummary)
+		r.Method(http.MethodGet, "/metrics", a.metricsHandler())
+		r.Method(http.MethodGet, "/metrics/resource", a.resourceMetricsHandler())
 		r.Get("/containerLogs/{namespace}/{pod}/{container}", a.serveLogs)
 		for _, method := range []string{http.MethodGet, http.MethodPost} {
 			r.With(a.asSession).MethodFunc(method, "/exec/{namespace}/{pod}/{container}", a.serveExec)
@@ -99,6 +103,17 @@ func respondError(w http.ResponseWriter, err error) {
 		return
 	}
 	http.Error(w, err.Error(), http.StatusInternalServerError)
+}
+
+// respondJSON answers with an object.
+func respondJSON(w http.ResponseWriter, object any) {
+	body, err := json.Marshal(object)
+	if err != nil {
+		respondError(w, fmt.Errorf("encode the answer: %w", err))
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	_, _ = w.Write(body) // Who has gone need not be told.
 }
 
 // podOf finds the pod that a request names.

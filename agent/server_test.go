@@ -465,3 +465,20 @@ func checkForward(t *testing.T, f *portforward.PortForwarder, err error, ready, 
 		}
 	}
 }
+
+// TestMetricsAreServed reads what Prometheus and metrics-server read. Pods of the fake runtime have no cgroup; the node has one.
+func TestMetricsAreServed(t *testing.T) {
+	r := newRunning(t)
+	for path, want := range map[string]string{
+		"/metrics":          `kubelet_running_containers{container_state="running"} 1`,
+		"/metrics/resource": "node_memory_working_set_bytes ",
+		"/stats/summary?only_cpu_and_memory=true": `"nodeName":"` + nodeName + `"`,
+	} {
+		if code, body := r.get(apiServer, path); code != 200 || !strings.Contains(body, want) {
+			t.Errorf("%s: %d, lacks %s:\n%s", path, code, want, body)
+		}
+		if code, _ := r.get(pkix.Name{}, path); code != 401 {
+			t.Errorf("%s without a certificate: %d, want 401", path, code)
+		}
+	}
+}

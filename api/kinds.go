@@ -48,6 +48,8 @@ func Table() []*Resource {
 		lease(),
 		endpointSlice(),
 		eventView(events),
+		nodeMetrics(),
+		podMetrics(),
 		ingressClass(),
 		ingress(),
 		ipAddress(),

@@ -18,6 +18,7 @@
 package api
 
 import (
+	"errors"
 	"slices"
 
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
@@ -28,14 +29,15 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/client-go/kubernetes/scheme"
+	metricsv1beta1 "k8s.io/metrics/pkg/apis/metrics/v1beta1"
 )
 
 // Scheme knows the Go types of all kinds.
 var Scheme = withDefinitions(scheme.Scheme)
 
-// withDefinitions adds the one kind that client-go does not know.
+// withDefinitions adds the kinds that client-go does not know.
 func withDefinitions(s *runtime.Scheme) *runtime.Scheme {
-	if err := apiextensionsv1.AddToScheme(s); err != nil {
+	if err := errors.Join(apiextensionsv1.AddToScheme(s), metricsv1beta1.AddToScheme(s)); err != nil {
 		panic(err) // Another package has given these kinds other types.
 	}
 	return s

@@ -80,6 +80,8 @@ func TestTable(t *testing.T) {
 		"leases.coordination.k8s.io Lease lease namespaced",
 		"endpointslices.discovery.k8s.io EndpointSlice endpointslice namespaced",
 		"events.events.k8s.io Event event,ev namespaced",
+		"nodes.metrics.k8s.io NodeMetrics  cluster",
+		"pods.metrics.k8s.io PodMetrics  namespaced",
 		"ingressclasses.networking.k8s.io IngressClass ingressclass cluster",
 		"ingresses.networking.k8s.io Ingress ingress,ing namespaced  status:Ingress:" + status,
 		"ipaddresses.networking.k8s.io IPAddress ipaddress,ip cluster",

@@ -4,11 +4,13 @@ import (
 	"context"
 	"net/http"
 	"slices"
+	"strings"
 
 	"github.com/go-chi/chi/v5"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	metricsv1beta1 "k8s.io/metrics/pkg/apis/metrics/v1beta1"
 )
 
 // components is what the server can say of the cluster's parts from what it sees itself: that is the store, which goes by
@@ -23,6 +25,17 @@ func (s *Server) components(ctx context.Context) []*item {
 	return []*item{{key: store.Name, obj: store}}
 }
 
+// live is how to look at what the rows show that are not stored: all of a namespace, or the one that is named.
+func (h *resource) live(ctx context.Context, namespace, name string) []*item {
+	switch h.Kind {
+	case "NodeMetrics":
+		return h.server.nodeUsage(ctx, namespace, name)
+	case "PodMetrics":
+		return h.server.podUsage(ctx, namespace, name)
+	}
+	return h.server.components(ctx)
+}
+
 func (h *resource) listLive(w http.ResponseWriter, r *http.Request) error {
 	sel, o, err := h.selection(r)
 	if err != nil {
@@ -31,16 +44,19 @@ func (h *resource) listLive(w http.ResponseWriter, r *http.Request) error {
 	if o.Watch {
 		return methodNotAllowed(w, r)
 	}
-	items := slices.DeleteFunc(h.server.components(r.Context()), func(it *item) bool { return !sel.match(it) })
+	items := slices.DeleteFunc(h.live(r.Context(), chi.URLParam(r, "namespace"), ""), func(it *item) bool { return !sel.match(it) })
 	return serveList(w, r, h.Resource, page{items: items, rev: h.server.cache.revision()})
 }
 
 func (h *resource) getLive(w http.ResponseWriter, r *http.Request) error {
-	name := chi.URLParam(r, "name")
-	items := h.server.components(r.Context())
-	i := slices.IndexFunc(items, func(it *item) bool { return it.key == name })
-	if i < 0 {
-		return apierrors.NewNotFound(h.GroupResource(), name)
+	key := objectKey(chi.URLParam(r, "namespace"), chi.URLParam(r, "name"))
+	items := h.live(r.Context(), chi.URLParam(r, "namespace"), chi.URLParam(r, "name"))
+	i := slices.IndexFunc(items, func(it *item) bool { return it.key == key })
+	switch {
+	case i >= 0:
+		return serveItem(w, r, h.Resource, http.StatusOK, items[i])
+	case h.Group == metricsv1beta1.GroupName: // As metrics-server says it.
+		return apierrors.NewNotFound(metricsv1beta1.Resource(strings.ToLower(h.Kind)), key)
 	}
-	return serveItem(w, r, h.Resource, http.StatusOK, items[i])
+	return apierrors.NewNotFound(h.GroupResource(), key)
 }

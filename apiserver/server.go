@@ -202,8 +202,12 @@ func (s *Server) resourceRoutes(mux chi.Router, r *api.Resource, sh *shelf, owne
 	all := base + "/" + r.Name
 	one := all + "/{name}"
 	if r.Namespaced {
+		everywhere := h.getAll
+		if r.Live {
+			everywhere = h.listLive
+		}
 		if slices.Contains(r.Verbs, "list") {
-			mux.Method(http.MethodGet, all, h.may("list", "", h.getAll)) // Over all namespaces.
+			mux.Method(http.MethodGet, all, h.may("list", "", everywhere)) // Over all namespaces.
 		}
 		all = base + "/namespaces/{namespace}/" + r.Name
 		one = all + "/{name}"

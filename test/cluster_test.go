@@ -25,6 +25,7 @@ func TestCluster(t *testing.T) {
 		{"debug looks into a running pod", testDebug},
 		{"a service account has a token", testTokens},
 		{"drain waits for a budget", testDrain},
+		{"top sees who uses what", testTop},
 		{"streams are kept apart", testStreams},
 		{"attach types to the first process", testAttach},
 		{"a WebSocket is enough", testSockets},

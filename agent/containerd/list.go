@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -34,6 +35,7 @@ const (
 	labelImageID      = labelPrefix + "image-id"
 	labelLogPath      = labelPrefix + "log-path"
 	labelStdinOnce    = labelPrefix + "stdin-once"
+	labelCgroup       = labelPrefix + "cgroup"
 	labelImageFile    = labelPrefix + "file" // Of an image: the file that it was imported from.
 )
 
@@ -41,6 +43,7 @@ func labelsOf(c agent.ContainerConfig, imageID string) map[string]string {
 	labels := map[string]string{
 		labelID: c.ID, labelPodUID: c.Pod.UID, labelPodNamespace: c.Pod.Namespace, labelPodName: c.Pod.Name, labelName: c.Name,
 		labelAttempt: strconv.Itoa(c.Attempt), labelImage: c.Image, labelImageID: imageID, labelLogPath: c.LogPath,
+		labelCgroup: c.CgroupParent,
 	}
 	if c.StdinOnce {
 		labels[labelStdinOnce] = "true"
@@ -123,7 +126,7 @@ func describe(record containers.Container) agent.Container {
 	return agent.Container{
 		ID: l[labelID], Pod: agent.PodRef{UID: l[labelPodUID], Namespace: l[labelPodNamespace], Name: l[labelPodName]},
 		Name: l[labelName], Attempt: attempt, Image: l[labelImage], ImageID: l[labelImageID], Labels: own, LogPath: l[labelLogPath],
-		Created: record.CreatedAt,
+		Cgroup: path.Join(l[labelCgroup], record.ID), Created: record.CreatedAt,
 	}
 }
 
@@ -137,7 +140,7 @@ func (r *Runtime) describeTask(c *agent.Container, record containers.Container, 
 		c.Finished = t.ExitedAt.AsTime()
 		c.ExitCode = int(t.ExitStatus)
 		// The kernel may also have killed a child only: then the container ends by a code of its own, if at all.
-		c.OOM = c.ExitCode == 137 && oomKilled(filepath.Join(r.config.CgroupRoot, c.Pod.UID, t.ID))
+		c.OOM = c.ExitCode == 137 && oomKilled(c.Cgroup)
 	default: // Paused ones are alive too.
 		c.State = agent.Running
 		c.Started = r.started(record)

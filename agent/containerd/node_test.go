@@ -23,6 +23,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 
 	"skiff/agent"
+	"skiff/agent/cgroup"
 )
 
 // node is a private containerd and a Runtime on it, with an image "box:latest".
@@ -129,7 +130,7 @@ func (n *node) checkNothingLeft() {
 	if err != nil || strings.Contains(string(mounts), n.dir+"/") {
 		n.t.Errorf("mounts are left (%v) in\n%s", err, mounts)
 	}
-	if left := cgroupDirs(testCgroup); len(left) > 0 {
+	if left := cgroup.Host().Find(testCgroup); len(left) > 0 {
 		n.t.Errorf("cgroups are left: %v", left)
 	}
 }

@@ -15,6 +15,8 @@ import (
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/errdefs"
 	"golang.org/x/sync/errgroup"
+
+	"skiff/agent/cgroup"
 )
 
 // maxRemovals bounds how many containers RemoveAll removes at a time.
@@ -53,7 +55,7 @@ func (r *Runtime) Purge(ctx context.Context) error {
 		errs = append(errs, fmt.Errorf("delete containerd namespace %s: %w", r.config.Namespace, err))
 	}
 	// The root of the pods' cgroups may belong to another server as well: then it is not empty, and stays.
-	for _, dir := range cgroupDirs(r.config.CgroupRoot) {
+	for _, dir := range cgroup.Host().Find(r.config.CgroupRoot) {
 		_ = os.Remove(dir)
 	}
 	return errors.Join(append(errs, os.RemoveAll(r.config.RunDir))...)

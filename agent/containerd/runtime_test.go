@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"skiff/agent"
+	"skiff/agent/cgroup"
 )
 
 func TestRuntime(t *testing.T) {
@@ -80,7 +81,7 @@ func testLife(t *testing.T, n *node) {
 	if c := n.container(config.ID); c != nil {
 		t.Errorf("the removed container is listed as %+v", c)
 	}
-	if left := cgroupDirs(testCgroup + "/pod-1"); len(left) > 0 {
+	if left := cgroup.Host().Find(testCgroup + "/pod-1"); len(left) > 0 {
 		t.Errorf("the pod's cgroups are left: %v", left)
 	}
 	if _, err := os.Stat(config.LogPath); err != nil {
@@ -531,7 +532,7 @@ func TestReboot(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	n.eventually("the cgroups are gone", func() bool { return removeCgroups(testCgroup) == nil })
+	n.eventually("the cgroups are gone", func() bool { return cgroup.Host().Remove(testCgroup) == nil })
 	n.startDaemon()
 	n.runtime = n.open()
 	c := n.container(config.ID)
@@ -574,7 +575,7 @@ func TestDaemonPurge(t *testing.T) {
 	if err := unmount(filepath.Join(n.dir, "run", "shm", "pod-1")); err != nil {
 		t.Error(err)
 	}
-	n.eventually("the container's cgroup is empty and can be removed", func() bool { return removeCgroups(testCgroup) == nil })
+	n.eventually("the container's cgroup is empty and can be removed", func() bool { return cgroup.Host().Remove(testCgroup) == nil })
 }
 
 // shimSockets are where the shims of a daemon listen; there is at least one.
@@ -632,8 +633,8 @@ func BenchmarkStart(b *testing.B) {
 
 // A process that containerd knows nothing of, left in a pod's cgroup by a start that was broken off, goes with the pod.
 func testForgottenProcess(t *testing.T, n *node) {
-	cgroup := testCgroup + "/pod-9"
-	for _, dir := range cgroupDirs(testCgroup) {
+	orphaned := testCgroup + "/pod-9"
+	for _, dir := range cgroup.Host().Find(testCgroup) {
 		if err := os.MkdirAll(filepath.Join(dir, "pod-9", "inner"), 0o755); err != nil {
 			t.Fatal(err)
 		}
@@ -646,7 +647,7 @@ func testForgottenProcess(t *testing.T, n *node) {
 	go func() { ended <- forgotten.Wait() }()
 	t.Cleanup(func() { _ = forgotten.Process.Kill() })
 	joined := 0
-	for _, dir := range cgroupDirs(cgroup + "/inner") {
+	for _, dir := range cgroup.Host().Find(orphaned + "/inner") {
 		if os.WriteFile(filepath.Join(dir, "cgroup.procs"), fmt.Append(nil, forgotten.Process.Pid), 0o644) == nil {
 			joined++
 		}
@@ -657,7 +658,7 @@ func testForgottenProcess(t *testing.T, n *node) {
 	if err := n.runtime.RemovePod(t.Context(), "pod-9"); err != nil {
 		t.Error(err)
 	}
-	if left := cgroupDirs(cgroup); len(left) > 0 {
+	if left := cgroup.Host().Find(orphaned); len(left) > 0 {
 		t.Errorf("cgroups are left: %v", left)
 	}
 	select {

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"skiff/agent"
+	"skiff/agent/cgroup"
 )
 
 // groupAnnotation makes the runc shim take a container to the others of the same value.
@@ -105,15 +106,10 @@ func isolation(c agent.ContainerConfig, pidNS string) []oci.SpecOpts {
 	join(specs.UTSNamespace, c.UTSNS, false)
 	join(specs.PIDNamespace, pidNS, c.HostPID && pidNS == "")
 	// With cgroup v1 a container sees the host's tree, as containerd does it for Kubernetes; with v2 its own part.
-	if cgroup2() {
+	if cgroup.Host().Unified() {
 		opts = append(opts, oci.WithLinuxNamespace(specs.LinuxNamespace{Type: specs.CgroupNamespace}))
 	}
 	return opts
-}
-
-func cgroup2() bool {
-	var fs unix.Statfs_t
-	return unix.Statfs("/sys/fs/cgroup", &fs) == nil && fs.Type == unix.CGROUP2_SUPER_MAGIC
 }
 
 // mounts adds the pod's to the standard ones. A mount of the pod's takes the place of a standard one at the same path.

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"skiff/agent"
+	"skiff/agent/cgroup"
 )
 
 // Signal asks the container's first process to stop, or kills all of its processes.
@@ -135,14 +136,14 @@ const (
 
 // clearCgroups removes a cgroup, and those under it, and kills whatever is in them. If a container's start was broken off, the
 // process that was to become the container may outlive what containerd knows of it.
-func clearCgroups(ctx context.Context, cgroup string) error {
+func clearCgroups(ctx context.Context, path string) error {
 	deadline := time.Now().Add(clearTimeout)
 	for {
-		err := removeCgroups(cgroup)
+		err := cgroup.Host().Remove(path)
 		if !errors.Is(err, unix.EBUSY) || time.Now().After(deadline) || ctx.Err() != nil {
 			return err
 		}
-		for _, dir := range cgroupDirs(cgroup) {
+		for _, dir := range cgroup.Host().Find(path) {
 			killIn(dir)
 		}
 		time.Sleep(clearRetry)
@@ -163,42 +164,4 @@ func killIn(dir string) {
 		}
 		return nil
 	})
-}
-
-// removeCgroups removes a cgroup, and those under it, from every hierarchy.
-func removeCgroups(cgroup string) error {
-	var errs []error
-	for _, dir := range cgroupDirs(cgroup) {
-		errs = append(errs, removeCgroup(dir))
-	}
-	return errors.Join(errs...)
-}
-
-// cgroupDirs lists a cgroup's directories that are there: in the hierarchy of v2, in all of v1, or in both.
-func cgroupDirs(cgroup string) []string {
-	v1, _ := filepath.Glob("/sys/fs/cgroup/*" + cgroup) // The pattern is a good one.
-	v2, _ := filepath.Glob("/sys/fs/cgroup" + cgroup)
-	return append(v1, v2...)
-}
-
-// removeCgroup removes a tree of cgroups bottom up. The files in them are the kernel's: only directories can be removed.
-func removeCgroup(dir string) error {
-	entries, err := os.ReadDir(dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	for _, e := range entries {
-		if e.IsDir() {
-			if err := removeCgroup(filepath.Join(dir, e.Name())); err != nil {
-				return err
-			}
-		}
-	}
-	if err := unix.Rmdir(dir); err != nil && !errors.Is(err, unix.ENOENT) {
-		return fmt.Errorf("remove cgroup %s: %w", dir, err)
-	}
-	return nil
 }

@@ -355,6 +355,16 @@ func (r *Runtime) RemovePod(_ context.Context, podUID string) error {
 	return r.down
 }
 
+// DiskUsage implements [agent.Runtime]. There is no layer to write to.
+func (r *Runtime) DiskUsage(_ context.Context, id string) (int64, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if _, ok := r.containers[id]; !ok {
+		return 0, fmt.Errorf("measure %s: %w", id, agent.ErrNoContainer)
+	}
+	return 0, r.down
+}
+
 // Exec implements [agent.Runtime].
 func (r *Runtime) Exec(ctx context.Context, id string, e agent.ExecConfig) (int, error) {
 	r.mu.Lock()

@@ -31,6 +31,7 @@ go tool openapi-gen \
 	k8s.io/api/scheduling/v1alpha3 \
 	k8s.io/api/storage/v1 \
 	k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1 \
+	k8s.io/metrics/pkg/apis/metrics/v1beta1 \
 	k8s.io/apimachinery/pkg/api/resource \
 	k8s.io/apimachinery/pkg/apis/meta/v1 \
 	k8s.io/apimachinery/pkg/runtime \

@@ -6,13 +6,14 @@
 // the code's size, and the server need not build it in memory to serve it. This folder is a module of its own, so that what
 // openapi-gen needs is no dependency of skiff.
 //
-// In Kubernetes: hack/update-codegen.sh and pkg/generated/openapi. Left out: the kinds of versions that are not v1.
+// In Kubernetes: hack/update-codegen.sh and pkg/generated/openapi. Left out: the kinds of versions that are not served.
 package main
 
 import (
 	"cmp"
 	"compress/gzip"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log"
 	"os"
@@ -26,6 +27,7 @@ import (
 	"k8s.io/kube-openapi/pkg/common"
 	"k8s.io/kube-openapi/pkg/util"
 	"k8s.io/kube-openapi/pkg/validation/spec"
+	metricsv1beta1 "k8s.io/metrics/pkg/apis/metrics/v1beta1"
 
 	"skiff/apiserver/openapi/generate/definitions"
 )
@@ -68,7 +70,7 @@ type kind struct {
 // version for those that all share, such as DeleteOptions.
 func kindsByName() map[string][]kind {
 	known := scheme.Scheme
-	if err := apiextensionsv1.AddToScheme(known); err != nil {
+	if err := errors.Join(apiextensionsv1.AddToScheme(known), metricsv1beta1.AddToScheme(known)); err != nil {
 		log.Fatal(err)
 	}
 	kinds := map[string][]kind{}

@@ -1,0 +1,281 @@
+package agent
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"net/http"
+	"os"
+	"path"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+	v1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"skiff/api/stats"
+)
+
+// serveSummary answers what the node and its pods use; with only_cpu_and_memory it leaves the disk alone.
+func (a *Agent) serveSummary(w http.ResponseWriter, r *http.Request) {
+	only, _ := strconv.ParseBool(r.URL.Query().Get("only_cpu_and_memory"))
+	summary, err := a.summary(r.Context(), !only)
+	if err != nil {
+		respondError(w, err)
+		return
+	}
+	respondJSON(w, summary)
+}
+
+// census is who lives on the node and what they use.
+type census struct {
+	node usage
+	pods []resident
+}
+
+type resident struct {
+	*v1.Pod
+	containers []Container // That run.
+	cgroup     string
+	usages     map[string]usage // By cgroup.
+}
+
+// nodeCgroup is that of everything on the machine.
+const nodeCgroup = "/"
+
+// residents finds the pods that have running containers, and the cgroups to read for them.
+func (a *Agent) residents(ctx context.Context) (pods []resident, cgroups []string, err error) {
+	containers, err := a.listing.get(ctx, a.runtime)
+	if err != nil {
+		return nil, nil, fmt.Errorf("list containers: %w", err)
+	}
+	cgroups = []string{nodeCgroup}
+	byPod := map[string]int{}
+	for _, c := range containers {
+		if c.State != Running || c.Cgroup == "" {
+			continue
+		}
+		i, known := byPod[c.Pod.UID]
+		if !known {
+			pod := a.pod(c.Pod.UID)
+			if pod == nil {
+				continue // On its way out.
+			}
+			i = len(pods)
+			byPod[c.Pod.UID] = i
+			pods = append(pods, resident{Pod: pod, cgroup: path.Dir(c.Cgroup)})
+			cgroups = append(cgroups, path.Dir(c.Cgroup))
+		}
+		pods[i].containers = append(pods[i].containers, c)
+		cgroups = append(cgroups, c.Cgroup)
+	}
+	return pods, cgroups, nil
+}
+
+// count measures the node and all who live on it.
+func (a *Agent) count(ctx context.Context) (census, error) {
+	pods, cgroups, err := a.residents(ctx)
+	if err != nil {
+		return census{}, err
+	}
+	usages, err := a.usages.measure(ctx, cgroups)
+	if err != nil {
+		return census{}, fmt.Errorf("measure what pods use: %w", err)
+	}
+	for i := range pods {
+		pods[i].usages = usages
+	}
+	return census{node: usages[nodeCgroup], pods: pods}, nil
+}
+
+func (a *Agent) summary(ctx context.Context, disks bool) (*stats.Summary, error) {
+	all, err := a.count(ctx)
+	if err != nil {
+		return nil, err
+	}
+	memory := a.capacity[v1.ResourceMemory]
+	node := all.node
+	node.Limit = uint64(memory.Value())
+	s := &stats.Summary{Node: stats.Node{
+		Name: a.NodeName, StartTime: bootTime(),
+		CPU: cpuStats(node), Memory: memoryStats(node), Network: networkStats("/proc/net/dev", defaultLink()),
+	}, Pods: make([]stats.Pod, 0, len(all.pods))}
+	now := metav1.Now()
+	if used, most, err := processes(); err == nil {
+		s.Node.Processes = &stats.Processes{Time: now, Now: &used, Most: &most}
+	}
+	if disks {
+		s.Node.Disk = a.diskStats(nil)
+		s.Node.Runtime = &stats.Runtime{Images: a.diskStats(nil)}
+	}
+	for _, pod := range all.pods {
+		s.Pods = append(s.Pods, a.podStats(ctx, pod, disks))
+	}
+	return s, nil
+}
+
+func (a *Agent) podStats(ctx context.Context, pod resident, disks bool) stats.Pod {
+	p := stats.Pod{Ref: stats.PodRef{Name: pod.Name, Namespace: pod.Namespace, UID: string(pod.UID)}, Containers: []stats.Container{}}
+	if pod.Status.StartTime != nil {
+		p.StartTime = *pod.Status.StartTime
+	}
+	if u, ok := pod.usages[pod.cgroup]; ok {
+		p.CPU, p.Memory = cpuStats(u), memoryStats(u)
+		p.Processes = &stats.Count{Processes: &u.Processes}
+	}
+	total := uint64(0)
+	for _, c := range pod.containers {
+		u, ok := pod.usages[c.Cgroup]
+		if !ok {
+			continue // It ended meanwhile.
+		}
+		one := stats.Container{Name: c.Name, StartTime: metav1.NewTime(c.Started), CPU: cpuStats(u), Memory: memoryStats(u)}
+		if p.Network == nil && !pod.Spec.HostNetwork {
+			p.Network = a.podLinks(c)
+		}
+		if disks {
+			one.Root, one.Logs = a.containerDisks(ctx, pod.Pod, c)
+			total += *one.Logs.Used
+			if one.Root != nil {
+				total += *one.Root.Used
+			}
+		}
+		p.Containers = append(p.Containers, one)
+	}
+	if disks {
+		p.Volumes = a.volumeStats(pod.Pod)
+		for _, v := range p.Volumes {
+			total += *v.Used
+		}
+		p.Ephemeral = a.diskStats(&total)
+	}
+	return p
+}
+
+// containerDisks measures what a container has written. The layer of one that is gone meanwhile is nil.
+func (a *Agent) containerDisks(ctx context.Context, pod *v1.Pod, c Container) (root, logs *stats.Disk) {
+	if used, err := a.runtime.DiskUsage(ctx, c.ID); err == nil {
+		bytes := uint64(max(used, 0))
+		root = a.diskStats(&bytes)
+	}
+	written := uint64(max(diskUsage(path.Dir(a.dirs.log(pod, c.Name, c.Attempt))), 0))
+	return root, a.diskStats(&written)
+}
+
+// volumeStats measures the volumes that take from the node's disk.
+func (a *Agent) volumeStats(pod *v1.Pod) []stats.Volume {
+	var list []stats.Volume
+	for i := range pod.Spec.Volumes {
+		v := &pod.Spec.Volumes[i]
+		if v.EmptyDir == nil || v.EmptyDir.Medium != v1.StorageMediumDefault {
+			continue
+		}
+		used := uint64(max(diskUsage(a.dirs.volume(pod.UID, v.Name)), 0))
+		list = append(list, stats.Volume{Name: v.Name, Disk: *a.diskStats(&used)})
+	}
+	return list
+}
+
+// podLinks reads the links of a pod, which any process of it can tell.
+func (a *Agent) podLinks(c Container) *stats.Network {
+	for _, pid := range a.usages.fs.Processes(c.Cgroup) {
+		return networkStats(fmt.Sprintf("/proc/%d/net/dev", pid), "eth0")
+	}
+	return nil
+}
+
+func cpuStats(u usage) *stats.CPU {
+	if u.At.IsZero() {
+		return nil
+	}
+	total := uint64(u.CPU)
+	cpu := &stats.CPU{Time: metav1.NewTime(u.At), CoreNanos: &total}
+	if u.window > 0 {
+		cpu.NanoCores, cpu.Window.Duration = &u.nanoCores, u.window.Round(time.Millisecond)
+	}
+	return cpu
+}
+
+func memoryStats(u usage) *stats.Memory {
+	if u.At.IsZero() {
+		return nil
+	}
+	m := &stats.Memory{Time: metav1.NewTime(u.At), Usage: &u.Memory, WorkingSet: &u.WorkingSet, RSS: &u.RSS, Faults: &u.Faults, BigFaults: &u.BigFaults}
+	if u.Limit > 0 {
+		left := u.Limit - min(u.Limit, u.WorkingSet)
+		m.Available = &left
+	}
+	return m
+}
+
+// diskStats tells of the disk that the agent's data is on, and how much somebody has of it; nil: all that is used.
+func (a *Agent) diskStats(used *uint64) *stats.Disk {
+	var fs unix.Statfs_t
+	if unix.Statfs(a.DataDir, &fs) != nil {
+		return &stats.Disk{Time: metav1.Now(), Used: used}
+	}
+	block := uint64(fs.Bsize)
+	available, capacity, inodesUsed := fs.Bavail*block, fs.Blocks*block, fs.Files-fs.Ffree
+	d := &stats.Disk{Time: metav1.Now(), Available: &available, Capacity: &capacity, Used: used, Inodes: &fs.Files, InodesFree: &fs.Ffree}
+	if used == nil {
+		all := (fs.Blocks - fs.Bfree) * block
+		d.Used, d.InodesUsed = &all, &inodesUsed
+	}
+	return d
+}
+
+// networkStats reads a table of links, and puts one of them first.
+func networkStats(file, first string) *stats.Network {
+	f, err := os.Open(file)
+	if err != nil {
+		return nil
+	}
+	defer f.Close()
+	n := &stats.Network{Time: metav1.Now()}
+	for lines := bufio.NewScanner(f); lines.Scan(); {
+		name, counts, ok := strings.Cut(lines.Text(), ":")
+		words := strings.Fields(counts)
+		if name = strings.TrimSpace(name); !ok || len(words) < 11 || name == "lo" {
+			continue // The heading, and what never leaves.
+		}
+		number := func(i int) *uint64 {
+			n, err := strconv.ParseUint(words[i], 10, 64)
+			if err != nil {
+				return nil
+			}
+			return &n
+		}
+		link := stats.Link{Name: name, RxBytes: number(0), RxErrors: number(2), TxBytes: number(8), TxErrors: number(10)}
+		n.Links = append(n.Links, link)
+		if name == first {
+			n.Link = link
+		}
+	}
+	return n
+}
+
+// defaultLink is the link that the default route goes by.
+func defaultLink() string {
+	f, err := os.Open("/proc/net/route")
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	for lines := bufio.NewScanner(f); lines.Scan(); {
+		if words := strings.Fields(lines.Text()); len(words) > 1 && words[1] == "00000000" {
+			return words[0]
+		}
+	}
+	return ""
+}
+
+// bootTime is when the machine started.
+func bootTime() metav1.Time {
+	var info unix.Sysinfo_t
+	if unix.Sysinfo(&info) != nil {
+		return metav1.Time{}
+	}
+	return metav1.NewTime(time.Now().Add(-time.Duration(info.Uptime) * time.Second).Truncate(time.Second))
+}

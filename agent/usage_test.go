@@ -1,0 +1,31 @@
+package agent
+
+import (
+	"testing"
+	"time"
+
+	"skiff/agent/cgroup"
+)
+
+// TestRates makes a rate of two readings, unless they are too near to each other or too far.
+func TestRates(t *testing.T) {
+	start := time.Now()
+	read := func(after, cpu time.Duration) cgroup.Usage { return cgroup.Usage{At: start.Add(after), CPU: cpu} }
+	first := since(read(0, time.Second), usage{})
+	if first.window != 0 {
+		t.Error("one reading has a rate")
+	}
+	second := since(read(2*time.Second, 2*time.Second), first)
+	if second.nanoCores != 500_000_000 || second.window != 2*time.Second {
+		t.Errorf("a second of CPU in two: %d nanocores over %v", second.nanoCores, second.window)
+	}
+	if again := since(read(2100*time.Millisecond, 3*time.Second), second); again != second {
+		t.Errorf("a tenth of a second later: %v, want what it was", again)
+	}
+	if late := since(read(time.Hour, time.Hour), second); late.window != 0 {
+		t.Errorf("an hour later there is a rate over %v", late.window)
+	}
+	if other := since(read(4*time.Second, 0), second); other.window != 0 {
+		t.Error("another cgroup of that name has a rate")
+	}
+}
