@@ -5,8 +5,10 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/netip"
 	"path/filepath"
+	"time"
 
 	"skiff/agent"
 	"skiff/agent/containerd"
@@ -15,6 +17,7 @@ import (
 	"skiff/proxy"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -99,6 +102,22 @@ func (n *node) run(ctx context.Context, ready func()) error {
 		return nil
 	})
 	return group.Wait()
+}
+
+// untilWritable waits for a data directory on a disk that is read-only: a node keeps images and containers there. It is false if
+// ctx ends before.
+func (d dirs) untilWritable(ctx context.Context) bool {
+	for said := false; errors.Is(unix.Access(d.data, unix.W_OK), unix.EROFS); said = true {
+		if !said {
+			slog.Warn("this machine is no node for as long as its disk is read-only", "dir", d.data)
+		}
+		select {
+		case <-time.After(time.Second):
+		case <-ctx.Done():
+			return false
+		}
+	}
+	return true
 }
 
 func (n *node) components(client kubernetes.Interface, runtime *containerd.Runtime, pods netip.Prefix) (a *agent.Agent, others []component, err error) {

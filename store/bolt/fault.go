@@ -48,6 +48,9 @@ func (s *Store) mend() error {
 	if err := syncDir(filepath.Dir(s.path)); err != nil {
 		return err
 	}
+	if s.readOnly {
+		return s.openForWriting()
+	}
 	if !s.changed() {
 		return nil
 	}
@@ -68,6 +71,17 @@ func (s *Store) changed() bool {
 }
 
 func refused(err error) error { return fmt.Errorf("%w: %w", store.ErrRefused, err) }
+
+// openForWriting opens a file anew that was opened for reading alone, if its disk takes writes by now.
+func (s *Store) openForWriting() error {
+	file, err := os.OpenFile(s.path, os.O_RDWR, 0) // Tried first: until it works readers keep the file that they have.
+	if err != nil {
+		return err
+	}
+	file.Close()
+	s.readOnly = false
+	return s.reopen()
+}
 
 // settle makes the file's first pages durable as they are seen.
 func (s *Store) settle() error {
@@ -95,10 +109,13 @@ func (s *Store) reopen() error {
 	if err != nil {
 		return err
 	}
+	before := s.last
 	s.db, s.last = db, last
-	if last == s.doubtful.stamp {
+	switch last {
+	case before: // Nothing happened.
+	case s.doubtful.stamp:
 		s.history.add(s.doubtful.events) // It did happen.
-	} else {
+	default:
 		s.history.restart(last.rev)
 	}
 	return nil

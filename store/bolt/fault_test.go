@@ -279,8 +279,10 @@ func TestReadOnlyDisk(t *testing.T) {
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Open(path); !errors.Is(err, unix.EROFS) || strings.Contains(err.Error(), "\n") {
-		t.Errorf("Open on a read-only disk: error %v, want one line with EROFS", err)
+	s = open(t, path) // It can be read all the same.
+	w.check(t, s)
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
 	}
 	if err := unix.Unmount(dir, 0); err != nil {
 		t.Fatal(err)
@@ -293,6 +295,61 @@ func TestReadOnlyDisk(t *testing.T) {
 	if err := w.write(t, s); err != nil {
 		t.Errorf("Put on the disk mounted again: %v", err)
 	}
+}
+
+// A store whose disk is read-only from the beginning says so once, is read, refuses writes, and goes on when the disk takes them.
+func TestReadOnlyStart(t *testing.T) {
+	if !inOwnMounts(t) {
+		return
+	}
+	log := captureLog(t)
+	dir := smallDisk(t, "16m")
+	path := filepath.Join(dir, "store.db")
+	s := open(t, path)
+	w := &faultyWriter{keys: map[string]store.KV{}, open: map[string][]byte{}}
+	for range 50 {
+		if err := w.write(t, s); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	remount := func(flags uintptr) {
+		t.Helper()
+		if err := unix.Mount("", dir, "", unix.MS_REMOUNT|flags, ""); err != nil {
+			t.Fatal(err)
+		}
+	}
+	remount(unix.MS_RDONLY)
+	if _, err := Open(filepath.Join(dir, "new.db")); !errors.Is(err, unix.EROFS) || strings.Contains(err.Error(), "\n") {
+		t.Errorf("a new store on a read-only disk: error %v, want one line with EROFS", err)
+	}
+	s = open(t, path)
+	watch := watchOn(t, s)
+	w.check(t, s)
+	if err := w.write(t, s); !errors.Is(err, store.ErrRefused) || !errors.Is(err, unix.EROFS) {
+		t.Errorf("Put on a read-only disk: error %v, want ErrRefused and EROFS", err)
+	}
+	if _, err := Open(path); err == nil || !strings.Contains(err.Error(), "is in use by another skiff server") {
+		t.Errorf("a second Open: error %v, want it to be in use", err)
+	}
+	remount(0)
+	for deadline, err := time.Now().Add(patience), store.ErrRefused; err != nil; {
+		if err = w.write(t, s); err != nil && (!errors.Is(err, store.ErrRefused) || time.Now().After(deadline)) {
+			t.Fatalf("the store does not go on when the disk takes writes: %v", err)
+		}
+	}
+	watch.check(t, w, w.check(t, s))
+	for _, line := range []string{"the disk does not take what is written", "the disk is back"} {
+		if n := strings.Count(log.String(), line); n != 1 {
+			t.Errorf("the log says %d times %q, want once:\n%s", n, line, log)
+		}
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	w.check(t, open(t, path))
 }
 
 // faultyWriter writes one after the other, and knows what it was told.

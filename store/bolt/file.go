@@ -34,9 +34,9 @@ func errInUse(path string) error {
 	return fmt.Errorf("data directory %s is in use by another skiff server", filepath.Dir(path))
 }
 
-// lockFile opens a file and locks it for as long as it stays open.
+// lockFile opens a file, with the flags of [os.OpenFile], and locks it for as long as it stays open.
 func lockFile(path string, flag int) (*os.File, error) {
-	file, err := os.OpenFile(path, os.O_RDWR|flag, 0o600)
+	file, err := os.OpenFile(path, flag, 0o600)
 	if err != nil {
 		return nil, err
 	}
@@ -73,28 +73,35 @@ func isAt(file *os.File, path string) bool {
 
 // openDB gives a locked file to bbolt, which owns it from then on. bbolt writes no free list: it works it out from the
 // pages in use, which have been checked, instead of believing a page that may be an old one.
-func openDB(file *os.File, noSync bool) (*bbolt.DB, error) {
-	return bbolt.Open(file.Name(), 0o600, &bbolt.Options{
-		NoFreelistSync: true, NoSync: noSync, NoGrowSync: noSync,
-		OpenFile: func(string, int, os.FileMode) (*os.File, error) { return file, nil },
-	})
+func openDB(file *os.File, o bbolt.Options) (*bbolt.DB, error) {
+	o.NoFreelistSync = true
+	o.OpenFile = func(string, int, os.FileMode) (*os.File, error) { return file, nil }
+	return bbolt.Open(file.Name(), 0o600, &o)
 }
 
 // openFile opens the store's file with its lock held, checked.
-func openFile(path string) (*bbolt.DB, contents, error) {
-	file, err := lockFile(path, 0)
+func openFile(path string, readOnly bool) (*bbolt.DB, contents, error) {
+	flag := os.O_RDWR
+	if readOnly {
+		flag = os.O_RDONLY
+	}
+	file, err := lockFile(path, flag)
 	if err != nil {
 		return nil, contents{}, err
 	}
 	c, err := readContents(file)
-	if err == nil {
+	switch {
+	case err != nil:
+	case !readOnly:
 		err = settle(file, c.metaPage)
+	case c.torn:
+		err = unix.EROFS // What a good one is made of is not known before it is written.
 	}
 	if err != nil {
 		file.Close()
 		return nil, c, fmt.Errorf("open store %s: %w", path, err)
 	}
-	db, err := openDB(file, false)
+	db, err := openDB(file, bbolt.Options{ReadOnly: readOnly})
 	if err != nil {
 		return nil, c, fmt.Errorf("open store %s: %w", path, err)
 	}
@@ -118,7 +125,7 @@ func settle(file *os.File, m metaPage) error {
 // newFile makes a file beside the store's own, to take its place when it is whole. fill puts the entries into it and
 // returns the store's revision.
 func newFile(path string, fill func(put func(key, stored []byte) error) (rev uint64, err error)) (*bbolt.DB, stamp, error) {
-	file, err := lockFile(path, os.O_CREATE)
+	file, err := lockFile(path, os.O_RDWR|os.O_CREATE)
 	if err != nil {
 		return nil, stamp{}, err
 	}
@@ -126,7 +133,7 @@ func newFile(path string, fill func(put func(key, stored []byte) error) (rev uin
 		file.Close()
 		return nil, stamp{}, err
 	}
-	db, err := openDB(file, true)
+	db, err := openDB(file, bbolt.Options{NoSync: true, NoGrowSync: true})
 	if err != nil {
 		return nil, stamp{}, err
 	}

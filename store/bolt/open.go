@@ -8,6 +8,7 @@ import (
 	"os"
 
 	bbolt "go.etcd.io/bbolt"
+	"golang.org/x/sys/unix"
 )
 
 // Option changes how Open opens a store.
@@ -27,7 +28,7 @@ func WithHistory(events, bytes int) Option {
 // Open opens the store in the file path, and makes it if it is missing; its directory must be there. Only one process
 // can have it open: another gets an error after a second. All of the file is read and checked: if it does not hold what
 // was last written to it, the error is [ErrDamaged]. A file of which most is free, because it once held much more, is
-// written anew.
+// written anew. A disk that is read-only is one that refuses writes (fault.go) from the beginning.
 func Open(path string, opts ...Option) (*Store, error) {
 	o := options{maxEvents: 8192, maxBytes: 16 << 20, compactFrom: 32 << 20}
 	for _, opt := range opts {
@@ -39,11 +40,19 @@ func Open(path string, opts ...Option) (*Store, error) {
 		}
 	}
 	db, last, err := openStamped(path)
+	readOnly := errors.Is(err, unix.EROFS)
+	why := err
+	if readOnly {
+		var c contents
+		db, c, err = openFile(path, true)
+		last = c.stamp
+	}
 	if err != nil {
 		return nil, err
 	}
 	s := &Store{
 		path:        path,
+		readOnly:    readOnly,
 		compactFrom: o.compactFrom,
 		db:          db,
 		last:        last,
@@ -51,14 +60,18 @@ func Open(path string, opts ...Option) (*Store, error) {
 		writes:      make(chan *write),
 		closing:     make(chan struct{}),
 	}
-	s.compact()
+	if readOnly {
+		_ = s.suspect(why)
+	} else {
+		s.compact()
+	}
 	s.writer.Go(s.runWriter)
 	return s, nil
 }
 
 // openStamped opens the file and sees to it that it has two good meta pages.
 func openStamped(path string) (*bbolt.DB, stamp, error) {
-	db, c, err := openFile(path)
+	db, c, err := openFile(path, false)
 	if err != nil || !c.torn {
 		return db, c.stamp, err
 	}

@@ -55,7 +55,7 @@ func Restore(path, kept string, rev uint64, entries iter.Seq2[store.KV, error]) 
 // lockOld locks the file that is to be replaced and reads the revision that it is at, if it has one. Without a file there
 // is nothing to lock.
 func lockOld(path string) (*os.File, uint64, error) {
-	file, err := lockFile(path, 0)
+	file, err := lockFile(path, os.O_RDWR)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, 0, nil
 	}

@@ -48,6 +48,7 @@ type Store struct {
 	db *bbolt.DB    // nil if it could not be opened again after a fault.
 
 	// Of the writer alone.
+	readOnly    bool      // Whether the file was opened for reading alone.
 	last        stamp     // Of the last transaction that is durable.
 	doubtful    applied   // What it was that the disk did not take: it may be in the file all the same.
 	fault       error     // Why the disk did not take the last one; nil if it did.
