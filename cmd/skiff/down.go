@@ -82,12 +82,12 @@ func (d dirs) down(ctx context.Context, out io.Writer, purge bool) error {
 
 // inUse fails if a server has the data directory open, which must then be one with another run directory.
 func (d dirs) inUse() error {
-	state, err := os.Open(d.state())
+	dir, err := os.Open(d.data)
 	if err != nil {
 		return nil // There is no state to lose.
 	}
-	defer state.Close()
-	if unix.Flock(int(state.Fd()), unix.LOCK_SH|unix.LOCK_NB) != nil {
+	defer dir.Close()
+	if unix.Flock(int(dir.Fd()), unix.LOCK_SH|unix.LOCK_NB) != nil {
 		return fmt.Errorf("a server still uses %s: give `skiff down` the same --data-dir and --run-dir as it has", d.data)
 	}
 	return nil

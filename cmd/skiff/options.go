@@ -196,8 +196,13 @@ func parseRange(flag, text string) (netip.Prefix, error) {
 func (s *settings) parseAddress() error {
 	if s.advertise != "auto" {
 		addr, err := netip.ParseAddr(s.advertise)
-		if err != nil || !addr.Is4() {
+		switch {
+		case err != nil, !addr.Is4():
 			return fmt.Errorf("--advertise-address %s: it must be an IPv4 address of this machine", s.advertise)
+		case !addr.IsGlobalUnicast():
+			return fmt.Errorf("--advertise-address %s: nobody but this machine itself can reach it there, pods included; leave the flag out, or give an address of a network", s.advertise)
+		case s.serviceRange.Contains(addr):
+			return fmt.Errorf("--advertise-address %s: it is one of the Services' addresses, --service-cidr %s", s.advertise, s.serviceRange)
 		}
 		s.address = addr
 		return nil

@@ -59,6 +59,7 @@ type plane struct {
 	settings
 	ca       *pki.CA
 	account  *ecdsa.PrivateKey // Of the tokens of ServiceAccounts.
+	lock     *os.File          // Of the data directory.
 	store    store.Store
 	api      *apiserver.Server
 	listener net.Listener
@@ -72,6 +73,7 @@ func (s settings) serve(ctx context.Context, out io.Writer) error {
 	if err != nil {
 		return err
 	}
+	defer p.lock.Close()
 	defer p.store.Close()
 	defer p.listener.Close()
 	pid, err := s.writePid()
@@ -136,21 +138,49 @@ func (s settings) open(ctx context.Context) (*plane, error) {
 			return nil, fmt.Errorf("make the directory %s: %w", dir, err)
 		}
 	}
-	db, err := s.openStore(ctx)
+	lock, err := s.lockData()
 	if err != nil {
 		return nil, err
 	}
-	p := &plane{settings: s, store: db}
+	db, err := s.openStore(ctx)
+	if err != nil {
+		lock.Close()
+		return nil, err
+	}
+	p := &plane{settings: s, lock: lock, store: db}
 	if err := errors.Join(p.openPKI(ctx), p.listen()); err != nil {
 		db.Close()
+		lock.Close()
 		return nil, err
 	}
 	if p.api, err = p.newAPI(ctx); err != nil {
 		db.Close()
+		lock.Close()
 		p.listener.Close()
 		return nil, err
 	}
 	return p, nil
+}
+
+const (
+	lockTimeout = time.Second // How long to wait for a server that is just stopping.
+	lockRetry   = 20 * time.Millisecond
+)
+
+// lockData makes this server the only one of its data directory for as long as the file is open. It locks the directory itself,
+// because a disk may be read-only.
+func (s settings) lockData() (*os.File, error) {
+	dir, err := os.Open(s.data)
+	if err != nil {
+		return nil, fmt.Errorf("open the data directory: %w", err)
+	}
+	for deadline := time.Now().Add(lockTimeout); unix.Flock(int(dir.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil; time.Sleep(lockRetry) {
+		if time.Now().After(deadline) {
+			dir.Close()
+			return nil, fmt.Errorf("data directory %s is in use by another skiff server", s.data)
+		}
+	}
+	return dir, nil
 }
 
 func (s settings) url() string {
@@ -346,6 +376,9 @@ func (p *plane) components(ctx context.Context, out io.Writer, started time.Time
 	}
 	if !p.noAgent {
 		group.Go(func() error {
+			if !p.untilWritable(ctx) {
+				return nil
+			}
 			n := &node{plane: p, factory: factory, stop: stop}
 			return n.run(ctx, func() {
 				fmt.Fprintf(out, "skiff: node %s is Ready after %s\n", p.nodeName, since(started))
