@@ -2,10 +2,7 @@ package apiserver
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"log/slog"
-	"net/http"
 	"slices"
 
 	"skiff/api"
@@ -21,57 +18,38 @@ import (
 )
 
 // Bootstrap writes what every cluster begins with: the namespaces, the system's priority classes, the range of Services'
-// addresses, and the Services "kubernetes" and "kube-dns" with their endpoints. Run must be running. What is there already stays; the endpoints are brought up to date.
+// addresses, and the Services "kubernetes" and "kube-dns" with their endpoints. Run must be running, and looks after all that
+// from then on (foundation.go). What is there already stays; the endpoints are brought up to date.
 func (s *Server) Bootstrap(ctx context.Context) error {
-	var steps []func() error
-	for _, name := range []string{metav1.NamespaceDefault, metav1.NamespaceSystem, metav1.NamespacePublic, corev1.NamespaceNodeLease} {
-		steps = append(steps, func() error {
-			return s.ensure(ctx, "namespaces", &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}})
-		})
-	}
-	for _, class := range api.SystemPriorityClasses() {
-		steps = append(steps, func() error { return s.ensure(ctx, priorityClasses, class) })
-	}
-	steps = append(steps, func() error { return s.bootstrapRange(ctx) }, func() error { return s.bootstrapKubernetes(ctx) })
-	if s.config.ClusterDNS.IsValid() {
-		steps = append(steps, func() error { return s.bootstrapService(ctx, s.dnsService()) })
-	}
-	for _, step := range steps {
-		if err := unlessRefused(step()); err != nil {
-			return err
-		}
+	if _, err := s.layFoundation(ctx); err != nil {
+		return err
 	}
 	if s.cache.newest == nil {
 		s.logRepair(ctx, func() error { _, err := s.repairOnce(ctx, nil); return err }) // Nobody else's write can be under way.
 	}
+	s.foundation.first.Do(func() { close(s.foundation.laid) })
 	return nil
 }
 
-// unlessRefused lets the server start without what it may not write: a client may have taken its place or its address, or have
-// bounded its namespace by a quota.
-func unlessRefused(err error) error {
-	var refused apierrors.APIStatus
-	if errors.As(err, &refused) && refused.Status().Code < http.StatusInternalServerError {
-		slog.Warn("the cluster goes without something that it should begin with", "err", err)
-		return nil
-	}
-	return err
-}
+// The resources of what is written here.
+const (
+	serviceCIDRs   = "servicecidrs.networking.k8s.io"
+	endpointSlices = "endpointslices.discovery.k8s.io"
+)
 
 // bootstrapRange shows the range that Services get their addresses from. One from an earlier start with another range goes.
 func (s *Server) bootstrapRange(ctx context.Context) error {
-	const resource = "servicecidrs.networking.k8s.io"
 	cidr := &networkingv1.ServiceCIDR{
 		ObjectMeta: metav1.ObjectMeta{Name: api.DefaultServiceCIDR},
 		Spec:       networkingv1.ServiceCIDRSpec{CIDRs: []string{s.config.ServiceCIDR.Masked().String()}},
 	}
-	sh := s.shelf(resource)
+	sh := s.shelf(serviceCIDRs)
 	if it := sh.get(cidr.Name); it != nil && !slices.Equal(it.obj.(*networkingv1.ServiceCIDR).Spec.CIDRs, cidr.Spec.CIDRs) {
 		if err := s.cache.remove(ctx, sh, it.key, it.rev); err != nil {
-			return fmt.Errorf("delete %s %s: %w", resource, it.key, err)
+			return fmt.Errorf("delete %s %s: %w", serviceCIDRs, it.key, err)
 		}
 	}
-	if err := s.ensure(ctx, resource, cidr); err != nil {
+	if err := s.ensure(ctx, serviceCIDRs, cidr); err != nil {
 		return err
 	}
 	_, err := s.modify(ctx, sh, cidr.Name, "status", false, func(old runtime.Object) (runtime.Object, error) {
@@ -149,7 +127,14 @@ func (s *Server) setEndpoints(ctx context.Context, k wellKnown) error {
 	if err := s.set(ctx, "endpoints", k.endpoints()); err != nil {
 		return err
 	}
-	return s.set(ctx, "endpointslices.discovery.k8s.io", k.slice())
+	slice := k.slice()
+	sh := s.shelf(endpointSlices)
+	if it := sh.get(objectKey(slice.Namespace, slice.Name)); it != nil && it.obj.(*discoveryv1.EndpointSlice).AddressType != slice.AddressType {
+		if err := s.cache.remove(ctx, sh, it.key, it.rev); err != nil { // A slice keeps its type for life.
+			return fmt.Errorf("delete %s %s: %w", endpointSlices, it.key, err)
+		}
+	}
+	return s.set(ctx, endpointSlices, slice)
 }
 
 func (k wellKnown) endpoints() *corev1.Endpoints {

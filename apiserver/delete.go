@@ -73,8 +73,8 @@ func (s *Server) end(ctx context.Context, sh *shelf, key string, d deletion) (ru
 	}
 }
 
-// protected namespaces are what the cluster itself lives in.
-var protected = []string{metav1.NamespaceDefault, metav1.NamespaceSystem, metav1.NamespacePublic, corev1.NamespaceNodeLease}
+// protected namespaces are what the cluster itself lives in, as Kubernetes' admission plugin NamespaceLifecycle names them.
+var protected = []string{metav1.NamespaceDefault, metav1.NamespaceSystem, metav1.NamespacePublic}
 
 func (d deletion) check(it *item) error {
 	m := it.meta()

@@ -54,19 +54,20 @@ type Config struct {
 
 // Server serves the API from a store.
 type Server struct {
-	config    Config
-	table     []*api.Resource
-	cache     *cache
-	snapshots snapshots
-	allocator allocator
-	peers     peers
-	tokens    *tokens
-	limits    limits
-	schemas   schemas
-	served    atomic.Pointer[served]
-	metrics   *metrics
-	transport http.RoundTripper // Connects to pods, for the proxy subresources.
-	handler   http.Handler      // What requests from this process go to; those from outside go through limits before.
+	config     Config
+	table      []*api.Resource
+	cache      *cache
+	snapshots  snapshots
+	allocator  allocator
+	peers      peers
+	foundation foundation
+	tokens     *tokens
+	limits     limits
+	schemas    schemas
+	served     atomic.Pointer[served]
+	metrics    *metrics
+	transport  http.RoundTripper // Connects to pods, for the proxy subresources.
+	handler    http.Handler      // What requests from this process go to; those from outside go through limits before.
 }
 
 // New reads the store and makes a Server. Run must be running before its handler is used.
@@ -86,14 +87,15 @@ func New(ctx context.Context, s store.Store, config Config) (*Server, error) {
 		return nil, err
 	}
 	srv := &Server{
-		tokens:    tokens,
-		schemas:   newSchemas(documents.Definitions, api.Scheme),
-		config:    config,
-		table:     table,
-		cache:     c,
-		limits:    newLimits(),
-		transport: newPodTransport(),
-		allocator: allocator{cidr: config.ServiceCIDR, ports: config.NodePorts},
+		tokens:     tokens,
+		schemas:    newSchemas(documents.Definitions, api.Scheme),
+		config:     config,
+		table:      table,
+		cache:      c,
+		limits:     newLimits(),
+		transport:  newPodTransport(),
+		allocator:  allocator{cidr: config.ServiceCIDR, ports: config.NodePorts},
+		foundation: foundation{laid: make(chan struct{})},
 	}
 	srv.served.Store(&served{table: table, documents: documents})
 	srv.metrics = newMetrics(srv)
@@ -112,6 +114,7 @@ func (s *Server) Run(ctx context.Context) error {
 	g.Go(func() error { return s.expireEvents(ctx) })
 	g.Go(func() error { return s.followDefinitions(ctx) })
 	g.Go(func() error { return s.keepPeers(ctx) })
+	g.Go(func() error { return s.keepFoundation(ctx) })
 	g.Go(func() error { return s.repair(ctx) })
 	return g.Wait()
 }

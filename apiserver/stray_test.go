@@ -251,21 +251,3 @@ func TestRemadeDefinitionIsNotEmptied(t *testing.T) {
 	s.boat(t, "one")
 	s.do(t, "POST", boats, boat("two", `{"length":3}`)).want(t, 201)
 }
-
-// What clients put in the place of the objects that every cluster begins with does not keep the server from starting.
-func TestTakenPlacesDoNotStopTheServer(t *testing.T) {
-	file := filepath.Join(t.TempDir(), "store")
-	s := startOn(t, file)
-	const slices = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices"
-	s.do(t, "DELETE", servicesPath+"/kubernetes", "").want(t, 200)
-	s.do(t, "POST", servicesPath, serviceJSON("mine", `"clusterIP":"10.43.0.1"`)).want(t, 201)
-	s.stop()
-	s = startOn(t, file)
-	s.do(t, "GET", servicesPath+"/kubernetes", "").want(t, 404)
-	s.do(t, "DELETE", servicesPath+"/mine", "").want(t, 200)
-	s.do(t, "DELETE", slices+"/kubernetes", "").want(t, 200)
-	s.do(t, "POST", slices, `{"metadata":{"name":"kubernetes"},"addressType":"IPv6","endpoints":[{"addresses":["2001:db8::1"]}]}`).want(t, 201)
-	s.stop()
-	s = startOn(t, file)
-	s.do(t, "GET", servicesPath+"/kubernetes", "").want(t, 200)
-}
