@@ -41,7 +41,7 @@ var actors = map[string]string{
 	"Lease":                     "the nodes' heartbeats",
 	"LocalSubjectAccessReview":  "answered by who is let in now",
 	"Namespace":                 "emptied when deleted",
-	"NetworkPolicy":             "nothing is blocked",
+	"NetworkPolicy":             "the proxy: enforced on the pod's node",
 	"Node":                      "registered by the agent; marked when it falls silent; its pods are not evicted yet",
 	"NodeMetrics":               "the agent of the node, when somebody asks",
 	"PodMetrics":                "the agent of the pod's node, when somebody asks",

@@ -13,7 +13,7 @@ import (
 
 func networkPolicy() *Resource {
 	return row(Resource{
-		Group: "networking.k8s.io", Version: "v1", Name: "networkpolicies", Singular: "networkpolicy", Kind: "NetworkPolicy", Idle: true,
+		Group: "networking.k8s.io", Version: "v1", Name: "networkpolicies", Singular: "networkpolicy", Kind: "NetworkPolicy",
 		ShortNames: []string{"netpol"}, Namespaced: true,
 		Verbs: allVerbs(),
 		Columns: []metav1.TableColumnDefinition{

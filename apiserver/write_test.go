@@ -471,9 +471,9 @@ func TestRaces(t *testing.T) {
 // TestIdleKindWarns promises that nobody takes a kind that is only stored for one that is acted on.
 func TestIdleKindWarns(t *testing.T) {
 	s := start(t)
-	policy := `{"kind":"NetworkPolicy","apiVersion":"networking.k8s.io/v1","metadata":{"name":"deny"},"spec":{"podSelector":{}}}`
-	got := s.do(t, "POST", "/apis/networking.k8s.io/v1/namespaces/default/networkpolicies", policy).want(t, 201).header["Warning"]
-	want := []string{`299 - "skiff stores this NetworkPolicy, but nothing acts on it yet"`}
+	class := `{"kind":"VolumeAttributesClass","apiVersion":"storage.k8s.io/v1","metadata":{"name":"fast"},"driverName":"d","parameters":{"a":"b"}}`
+	got := s.do(t, "POST", "/apis/storage.k8s.io/v1/volumeattributesclasses", class).want(t, 201).header["Warning"]
+	want := []string{`299 - "skiff stores this VolumeAttributesClass, but nothing acts on it yet"`}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("warnings (-want +got):\n%s", diff)
 	}

@@ -7,8 +7,12 @@ import (
 )
 
 // podOwner stands before "namespace/name" where a Ruleset's owner is a pod with host ports, not a Service. No namespace has a
-// colon in its name.
-const podOwner = "pod:"
+// colon in its name. The others are for what has to be looked at.
+const (
+	podOwner       = "pod:"
+	policyOwner    = "policy:"
+	namespaceOwner = "namespace:"
+)
 
 // hasHostPorts reports whether obj is a pod of this node that wants ports of the node for its own.
 func (c Config) hasHostPorts(obj any) bool {
@@ -16,12 +20,12 @@ func (c Config) hasHostPorts(obj any) bool {
 	return ok && pod.Spec.NodeName == c.NodeName && !pod.Spec.HostNetwork && len(hostPorts(pod)) > 0
 }
 
-// podWithHostPorts returns what a Ruleset calls the pod, if it is one with host ports.
-func (c Config) podWithHostPorts(obj any) []string {
-	if !c.hasHostPorts(obj) {
+// podOfInterest returns what a Ruleset calls the pod, if it is one with host ports, or one for policies.
+func (c Config) podOfInterest(obj any) []string {
+	pod, ok := obj.(*corev1.Pod)
+	if !ok || !(c.HostPorts && c.hasHostPorts(obj)) && !(c.Policies && !pod.Spec.HostNetwork) {
 		return nil
 	}
-	pod := obj.(*corev1.Pod)
 	return []string{podOwner + pod.Namespace + "/" + pod.Name}
 }
 
@@ -43,7 +47,7 @@ func hostPorts(pod *corev1.Pod) []corev1.ContainerPort {
 // newHostPorts decides what the host ports of pod want. They are open as soon as the pod has an address, ready or not. nil:
 // nothing, the pod is over or not of this node.
 func newHostPorts(c Config, pod *corev1.Pod) *service {
-	if pod == nil || !c.hasHostPorts(pod) || pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed {
+	if pod == nil || !c.HostPorts || !c.hasHostPorts(pod) || pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed {
 		return nil
 	}
 	addr, err := netip.ParseAddr(pod.Status.PodIP)

@@ -2,8 +2,10 @@ package proxy
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"fmt"
+	"net/netip"
 	"slices"
 
 	"github.com/google/nftables"
@@ -41,7 +43,10 @@ func (t *table) checkMaps(conn *nftables.Conn) error {
 	if err != nil {
 		return fmt.Errorf("list maps: %w", err)
 	}
-	want := elementMaps()
+	var want []string
+	for _, m := range elementMaps() {
+		want = append(want, m.name)
+	}
 	for _, m := range verdictMaps() {
 		want = append(want, m.name)
 	}
@@ -127,13 +132,16 @@ func choiceOf(key []byte) (c choice, ok bool) {
 
 func (t *table) loadElements(conn *nftables.Conn) (map[key]value, error) {
 	all := map[key]value{}
-	for _, in := range elementMaps() {
-		elements, err := conn.GetSetElements(&nftables.Set{Table: t.ref(), Name: in})
+	for _, m := range elementMaps() {
+		elements, err := conn.GetSetElements(&nftables.Set{Table: t.ref(), Name: m.name})
 		if err != nil {
-			return nil, fmt.Errorf("read map %s: %w", in, err)
+			return nil, fmt.Errorf("read map %s: %w", m.name, err)
+		}
+		if m.halved() {
+			elements = whole(elements)
 		}
 		for _, e := range elements {
-			k, v, err := decode(in, e.Key, e.KeyEnd, e.Val)
+			k, v, err := m.decode(e.Key, e.KeyEnd, e.Val)
 			if err != nil {
 				return nil, errDamaged
 			}
@@ -141,4 +149,21 @@ func (t *table) loadElements(conn *nftables.Conn) (map[key]value, error) {
 		}
 	}
 	return all, nil
+}
+
+// whole makes ranges of their beginnings and ends.
+func whole(halves []nftables.SetElement) []nftables.SetElement {
+	slices.SortFunc(halves, func(a, b nftables.SetElement) int {
+		return cmp.Or(bytes.Compare(a.Key, b.Key), compareBool(b.IntervalEnd, a.IntervalEnd))
+	})
+	var all []nftables.SetElement
+	for _, half := range halves {
+		if !half.IntervalEnd {
+			half.KeyEnd = bytes.Repeat([]byte{0xff}, len(half.Key)) // Until its end comes.
+			all = append(all, half)
+		} else if behind, ok := netip.AddrFromSlice(half.Key); ok && len(all) > 0 && behind.Prev().IsValid() {
+			all[len(all)-1].KeyEnd = behind.Prev().AsSlice()
+		}
+	}
+	return all
 }

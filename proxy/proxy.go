@@ -18,10 +18,10 @@
 //
 // Ports of the node and addresses outside the service range (external ones, those of load balancers) are the same kind of
 // element as cluster addresses, and so are the host ports of this node's pods. Of session affinity and of ranges that clients
-// must come from, too, the rules are fixed and the elements change.
+// must come from, too, the rules are fixed and the elements change. So it is with NetworkPolicies, which the same table enforces.
 //
 // In Kubernetes: kube-proxy in its nftables mode, which has a chain for each Service and each endpoint. Left out for now:
-// IPv6. Host ports are the portmap plug-in's there.
+// IPv6. Host ports are the portmap plug-in's there, and policies the network plug-in's.
 package proxy
 
 import (
@@ -37,6 +37,7 @@ import (
 
 	"k8s.io/client-go/informers"
 	corelisters "k8s.io/client-go/listers/core/v1"
+	networkinglisters "k8s.io/client-go/listers/networking/v1"
 	"k8s.io/client-go/tools/cache"
 
 	"skiff/reconcile"
@@ -48,7 +49,8 @@ type Config struct {
 	ClusterCIDR    netip.Prefix // Pod addresses. IPv4.
 	ServiceCIDR    netip.Prefix // Cluster addresses of Services. IPv4.
 	LocalAddresses []netip.Addr // In the service range, but answered by the node itself and never translated, like the node's DNS.
-	HostPorts      bool         // Open the host ports of this node's pods too. Elsewhere a plug-in of the pod network does that.
+	HostPorts      bool         // Open the host ports of this node's pods too. Elsewhere a plug-in of the pod network does that,
+	Policies       bool         // and this as well: enforce NetworkPolicies.
 	Table          string       // Name of the nftables table, family inet, which belongs to the proxy alone.
 }
 
@@ -68,7 +70,9 @@ func (c Config) validate() error {
 type Proxy struct {
 	services    corelisters.ServiceLister
 	slices      cache.Indexer
-	pods        corelisters.PodLister // nil without host ports.
+	pods        corelisters.PodLister // nil without host ports and policies.
+	policies    networkinglisters.NetworkPolicyLister
+	namespaces  corelisters.NamespaceLister
 	cachesReady []cache.InformerSynced
 	kernel      kernel
 	rulesLoop   *reconcile.Loop
@@ -141,18 +145,30 @@ func newProxy(c Config, factory informers.SharedInformerFactory, k kernel) (*Pro
 	}
 	nodes := factory.Core().V1().Nodes().Informer()
 	p.cachesReady = append(p.cachesReady, nodes.HasSynced)
-	if err := p.rulesLoop.Watch(nodes, p.touched(p.movedZone)); err != nil {
+	if err := p.rulesLoop.Watch(nodes, p.touched(p.nodeChanged)); err != nil {
 		return nil, err
 	}
-	if c.HostPorts {
+	if c.HostPorts || c.Policies {
 		pods := factory.Core().V1().Pods()
 		p.pods = pods.Lister()
 		p.cachesReady = append(p.cachesReady, pods.Informer().HasSynced)
-		if err := p.rulesLoop.Watch(pods.Informer(), p.touched(c.podWithHostPorts)); err != nil {
+		if err := p.rulesLoop.Watch(pods.Informer(), p.touched(c.podOfInterest)); err != nil {
 			return nil, err
 		}
 	}
+	if c.Policies {
+		return p, p.watchPolicies(factory)
+	}
 	return p, nil
+}
+
+func (p *Proxy) watchPolicies(factory informers.SharedInformerFactory) error {
+	policies, namespaces := factory.Networking().V1().NetworkPolicies(), factory.Core().V1().Namespaces()
+	p.policies, p.namespaces = policies.Lister(), namespaces.Lister()
+	p.cachesReady = append(p.cachesReady, policies.Informer().HasSynced, namespaces.Informer().HasSynced)
+	return errors.Join(
+		p.rulesLoop.Watch(policies.Informer(), p.touched(owned(policyOwner))),
+		p.rulesLoop.Watch(namespaces.Informer(), p.touched(owned(namespaceOwner))))
 }
 
 // Synced is closed when the kernel holds the rules for all Services for the first time.

@@ -33,9 +33,7 @@ func (c *cluster) start(k kernel) (stop func()) {
 	c.t.Helper()
 	ctx, cancel := context.WithCancel(c.t.Context())
 	factory := informers.NewSharedInformerFactory(c.client, 0)
-	config := testConfig()
-	config.HostPorts = true
-	p, err := newProxy(config, factory, k)
+	p, err := newProxy(testConfig(), factory, k)
 	must(c.t, err)
 	factory.Start(ctx.Done())
 	done := make(chan error)

@@ -22,6 +22,8 @@ type Ruleset struct {
 	alive    map[netip.AddrPort]int // How many Services know this endpoint.
 	changed  map[key]change         // What set touched since the kernel was last told.
 	died     []netip.Addr           // Of endpoints that left alive since then.
+	policies policies
+	enforced map[string][]key // What policies want, by owner.
 }
 
 // A claim is a Service's wish for an element. Two Services may want the same key: the endpoint of both is the same pod (hairpin),
@@ -46,6 +48,8 @@ func NewRuleset(c Config) *Ruleset {
 		rivals:   map[key][]claim{},
 		alive:    map[netip.AddrPort]int{},
 		changed:  map[key]change{},
+		policies: newPolicies(),
+		enforced: map[string][]key{},
 	}
 }
 
@@ -55,9 +59,10 @@ func (r *Ruleset) Set(name string, svc *corev1.Service, endpointSlices []*discov
 	r.set(name, newService(r.config, r.zone, svc, endpointSlices))
 }
 
-// SetPod does the same for the host ports of the pod called name ("namespace/name").
+// SetPod does the same for the pod called name ("namespace/name"): its host ports, and what NetworkPolicies say of it.
 func (r *Ruleset) SetPod(name string, pod *corev1.Pod) {
 	r.set(podOwner+name, newHostPorts(r.config, pod))
+	r.policies.setPod(name, pod)
 }
 
 // health returns what the load balancer of the Service called name is told.
@@ -70,16 +75,7 @@ func (r *Ruleset) health(name string) health {
 
 func (r *Ruleset) set(name string, want *service) {
 	have := r.services[name]
-	kept := make(map[key]value)
-	want.elements(func(k key, v value) { kept[k] = v })
-	have.elements(func(k key, _ value) {
-		if _, ok := kept[k]; !ok {
-			r.withdraw(k, name)
-		}
-	})
-	for k, v := range kept {
-		r.claim(k, claim{owner: name, value: v})
-	}
+	r.replace(name, have.elements, want.elements)
 	if want != nil {
 		r.services[name] = want
 		for _, target := range want.alive {
@@ -95,6 +91,20 @@ func (r *Ruleset) set(name string, want *service) {
 				r.died = append(r.died, target.Addr())
 			}
 		}
+	}
+}
+
+// replace has owner claim the elements that want yields, and withdraw those of have that are not among them.
+func (r *Ruleset) replace(owner string, have, want func(yield func(key, value))) {
+	kept := make(map[key]value)
+	want(func(k key, v value) { kept[k] = v })
+	have(func(k key, _ value) {
+		if _, ok := kept[k]; !ok {
+			r.withdraw(k, owner)
+		}
+	})
+	for k, v := range kept {
+		r.claim(k, claim{owner: owner, value: v})
 	}
 }
 
@@ -200,6 +210,7 @@ func (r *Ruleset) told() {
 
 // String writes the Ruleset in nft's syntax, as `nft -f` reads it. Equal Rulesets have the same text.
 func (r *Ruleset) String() string {
+	r.enforce()
 	var b strings.Builder
 	all := make(map[key]value, len(r.elements))
 	for k, c := range r.elements {
@@ -212,8 +223,8 @@ func (r *Ruleset) String() string {
 func writeTable(b *strings.Builder, c Config, elements map[key]value) {
 	fmt.Fprintf(b, "table inet %s {\n", c.Table)
 	keys := slices.SortedFunc(maps.Keys(elements), compareKeys)
-	for _, in := range elementMaps() {
-		writeMap(b, in, keys, elements)
+	for _, m := range elementMaps() {
+		writeMap(b, m, keys, elements)
 	}
 	fmt.Fprintf(b, "\tmap %s {\n\t\ttypeof ip daddr . meta l4proto . th dport . ip saddr : meta priority\n", affinity)
 	fmt.Fprintf(b, "\t\tsize %d\n\t\tflags dynamic,timeout\n\t}\n", maxClients)
@@ -238,47 +249,18 @@ func writeTable(b *strings.Builder, c Config, elements map[key]value) {
 	b.WriteString("}\n")
 }
 
-// mapType writes what the map is called and holds. The slot has the type of a number drawn; nft wants the draw spelled out.
-func mapType(in string) string {
-	const (
-		front  = "type ipv4_addr . inet_proto . inet_service"
-		packet = "typeof ip daddr . meta l4proto . th dport"
-		slot   = "numgen random mod 2"
-		target = "ip daddr . th dport"
-	)
-	var kind string
-	switch in {
-	case services, outsiders, guarded:
-		kind = front + " : mark"
-	case endpoints:
-		kind = packet + " . " + slot + " : " + target
-	case pins:
-		kind = packet + " . " + slot + " : meta priority"
-	case pinned:
-		kind = packet + " . meta priority : " + target
-	case allowed:
-		kind = "type mark . ipv4_addr\n\t\tflags interval"
-	case hairpin:
-		kind = "type ipv4_addr . ipv4_addr"
-	}
-	if isSet(in) {
-		return "set " + in + " {\n\t\t" + kind
-	}
-	return "map " + in + " {\n\t\t" + kind
-}
-
-func writeMap(b *strings.Builder, in string, keys []key, elements map[key]value) {
-	fmt.Fprintf(b, "\t%s\n", mapType(in))
+func writeMap(b *strings.Builder, m elementMap, keys []key, elements map[key]value) {
+	m.write(b)
 	open := false
 	for _, k := range keys {
-		if k.in != in {
+		if k.in != m.name {
 			continue
 		}
 		if !open {
 			b.WriteString("\t\telements = {\n")
 			open = true
 		}
-		fmt.Fprintf(b, "\t\t\t%s,\n", text(k, elements[k]))
+		fmt.Fprintf(b, "\t\t\t%s,\n", m.elementText(k, elements[k]))
 	}
 	if open {
 		b.WriteString("\t\t}\n")

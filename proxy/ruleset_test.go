@@ -18,6 +18,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	"sigs.k8s.io/yaml"
 
 	"skiff/reconcile"
@@ -100,6 +101,7 @@ func readRuleset(t *testing.T, file string) *Ruleset {
 	var all []*corev1.Service
 	bySvc := map[string][]*discoveryv1.EndpointSlice{}
 	r := NewRuleset(testConfig())
+	r.setOwnRange(netip.MustParsePrefix("10.42.0.0/24"))
 	for _, doc := range strings.Split(string(text), "\n---\n") {
 		if strings.Contains(doc, "kind: EndpointSlice") {
 			s := &discoveryv1.EndpointSlice{}
@@ -112,6 +114,18 @@ func readRuleset(t *testing.T, file string) *Ruleset {
 			pod := &corev1.Pod{}
 			must(t, yaml.UnmarshalStrict([]byte(doc), pod))
 			r.SetPod(pod.Namespace+"/"+pod.Name, pod)
+			continue
+		}
+		if strings.Contains(doc, "kind: NetworkPolicy") {
+			policy := &networkingv1.NetworkPolicy{}
+			must(t, yaml.UnmarshalStrict([]byte(doc), policy))
+			r.SetPolicy(policy.Namespace+"/"+policy.Name, policy)
+			continue
+		}
+		if strings.Contains(doc, "kind: Namespace") {
+			ns := &corev1.Namespace{}
+			must(t, yaml.UnmarshalStrict([]byte(doc), ns))
+			r.SetNamespace(ns.Name, ns)
 			continue
 		}
 		s := &corev1.Service{}
@@ -209,10 +223,11 @@ func TestElementsSurviveTheKernel(t *testing.T) {
 	r := NewRuleset(testConfig())
 	r.Set("default/web", newTestService("web", "10.43.0.80"), list(newTestSlice("web", "10.42.0.1", "10.42.0.2")))
 	for k, c := range r.elements {
-		start, end := k.bytes()
-		gotKey, gotValue, err := decode(k.in, start, end, c.value.bytes(k.in))
+		m := elementMapOf(k.in)
+		start, end := m.bytes(k)
+		gotKey, gotValue, err := m.decode(start, end, m.valueBytes(c.value))
 		if err != nil || gotKey != k || gotValue != c.value {
-			t.Errorf("%s came back as %s, %v", text(k, c.value), text(gotKey, gotValue), err)
+			t.Errorf("%s came back as %s, %v", m.elementText(k, c.value), m.elementText(gotKey, gotValue), err)
 		}
 	}
 }
@@ -286,6 +301,7 @@ func walk[K kernel](t *testing.T, k K, steps int, disturb func(K)) {
 	}
 	now := map[string]state{}
 	var pod *corev1.Pod
+	policies := newPolicyWorld()
 	for step := range steps {
 		for range 1 + rnd.IntN(3) {
 			name := fmt.Sprintf("s%d", rnd.IntN(5))
@@ -311,6 +327,7 @@ func walk[K kernel](t *testing.T, k K, steps int, disturb func(K)) {
 		}
 		pod = hostPortPod(rnd)
 		p.rules.SetPod("default/p", pod)
+		policies.change(rnd, p.rules)
 		switch rnd.IntN(20) {
 		case 0:
 			disturb(k)
@@ -318,6 +335,7 @@ func walk[K kernel](t *testing.T, k K, steps int, disturb func(K)) {
 		case 1:
 			p.known = false
 		}
+		p.rules.enforce()
 		if _, err := p.program(); err != nil {
 			t.Fatalf("seed %d step %d: %v", seed, step, err)
 		}
@@ -328,6 +346,7 @@ func walk[K kernel](t *testing.T, k K, steps int, disturb func(K)) {
 			fresh.Set(name, now[name].svc, now[name].slices)
 		}
 		fresh.SetPod("default/p", pod)
+		policies.tell(fresh)
 		have, err := k.load()
 		if err != nil {
 			t.Fatalf("seed %d step %d: load: %v", seed, step, err)

@@ -25,6 +25,8 @@ const (
 	tcp  protocol = 6
 	udp  protocol = 17
 	sctp protocol = 132
+
+	anyProtocol protocol = 0 // In ranges.
 )
 
 func (p protocol) String() string {

@@ -84,9 +84,9 @@ func (t *table) replace(elements map[key]value) (err error) {
 	conn.AddTable(t.ref()) // So that there is one to delete.
 	conn.DelTable(t.ref())
 	conn.AddTable(t.ref())
-	for i, in := range elementMaps() {
-		if err := conn.AddSet(t.set(in, i+1), nil); err != nil {
-			return fmt.Errorf("add map %s: %w", in, err)
+	for i, m := range elementMaps() {
+		if err := conn.AddSet(m.set(t.ref(), i+1), nil); err != nil {
+			return fmt.Errorf("add map %s: %w", m.name, err)
 		}
 	}
 	for i, m := range verdictMaps() {
@@ -163,8 +163,13 @@ func (t *table) addChain(conn *nftables.Conn, ch chain) {
 		c.Hooknum, c.Priority = nftables.ChainHookOutput, nftables.ChainPriorityNATDest
 	case "postrouting":
 		c.Hooknum, c.Priority = nftables.ChainHookPostrouting, nftables.ChainPriorityNATSource
+	case "forward":
+		c.Hooknum, c.Priority = nftables.ChainHookForward, nftables.ChainPriorityFilter
 	}
-	if c.Hooknum != nil {
+	switch {
+	case ch.name == "forward":
+		c.Type = nftables.ChainTypeFilter
+	case c.Hooknum != nil:
 		c.Type = nftables.ChainTypeNAT
 	}
 	conn.AddChain(c)
@@ -187,29 +192,6 @@ func (r rule) signature() []byte {
 
 // typeSum marks the signature in a rule's user data. nft does not use this number, and skips what it does not know.
 const typeSum userdata.Type = 100
-
-// set describes one of the maps of elements to the kernel. The number is needed within a batch only.
-func (t *table) set(in string, number int) *nftables.Set {
-	s := &nftables.Set{Table: t.ref(), ID: uint32(number), Name: in, IsMap: !isSet(in), Interval: in == allowed, Concatenation: true}
-	addr, proto, port := nftables.TypeIPAddr, nftables.TypeInetProto, nftables.TypeInetService
-	front := []nftables.SetDatatype{addr, proto, port}
-	switch in {
-	case services, outsiders, guarded:
-		s.DataType = nftables.TypeMark
-	case endpoints:
-		front, s.DataType = append(front, nftables.TypeMark), nftables.MustConcatSetType(addr, port)
-	case pins:
-		front, s.DataType = append(front, nftables.TypeMark), nftables.TypeClassID
-	case pinned:
-		front, s.DataType = append(front, nftables.TypeClassID), nftables.MustConcatSetType(addr, port)
-	case allowed:
-		front = []nftables.SetDatatype{nftables.TypeMark, addr}
-	case hairpin:
-		front = []nftables.SetDatatype{addr, addr}
-	}
-	s.KeyType = nftables.MustConcatSetType(front...)
-	return s
-}
 
 // affinitySet describes the map that the rules fill by themselves.
 func (t *table) affinitySet() *nftables.Set {
@@ -244,13 +226,13 @@ func (t *table) verdictSet(m verdictMap, number int) *nftables.Set {
 
 func (t *table) addElements(conn *nftables.Conn, add map[key]value) error {
 	for in, keys := range byMap(slices.Collect(maps.Keys(add))) {
+		m := elementMapOf(in)
 		for part := range slices.Chunk(keys, chunk) {
-			list := make([]nftables.SetElement, len(part))
-			for i, k := range part {
-				list[i].Key, list[i].KeyEnd = k.bytes()
-				list[i].Val = add[k].bytes(in)
+			var list []nftables.SetElement
+			for _, k := range part {
+				list = m.appendElement(list, k, m.valueBytes(add[k]))
 			}
-			if err := conn.SetAddElements(&nftables.Set{Table: t.ref(), Name: in, IsMap: !isSet(in)}, list); err != nil {
+			if err := conn.SetAddElements(&nftables.Set{Table: t.ref(), Name: in, IsMap: !m.isSet()}, list); err != nil {
 				return fmt.Errorf("add to map %s: %w", in, err)
 			}
 		}
@@ -260,10 +242,11 @@ func (t *table) addElements(conn *nftables.Conn, add map[key]value) error {
 
 func (t *table) removeElements(conn *nftables.Conn, remove []key) error {
 	for in, keys := range byMap(remove) {
+		m := elementMapOf(in)
 		for part := range slices.Chunk(keys, chunk) {
-			list := make([]nftables.SetElement, len(part))
-			for i, k := range part {
-				list[i].Key, list[i].KeyEnd = k.bytes()
+			var list []nftables.SetElement
+			for _, k := range part {
+				list = m.appendElement(list, k, nil)
 			}
 			if err := conn.SetDeleteElements(&nftables.Set{Table: t.ref(), Name: in}, list); err != nil {
 				return fmt.Errorf("remove from map %s: %w", in, err)
@@ -271,6 +254,19 @@ func (t *table) removeElements(conn *nftables.Conn, remove []key) error {
 		}
 	}
 	return nil
+}
+
+// appendElement appends what the kernel is to be told of one element.
+func (m elementMap) appendElement(list []nftables.SetElement, k key, v []byte) []nftables.SetElement {
+	start, end := m.bytes(k)
+	if !m.halved() {
+		return append(list, nftables.SetElement{Key: start, KeyEnd: end, Val: v})
+	}
+	list = append(list, nftables.SetElement{Key: start, Val: v})
+	if behind := k.last.Next(); behind.IsValid() { // The last range of all has no end.
+		list = append(list, nftables.SetElement{Key: behind.AsSlice(), IntervalEnd: true})
+	}
+	return list
 }
 
 func byMap(keys []key) map[string][]key {

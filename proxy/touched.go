@@ -4,14 +4,18 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/client-go/tools/cache"
+
+	"skiff/reconcile"
 )
 
 // serviceOf returns the "namespace/name" of the Service that an EndpointSlice says it belongs to.
@@ -39,15 +43,30 @@ func (p *Proxy) touched(names func(obj any) []string) func(obj any) []string {
 	}
 }
 
-// movedZone returns all Services, if obj is this node and says that it is in another zone than it was: hints may mean other
-// endpoints now.
-func (p *Proxy) movedZone(obj any) []string {
+// owned returns what a Ruleset calls an object of another kind than Services.
+func owned(by string) func(obj any) []string {
+	return func(obj any) []string {
+		var names []string
+		for _, name := range reconcile.ObjectKey(obj) {
+			names = append(names, by+name)
+		}
+		return names
+	}
+}
+
+// nodeChanged looks at the zone and the addresses of this node. It returns all Services if the zone is another one than it was:
+// hints may mean other endpoints now.
+func (p *Proxy) nodeChanged(obj any) []string {
 	node, ok := obj.(*corev1.Node)
 	if !ok || node.Name != p.rules.config.NodeName {
 		return nil
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if own, err := netip.ParsePrefix(node.Spec.PodCIDR); err == nil && own != p.rules.policies.ownRange {
+		p.rules.setOwnRange(own.Masked())
+		p.rulesLoop.Add(onlyKey)
+	}
 	zone := node.Labels[corev1.LabelTopologyZone]
 	if zone == p.rules.zone {
 		return nil
@@ -58,56 +77,104 @@ func (p *Proxy) movedZone(obj any) []string {
 
 // touchAll notes everything: the informers may know them before they have told.
 func (p *Proxy) touchAll() error {
-	all, err := p.services.List(labels.Everything())
-	if err != nil {
-		return fmt.Errorf("list services: %w", err)
-	}
-	var pods []*corev1.Pod
-	if p.pods != nil {
-		if pods, err = p.pods.List(labels.Everything()); err != nil {
-			return fmt.Errorf("list pods: %w", err)
-		}
-	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for _, svc := range all {
-		p.dirty[svc.Namespace+"/"+svc.Name] = true
-	}
-	for _, pod := range pods {
-		for _, name := range p.rules.config.podWithHostPorts(pod) {
+	note := func(obj any, names func(any) []string) {
+		for _, name := range names(obj) {
 			p.dirty[name] = true
 		}
+	}
+	err := eachOf(p.services.List, func(s *corev1.Service) { note(s, reconcile.ObjectKey) })
+	if p.pods != nil {
+		err = errors.Join(err, eachOf(p.pods.List, func(pod *corev1.Pod) { note(pod, p.rules.config.podOfInterest) }))
+	}
+	if p.policies != nil {
+		err = errors.Join(err,
+			eachOf(p.policies.List, func(np *networkingv1.NetworkPolicy) { note(np, owned(policyOwner)) }),
+			eachOf(p.namespaces.List, func(ns *corev1.Namespace) { note(ns, owned(namespaceOwner)) }))
+	}
+	return err
+}
+
+func eachOf[T any](list func(labels.Selector) ([]T, error), do func(T)) error {
+	all, err := list(labels.Everything())
+	if err != nil {
+		return fmt.Errorf("list from the cache: %w", err)
+	}
+	for _, one := range all {
+		do(one)
 	}
 	return nil
 }
 
-// update computes the touched Services anew. What cannot be asked about its health, for which deaf gives the reasons, stays
+// update looks at what was touched anew. What cannot be asked about its health, for which deaf gives the reasons, stays
 // touched; all else goes on.
 func (p *Proxy) update() (deaf, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for name := range p.dirty {
-		if podName, ok := strings.CutPrefix(name, podOwner); ok {
-			pod, err := p.readPod(podName)
-			if err != nil {
-				return nil, err
-			}
-			p.rules.SetPod(podName, pod)
-			delete(p.dirty, name)
-			continue
-		}
-		svc, endpointSlices, err := p.read(name)
+		unheard, err := p.look(name)
 		if err != nil {
 			return nil, err
 		}
-		p.rules.Set(name, svc, endpointSlices)
-		if err := p.health.set(name, p.rules.health(name)); err != nil {
-			deaf = errors.Join(deaf, err)
+		if unheard != nil {
+			deaf = errors.Join(deaf, unheard)
 			continue
 		}
 		delete(p.dirty, name)
 	}
+	p.rules.enforce()
 	return deaf, nil
+}
+
+// look sets what is called name in the Ruleset as the caches have it.
+func (p *Proxy) look(name string) (deaf, err error) {
+	kind, full, other := strings.Cut(name, ":")
+	if !other {
+		return p.lookAtService(name)
+	}
+	namespace, short, err := cache.SplitMetaNamespaceKey(full)
+	if err != nil {
+		return nil, err
+	}
+	switch kind + ":" {
+	case podOwner:
+		pod, err := found(p.pods.Pods(namespace).Get(short))
+		if err == nil {
+			p.rules.SetPod(full, pod)
+		}
+		return nil, err
+	case policyOwner:
+		policy, err := found(p.policies.NetworkPolicies(namespace).Get(short))
+		if err == nil {
+			p.rules.SetPolicy(full, policy)
+		}
+		return nil, err
+	case namespaceOwner:
+		ns, err := found(p.namespaces.Get(short))
+		if err == nil {
+			p.rules.SetNamespace(short, ns)
+		}
+		return nil, err
+	}
+	return nil, nil
+}
+
+func (p *Proxy) lookAtService(name string) (deaf, err error) {
+	svc, endpointSlices, err := p.read(name)
+	if err != nil {
+		return nil, err
+	}
+	p.rules.Set(name, svc, endpointSlices)
+	return p.health.set(name, p.rules.health(name)), nil
+}
+
+// found turns the error that there is no such object into nil, which is what a Ruleset is told then.
+func found[T any](obj *T, err error) (*T, error) {
+	if apierrors.IsNotFound(err) {
+		return nil, nil
+	}
+	return obj, err
 }
 
 func (p *Proxy) read(name string) (*corev1.Service, []*discoveryv1.EndpointSlice, error) {
@@ -115,12 +182,9 @@ func (p *Proxy) read(name string) (*corev1.Service, []*discoveryv1.EndpointSlice
 	if err != nil {
 		return nil, nil, err
 	}
-	svc, err := p.services.Services(namespace).Get(short)
-	if apierrors.IsNotFound(err) {
-		return nil, nil, nil
-	}
-	if err != nil {
-		return nil, nil, fmt.Errorf("get service %s: %w", name, err)
+	svc, err := found(p.services.Services(namespace).Get(short))
+	if svc == nil || err != nil {
+		return nil, nil, err
 	}
 	objs, err := p.slices.ByIndex(byService, name)
 	if err != nil {
@@ -131,19 +195,4 @@ func (p *Proxy) read(name string) (*corev1.Service, []*discoveryv1.EndpointSlice
 		found = append(found, obj.(*discoveryv1.EndpointSlice))
 	}
 	return svc, found, nil
-}
-
-func (p *Proxy) readPod(name string) (*corev1.Pod, error) {
-	namespace, short, err := cache.SplitMetaNamespaceKey(name)
-	if err != nil {
-		return nil, err
-	}
-	pod, err := p.pods.Pods(namespace).Get(short)
-	if apierrors.IsNotFound(err) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("get pod %s: %w", name, err)
-	}
-	return pod, nil
 }

@@ -16,6 +16,8 @@ func testConfig() Config {
 		ClusterCIDR:    netip.MustParsePrefix("10.42.0.0/16"),
 		ServiceCIDR:    netip.MustParsePrefix("10.43.0.0/16"),
 		LocalAddresses: []netip.Addr{netip.MustParseAddr("10.43.0.10")},
+		HostPorts:      true,
+		Policies:       true,
 		Table:          "skifftest",
 	}
 }

@@ -126,7 +126,9 @@ func schedulerCommand() *cobra.Command {
 
 func proxyCommand() *cobra.Command {
 	var o options
+	var policies bool
 	flags := func(cmd *cobra.Command) {
+		cmd.Flags().BoolVar(&policies, "network-policies", true, "enforce NetworkPolicies; turn it off where the pod network does")
 		cmd.Flags().StringVar(&o.nodeName, "node-name", "", "name of this machine's Node (default: the host name)")
 		cmd.Flags().StringVar(&o.clusterCIDR, "cluster-cidr", "10.42.0.0/16", "addresses of pods")
 		cmd.Flags().StringVar(&o.serviceCIDR, "service-cidr", "10.43.0.0/16", "addresses of Services")
@@ -141,7 +143,9 @@ func proxyCommand() *cobra.Command {
 		if err := s.parseRanges(); err != nil {
 			return nil, err
 		}
-		return proxy.New(s.proxyConfig(), factory)
+		config := s.proxyConfig()
+		config.Policies = policies
+		return proxy.New(config, factory)
 	})
 }
 

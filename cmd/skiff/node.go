@@ -139,7 +139,7 @@ func (n *node) components(client kubernetes.Interface, runtime *containerd.Runti
 		return nil, nil, err
 	}
 	proxyConfig := n.proxyConfig()
-	proxyConfig.HostPorts = true
+	proxyConfig.HostPorts, proxyConfig.Policies = true, true
 	p, err := proxy.New(proxyConfig, n.factory)
 	if err != nil {
 		return nil, nil, err
