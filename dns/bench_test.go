@@ -80,7 +80,7 @@ func exchangeAll(b *testing.B, address string, packet []byte, n int) time.Durati
 			share++
 		}
 		wg.Go(func() {
-			if err := exchange(address, packet, share); err != nil {
+			if err := exchangeSome(address, packet, share); err != nil {
 				b.Error(err)
 			}
 		})
@@ -89,7 +89,7 @@ func exchangeAll(b *testing.B, address string, packet []byte, n int) time.Durati
 	return time.Since(start)
 }
 
-func exchange(address string, packet []byte, n int) error {
+func exchangeSome(address string, packet []byte, n int) error {
 	conn, err := net.Dial("udp", address)
 	if err != nil {
 		return err

@@ -2,11 +2,13 @@ package dns
 
 import (
 	"context"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
+	"log/slog"
 	"net/netip"
-	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -15,189 +17,304 @@ import (
 	"github.com/miekg/dns"
 )
 
-// Limits of forwarding. A resolver library waits 5 seconds for an answer; ours, also that there is none, must be there
-// before.
+// How long an upstream may take. A resolver library waits 5 seconds for an answer; ours, also that there is none, must be
+// there before.
 const (
-	askTimeout     = 1500 * time.Millisecond // For one answer of one upstream.
-	forwardTimeout = 4 * time.Second         // For all of it.
-	maxForwards    = 512                     // At the same time; what comes beyond fails at once.
-	maxUpstreams   = 3                       // As resolv.conf(5) has it.
-	maxResolv      = 64 << 10                // Bytes of resolv.conf.
-	recheckEvery   = 2 * time.Second         // How often, when used, resolv.conf is looked at.
-	restAfterFail  = 10 * time.Second        // For so long an upstream that did not answer is asked last.
+	forwardTimeout = 4 * time.Second
+	downTimeout    = time.Second            // Where all servers failed a moment ago.
+	staleAfter     = 500 * time.Millisecond // Then a client gets an old answer, while the new one is waited for.
 )
 
 // Reasons why a forwarded question has no answer.
 var (
 	errNoUpstream = errors.New("no nameserver to ask")
-	errTooMany    = errors.New("too many questions are being forwarded")
+	errTooMany    = errors.New("too many questions of this client are being forwarded")
 )
 
-// forwarder asks the host's resolvers what the zones do not hold.
+// Forward says whom to ask about the names of a zone.
+type Forward struct {
+	Zone    string
+	Servers []address
+}
+
+// ParseForward reads "corp.example=10.0.0.1,10.0.0.2:5353" or ".=tls://192.0.2.1#dns.example".
+func ParseForward(text string) (Forward, error) {
+	name, servers, ok := strings.Cut(text, "=")
+	labels, isName := dns.IsDomainName(name)
+	if !ok || !isName || labels == 0 && name != "." {
+		return Forward{}, fmt.Errorf("%q: want a zone and its servers, like corp.example=10.0.0.1", text)
+	}
+	addresses, err := parseServers(servers)
+	if err != nil {
+		return Forward{}, fmt.Errorf("%q: %w", text, err)
+	}
+	return Forward{Zone: dns.CanonicalName(name), Servers: addresses}, nil
+}
+
+// forwarder asks others what the zones do not hold, and remembers what they said.
 type forwarder struct {
-	resolv string         // Path of resolv.conf.
-	self   netip.AddrPort // Never asked: it would be a loop.
-	port   uint16         // Of the upstreams: 53.
-	slots  chan struct{}  // One held for each question under way.
+	self    netip.AddrPort // Never asked: it would be a loop.
+	port    uint16         // Of the servers in resolv.conf: 53.
+	cache   *answerCache
+	places  *turnstile
+	metrics *metrics
+	zones   map[string]group // By the zone's name as in a packet, those with servers of their own.
+	ctx     context.Context  // Of all that goes on when no client waits for it any more.
+	stop    context.CancelFunc
+	running sync.WaitGroup
 
-	mu        sync.Mutex
-	checked   time.Time   // When resolv.conf was last looked at.
-	seen      os.FileInfo // The resolv.conf that upstreams are from; nil if there was none.
-	upstreams []netip.AddrPort
-	failed    map[netip.AddrPort]time.Time
+	mu      sync.Mutex
+	resolv  resolvConf
+	host    group // The servers in resolv.conf.
+	flights map[string]*flight
+	probes  map[string]*upstream // By the name that must not come back to us.
 }
 
-func newForwarder(resolv string, self netip.AddrPort) *forwarder {
-	return &forwarder{
-		resolv: resolv, self: self, port: 53,
-		slots:  make(chan struct{}, maxForwards),
-		failed: map[netip.AddrPort]time.Time{},
+// flight is a question that is with the upstreams; all who ask the same wait for the same answer.
+type flight struct {
+	done    chan struct{}
+	message *message
+	err     error
+}
+
+func newForwarder(resolv string, self netip.AddrPort, zones []Forward, roots *x509.CertPool, m *metrics) *forwarder {
+	f := &forwarder{
+		self: self, port: 53, cache: newCache(maxCache), places: newTurnstile(maxForwards), metrics: m,
+		resolv: resolvConf{path: resolv, resolved: resolvedConf},
+		zones:  map[string]group{}, flights: map[string]*flight{}, probes: map[string]*upstream{},
+	}
+	f.ctx, f.stop = context.WithCancel(context.Background())
+	for _, forward := range zones {
+		wire, _ := wireName(forward.Zone)
+		for _, server := range forward.Servers {
+			f.zones[wire] = append(f.zones[wire], newUpstream(server, roots))
+		}
+	}
+	return f
+}
+
+// close gives up all questions under way.
+func (f *forwarder) close() {
+	f.stop()
+	f.running.Wait()
+	for _, g := range f.groups() {
+		for _, u := range g {
+			u.Close()
+		}
 	}
 }
 
-// exchange asks the upstreams one after the other until one has an answer: SERVFAIL and REFUSED count only if nobody knows
-// better. The answer's question is the one asked; the id is not.
-func (f *forwarder) exchange(ctx context.Context, question *dns.Msg) (*dns.Msg, error) {
+// groups are all servers, by the names of their zones; "." are those of resolv.conf, unless it has servers of its own.
+func (f *forwarder) groups() map[string]group {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	all := map[string]group{".": f.host}
+	for zone, g := range f.zones {
+		all[textName(zone)] = g
+	}
+	return all
+}
+
+// resolve returns the answer to the question that key says: a fresh one from the cache, or what the upstreams say, or, when
+// they say nothing, an old one.
+func (f *forwarder) resolve(ctx context.Context, key string) (*message, origin, error) {
+	now := time.Now()
+	kept, s := f.cache.get([]byte(key), now)
+	switch {
+	case s == fresh:
+		return kept, fromCache, nil
+	case s == stale && now.UnixNano() < kept.retry.Load():
+		return kept, fromStale, nil
+	}
+	flight := f.join(key)
+	var patience <-chan time.Time
+	if s == stale {
+		timer := time.NewTimer(staleAfter)
+		defer timer.Stop()
+		patience = timer.C
+	}
 	select {
-	case f.slots <- struct{}{}:
-		defer func() { <-f.slots }()
-	default:
-		return nil, errTooMany
+	case <-flight.done:
+		if s == stale && (flight.err != nil || flight.message.rcode == dns.RcodeServerFailure) {
+			return kept, fromStale, nil
+		}
+		return flight.message, fromUpstream, flight.err
+	case <-patience:
+		return kept, fromStale, nil
+	case <-ctx.Done():
+		return nil, fromServer, ctx.Err()
 	}
-	ctx, cancel := context.WithTimeout(ctx, forwardTimeout)
+}
+
+// join finds the flight of a question, or begins it.
+func (f *forwarder) join(key string) *flight {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if under := f.flights[key]; under != nil {
+		return under
+	}
+	fl := &flight{done: make(chan struct{})}
+	f.flights[key] = fl
+	f.running.Go(func() {
+		fl.message, fl.err = f.ask(key)
+		f.land(key, fl)
+	})
+	return fl
+}
+
+func (f *forwarder) land(key string, fl *flight) {
+	now := time.Now()
+	if kept, s := f.cache.get([]byte(key), now); s == stale && (fl.err != nil || fl.message.rcode == dns.RcodeServerFailure) {
+		kept.retry.Store(now.Add(staleRetry).UnixNano())
+	}
+	if fl.err == nil {
+		f.cache.put(fl.message, now)
+	}
+	f.mu.Lock()
+	delete(f.flights, key)
+	f.mu.Unlock()
+	close(fl.done)
+}
+
+// refresh asks for a message again that will expire soon, while it still serves.
+func (f *forwarder) refresh(m *message) {
+	var nobody netip.Addr
+	if m.refreshing.Swap(true) || !f.places.enter(nobody) {
+		return
+	}
+	fl := f.join(m.key)
+	f.running.Go(func() {
+		<-fl.done
+		f.places.leave(nobody)
+	})
+}
+
+// ask puts the question to the servers of its zone.
+func (f *forwarder) ask(key string) (*message, error) {
+	name, _, _ := keyQuestion(key)
+	now := time.Now()
+	group := f.serversOf(name)
+	f.examine(group, now)
+	servers, wake := group.order(now)
+	if len(servers) == 0 {
+		return nil, errNoUpstream
+	}
+	query := forwardable(key)
+	if wake != nil {
+		f.running.Go(func() { wake.probe(f.ctx, query) })
+	}
+	timeout := forwardTimeout
+	if servers[0].health(now) != healthy {
+		timeout = downTimeout
+	}
+	ctx, cancel := context.WithTimeout(f.ctx, timeout)
 	defer cancel()
-	var refusal *dns.Msg
-	err := errNoUpstream
-	for _, upstream := range f.order(time.Now()) {
-		reply, askErr := ask(ctx, question, upstream)
-		switch {
-		case askErr != nil:
-			err = fmt.Errorf("ask %v: %w", upstream, askErr)
-			f.fail(upstream, time.Now())
-		case reply.Rcode == dns.RcodeServerFailure || reply.Rcode == dns.RcodeRefused:
-			refusal = reply
-		default:
-			return reply, nil
-		}
-	}
-	if refusal != nil {
-		return refusal, nil
-	}
-	return nil, err
-}
-
-// ask puts question to one upstream: over UDP, and again over TCP if the answer did not fit.
-func ask(ctx context.Context, question *dns.Msg, upstream netip.AddrPort) (*dns.Msg, error) {
-	reply, err := askOver(ctx, "udp", question, upstream)
-	if err == nil && reply.Truncated {
-		if whole, err := askOver(ctx, "tcp", question, upstream); err == nil {
-			return whole, nil
-		}
-	}
-	return reply, err
-}
-
-// askOver uses a socket of its own, and so a port of its own that nobody can guess, and an id of its own.
-func askOver(ctx context.Context, network string, question *dns.Msg, upstream netip.AddrPort) (*dns.Msg, error) {
-	client := &dns.Client{Net: network, Timeout: askTimeout}
-	conn, err := client.DialContext(ctx, upstream.String())
+	reply, err := exchange(ctx, servers, query, f.metrics.asked)
 	if err != nil {
 		return nil, err
 	}
-	defer conn.Close()
-	stop := context.AfterFunc(ctx, func() { conn.Close() })
-	defer stop()
-	query := forwardable(question)
-	reply, _, err := client.ExchangeWithConnContext(ctx, query, conn)
-	if err != nil {
-		return nil, err
-	}
-	if len(reply.Question) != 1 || !sameQuestion(reply.Question[0], query.Question[0]) {
-		return nil, errors.New("the answer is to another question")
-	}
-	return reply, nil
+	return newMessage(key, reply, time.Now())
 }
 
-// forwardable is the question alone, with the flags that are the resolver's business. EDNS options are between two
-// neighbours and are not passed on.
-func forwardable(question *dns.Msg) *dns.Msg {
-	query := &dns.Msg{Question: question.Question}
-	query.Id = dns.Id()
-	query.RecursionDesired = question.RecursionDesired
-	query.CheckingDisabled = question.CheckingDisabled
-	query.AuthenticatedData = question.AuthenticatedData
-	if opt := question.IsEdns0(); opt != nil {
-		query.SetEdns0(maxUDPSize, opt.Do())
-	}
+// forwardable is the question that a key says, with the flags that are the resolver's business. EDNS options are between
+// two neighbours and are not passed on.
+func forwardable(key string) *dns.Msg {
+	name, rrtype, flags := keyQuestion(key)
+	query := &dns.Msg{Question: []dns.Question{{Name: textName(name), Qtype: rrtype, Qclass: dns.ClassINET}}}
+	query.RecursionDesired = flags&wantsRecursion != 0
+	query.AuthenticatedData = flags&wantsAuthentic != 0
+	query.CheckingDisabled = flags&wantsUnchecked != 0
+	query.SetEdns0(maxUDPSize, flags&wantsSignatures != 0)
 	return query
 }
 
-func sameQuestion(a, b dns.Question) bool {
-	return strings.EqualFold(a.Name, b.Name) && a.Qtype == b.Qtype && a.Qclass == b.Qclass
-}
-
-// order returns the upstreams as resolv.conf now has them, those that failed a moment ago last.
-func (f *forwarder) order(now time.Time) []netip.AddrPort {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if now.Sub(f.checked) >= recheckEvery {
-		f.checked = now
-		f.reread()
-	}
-	resting := func(upstream netip.AddrPort) int {
-		if at, ok := f.failed[upstream]; ok && now.Sub(at) < restAfterFail {
-			return 1
+// serversOf are the servers of the longest zone that a name lies in.
+func (f *forwarder) serversOf(name string) group {
+	for zone := name; ; zone = parent(zone) {
+		if g, ok := f.zones[zone]; ok {
+			return g
 		}
-		return 0
+		if len(zone) <= 1 {
+			return f.hostServers()
+		}
 	}
-	upstreams := slices.Clone(f.upstreams)
-	slices.SortStableFunc(upstreams, func(a, b netip.AddrPort) int { return resting(a) - resting(b) })
-	return upstreams
 }
 
-func (f *forwarder) fail(upstream netip.AddrPort, now time.Time) {
+// hostServers are the servers that resolv.conf lists now.
+func (f *forwarder) hostServers() group {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.failed[upstream] = now
-}
-
-// reread takes the upstreams from resolv.conf if it has changed since. A file that has gone leaves none. The lock is held.
-func (f *forwarder) reread() {
-	file, err := os.Open(f.resolv)
-	if err != nil {
-		f.seen, f.upstreams = nil, nil
-		return
+	if !f.resolv.read(time.Now()) {
+		return f.host
 	}
-	defer file.Close()
-	info, err := file.Stat()
-	if err != nil || unchanged(f.seen, info) {
-		return
-	}
-	text, err := io.ReadAll(io.LimitReader(file, maxResolv))
-	if err != nil {
-		return // f.seen is the old one: it is read again next time.
-	}
-	f.seen = info
-	f.upstreams = parseResolv(string(text), f.port)
-	f.upstreams = slices.DeleteFunc(f.upstreams, func(a netip.AddrPort) bool { return a == f.self })
-	f.failed = map[netip.AddrPort]time.Time{}
-}
-
-func unchanged(before, now os.FileInfo) bool {
-	return before != nil && os.SameFile(before, now) && before.ModTime().Equal(now.ModTime()) && before.Size() == now.Size()
-}
-
-// parseResolv returns the nameservers of a resolv.conf, the first of them that are allowed for.
-func parseResolv(text string, port uint16) []netip.AddrPort {
-	var upstreams []netip.AddrPort
-	for line := range strings.Lines(text) {
-		fields := strings.Fields(line)
-		if len(fields) < 2 || fields[0] != "nameserver" {
+	var servers group
+	for _, addr := range f.resolv.servers {
+		at := address{addr: netip.AddrPortFrom(addr, f.port)}
+		if at.addr == f.self {
 			continue
 		}
-		if ip, err := netip.ParseAddr(fields[1]); err == nil {
-			upstreams = append(upstreams, netip.AddrPortFrom(ip.Unmap(), port))
+		if i := slices.IndexFunc(f.host, func(u *upstream) bool { return u.address == at }); i >= 0 {
+			servers = append(servers, f.host[i])
+			continue
 		}
+		servers = append(servers, newUpstream(at, nil))
 	}
-	return upstreams[:min(len(upstreams), maxUpstreams)]
+	f.host = servers
+	return servers
+}
+
+// search is the search list of resolv.conf.
+func (f *forwarder) search() []string {
+	f.hostServers()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.resolv.search
+}
+
+// A loop: an upstream that asks us what we ask it (systemd-resolved, told to use the cluster's DNS; a router likewise). So
+// an upstream that is used for the first time is asked for a name that nobody else can know, and is not asked any more if
+// that name comes back, until another try a while later.
+const examineAgain = time.Minute
+
+// examine finds out about the servers of a group, beside what is asked of them.
+func (f *forwarder) examine(g group, now time.Time) {
+	for _, u := range g {
+		if !u.unexamined(now) {
+			continue
+		}
+		var random [12]byte
+		rand.Read(random[:])
+		name := hex.EncodeToString(random[:]) + ".loop.skiff."
+		query := new(dns.Msg)
+		query.SetQuestion(name, dns.TypeHINFO)
+		f.mu.Lock()
+		f.probes[name] = u
+		f.mu.Unlock()
+		f.running.Go(func() {
+			ctx, cancel := context.WithTimeout(f.ctx, forwardTimeout)
+			defer cancel()
+			_, _ = u.ask(ctx, query) // What matters is whether we are asked.
+			f.mu.Lock()
+			delete(f.probes, name)
+			f.mu.Unlock()
+			u.settle()
+		})
+	}
+}
+
+// isProbe tells if a question is one of our own that came back.
+func (f *forwarder) isProbe(question dns.Question) bool {
+	if question.Qtype != dns.TypeHINFO {
+		return false
+	}
+	f.mu.Lock()
+	u := f.probes[strings.ToLower(question.Name)]
+	f.mu.Unlock()
+	if u == nil {
+		return false
+	}
+	if u.cameBack() {
+		slog.Warn("a nameserver asks the cluster's DNS, which asks it: it is left out", "server", u.address)
+	}
+	return true
 }

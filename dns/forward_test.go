@@ -18,29 +18,43 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// upstream is a resolver of the test's own. All upstreams of a test share a port, for resolv.conf has no place for one,
-// and differ by address.
-type upstream struct {
+// resolver is an upstream of the test's own. All of a test share a port, for resolv.conf has no place for one, and differ
+// by address. It keeps no count of the questions by which the server looks for loops.
+type resolver struct {
 	asked atomic.Int32
 }
 
 // startUpstream answers on address with what handle makes of a question; port 0 means any.
-func startUpstream(t *testing.T, address string, port uint16, handle func(network string, reply *dns.Msg)) (*upstream, uint16) {
+func startUpstream(t testing.TB, address string, port uint16, handle func(network string, reply *dns.Msg)) (*resolver, uint16) {
 	t.Helper()
-	udp, tcp, err := listen(netip.AddrPortFrom(netip.MustParseAddr(address), port))
+	return startServerOf(t, address, port, func(network string, question *dns.Msg) *dns.Msg {
+		reply := new(dns.Msg)
+		reply.SetReply(question)
+		handle(network, reply)
+		return reply
+	})
+}
+
+// startServerOf is startUpstream with the whole question. No reply is a code below 0.
+func startServerOf(t testing.TB, address string, port uint16, answer func(network string, question *dns.Msg) *dns.Msg) (*resolver, uint16) {
+	t.Helper()
+	sockets, err := listen(netip.AddrPortFrom(netip.MustParseAddr(address), port))
 	if err != nil {
 		t.Fatal(err)
 	}
-	u := &upstream{}
-	for _, server := range []*dns.Server{{PacketConn: udp}, {Listener: tcp}} {
+	u := &resolver{}
+	var servers []*dns.Server
+	for _, conn := range sockets.udp {
+		servers = append(servers, &dns.Server{PacketConn: conn})
+	}
+	servers = append(servers, &dns.Server{Listener: sockets.tcp})
+	for _, server := range servers {
 		server.Handler = dns.HandlerFunc(func(w dns.ResponseWriter, question *dns.Msg) {
-			u.asked.Add(1)
-			reply := new(dns.Msg)
-			reply.SetReply(question)
-			if handle(w.LocalAddr().Network(), reply); reply.Rcode >= 0 {
-				if err := w.WriteMsg(reply); err != nil {
-					t.Errorf("upstream: %v", err)
-				}
+			if question.Question[0].Qtype != dns.TypeHINFO {
+				u.asked.Add(1)
+			}
+			if reply := answer(w.LocalAddr().Network(), question); reply.Rcode >= 0 {
+				_ = w.WriteMsg(reply) // Who asked may have given up.
 			}
 		})
 		started, done := make(chan struct{}), make(chan error, 1)
@@ -48,13 +62,13 @@ func startUpstream(t *testing.T, address string, port uint16, handle func(networ
 		go func() { done <- server.ActivateAndServe() }()
 		<-started
 		t.Cleanup(func() {
-			server.Shutdown()
+			_ = server.Shutdown()
 			if err := <-done; err != nil {
 				t.Errorf("upstream: %v", err)
 			}
 		})
 	}
-	return u, udp.LocalAddr().(*net.UDPAddr).AddrPort().Port()
+	return u, sockets.addr().Port()
 }
 
 // answers is an upstream that knows every name; silent one that takes questions and says nothing; fails one that cannot.
@@ -72,7 +86,7 @@ func silent(_ string, reply *dns.Msg) { reply.Rcode = -1 }
 func fails(_ string, reply *dns.Msg) { reply.Rcode = dns.RcodeServerFailure }
 
 // writeResolv writes a resolv.conf, replacing the file as most programs do.
-func writeResolv(t *testing.T, path string, addresses ...string) {
+func writeResolv(t testing.TB, path string, addresses ...string) {
 	t.Helper()
 	text := "# by a test\nsearch example.org\noptions ndots:2\n"
 	for _, address := range addresses {
@@ -87,19 +101,50 @@ func writeResolv(t *testing.T, path string, addresses ...string) {
 }
 
 // forwarding is a server whose resolv.conf has the given addresses, on the port of the test's upstreams.
-func forwarding(t *testing.T, port uint16, addresses ...string) (*Server, string) {
+func forwarding(t testing.TB, port uint16, addresses ...string) (*Server, string) {
 	t.Helper()
-	path := filepath.Join(t.TempDir(), "resolv.conf")
-	writeResolv(t, path, addresses...)
+	return forwardingWith(t, Config{}, port, addresses...)
+}
+
+func forwardingWith(t testing.TB, cfg Config, port uint16, addresses ...string) (*Server, string) {
+	t.Helper()
+	cfg.Resolv = filepath.Join(t.TempDir(), "resolv.conf")
+	writeResolv(t, cfg.Resolv, addresses...)
 	external := &corev1.Service{
 		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "out"},
 		Spec:       corev1.ServiceSpec{Type: corev1.ServiceTypeExternalName, ExternalName: "www.example.com"},
 	}
-	s, _ := startServer(t, Config{Resolv: path}, namespace("default"), external)
+	s, _ := startServer(t, cfg, namespace("default"), external)
 	s.forward.mu.Lock()
 	s.forward.port = port
 	s.forward.mu.Unlock()
-	return s, path
+	return s, cfg.Resolv
+}
+
+// newTestForwarder is the part of a server that asks others, alone.
+func newTestForwarder(t testing.TB, resolv string, port uint16, zones ...string) *forwarder {
+	t.Helper()
+	var forwards []Forward
+	for _, zone := range zones {
+		forward, err := ParseForward(zone)
+		if err != nil {
+			t.Fatal(err)
+		}
+		forwards = append(forwards, forward)
+	}
+	none := func() float64 { return 0 }
+	f := newForwarder(resolv, netip.MustParseAddrPort("127.0.0.1:53"), forwards, nil, newMetrics(none, none))
+	f.port = port
+	t.Cleanup(f.close)
+	return f
+}
+
+// keyFor is the key of an ordinary question.
+func keyFor(name string, rrtype uint16) string {
+	question := new(dns.Msg)
+	question.SetQuestion(name, rrtype)
+	wire, _ := wireName(name)
+	return keyOf(wire, question)
 }
 
 func TestForward(t *testing.T) {
@@ -165,8 +210,8 @@ func TestForwardRestsASilentUpstream(t *testing.T) {
 	first, port := startUpstream(t, "127.0.0.2", 0, silent)
 	startUpstream(t, "127.0.0.3", port, answers("192.0.2.3"))
 	s, _ := forwarding(t, port, "127.0.0.2", "127.0.0.3")
-	for range 5 {
-		check(t, query(t, s, "udp", "example.com.", dns.TypeA, nil), dns.RcodeSuccess, 1)
+	for i := range 5 {
+		check(t, query(t, s, "udp", fmt.Sprintf("%d.example.com.", i), dns.TypeA, nil), dns.RcodeSuccess, 1)
 	}
 	if n := first.asked.Load(); n != 1 {
 		t.Errorf("the silent upstream was asked %d times in 5 questions, want once", n)
@@ -237,20 +282,26 @@ func TestForwardFollowsResolvConf(t *testing.T) {
 	_, port := startUpstream(t, "127.0.0.2", 0, answers("192.0.2.2"))
 	startUpstream(t, "127.0.0.3", port, answers("192.0.2.3"))
 	path := filepath.Join(t.TempDir(), "resolv.conf")
-	f := newForwarder(path, netip.MustParseAddrPort("127.0.0.1:53"))
-	f.port = port
-	question := new(dns.Msg)
-	question.SetQuestion("example.com.", dns.TypeA)
+	f := newTestForwarder(t, path, port)
+	asked := 0
 	want := func(ip string) {
 		t.Helper()
-		f.checked = time.Time{} // As if recheckEvery had passed.
-		reply, err := f.exchange(context.Background(), question)
+		f.mu.Lock()
+		f.resolv.checked = time.Time{} // As if recheckEvery had passed.
+		f.mu.Unlock()
+		asked++
+		name := fmt.Sprintf("%d.example.com.", asked)
+		m, _, err := f.resolve(context.Background(), keyFor(name, dns.TypeA))
 		if ip == "" {
 			if err != errNoUpstream {
-				t.Errorf("got %v, %v; want %v", reply, err, errNoUpstream)
+				t.Errorf("got %v, %v; want %v", m, err, errNoUpstream)
 			}
 			return
 		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		reply, err := m.unpack(name, time.Now())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -269,34 +320,45 @@ func TestForwardFollowsResolvConf(t *testing.T) {
 	want("")
 }
 
-func TestForwardIsBounded(t *testing.T) {
-	f := newForwarder("none", netip.AddrPort{})
-	for range maxForwards {
-		f.slots <- struct{}{}
+// systemd-resolved may itself have been told to ask the cluster's DNS. What it would ask otherwise is in a file of its own.
+func TestForwardPassesOverTheStubOfSystemdResolved(t *testing.T) {
+	dir := t.TempDir()
+	r := resolvConf{path: filepath.Join(dir, "resolv.conf"), resolved: filepath.Join(dir, "resolved.conf")}
+	want := func(servers ...string) {
+		t.Helper()
+		r.checked = time.Time{}
+		r.read(time.Now())
+		var got []string
+		for _, server := range r.servers {
+			got = append(got, server.String())
+		}
+		if diff := cmp.Diff(servers, got); diff != "" {
+			t.Errorf("servers (-want +got):\n%s", diff)
+		}
 	}
-	question := new(dns.Msg)
-	question.SetQuestion("example.com.", dns.TypeA)
-	if _, err := f.exchange(context.Background(), question); err != errTooMany {
-		t.Errorf("got %v with all slots taken, want %v", err, errTooMany)
-	}
+	writeResolv(t, r.path, "127.0.0.53")
+	want("127.0.0.53") // Better than none.
+	writeResolv(t, r.resolved, "192.0.2.1", "192.0.2.2")
+	want("192.0.2.1", "192.0.2.2")
+	writeResolv(t, r.resolved, "192.0.2.3")
+	want("192.0.2.3")
+	writeResolv(t, r.path, "192.0.2.4")
+	want("192.0.2.4")
 }
 
 func TestStopDoesNotWaitForUpstreams(t *testing.T) {
 	u, port := startUpstream(t, "127.0.0.2", 0, silent)
-	f := newForwarder(filepath.Join(t.TempDir(), "resolv.conf"), netip.AddrPort{})
-	writeResolv(t, f.resolv, "127.0.0.2")
-	f.port = port
-	ctx, cancel := context.WithCancel(context.Background())
+	path := filepath.Join(t.TempDir(), "resolv.conf")
+	writeResolv(t, path, "127.0.0.2")
+	f := newTestForwarder(t, path, port)
 	done := make(chan error, 1)
 	go func() {
-		question := new(dns.Msg)
-		question.SetQuestion("example.com.", dns.TypeA)
-		_, err := f.exchange(ctx, question)
+		_, _, err := f.resolve(context.Background(), keyFor("example.com.", dns.TypeA))
 		done <- err
 	}()
 	waitFor(t, "the upstream to be asked", func() bool { return u.asked.Load() > 0 })
 	start := time.Now()
-	cancel()
+	f.close()
 	if err := <-done; err == nil {
 		t.Error("no error from a question that was given up")
 	}
@@ -307,12 +369,16 @@ func TestStopDoesNotWaitForUpstreams(t *testing.T) {
 
 func TestParseResolv(t *testing.T) {
 	text := "; comment\n#nameserver 192.0.2.9\nnameserver 192.0.2.1 \n\tnameserver fe80::1%eth0\nnameserver\nnameserver nonsense\n" +
-		"nameservers 192.0.2.8\nnameserver ::ffff:192.0.2.2\nnameserver 192.0.2.4"
+		"nameservers 192.0.2.8\nnameserver ::ffff:192.0.2.2\nsearch a.example b.example\nnameserver 192.0.2.4"
 	var got []string
-	for _, upstream := range parseResolv(text, 53) {
-		got = append(got, upstream.String())
+	servers, search := parseResolv(text)
+	for _, server := range servers {
+		got = append(got, server.String())
 	}
-	want := []string{"192.0.2.1:53", "[fe80::1%eth0]:53", "192.0.2.2:53"} // Three are the most.
+	want := []string{"192.0.2.1", "fe80::1%eth0", "192.0.2.2"} // Three are the most.
+	if diff := cmp.Diff([]string{"a.example", "b.example"}, search); diff != "" {
+		t.Errorf("search list of %q (-want +got):\n%s", text, diff)
+	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("nameservers of %q (-want +got):\n%s", text, diff)
 	}

@@ -1,100 +1,137 @@
 package dns
 
 import (
+	"fmt"
+	"log/slog"
 	"slices"
 	"sync"
 
 	"github.com/miekg/dns"
 )
 
-// index knows all names of the zones, and what is at each. It is made of what givers (a Service, a Namespace) put into
-// it; a change costs what that giver has, not what the index holds.
+// index knows all names of the zones, and what is at each, as the bytes of answers. It is made of what givers (a Service,
+// a Namespace) put into it; a change costs what that giver has, not what the index holds. Names are as in a packet, in
+// lower case.
 //
 // An entry is never changed once it is in the map, only replaced: who found one may keep and read it without the lock.
 type index struct {
 	mu    sync.RWMutex
-	names map[string]*entry    // By lower-case name with its dot.
-	given map[string]recordSet // By giver: what it put last.
-	zones map[string]dns.RR    // The SOA record of each zone, by its name. Does not change.
+	names map[string]*entry
+	given map[string][]string // By giver: the names that it put last.
+
+	// What follows does not change.
+	zones    map[string]*zone
+	insecure bool // Every address has a pod name, whether or not there is such a pod.
+	autopath bool // A name that does not exist may be the first try of a search path.
 }
 
 // entry is a name that exists: somebody gave it, or there are names below it.
 type entry struct {
-	parts []part   // By giver; nearly always one.
-	rrs   []dns.RR // Those of all parts.
-	below int      // How many names exist one label below.
+	zone  *zone
+	sets  []rrset // Of all givers; nearly always one.
+	below int     // How many names exist one label below.
 }
 
-type part struct {
-	giver string
-	rrs   []dns.RR
-}
+func (e *entry) empty() bool { return len(e.sets) == 0 && e.below == 0 }
 
-func (e *entry) empty() bool { return len(e.parts) == 0 && e.below == 0 }
-
-// of returns the records of one type, or all for the type ANY.
-func (e *entry) of(rrtype uint16) []dns.RR {
-	if rrtype == dns.TypeANY {
-		return slices.Clone(e.rrs)
-	}
+// of returns the records of one type, or all for the type ANY, as those of name.
+func (e *entry) of(name string, rrtype uint16) []dns.RR {
 	var found []dns.RR
-	for _, rr := range e.rrs {
-		if rr.Header().Rrtype == rrtype {
-			found = append(found, rr)
+	for _, set := range e.sets {
+		if set.rrtype == rrtype || rrtype == dns.TypeANY {
+			found = append(found, set.unpack(name)...)
 		}
 	}
 	return found
 }
 
 // newIndex makes an index of the zones whose SOA records are among apex.
-func newIndex(apex recordSet) *index {
-	x := &index{names: map[string]*entry{}, given: map[string]recordSet{}, zones: map[string]dns.RR{}}
+func newIndex(apex recordSet) (*index, error) {
+	x := &index{names: map[string]*entry{}, given: map[string][]string{}, zones: map[string]*zone{}}
 	for name, rrs := range apex {
 		for _, rr := range rrs {
-			if rr.Header().Rrtype == dns.TypeSOA {
-				x.zones[name] = rr
+			if rr.Header().Rrtype != dns.TypeSOA {
+				continue
 			}
+			wire, ok := wireName(name)
+			if !ok {
+				return nil, fmt.Errorf("zone %q: not a name", name)
+			}
+			class := classService
+			if isReverse(name) {
+				class = classReverse
+			}
+			z, err := packZone(wire, class, rr)
+			if err != nil {
+				return nil, err
+			}
+			x.zones[wire] = z
 		}
 	}
 	x.put(".", apex)
-	return x
+	return x, nil
 }
 
 // put replaces what giver has said so far. Nil takes all of it back. Names outside of the zones are left out: a Service
-// may have an endpoint whose address is not the cluster's. The records belong to the index from now on.
+// may have an endpoint whose address is not the cluster's. So are those that are too long to be asked for.
 func (x *index) put(giver string, records recordSet) {
+	packed := x.pack(giver, records)
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	kept := recordSet{}
-	for name, rrs := range records {
-		if _, ok := x.zone(name); ok {
-			kept[name] = rrs
-			x.set(name, giver, &part{giver, rrs})
-		}
+	for name, sets := range packed {
+		x.set(name, giver, sets)
 	}
-	for name := range x.given[giver] {
-		if _, ok := kept[name]; !ok {
+	for _, name := range x.given[giver] {
+		if _, ok := packed[name]; !ok {
 			x.set(name, giver, nil)
 		}
 	}
-	if len(kept) == 0 {
+	if len(packed) == 0 {
 		delete(x.given, giver)
 		return
 	}
-	x.given[giver] = kept
+	names := make([]string, 0, len(packed))
+	for name := range packed {
+		names = append(names, name)
+	}
+	x.given[giver] = names
 }
 
-// set replaces giver's part of one name. The lock is held.
-func (x *index) set(name, giver string, new *part) {
+// pack makes records those of an index. It needs no lock: most of the work of a change is done while questions are answered.
+func (x *index) pack(giver string, records recordSet) map[string][]rrset {
+	packed := make(map[string][]rrset, len(records))
+	for name, rrs := range records {
+		wire, ok := wireName(name)
+		if !ok {
+			continue
+		}
+		if x.zone([]byte(wire)) == nil {
+			continue
+		}
+		sets, err := rrsets(giver, name, rrs, records)
+		if err != nil {
+			slog.Warn("leave a name out of dns", "name", name, "err", err)
+			continue
+		}
+		packed[wire] = sets
+	}
+	return packed
+}
+
+// set replaces giver's sets at one name, unless they are what is there already. The lock is held.
+func (x *index) set(name, giver string, sets []rrset) {
+	before := x.names[name]
+	if before != nil && len(before.sets) == len(sets) && slices.Equal(before.sets, sets) {
+		return
+	}
 	x.change(name, func(e *entry) {
-		e.parts = slices.DeleteFunc(slices.Clone(e.parts), func(p part) bool { return p.giver == giver })
-		if new != nil {
-			e.parts = append(e.parts, *new)
+		others := make([]rrset, 0, len(e.sets)+len(sets))
+		for _, set := range e.sets {
+			if set.giver != giver {
+				others = append(others, set)
+			}
 		}
-		e.rrs = nil
-		for _, p := range e.parts {
-			e.rrs = append(e.rrs, p.rrs...)
-		}
+		e.sets = slices.Clip(append(others, sets...))
 	})
 }
 
@@ -105,6 +142,8 @@ func (x *index) change(name string, edit func(*entry)) {
 	after := &entry{}
 	if existed {
 		*after = *before
+	} else {
+		after.zone = x.zone([]byte(name))
 	}
 	edit(after)
 	delta := 0
@@ -123,28 +162,26 @@ func (x *index) change(name string, edit func(*entry)) {
 	}
 }
 
-// find returns what is at a lower-case name, nil if it does not exist.
-func (x *index) find(name string) *entry {
+// find returns what is at a name, nil if it does not exist.
+func (x *index) find(name []byte) *entry {
 	x.mu.RLock()
 	defer x.mu.RUnlock()
-	return x.names[name]
+	return x.names[string(name)]
 }
 
-// zone returns the SOA record of the zone that a lower-case name lies in; false if it is none of ours.
-func (x *index) zone(name string) (soa dns.RR, ok bool) {
-	for off, end := 0, false; !end; off, end = dns.NextLabel(name, off) {
-		if soa, ok = x.zones[name[off:]]; ok {
-			return soa, true
+// zone returns the zone that a name lies in, nil if it is none of ours.
+func (x *index) zone(name []byte) *zone {
+	for ; len(name) > 1; name = parent(name) {
+		if z, ok := x.zones[string(name)]; ok {
+			return z
 		}
 	}
-	return nil, false
+	return x.zones["\x00"]
 }
 
-// parent is name without its first label.
-func parent(name string) string {
-	off, end := dns.NextLabel(name, 0)
-	if end {
-		return "."
-	}
-	return name[off:]
+// size is how many names there are.
+func (x *index) size() int {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	return len(x.names)
 }

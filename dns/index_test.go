@@ -16,10 +16,10 @@ import (
 // However an index came to what its givers say now, it is the same as one that was told only that. So no change can leave
 // a name behind or take one away too early.
 func TestIndexDoesNotDependOnItsHistory(t *testing.T) {
-	apex := apexRecords("cluster.local.", []string{"43.10.in-addr.arpa."}, netip.MustParseAddr("10.43.0.10"), 1)
+	apex := apexRecords("cluster.local.", []string{"43.10.in-addr.arpa."}, netip.MustParseAddr("10.43.0.10"), 1, PodsInsecure)
 	seed := rand.Uint64()
 	chance := rand.New(rand.NewPCG(seed, 0))
-	walked, now := newIndex(apex), map[string]recordSet{}
+	walked, now := newTestIndex(t, apex), map[string]recordSet{}
 	for step := range 2000 {
 		giver := fmt.Sprint("giver", chance.IntN(5))
 		now[giver] = randomRecords(chance)
@@ -30,7 +30,7 @@ func TestIndexDoesNotDependOnItsHistory(t *testing.T) {
 		if step%50 != 0 {
 			continue
 		}
-		fresh := newIndex(apex)
+		fresh := newTestIndex(t, apex)
 		for giver, records := range now {
 			fresh.put(giver, records)
 		}
@@ -41,7 +41,7 @@ func TestIndexDoesNotDependOnItsHistory(t *testing.T) {
 	for giver := range now {
 		walked.put(giver, nil)
 	}
-	if diff := cmp.Diff(indexText(newIndex(apex)), indexText(walked)); diff != "" {
+	if diff := cmp.Diff(indexText(newTestIndex(t, apex)), indexText(walked)); diff != "" {
 		t.Errorf("seed %d: what is left when all is taken back (-want +got):\n%s", seed, diff)
 	}
 	if len(walked.given) != 1 {
@@ -71,13 +71,28 @@ func indexText(x *index) []string {
 	for _, name := range slices.Sorted(maps.Keys(x.names)) {
 		e := x.names[name]
 		var rrs []string
-		for _, rr := range e.rrs {
+		for _, rr := range e.of(name, dns.TypeANY) {
 			rrs = append(rrs, rr.String())
 		}
 		slices.Sort(rrs)
-		lines = append(lines, fmt.Sprintf("%s parts=%d below=%d %s", name, len(e.parts), e.below, strings.Join(rrs, " | ")))
+		var givers []string
+		for _, set := range e.sets {
+			givers = append(givers, set.giver)
+		}
+		slices.Sort(givers)
+		givers = slices.Compact(givers)
+		lines = append(lines, fmt.Sprintf("%s givers=%d below=%d %s", textName(name), len(givers), e.below, strings.Join(rrs, " | ")))
 	}
 	return lines
+}
+
+func newTestIndex(t testing.TB, apex recordSet) *index {
+	t.Helper()
+	x, err := newIndex(apex)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return x
 }
 
 func TestReverseZones(t *testing.T) {
@@ -108,9 +123,9 @@ func TestReverseZones(t *testing.T) {
 
 // Ten thousand Services make an index quickly, and one change does not cost what ten thousand do.
 func BenchmarkIndexChange(b *testing.B) {
-	apex := apexRecords("cluster.local.", []string{"43.10.in-addr.arpa."}, netip.MustParseAddr("10.43.0.10"), 1)
+	apex := apexRecords("cluster.local.", []string{"43.10.in-addr.arpa."}, netip.MustParseAddr("10.43.0.10"), 1, PodsInsecure)
 	for _, n := range []int{10, 10_000} {
-		x := newIndex(apex)
+		x := newTestIndex(b, apex)
 		sets := make([]recordSet, n)
 		for i := range n {
 			name := fmt.Sprintf("svc-%d.default.svc.cluster.local.", i)
@@ -128,7 +143,7 @@ func BenchmarkIndexChange(b *testing.B) {
 }
 
 func BenchmarkLookup(b *testing.B) {
-	x := newIndex(apexRecords("cluster.local.", nil, netip.MustParseAddr("10.43.0.10"), 1))
+	x := newTestIndex(b, apexRecords("cluster.local.", nil, netip.MustParseAddr("10.43.0.10"), 1, PodsInsecure))
 	name := "web.default.svc.cluster.local."
 	x.put("default/web", recordSet{name: {addressRecord(name, netip.MustParseAddr("10.43.0.80"))}})
 	b.ReportAllocs()

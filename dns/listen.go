@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -22,34 +23,84 @@ const (
 	writeTimeout      = 5 * time.Second
 )
 
-// listen opens the same address and port for UDP and TCP. Port 0 means any that is free for both.
-func listen(address netip.AddrPort) (*net.UDPConn, net.Listener, error) {
-	config := net.ListenConfig{Control: freebind}
+const (
+	maxReaders = 8       // Sockets for UDP.
+	readBuffer = 1 << 20 // Bytes of questions that may wait at one.
+	maxRequest = 4096    // Bytes of a question over UDP.
+)
+
+// sockets are all that listen at one address and port: several for UDP, among which the kernel divides the clients, so that
+// each core can answer by itself; and one for TCP.
+type sockets struct {
+	udp []*net.UDPConn
+	tcp net.Listener
+}
+
+func (s sockets) addr() netip.AddrPort { return s.udp[0].LocalAddr().(*net.UDPAddr).AddrPort() }
+
+func (s sockets) Close() {
+	for _, conn := range s.udp {
+		conn.Close()
+	}
+	if s.tcp != nil {
+		s.tcp.Close()
+	}
+}
+
+// listen opens the sockets. Port 0 means any that is free for all. Whoever has the port already holds it for TCP, and that
+// is why we fail: UDP sockets share theirs.
+func listen(address netip.AddrPort) (sockets, error) {
 	for tries := 1; ; tries++ {
-		packets, err := config.ListenPacket(context.Background(), "udp", address.String())
-		if err != nil {
-			return nil, nil, fmt.Errorf("listen for dns: %w", err)
-		}
-		udp := packets.(*net.UDPConn)
-		tcp, err := config.Listen(context.Background(), "tcp", udp.LocalAddr().String())
+		s, err := tryListen(address)
 		if err == nil {
-			return udp, newLimited(tcp), nil
+			return s, nil
 		}
-		udp.Close()
+		s.Close()
 		if address.Port() != 0 || tries == 10 || !errors.Is(err, syscall.EADDRINUSE) {
-			return nil, nil, fmt.Errorf("listen for dns: %w", err)
+			return sockets{}, fmt.Errorf("listen for dns: %w", err)
 		}
 	}
 }
 
-// freebind lets a socket have an address that the host does not have yet: the network may be set up after the server.
-func freebind(network, _ string, raw syscall.RawConn) error {
+func tryListen(address netip.AddrPort) (s sockets, err error) {
+	config := net.ListenConfig{Control: prepareSocket}
+	ctx := context.Background()
+	for range min(runtime.GOMAXPROCS(0), maxReaders) {
+		conn, err := config.ListenPacket(ctx, "udp", address.String())
+		if err != nil {
+			return s, err
+		}
+		s.udp = append(s.udp, conn.(*net.UDPConn))
+		address = s.addr() // The next ones take the same port.
+	}
+	tcp, err := config.Listen(ctx, "tcp", address.String())
+	if err != nil {
+		return s, err
+	}
+	s.tcp = newLimited(tcp)
+	return s, nil
+}
+
+// prepareSocket lets a socket have an address that the host does not have yet: the network may be set up after the server.
+// A socket for UDP has others beside it, and takes a burst of questions without losing any.
+func prepareSocket(network, _ string, raw syscall.RawConn) error {
 	level, option := unix.SOL_IP, unix.IP_FREEBIND
 	if strings.HasSuffix(network, "6") {
 		level, option = unix.SOL_IPV6, unix.IPV6_FREEBIND
 	}
 	var err error
-	if ctlErr := raw.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), level, option, 1) }); ctlErr != nil {
+	if ctlErr := raw.Control(func(fd uintptr) {
+		if err = unix.SetsockoptInt(int(fd), level, option, 1); err != nil || strings.HasPrefix(network, "tcp") {
+			return
+		}
+		if err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEPORT, 1); err != nil {
+			return
+		}
+		if unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, readBuffer) != nil {
+			// Not root: what the kernel gives to everybody must do.
+			err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, readBuffer)
+		}
+	}); ctlErr != nil {
 		return ctlErr
 	}
 	return err
@@ -110,7 +161,7 @@ type limitedConn struct {
 	release func()
 }
 
-// Write gives up on a client that does not read: miekg/dns sets no deadline for writing, and Run waits for all answers.
+// Write gives up on a client that does not read: Run waits for all answers.
 func (c *limitedConn) Write(b []byte) (int, error) {
 	if err := c.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
 		return 0, err

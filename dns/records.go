@@ -32,11 +32,19 @@ func (r recordSet) add(rrs ...dns.RR) {
 }
 
 // namespaceRecords are the names that exist because a Namespace does. They carry no records.
-func namespaceRecords(domain, namespace string) recordSet {
-	return recordSet{
-		namespace + ".svc." + domain: nil,
-		namespace + ".pod." + domain: nil,
+func namespaceRecords(domain, namespace string, pods PodNames) recordSet {
+	records := recordSet{namespace + ".svc." + domain: nil}
+	if pods != PodsDisabled {
+		records[namespace+".pod."+domain] = nil
 	}
+	return records
+}
+
+// podRecords is section 2.6 for an address that a pod of a Namespace has.
+func podRecords(domain, namespace string, ip netip.Addr) recordSet {
+	records := recordSet{}
+	records.add(addressRecord(dashed(ip)+"."+namespace+".pod."+domain, ip))
+	return records
 }
 
 // serviceRecords are all records of a Service and the EndpointSlices that belong to it, as sections 2.3 to 2.5 of the

@@ -3,8 +3,17 @@
 //
 // Three parts follow one another. Records are made from a Service and its EndpointSlices, or from a Namespace, by pure
 // functions (records.go); the record set is that of the Kubernetes DNS specification 1.1. They go into the index, one
-// giver's at a time, so that a change costs what changed (index.go). A question is answered by looking up (answer.go), or
-// forwarded (forward.go). The [Server] ties these to the informers and to the sockets.
+// giver's at a time, so that a change costs what changed (index.go), and as the bytes that will stand in answers
+// (rrset.go). A question is answered by looking up, or by asking others. The [Server] ties these to the informers and to
+// the sockets.
+//
+// There are two ways to an answer. An ordinary question about what is in the index, or in the cache, is answered in its own
+// packet, without allocating (fast.go, wire.go). All else is read by github.com/miekg/dns and answered with care (serve.go,
+// answer.go). The second could do all that the first does, and a fuzz test holds that both say the same.
+//
+// Outside names are asked of the host's resolvers, or of servers that a zone has of its own (forward.go), in such a way that
+// no pod waits for one that does not answer (group.go, upstream.go), and remembered (cache.go, message.go). Whatever a
+// client does, others keep their place (fairness.go, listen.go).
 //
 // Two promises matter more than speed. Never a false "no such name": until all has been read once, the answer is SERVFAIL,
 // at which a resolver asks again. And a name that exists without records of the wanted type is NODATA, not NXDOMAIN:
@@ -13,18 +22,20 @@
 // Each node has its own server, on an address that exists on the node only. Whoever can route a packet to the node could
 // still reach it, so it serves none but pods (by the cluster CIDR) and the node itself, and refuses the rest.
 //
-// In Kubernetes: CoreDNS with its plugins kubernetes, forward, errors and loadbalance. Left out: pod names checked against
-// real pods ("pods verified"), names of single endpoints of a Service that is not headless, zone transfer, a cache of
-// outside names, and all other plugins.
+// In Kubernetes: CoreDNS with its plugins kubernetes, forward, cache, errors, loop, loadbalance, prometheus and, if asked
+// for, autopath and log; and NodeLocal DNSCache. Left out: names of single endpoints of a Service that is not headless, zone
+// transfer, DNSSEC validation, and all other plugins.
 package dns
 
 import (
 	"context"
+	"crypto/x509"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -45,10 +56,27 @@ type Config struct {
 	ClusterCIDR []netip.Prefix // Pods' addresses: reverse names of ours, and who may ask besides this node.
 	ServiceCIDR []netip.Prefix // Services' addresses: reverse names of ours.
 
+	Pods     PodNames // Which addresses have a name below pod.DOMAIN; "" is PodsInsecure.
+	Autopath bool     // Walk the search path for pods: see searchPath.
+
 	// Resolv is the file that lists the resolvers for outside names; "" is /etc/resolv.conf. It is read again when it
 	// changes. This server's own address in it is passed over.
-	Resolv string
+	Resolv   string
+	Forwards []Forward      // Zones with servers of their own. "." is all that Resolv would be asked for.
+	Roots    *x509.CertPool // Who may sign certificates of servers that are asked over TLS; nil is whom the host trusts.
+
+	Socket string // Path of the socket on which the server tells about itself; "" is none.
 }
+
+// PodNames says which addresses have a name like 10-42-0-7.NAMESPACE.pod.DOMAIN (section 2.6 of the specification).
+type PodNames string
+
+// The values are CoreDNS'.
+const (
+	PodsInsecure PodNames = "insecure" // All, in every Namespace: the name tells the address itself.
+	PodsVerified PodNames = "verified" // Those of pods, in their own Namespace.
+	PodsDisabled PodNames = "disabled" // None.
+)
 
 // Server answers DNS questions. Build one with [New].
 type Server struct {
@@ -56,86 +84,117 @@ type Server struct {
 	domain  string // Lower case, with its dot.
 	index   *index
 	forward *forwarder
-	udp     *net.UDPConn
-	tcp     net.Listener
+	metrics *metrics
+	log     queryLog
+	sockets sockets
+	control net.Listener // Nil without Config.Socket.
 	source  source
 	loop    *reconcile.Loop
 	synced  atomic.Bool // All that the API server had at the start is in the index.
+
+	handlers sync.WaitGroup // Of answers that others are asked for.
 }
 
 // New checks the configuration, opens the sockets, and asks factory for the informers that the server needs; start the
 // factory afterwards. Questions wait until Run.
 func New(cfg Config, factory informers.SharedInformerFactory) (*Server, error) {
+	cfg, err := cfg.complete()
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{cfg: cfg, domain: dns.CanonicalName(cfg.Domain)}
+	reverse := reverseZones(slices.Concat(cfg.ServiceCIDR, cfg.ClusterCIDR))
+	apex := apexRecords(s.domain, reverse, cfg.Address, uint32(time.Now().Unix()), cfg.Pods)
+	if s.index, err = newIndex(apex); err != nil {
+		return nil, err
+	}
+	s.index.insecure, s.index.autopath = cfg.Pods == PodsInsecure, cfg.Autopath
+	for _, forward := range cfg.Forwards {
+		if wire, ok := wireName(forward.Zone); !ok || s.index.zone([]byte(wire)) != nil {
+			return nil, fmt.Errorf("dns zone %s: the cluster's own names are not forwarded", forward.Zone)
+		}
+	}
+	s.loop = reconcile.New("dns", s.update)
+	if s.source, err = newSource(s.domain, cfg, factory, s.loop); err != nil {
+		return nil, err
+	}
+	if s.sockets, err = listen(netip.AddrPortFrom(cfg.Address, cfg.Port)); err != nil {
+		return nil, err
+	}
+	if cfg.Socket != "" {
+		if s.control, err = listenControl(cfg.Socket); err != nil {
+			s.sockets.Close()
+			return nil, err
+		}
+	}
+	s.metrics = newMetrics(
+		func() float64 { return float64(len(s.forward.cache.all())) },
+		func() float64 { return float64(s.index.size()) })
+	s.forward = newForwarder(cfg.Resolv, s.Addr(), cfg.Forwards, cfg.Roots, s.metrics)
+	return s, nil
+}
+
+// complete fills in what was left out, and refuses what makes no sense.
+func (cfg Config) complete() (Config, error) {
 	if !cfg.Address.IsValid() || cfg.Address.IsUnspecified() {
-		return nil, fmt.Errorf("dns address %v: want the one address to listen on", cfg.Address)
+		return cfg, fmt.Errorf("dns address %v: want the one address to listen on", cfg.Address)
 	}
 	if cfg.Domain == "" {
 		cfg.Domain = "cluster.local"
 	}
 	if labels, ok := dns.IsDomainName(cfg.Domain); !ok || labels == 0 {
-		return nil, fmt.Errorf("cluster domain %q: not a domain name", cfg.Domain)
+		return cfg, fmt.Errorf("cluster domain %q: not a domain name", cfg.Domain)
 	}
 	if cfg.Resolv == "" {
 		cfg.Resolv = "/etc/resolv.conf"
 	}
-	s := &Server{cfg: cfg, domain: dns.CanonicalName(cfg.Domain)}
-	reverse := reverseZones(slices.Concat(cfg.ServiceCIDR, cfg.ClusterCIDR))
-	s.index = newIndex(apexRecords(s.domain, reverse, cfg.Address, uint32(time.Now().Unix())))
-	s.loop = reconcile.New("dns", s.update)
-	var err error
-	if s.source, err = newSource(s.domain, factory, s.loop); err != nil {
-		return nil, err
+	switch cfg.Pods {
+	case "":
+		cfg.Pods = PodsInsecure
+	case PodsInsecure, PodsVerified, PodsDisabled:
+	default:
+		return cfg, fmt.Errorf("dns names of pods %q: want insecure, verified or disabled", cfg.Pods)
 	}
-	if s.udp, s.tcp, err = listen(netip.AddrPortFrom(cfg.Address, cfg.Port)); err != nil {
-		return nil, err
-	}
-	s.forward = newForwarder(cfg.Resolv, s.Addr())
-	return s, nil
+	return cfg, nil
 }
 
 // Addr is where the server listens, UDP and TCP alike.
-func (s *Server) Addr() netip.AddrPort {
-	return s.udp.LocalAddr().(*net.UDPAddr).AddrPort()
-}
+func (s *Server) Addr() netip.AddrPort { return s.sockets.addr() }
 
 // Run answers until ctx ends, or until a socket fails, and closes the sockets.
 func (s *Server) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	handler := dns.HandlerFunc(func(w dns.ResponseWriter, question *dns.Msg) { s.serve(ctx, w, question) })
+	failed := make(chan error, len(s.sockets.udp)+3)
 	var wg sync.WaitGroup
-	defer wg.Wait()
-	failed := make(chan error, 3)
-	for _, server := range []*dns.Server{
-		// A server that is stopped wakes its readers: an idle socket need not wake up by itself.
-		{PacketConn: s.udp, Handler: handler, UDPSize: maxUDPSize, ReadTimeout: time.Hour},
-		{Listener: s.tcp, Handler: handler, MaxTCPQueries: -1, ReadTimeout: idleTimeout, IdleTimeout: idle},
-	} {
-		started := make(chan struct{})
-		server.NotifyStartedFunc = func() { close(started) }
-		wg.Go(func() { failed <- server.ActivateAndServe() })
-		select {
-		case err := <-failed:
-			return fmt.Errorf("serve dns: %w", err)
-		case <-started:
-			defer server.Shutdown()
-		}
+	run := func(part func(context.Context) error) {
+		wg.Go(func() {
+			if err := part(ctx); err != nil {
+				failed <- err
+			}
+		})
 	}
-	wg.Go(func() {
-		if err := s.follow(ctx); err != nil {
-			failed <- err
-		}
-	})
+	for _, conn := range s.sockets.udp {
+		run(func(ctx context.Context) error { return s.serveUDP(ctx, conn) })
+	}
+	run(s.serveTCP)
+	run(s.follow)
+	if s.control != nil {
+		run(func(ctx context.Context) error { return s.serveControl(ctx, s.control) })
+	}
+	var err error
 	select {
 	case <-ctx.Done():
-		return nil
-	case err := <-failed:
-		cancel()
-		return fmt.Errorf("serve dns: %w", err)
+	case err = <-failed:
+		err = fmt.Errorf("serve dns: %w", err)
 	}
+	cancel()
+	s.sockets.Close()
+	wg.Wait()
+	s.handlers.Wait()
+	s.forward.close()
+	return err
 }
-
-func idle() time.Duration { return idleTimeout }
 
 // follow fills the index with all there is, opens it, and keeps it up to date until ctx ends.
 func (s *Server) follow(ctx context.Context) error {
@@ -152,12 +211,12 @@ func (s *Server) follow(ctx context.Context) error {
 		}
 	}
 	s.synced.Store(true)
-	slog.Info("dns is ready", "address", s.Addr(), "domain", s.domain)
+	slog.Info("dns is ready", "address", s.Addr(), "domain", strings.TrimSuffix(s.domain, "."))
 	s.loop.Run(ctx, 1)
 	return nil
 }
 
-// update brings the index up to date with one Service or Namespace.
+// update brings the index up to date with one Service, Namespace or address of pods.
 func (s *Server) update(_ context.Context, key string) (time.Duration, error) {
 	records, err := s.source.records(key)
 	if err != nil {

@@ -310,9 +310,9 @@ func TestOnlyPodsAndTheNodeMayAsk(t *testing.T) {
 		"127.0.0.1": dns.RcodeSuccess, "10.42.3.4": dns.RcodeSuccess,
 		"10.44.0.1": dns.RcodeRefused, "192.0.2.1": dns.RcodeRefused, "::ffff:10.42.3.4": dns.RcodeRefused, "fd00::1": dns.RcodeRefused,
 	} {
-		got := s.reply(context.Background(), netip.MustParseAddr(client), question).Rcode
-		if got != rcode {
-			t.Errorf("client %s: got %s, want %s", client, dns.RcodeToString[got], dns.RcodeToString[rcode])
+		reply, _, _ := s.begin(netip.MustParseAddr(client), question)
+		if got := reply.Rcode; got != rcode {
+			t.Errorf("client %s: got %s, want %s", client, dns.RcodeToString[reply.Rcode], dns.RcodeToString[rcode])
 		}
 	}
 }
@@ -466,10 +466,9 @@ func TestNewSaysWhatIsWrong(t *testing.T) {
 
 // The network's device comes after the server: 192.0.2.53 is nowhere.
 func TestAddressNeedNotExistYet(t *testing.T) {
-	udp, tcp, err := listen(netip.MustParseAddrPort("192.0.2.53:0"))
+	sockets, err := listen(netip.MustParseAddrPort("192.0.2.53:0"))
 	if err != nil {
 		t.Fatalf("listen on an address that the host does not have: %v", err)
 	}
-	udp.Close()
-	tcp.Close()
+	sockets.Close()
 }

@@ -352,17 +352,18 @@ const (
 
 // testZone is an index with a Namespace "default" and the objects of a test in it.
 type testZone struct {
-	t *testing.T
+	t testing.TB
 	*index
 }
 
-func newZone(t *testing.T, objects string) testZone {
+func newZone(t testing.TB, objects string) testZone {
 	t.Helper()
 	const domain = "cluster.local."
 	prefixes := []netip.Prefix{netip.MustParsePrefix("10.42.0.0/16"), netip.MustParsePrefix("10.43.0.0/16"),
 		netip.MustParsePrefix("fd00:42::/64"), netip.MustParsePrefix("fd00:43::/112")}
-	x := newIndex(apexRecords(domain, reverseZones(prefixes), netip.MustParseAddr("10.43.0.10"), 7))
-	x.put("default", namespaceRecords(domain, "default"))
+	x := newTestIndex(t, apexRecords(domain, reverseZones(prefixes), netip.MustParseAddr("10.43.0.10"), 7, PodsInsecure))
+	x.insecure = true
+	x.put("default", namespaceRecords(domain, "default", PodsInsecure))
 	services, endpointSlices := parseObjects(t, objects)
 	for _, svc := range services {
 		key := svc.Namespace + "/" + svc.Name
@@ -424,7 +425,7 @@ func sorted(text string) []string {
 	return lines
 }
 
-func parseObjects(t *testing.T, text string) ([]*corev1.Service, map[string][]*discoveryv1.EndpointSlice) {
+func parseObjects(t testing.TB, text string) ([]*corev1.Service, map[string][]*discoveryv1.EndpointSlice) {
 	t.Helper()
 	var services []*corev1.Service
 	endpointSlices := map[string][]*discoveryv1.EndpointSlice{}

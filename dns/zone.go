@@ -15,9 +15,12 @@ import (
 //
 // apexRecords are what stands at the top of each: SOA and NS, the name server's own address, and the version of the
 // specification. serial need not follow the changes: nobody copies these zones.
-func apexRecords(domain string, reverse []string, server netip.Addr, serial uint32) recordSet {
+func apexRecords(domain string, reverse []string, server netip.Addr, serial uint32, pods PodNames) recordSet {
 	nameserver := "ns.dns." + domain
-	records := recordSet{"svc." + domain: nil, "pod." + domain: nil}
+	records := recordSet{"svc." + domain: nil}
+	if pods != PodsDisabled {
+		records["pod."+domain] = nil
+	}
 	for _, zone := range append([]string{domain}, reverse...) {
 		records.add(
 			&dns.SOA{

@@ -1,0 +1,149 @@
+package dns
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/go-chi/chi/v5"
+	"github.com/miekg/dns"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
+
+// The server shows what it knows and does over HTTP on a socket in the file system, to root alone: /dump, /log, /metrics.
+
+// listenControl opens that socket. One that is there is a dead server's: a living one would hold the port.
+func listenControl(path string) (net.Listener, error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return nil, fmt.Errorf("make a directory for the dns server's socket: %w", err)
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("remove the socket of an earlier dns server: %w", err)
+	}
+	listener, err := net.Listen("unix", path)
+	if err != nil {
+		return nil, fmt.Errorf("listen on the dns server's socket: %w", err)
+	}
+	if err := os.Chmod(path, 0o600); err != nil {
+		listener.Close()
+		return nil, fmt.Errorf("protect the dns server's socket: %w", err)
+	}
+	return listener, nil
+}
+
+// serveControl answers on the socket until ctx ends.
+func (s *Server) serveControl(ctx context.Context, listener net.Listener) error {
+	server := &http.Server{
+		Handler: s.controlRoutes(), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: time.Minute,
+		BaseContext: func(net.Listener) context.Context { return ctx },
+	}
+	stop := context.AfterFunc(ctx, func() { server.Close() })
+	defer stop()
+	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serve the dns server's socket: %w", err)
+	}
+	return nil
+}
+
+func (s *Server) controlRoutes() http.Handler {
+	r := chi.NewRouter()
+	r.Get("/dump", s.serveDump)
+	r.Get("/log", s.serveLog)
+	r.Method(http.MethodGet, "/metrics", promhttp.HandlerFor(s.metrics.registry, promhttp.HandlerOpts{}))
+	return r
+}
+
+// serveLog shows answers as they are given: all, or those to each ?client=, one of ?every=.
+func (s *Server) serveLog(w http.ResponseWriter, r *http.Request) {
+	var clients []netip.Addr
+	for _, text := range r.URL.Query()["client"] {
+		client, err := netip.ParseAddr(text)
+		if err != nil {
+			http.Error(w, fmt.Sprintf("client %q: not an address", text), http.StatusBadRequest)
+			return
+		}
+		clients = append(clients, client)
+	}
+	every := uint64(1)
+	if text := r.URL.Query().Get("every"); text != "" {
+		var err error
+		if every, err = strconv.ParseUint(text, 10, 32); err != nil || every == 0 {
+			http.Error(w, fmt.Sprintf("every %q: not a number from 1", text), http.StatusBadRequest)
+			return
+		}
+	}
+	reader, stop, ok := s.log.read(clients, every)
+	if !ok {
+		http.Error(w, "too many read the log", http.StatusTooManyRequests)
+		return
+	}
+	defer stop()
+	flush := http.NewResponseController(w)
+	w.WriteHeader(http.StatusOK)
+	for flush.Flush() == nil {
+		select {
+		case line := <-reader.lines:
+			if _, err := io.WriteString(w, line); err != nil {
+				return
+			}
+		case <-r.Context().Done():
+			return
+		}
+	}
+}
+
+// serveDump shows the zones as the text of zone files, and, as comments, the servers outside and the answers kept.
+func (s *Server) serveDump(w http.ResponseWriter, _ *http.Request) {
+	out := bufio.NewWriter(w)
+	defer out.Flush()
+	if !s.synced.Load() {
+		fmt.Fprintln(out, "; the API server has not been read yet: names of the cluster are answered with SERVFAIL")
+	}
+	s.index.dump(out)
+	now := time.Now()
+	groups := s.forward.groups()
+	for _, zone := range slices.Sorted(maps.Keys(groups)) {
+		for _, u := range groups[zone] {
+			fmt.Fprintf(out, "; server of %s %v %v\n", zone, u.address, u.health(now))
+		}
+	}
+	for _, m := range s.forward.cache.all() {
+		name, rrtype, _ := keyQuestion(m.key)
+		left := m.stored.Add(m.ttl).Sub(now).Round(time.Second)
+		fmt.Fprintf(out, "; kept %s %s %s for %v\n", textName(name), dns.Type(rrtype), rcodeName(int(m.rcode)), left)
+	}
+}
+
+// dump writes all names of the zones in order, those that exist without records as comments.
+func (x *index) dump(out io.Writer) {
+	x.mu.RLock()
+	names := make(map[string]string, len(x.names))
+	for name := range x.names {
+		names[textName(name)] = name
+	}
+	x.mu.RUnlock()
+	for _, text := range slices.Sorted(maps.Keys(names)) {
+		e := x.find([]byte(names[text]))
+		if e == nil {
+			continue // It has gone meanwhile.
+		}
+		rrs := e.of(names[text], dns.TypeANY)
+		if len(rrs) == 0 {
+			fmt.Fprintf(out, "; %s\n", text)
+		}
+		for _, rr := range rrs {
+			fmt.Fprintln(out, rr)
+		}
+	}
+}
