@@ -39,7 +39,7 @@ func cronJob() *Resource {
 		},
 		PrepareCreate: func(c *batchv1.CronJob) { c.Spec.JobTemplate.Spec.Scheduling = nil }, // Behind a feature gate.
 		Validate:      validateCronJob,
-		Wanted:        func(c *batchv1.CronJob) any { return c.Spec },
+		Wanted:        func(c *batchv1.CronJob) any { return &c.Spec },
 		Row: func(c *batchv1.CronJob) []any {
 			names, images := containersAndImages(&c.Spec.JobTemplate.Spec.Template)
 			last, zone := "<none>", "<none>"

@@ -31,7 +31,7 @@ func customResourceDefinition() *Resource {
 		PrepareUpdate:  func(c, _ *apiextensionsv1.CustomResourceDefinition) { keepStoredVersion(c) },
 		Validate:       validateDefinition,
 		ValidateUpdate: validateDefinitionUpdate,
-		Wanted:         func(c *apiextensionsv1.CustomResourceDefinition) any { return c.Spec },
+		Wanted:         func(c *apiextensionsv1.CustomResourceDefinition) any { return &c.Spec },
 		Row:            func(c *apiextensionsv1.CustomResourceDefinition) []any { return []any{c.Name, created(c)} },
 	})
 }

@@ -41,7 +41,7 @@ func daemonSet() *Resource {
 		ValidateUpdate: func(d, old *appsv1.DaemonSet) field.ErrorList {
 			return immutable(field.NewPath("spec", "selector"), d.Spec.Selector, old.Spec.Selector)
 		},
-		Wanted: func(d *appsv1.DaemonSet) any { return d.Spec },
+		Wanted: func(d *appsv1.DaemonSet) any { return &d.Spec },
 		Row: func(d *appsv1.DaemonSet) []any {
 			names, images := containersAndImages(&d.Spec.Template)
 			s := &d.Status

@@ -30,7 +30,7 @@ func horizontalPodAutoscaler() *Resource {
 		ValidateStatus: validateAutoscalerStatus,
 		Default:        defaultAutoscaler,
 		Validate:       validateAutoscaler,
-		Wanted:         func(a *autoscalingv2.HorizontalPodAutoscaler) any { return a.Spec },
+		Wanted:         func(a *autoscalingv2.HorizontalPodAutoscaler) any { return &a.Spec },
 		Row: func(a *autoscalingv2.HorizontalPodAutoscaler) []any {
 			least := "<unset>"
 			if n := a.Spec.MinReplicas; n != nil {

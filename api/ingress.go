@@ -26,7 +26,7 @@ func ingress() *Resource {
 	}, rules[networkingv1.Ingress]{
 		ValidateStatus: validateIngressStatus,
 		Validate:       validateIngress,
-		Wanted:         func(i *networkingv1.Ingress) any { return i.Spec },
+		Wanted:         func(i *networkingv1.Ingress) any { return &i.Spec },
 		Row: func(i *networkingv1.Ingress) []any {
 			class, ports := "<none>", "80"
 			if i.Spec.IngressClassName != nil {

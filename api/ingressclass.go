@@ -29,7 +29,7 @@ func ingressClass() *Resource {
 		ValidateUpdate: func(c, old *networkingv1.IngressClass) field.ErrorList {
 			return immutable(field.NewPath("spec", "controller"), c.Spec.Controller, old.Spec.Controller)
 		},
-		Wanted: func(c *networkingv1.IngressClass) any { return c.Spec },
+		Wanted: func(c *networkingv1.IngressClass) any { return &c.Spec },
 		Row:    printIngressClass,
 	})
 }

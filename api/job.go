@@ -40,7 +40,7 @@ func job() *Resource {
 		Fields: func(j *batchv1.Job) fields.Set {
 			return fields.Set{"status.successful": strconv.Itoa(int(j.Status.Succeeded))}
 		},
-		Wanted: func(j *batchv1.Job) any { return j.Spec },
+		Wanted: func(j *batchv1.Job) any { return &j.Spec },
 		Row:    printJob,
 	})
 }

@@ -22,7 +22,7 @@ func networkPolicy() *Resource {
 	}, rules[networkingv1.NetworkPolicy]{
 		Default:  defaultNetworkPolicy,
 		Validate: validateNetworkPolicy,
-		Wanted:   func(p *networkingv1.NetworkPolicy) any { return p.Spec },
+		Wanted:   func(p *networkingv1.NetworkPolicy) any { return &p.Spec },
 		Row: func(p *networkingv1.NetworkPolicy) []any {
 			return []any{p.Name, metav1.FormatLabelSelector(&p.Spec.PodSelector), age(p.CreationTimestamp.Time)}
 		},

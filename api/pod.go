@@ -59,7 +59,7 @@ func pod() *Resource {
 				"status.nominatedNodeName": p.Status.NominatedNodeName,
 			}
 		},
-		Wanted: func(p *corev1.Pod) any { return p.Spec },
+		Wanted: func(p *corev1.Pod) any { return &p.Spec },
 		Row:    printPod,
 	})
 }

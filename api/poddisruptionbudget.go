@@ -25,7 +25,7 @@ func podDisruptionBudget() *Resource {
 	}, rules[policyv1.PodDisruptionBudget]{
 		Validate:       validatePodDisruptionBudget,
 		ValidateStatus: validateBudgetStatus,
-		Wanted:         func(b *policyv1.PodDisruptionBudget) any { return b.Spec },
+		Wanted:         func(b *policyv1.PodDisruptionBudget) any { return &b.Spec },
 		Row: func(b *policyv1.PodDisruptionBudget) []any {
 			text := func(v *intstr.IntOrString) string {
 				if v == nil {

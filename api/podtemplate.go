@@ -22,7 +22,7 @@ func podTemplate() *Resource {
 		Validate: func(t *corev1.PodTemplate) field.ErrorList {
 			return validatePodTemplate(field.NewPath("template"), &t.Template)
 		},
-		Wanted: func(t *corev1.PodTemplate) any { return t.Template },
+		Wanted: func(t *corev1.PodTemplate) any { return &t.Template },
 		Row: func(t *corev1.PodTemplate) []any {
 			names, images := containersAndImages(&t.Template)
 			return []any{t.Name, names, images, labels.FormatLabels(t.Template.Labels)}

@@ -6,7 +6,6 @@ import (
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/util/diff"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
@@ -35,11 +34,11 @@ func validatePodUpdate(p, old *corev1.Pod) field.ErrorList {
 		}
 	}
 	errs = append(errs, validateNodeSelectorUpdate(path.Child("nodeSelector"), &p.Spec, &old.Spec)...)
-	if equality.Semantic.DeepEqual(p.Spec, old.Spec) {
+	if Same(&p.Spec, &old.Spec) {
 		return errs
 	}
 	rest := withoutMutable(&p.Spec, &old.Spec)
-	if !equality.Semantic.DeepEqual(rest, &old.Spec) {
+	if !Same(rest, &old.Spec) {
 		errs = append(errs, field.Forbidden(path, "pod updates may not change fields other than "+
 			"`spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,"+
 			"`spec.tolerations` (only additions to existing tolerations),"+

@@ -42,7 +42,7 @@ func replicaSet() *Resource {
 		Fields: func(r *appsv1.ReplicaSet) fields.Set {
 			return fields.Set{"status.replicas": strconv.Itoa(int(r.Status.Replicas))}
 		},
-		Wanted: func(r *appsv1.ReplicaSet) any { return r.Spec },
+		Wanted: func(r *appsv1.ReplicaSet) any { return &r.Spec },
 		Scale: func(r *appsv1.ReplicaSet) Scale {
 			return Scale{deref(r.Spec.Replicas), r.Status.Replicas, r.Spec.Selector}
 		},

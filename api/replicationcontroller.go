@@ -35,7 +35,7 @@ func replicationController() *Resource {
 		Fields: func(r *corev1.ReplicationController) fields.Set {
 			return fields.Set{"status.replicas": strconv.Itoa(int(r.Status.Replicas))}
 		},
-		Wanted: func(r *corev1.ReplicationController) any { return r.Spec },
+		Wanted: func(r *corev1.ReplicationController) any { return &r.Spec },
 		Scale: func(r *corev1.ReplicationController) Scale {
 			return Scale{deref(r.Spec.Replicas), r.Status.Replicas, &metav1.LabelSelector{MatchLabels: r.Spec.Selector}}
 		},

@@ -31,7 +31,7 @@ func statefulSet() *Resource {
 		Default:        defaultStatefulSet,
 		Validate:       validateStatefulSet,
 		ValidateUpdate: validateStatefulSetUpdate,
-		Wanted:         func(s *appsv1.StatefulSet) any { return s.Spec },
+		Wanted:         func(s *appsv1.StatefulSet) any { return &s.Spec },
 		Scale: func(s *appsv1.StatefulSet) Scale {
 			return Scale{deref(s.Spec.Replicas), s.Status.Replicas, s.Spec.Selector}
 		},

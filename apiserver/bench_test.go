@@ -96,12 +96,12 @@ func BenchmarkPatch(b *testing.B) {
 		}
 		s.stop()
 		floor := start(b)
-		rev, err := floor.store.Put(context.Background(), "pods/default/floor", data, 0)
+		rev, err := floor.store.Put(context.Background(), records+"floor", data, 0)
 		if err != nil {
 			b.Fatal(err)
 		}
 		for b.Loop() {
-			if rev, err = floor.store.Put(context.Background(), "pods/default/floor", data, rev); err != nil {
+			if rev, err = floor.store.Put(context.Background(), records+"floor", data, rev); err != nil {
 				b.Fatal(err)
 			}
 		}

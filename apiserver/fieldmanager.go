@@ -21,6 +21,7 @@ import (
 	"k8s.io/kube-openapi/pkg/validation/spec"
 	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
 	"sigs.k8s.io/structured-merge-diff/v6/typed"
+	"sigs.k8s.io/structured-merge-diff/v6/value"
 )
 
 // Every object says in metadata.managedFields which writer set which of its fields, so that a server-side apply can tell
@@ -60,8 +61,33 @@ func newSchemas(define func() (map[string]json.RawMessage, error), scheme *runti
 		}
 		parser := &typed.Parser{}
 		parser.Schema.Types = types.Types
-		return managedfields.NewSchemeTypeConverter(scheme, parser), nil
+		return converter{managedfields.NewSchemeTypeConverter(scheme, parser), scheme, parser}, nil
 	})
+}
+
+// converter tells objects of the API in the terms of server-side apply.
+type converter struct {
+	managedfields.TypeConverter
+	scheme *runtime.Scheme
+	parser *typed.Parser
+}
+
+// ObjectToTyped does not check an object of a Go type against the schema, which was made from that type, where nothing is to
+// be merged into it: that would be more than half the cost of a record. (Options are given for what is only compared.)
+func (c converter) ObjectToTyped(obj runtime.Object, opts ...typed.ValidationOptions) (*typed.TypedValue, error) {
+	if _, tree := obj.(*unstructured.Unstructured); tree || len(opts) == 0 {
+		return c.TypeConverter.ObjectToTyped(obj, opts...)
+	}
+	name, err := c.scheme.ToOpenAPIDefinitionName(obj.GetObjectKind().GroupVersionKind())
+	if err != nil {
+		return nil, err
+	}
+	v, err := value.NewValueReflect(obj)
+	if err != nil {
+		return nil, err
+	}
+	t := c.parser.Type(name)
+	return typed.AsTypedUnvalidated(v, t.Schema, t.TypeRef), nil
 }
 
 // ownership keeps the managed fields of one resource's objects. It has a field manager for each subresource, "" for the
@@ -137,7 +163,12 @@ func (o ownership) changed(old, obj runtime.Object, sub, manager string) error {
 	if len(metaOf(old).GetManagedFields()) == 0 && len(metaOf(obj).GetManagedFields()) == 0 {
 		return nil // Nothing was recorded of the object, and nothing is before it is applied.
 	}
-	return o.update(old, obj, sub, manager)
+	before, after := differing(old, obj)
+	if err := o.update(before, after, sub, manager); err != nil {
+		return err
+	}
+	metaOf(obj).SetManagedFields(metaOf(after).GetManagedFields())
+	return nil
 }
 
 // created records in a new object that its fields are manager's.

@@ -150,10 +150,14 @@ type eventWriter struct {
 	server *Server
 	shelf  *shelf
 	format format
-	rows   bool // Whether a table with its column definitions was sent.
+	rows   bool        // Whether a table with its column definitions was sent.
+	stuck  *time.Timer // Runs while a frame is written, and ends the stream.
 }
 
 func (e *eventWriter) start() {
+	// A deadline for each frame would go twice through the connection's own loop in HTTP/2.
+	e.stuck = time.AfterFunc(e.server.limits.frame, func() { _ = http.NewResponseController(e.w).SetWriteDeadline(time.Now()) })
+	e.stuck.Stop()
 	media := e.format.media
 	if media != typeJSON {
 		media += ";stream=watch"
@@ -209,9 +213,8 @@ func (e *eventWriter) encode(obj runtime.Object) ([]byte, error) {
 
 // frame writes one event: a line of JSON, or a length and a protobuf message.
 func (e *eventWriter) frame(kind string, body []byte) error {
-	control := http.NewResponseController(e.w)
-	_ = control.SetWriteDeadline(time.Now().Add(e.server.limits.frame))
-	defer func() { _ = control.SetWriteDeadline(time.Time{}) }() // HTTP/2 ends a stream whose deadline passes while it is idle.
+	e.stuck.Reset(e.server.limits.frame)
+	defer e.stuck.Stop()
 	var err error
 	switch e.format.media {
 	case typeProto:

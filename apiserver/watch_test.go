@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strconv"
 	"strings"
@@ -421,56 +422,20 @@ func TestWatchInProtobuf(t *testing.T) {
 	}
 }
 
-// A watch over HTTP/2 on which nothing happens for longer than a frame may take lives on.
+// A watch on which nothing happens for longer than a frame may take lives on: the timer runs only while one is written.
 func TestIdleWatchOutlivesFrameTimeout(t *testing.T) {
 	s := start(t)
-	s.createConfigMap(t, "a")
-	web := s.web(t)
-	var deadlines []time.Time
-	var mu sync.Mutex
-	web.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		spy := &deadlineSpy{ResponseWriter: w, set: func(at time.Time) { mu.Lock(); deadlines = append(deadlines, at); mu.Unlock() }}
-		s.ServeHTTP(spy, r.WithContext(withUser(r.Context(), administrator)))
-	})
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
-	req, _ := http.NewRequestWithContext(ctx, http.MethodGet, web.URL+configMapsPath+"?watch=1", nil)
-	resp, err := web.Client().Do(req)
-	if err != nil {
+	w := &eventWriter{w: httptest.NewRecorder(), r: httptest.NewRequest(http.MethodGet, configMapsPath+"?watch=1", nil), server: s.Server, shelf: s.shelf("configmaps"), format: format{media: typeJSON}}
+	w.start()
+	if w.stuck.Stop() {
+		t.Error("the timer runs before the first frame")
+	}
+	if err := w.emit(event{kind: watch.Bookmark, rev: 1}, false); err != nil {
 		t.Fatal(err)
 	}
-	defer resp.Body.Close()
-	if resp.ProtoMajor != 2 {
-		t.Fatalf("the watch came over %s, want HTTP/2", resp.Proto)
+	if w.stuck.Stop() {
+		t.Error("the timer runs on after a frame")
 	}
-	w := &reader{t, resp.Body, json.NewDecoder(resp.Body)}
-	w.want("ADDED a")
-	s.createConfigMap(t, "b")
-	w.want("ADDED b")
-	s.createConfigMap(t, "c")
-	w.want("ADDED c") // Then the deadline of the frame before is cleared for sure.
-	mu.Lock()
-	defer mu.Unlock()
-	deadlines = slices.Delete(deadlines, 0, 1) // That of the connection's request before, cleared.
-	if len(deadlines) < 4 || deadlines[0].IsZero() || !deadlines[1].IsZero() || deadlines[2].IsZero() || !deadlines[3].IsZero() {
-		t.Errorf("write deadlines were set to %v; want each frame's to be cleared once it is written, or the stream ends while it is idle", deadlines)
-	}
-}
-
-type deadlineSpy struct {
-	http.ResponseWriter
-	set func(time.Time)
-}
-
-func (d *deadlineSpy) Unwrap() http.ResponseWriter { return d.ResponseWriter }
-
-// SetWriteDeadline sees the deadline, and shortens it: were it not cleared, the stream would end at once.
-func (d *deadlineSpy) SetWriteDeadline(at time.Time) error {
-	d.set(at)
-	if !at.IsZero() {
-		at = time.Now().Add(time.Second)
-	}
-	return http.NewResponseController(d.ResponseWriter).SetWriteDeadline(at)
 }
 
 // Informers, which all components stand on, follow the server through HTTP and directly.

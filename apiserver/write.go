@@ -12,7 +12,6 @@ import (
 	"skiff/store"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metavalidation "k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -296,14 +295,14 @@ func unchanged(obj, old runtime.Object) bool {
 	now, before := m.GetManagedFields(), metaOf(old).GetManagedFields()
 	same := slices.EqualFunc(now, before, func(a, b metav1.ManagedFieldsEntry) bool {
 		a.Time, b.Time = nil, nil
-		return equality.Semantic.DeepEqual(a, b)
+		return api.Same(&a, &b)
 	})
 	if !same {
 		return false
 	}
 	m.SetManagedFields(before)
 	defer m.SetManagedFields(now)
-	return equality.Semantic.DeepEqual(obj, old)
+	return api.Same(obj, old)
 }
 
 func notFound(r *api.Resource, key string) error {
@@ -358,7 +357,7 @@ func follow(r *api.Resource, obj runtime.Object, it *item, sub string) (runtime.
 	obj.GetObjectKind().SetGroupVersionKind(r.Stored().GroupVersionKind())
 	if sub == "" {
 		if _, ok := r.Sub("status"); ok {
-			setStatus(obj, it.obj.DeepCopyObject())
+			setStatus(obj, onlyStatus(r, it.obj))
 		}
 		if r.Default != nil {
 			r.Default(obj)
@@ -375,6 +374,13 @@ func follow(r *api.Resource, obj runtime.Object, it *item, sub string) (runtime.
 	return obj, nil
 }
 
+// onlyStatus is a copy of an object's status, in an object that has nothing else.
+func onlyStatus(r *api.Resource, obj runtime.Object) runtime.Object {
+	status := r.Stored().New()
+	setStatus(status, obj)
+	return status.DeepCopyObject()
+}
+
 // subDelete marks the change that begins an object's deletion.
 const subDelete = "delete"
 
@@ -385,7 +391,7 @@ func isNewGeneration(r *api.Resource, obj, old runtime.Object, sub string) bool 
 	case subDelete:
 		return metaOf(old).GetDeletionTimestamp() == nil
 	case "", "ephemeralcontainers":
-		return !equality.Semantic.DeepEqual(r.Wanted(obj), r.Wanted(old))
+		return !api.Same(r.Wanted(obj), r.Wanted(old))
 	}
 	return false
 }

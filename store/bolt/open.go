@@ -20,7 +20,7 @@ type options struct {
 }
 
 // WithHistory bounds the events that are kept for watchers, in number and in bytes of their keys and values. Without it
-// they are 8192 and 16 MB.
+// they are 8192 and 4 MiB.
 func WithHistory(events, bytes int) Option {
 	return func(o *options) { o.maxEvents, o.maxBytes = max(events, 1), bytes }
 }
@@ -30,7 +30,7 @@ func WithHistory(events, bytes int) Option {
 // was last written to it, the error is [ErrDamaged]. A file of which most is free, because it once held much more, is
 // written anew. A disk that is read-only is one that refuses writes (fault.go) from the beginning.
 func Open(path string, opts ...Option) (*Store, error) {
-	o := options{maxEvents: 8192, maxBytes: 16 << 20, compactFrom: 32 << 20}
+	o := options{maxEvents: 8192, maxBytes: 4 << 20, compactFrom: 32 << 20}
 	for _, opt := range opts {
 		opt(&o)
 	}
