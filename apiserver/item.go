@@ -81,8 +81,8 @@ func (i *item) jsonBytes() ([]byte, error) {
 	return b, nil
 }
 
-// superseded drops the encodings of an item that is only part of the past from now on: few will still ask for them.
-func (i *item) superseded() {
+// dropEncodings forgets how the item reads on the wire, until somebody asks.
+func (i *item) dropEncodings() {
 	i.json.Store(nil)
 	i.proto.Store(nil)
 }

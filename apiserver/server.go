@@ -120,7 +120,32 @@ func (s *Server) Run(ctx context.Context) error {
 }
 
 // ServeHTTP answers a request that came through TLS, within limits: its client certificate says who asks.
-func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.limits.serve(s.handler, w, r) }
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	growStack()
+	s.limits.serve(s.handler, w, r)
+}
+
+// growStack makes the stack of this goroutine large enough for a write at once. It would grow by doubling, and copy what is on
+// it each time: HTTP/2 has a new goroutine for each request.
+//
+//go:noinline
+func growStack() {
+	var frame [stackOfRequest]byte
+	touch(frame[:])
+}
+
+//go:noinline
+func touch(b []byte) { b[0] = 1 }
+
+const stackOfRequest = 16 << 10
+
+// Forget makes the server's memory small: it drops encodings, which are made again when asked for, and all but the newest of
+// the past, so that whoever comes back to a watch after a long time lists again.
+func (s *Server) Forget() {
+	for _, sh := range s.cache.shelves() {
+		sh.forget()
+	}
+}
 
 func (s *Server) shelf(groupResource string) *shelf { return s.cache.resources[groupResource] }
 

@@ -17,7 +17,8 @@ import (
 const (
 	ringEvents   = 4096
 	ringBytes    = 8 << 20
-	watchBacklog = 256 // Events that a watcher may be behind by before it is cut off.
+	quietBytes   = 1 << 20 // Of the past, when it has been quiet for a while.
+	watchBacklog = 256     // Events that a watcher may be behind by before it is cut off.
 )
 
 // shelf is one resource's objects. A row of the table that is a view of another has a shelf with the same stock: it shows the
@@ -95,7 +96,7 @@ func (s *shelf) apply(key string, rev uint64, it *item) {
 		s.tree.ReplaceOrInsert(it)
 	}
 	if had {
-		prev.superseded()
+		prev.dropEncodings() // Few will still ask for them.
 	}
 	s.remember(ev)
 	for w := range s.watchers {
@@ -113,12 +114,29 @@ func lastState(prev *item, rev uint64) *item {
 func (s *shelf) remember(ev event) {
 	s.ring = append(s.ring, ev)
 	s.ringSize += ev.size()
-	for len(s.ring) > ringEvents || s.ringSize > ringBytes {
+	s.bound(ringEvents, ringBytes)
+}
+
+// bound drops the oldest events until there are so many, and so many bytes.
+func (s *shelf) bound(events, bytes int) {
+	for len(s.ring) > events || s.ringSize > bytes {
 		s.since = s.ring[0].rev
 		s.ringSize -= s.ring[0].size()
 		s.ring[0] = event{}
 		s.ring = s.ring[1:]
 	}
+}
+
+// forget drops what can be worked out again, and what those who watch have seen long ago.
+func (s *shelf) forget() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.bound(ringEvents, quietBytes)
+	s.ring = slices.Clone(s.ring)
+	s.tree.Ascend(func(it *item) bool {
+		it.dropEncodings()
+		return true
+	})
 }
 
 // send gives w an event, or cuts it off if it does not keep up: one slow reader must not hold back the others.

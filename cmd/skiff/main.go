@@ -25,8 +25,7 @@ import (
 var version = "dev"
 
 func main() {
-	// Most of what skiff holds lives long; collecting a little more often keeps it small.
-	debug.SetGCPercent(50)
+	debug.SetGCPercent(growthQuiet)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	os.Exit(exitStatus(run(ctx, os.Args[1:], os.Stdout, os.Stderr), os.Stderr))

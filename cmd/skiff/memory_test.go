@@ -1,0 +1,33 @@
+package main
+
+import (
+	"context"
+	"runtime"
+	"testing"
+	"time"
+)
+
+func TestMemoryIsGivenBackAfterMuchWork(t *testing.T) {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	forgot := make(chan struct{}, 1)
+	go keepSmall(ctx, 50*time.Millisecond, func() {
+		select {
+		case forgot <- struct{}{}:
+		default:
+		}
+	})
+	late := time.After(time.Minute)
+	for {
+		for range 2 * busyFrom {
+			runtime.GC() // All that keepSmall sees of work.
+		}
+		select {
+		case <-forgot:
+			return
+		case <-time.After(500 * time.Millisecond): // On a slow machine the pauses may have been too long for much work.
+		case <-late:
+			t.Fatal("nothing was forgotten after many collections and a pause")
+		}
+	}
+}
