@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"net/netip"
 	"slices"
 	"time"
@@ -27,21 +26,22 @@ type flow struct {
 	answer netip.AddrPort
 }
 
-// stale reports whether f goes where the Ruleset would not send it: for UDP to an endpoint that gets no new connections,
-// for TCP and SCTP, which have a state to lose, only to one that no longer exists.
-func (r *Ruleset) stale(f flow) bool {
+// stale reports whether f goes where the Ruleset would not send it: for UDP to whatever gets no new connections,
+// for TCP and SCTP, which have a state to lose, only to an endpoint that no longer exists. local are the node's own addresses.
+func (r *Ruleset) stale(f flow, local map[netip.Addr]bool) bool {
+	translated := f.answer != netip.AddrPortFrom(f.dialed.addr, f.dialed.port)
 	k := f.dialed.key()
 	_, ok := r.elements[k]
-	if !ok && f.answer != netip.AddrPortFrom(f.dialed.addr, f.dialed.port) {
-		// Not the address of a Service: then a port of the node, if the connection was translated at all.
+	if !ok && (translated || local[f.dialed.addr]) { // Not the address of a Service: then a port of the node.
 		k.addr = netip.IPv4Unspecified()
 		_, ok = r.elements[k]
 	}
-	if !ok {
-		return false
-	}
-	if f.dialed.proto != udp {
-		return r.alive[f.answer] == 0
+	switch {
+	case !ok: // Nobody's: what was translated to a pod, or from an address of the range, was a Service's or a pod's that is gone.
+		return translated && (r.config.ClusterCIDR.Contains(f.answer.Addr()) || r.config.ServiceCIDR.Contains(f.dialed.addr)) &&
+			(f.dialed.proto == udp || r.gone(f.answer))
+	case f.dialed.proto != udp:
+		return translated && r.gone(f.answer)
 	}
 	for _, in := range []string{services, outsiders} {
 		first, n := r.elements[k.of(in)].value.choice.slots()
@@ -54,45 +54,105 @@ func (r *Ruleset) stale(f flow) bool {
 	return true
 }
 
+// gone reports whether nothing says any more that there is such an endpoint: neither a Service nor, where pods are known, a pod.
+func (r *Ruleset) gone(endpoint netip.AddrPort) bool {
+	return r.alive[endpoint] == 0 && r.policies.addresses[endpoint.Addr()] == 0
+}
+
+// suspects is what forget has to look at.
+type suspects struct {
+	left   map[netip.Addr]bool // Connections that these addresses answer: they are no endpoints of something any more.
+	opened map[frontend]bool   // Connections to these, which may have gone to the node itself before.
+	all    bool                // Something changed while nobody looked.
+}
+
+func (s *suspects) any() bool { return s.all || len(s.left)+len(s.opened) > 0 }
+
+// add notes what the change of elements has made suspect.
+func (s *suspects) add(d diff, died []netip.Addr) {
+	if s.left == nil {
+		s.left, s.opened = map[netip.Addr]bool{}, map[frontend]bool{}
+	}
+	for _, addr := range slices.Concat(d.left, died) {
+		s.left[addr] = true
+	}
+	removed := map[key]bool{}
+	for _, k := range d.remove {
+		removed[k] = k.in == services
+	}
+	for k := range d.add {
+		if k.in == services && k.proto == udp && !removed[k] {
+			s.opened[frontend{k.addr, k.proto, k.port}] = true
+		}
+	}
+}
+
 // forget removes the connections that lead nowhere. It has a loop of its own: reading a long list must not delay the rules.
 func (p *Proxy) forget(context.Context, string) (time.Duration, error) {
 	p.mu.Lock()
-	left, all := slices.Collect(maps.Keys(p.left)), p.leftUnseen || len(p.left) > manyLeft
-	clear(p.left)
-	p.leftUnseen = false
+	s := p.suspects
+	p.suspects = suspects{}
 	p.mu.Unlock()
-	if all {
-		left = nil
-	} else if len(left) == 0 {
+	if !s.any() {
 		return 0, nil
 	}
-	n, err := forgetFlows(left, func(f flow) bool {
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		return p.rules.stale(f)
-	})
+	n, err := p.forgetSuspects(s)
 	if n > 0 {
 		slog.Info("forgot connections to endpoints that are gone", "count", n)
 	}
 	if err != nil { // Next time look at all of them.
 		p.mu.Lock()
-		p.leftUnseen = true
+		p.suspects.all = true
 		p.mu.Unlock()
 	}
 	return 0, err
 }
 
-// manyLeft is the number of addresses from which on it is quicker to read all connections once.
-const manyLeft = 16
+func (p *Proxy) forgetSuspects(s suspects) (n int, err error) {
+	local, err := localAddresses()
+	if err != nil {
+		return 0, err
+	}
+	return forgetFlows(s, func(f flow) bool {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		return p.rules.stale(f, local)
+	})
+}
 
-// forgetFlows removes from conntrack the flows that stale reports, and says how many. It looks at those that an endpoint with one of
-// the addresses answers; nil means all, which takes many times as long.
-func forgetFlows(answered []netip.Addr, stale func(flow) bool) (n int, err error) {
-	if answered == nil {
+// localAddresses returns the node's own, but for loopback.
+func localAddresses() (map[netip.Addr]bool, error) {
+	list, err := netlink.AddrList(nil, netlink.FAMILY_V4)
+	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
+		return nil, fmt.Errorf("list addresses: %w", err)
+	}
+	local := map[netip.Addr]bool{}
+	for _, a := range list {
+		if addr, ok := netip.AddrFromSlice(a.IP); ok && !addr.IsLoopback() {
+			local[addr.Unmap()] = true
+		}
+	}
+	return local, nil
+}
+
+// manySuspects is the number from which on it is quicker to read all connections once.
+const manySuspects = 16
+
+// forgetFlows removes from conntrack the suspects that are stale, and says how many. To look at all takes many times as long as to look
+// at some.
+func forgetFlows(s suspects, stale func(flow) bool) (n int, err error) {
+	if s.all || len(s.left)+len(s.opened) > manySuspects {
 		return forgetMatching(nil, stale)
 	}
-	for _, addr := range answered {
-		some, err := forgetMatching(answeredBy(addr), stale)
+	var filters [][]*nl.RtAttr
+	for addr := range s.left {
+		filters = append(filters, answeredBy(addr))
+	}
+	for f := range s.opened {
+		filters = append(filters, dialed(f))
+	}
+	for _, filter := range filters {
+		some, err := forgetMatching(filter, stale)
 		n += some
 		if err != nil {
 			return n, err
@@ -133,19 +193,43 @@ func conntrackRequest(operation, flags int) *nl.NetlinkRequest {
 	return request
 }
 
-// answeredBy has the kernel list only the connections that addr answers. Kernels before 5.8 do not know this and list all,
-// which is right, too.
+// Parts of the filter with which the kernel is asked for some connections only: package nl has none of them. Kernels before 5.8 do
+// not know it and list all, which is right, too.
+const (
+	filterAttribute = 25 // CTA_FILTER,
+	originalFlags   = 1  // CTA_FILTER_ORIG_FLAGS and
+	replyFlags      = 2  // CTA_FILTER_REPLY_FLAGS, which are masks of
+	bySource        = 1 << 0
+	byDestination   = 1 << 1
+	byProtocol      = 1 << 3
+	byPort          = 1 << 5 // Of the destination.
+)
+
+// answeredBy filters the connections that addr answers.
 func answeredBy(addr netip.Addr) []*nl.RtAttr {
-	const (
-		filterAttribute = 25 // CTA_FILTER,
-		replyFlags      = 2  // CTA_FILTER_REPLY_FLAGS, which is a mask of
-		sourceAddress   = 1  // CTA_FILTER_FLAG(CTA_IP_SRC): package nl has none of them.
-	)
 	tuple := nl.NewRtAttr(unix.NLA_F_NESTED|nl.CTA_TUPLE_REPLY, nil)
 	tuple.AddRtAttr(unix.NLA_F_NESTED|nl.CTA_TUPLE_IP, nil).AddRtAttr(nl.CTA_IP_V4_SRC, addr.AsSlice())
+	return []*nl.RtAttr{tuple, filterOf(replyFlags, bySource)}
+}
+
+// dialed filters the connections to f.
+func dialed(f frontend) []*nl.RtAttr {
+	tuple := nl.NewRtAttr(unix.NLA_F_NESTED|nl.CTA_TUPLE_ORIG, nil)
+	flags := uint32(byProtocol | byPort)
+	if !f.addr.IsUnspecified() {
+		tuple.AddRtAttr(unix.NLA_F_NESTED|nl.CTA_TUPLE_IP, nil).AddRtAttr(nl.CTA_IP_V4_DST, f.addr.AsSlice())
+		flags |= byDestination
+	}
+	proto := tuple.AddRtAttr(unix.NLA_F_NESTED|nl.CTA_TUPLE_PROTO, nil)
+	proto.AddRtAttr(nl.CTA_PROTO_NUM, []byte{byte(f.proto)})
+	proto.AddRtAttr(nl.CTA_PROTO_DST_PORT, binary.BigEndian.AppendUint16(nil, f.port))
+	return []*nl.RtAttr{tuple, filterOf(originalFlags, flags)}
+}
+
+func filterOf(side int, flags uint32) *nl.RtAttr {
 	filter := nl.NewRtAttr(unix.NLA_F_NESTED|filterAttribute, nil)
-	filter.AddRtAttr(replyFlags, native(sourceAddress))
-	return []*nl.RtAttr{tuple, filter}
+	filter.AddRtAttr(side, native(flags))
+	return filter
 }
 
 // parseFlow reads what matters of an entry of conntrack; false if it is not about ports.

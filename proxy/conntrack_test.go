@@ -1,7 +1,6 @@
 package proxy
 
 import (
-	"fmt"
 	"net"
 	"net/netip"
 	"slices"
@@ -10,6 +9,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+	corev1 "k8s.io/api/core/v1"
 )
 
 // trackedFlow puts a connection into the kernel's table.
@@ -23,20 +23,78 @@ func trackedFlow(t testing.TB, proto protocol, client, dialed, answer netip.Addr
 	}))
 }
 
+func answeredFrom(addrs ...string) suspects {
+	s := suspects{left: map[netip.Addr]bool{}}
+	for _, a := range addrs {
+		s.left[netip.MustParseAddr(a)] = true
+	}
+	return s
+}
+
+func openedAt(address string) suspects {
+	a := netip.MustParseAddrPort(address)
+	return suspects{opened: map[frontend]bool{{a.Addr(), udp, a.Port()}: true}}
+}
+
+// TestStale holds what is to be forgotten.
+func TestStale(t *testing.T) {
+	r := NewRuleset(testConfig())
+	r.Set("default/web", newTestService("web", "10.43.0.80"), list(newTestSlice("web", "10.42.0.1", "(10.42.0.2)")))
+	r.SetPod("default/lone", &corev1.Pod{Status: corev1.PodStatus{PodIP: "10.42.0.9"}})
+	local := map[netip.Addr]bool{netip.MustParseAddr("192.0.2.1"): true}
+	for _, tc := range []struct {
+		name   string
+		proto  protocol
+		dialed string
+		answer string
+		want   bool
+	}{
+		{"datagrams to an endpoint", udp, "10.43.0.80:80", "10.42.0.1:8080", false},
+		{"datagrams to one that terminates", udp, "10.43.0.80:80", "10.42.0.2:8080", true},
+		{"datagrams to one that is gone", udp, "10.43.0.80:80", "10.42.0.3:8080", true},
+		{"datagrams of a Service that is gone", udp, "10.43.0.81:80", "10.42.0.1:8080", true},
+		{"datagrams to a node port", udp, "192.0.2.1:30080", "10.42.0.1:8080", false},
+		{"datagrams to a node port whose endpoint is gone", udp, "192.0.2.1:30080", "10.42.0.3:8080", true},
+		{"datagrams that reached the node before its port was a Service's", udp, "192.0.2.1:30080", "192.0.2.1:30080", true},
+		{"datagrams to the same port elsewhere", udp, "198.51.100.1:30080", "198.51.100.1:30080", false},
+		{"datagrams to a port that was a Service's", udp, "192.0.2.1:30081", "10.42.0.1:8080", true},
+		{"datagrams to a pod", udp, "10.42.0.1:8080", "10.42.0.1:8080", false},
+		{"datagrams that somebody else translates", udp, "192.0.2.1:53", "172.17.0.2:53", false},
+		{"a stream to an endpoint", tcp, "10.43.0.80:80", "10.42.0.1:8080", false},
+		{"a stream to one that terminates", tcp, "10.43.0.80:80", "10.42.0.2:8080", false},
+		{"a stream to one that is gone", tcp, "10.43.0.80:80", "10.42.0.3:8080", true},
+		{"a stream to a pod that is no endpoint any more", tcp, "10.43.0.80:80", "10.42.0.9:8080", false},
+		{"a stream of a Service that is gone, to a pod that is not", tcp, "10.43.0.81:80", "10.42.0.9:8080", false},
+		{"a stream of a Service that is gone, to a pod that is, too", tcp, "10.43.0.81:80", "10.42.0.3:8080", true},
+		{"a stream that the node itself took before", tcp, "192.0.2.1:30080", "192.0.2.1:30080", false},
+		{"a stream to the node", tcp, "192.0.2.1:22", "192.0.2.1:22", false},
+		{"a stream to the world", tcp, "198.51.100.1:443", "198.51.100.1:443", false},
+	} {
+		dialed := netip.MustParseAddrPort(tc.dialed)
+		f := flow{frontend{dialed.Addr(), tc.proto, dialed.Port()}, netip.MustParseAddrPort(tc.answer)}
+		if got := r.stale(f, local); got != tc.want {
+			t.Errorf("%s: stale is %v, want %v", tc.name, got, tc.want)
+		}
+	}
+}
+
 // TestForget removes some of four connections, each to another address.
 func TestForget(t *testing.T) {
 	requireRoot(t)
 	flows := []string{"10.42.0.1:80", "10.42.0.2:80", "10.42.0.3:80", "10.42.0.4:80"}
 	for _, tc := range []struct {
 		name     string
-		answered []netip.Addr
+		suspects suspects
 		stale    []string
 		want     []string // Left.
 	}{
-		{"all are looked at", nil, flows[:2], flows[2:]},
-		{"one address is looked at", []netip.Addr{netip.MustParseAddr("10.42.0.2")}, flows[:2], []string{flows[0], flows[2], flows[3]}},
-		{"what is not stale stays", []netip.Addr{netip.MustParseAddr("10.42.0.3"), netip.MustParseAddr("10.42.0.1")}, flows[:2], flows[1:]},
-		{"an address without connections", []netip.Addr{netip.MustParseAddr("10.42.0.9")}, flows, flows},
+		{"all are looked at", suspects{all: true}, flows[:2], flows[2:]},
+		{"one address is looked at", answeredFrom("10.42.0.2"), flows[:2], []string{flows[0], flows[2], flows[3]}},
+		{"what is not stale stays", answeredFrom("10.42.0.3", "10.42.0.1"), flows[:2], flows[1:]},
+		{"an address without connections", answeredFrom("10.42.0.9"), flows, flows},
+		{"one frontend is looked at", openedAt("10.43.0.81:53"), flows, flows[1:]},
+		{"one port of every address is looked at", openedAt("0.0.0.0:53"), flows, nil},
+		{"another port is looked at", openedAt("0.0.0.0:54"), flows, flows},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			must(t, netlink.ConntrackTableFlush(netlink.ConntrackTable))
@@ -44,7 +102,7 @@ func TestForget(t *testing.T) {
 			for _, f := range flows {
 				trackedFlow(t, udp, netip.MustParseAddrPort("10.42.0.20:5000"), netip.MustParseAddrPort("10.43.0.8"+f[8:9]+":53"), netip.MustParseAddrPort(f))
 			}
-			n, err := forgetFlows(tc.answered, func(f flow) bool {
+			n, err := forgetFlows(tc.suspects, func(f flow) bool {
 				if want := (frontend{netip.MustParseAddr("10.43.0.8" + f.answer.String()[8:9]), udp, 53}); f.dialed != want {
 					t.Errorf("flow to %s: dialed %+v, want %+v", f.answer, f.dialed, want)
 				}
@@ -52,7 +110,7 @@ func TestForget(t *testing.T) {
 			})
 			must(t, err)
 			var left []string
-			_, err = forgetFlows(nil, func(f flow) bool { left = append(left, f.answer.String()); return false })
+			_, err = forgetFlows(suspects{all: true}, func(f flow) bool { left = append(left, f.answer.String()); return false })
 			must(t, err)
 			slices.Sort(left)
 			if diff := cmp.Diff(tc.want, left); diff != "" || n != len(flows)-len(tc.want) {
@@ -71,10 +129,10 @@ func BenchmarkForget(b *testing.B) {
 		answer := netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 42, 0, byte(i % 100)}), 53)
 		trackedFlow(b, udp, client, netip.MustParseAddrPort("10.43.0.80:53"), answer)
 	}
-	for name, answered := range map[string][]netip.Addr{"one": {netip.MustParseAddr("10.42.0.1")}, "all": nil} {
-		b.Run(fmt.Sprint("answered by ", name), func(b *testing.B) {
+	for name, s := range map[string]suspects{"answered by one": answeredFrom("10.42.0.1"), "dialed at one": openedAt("10.43.0.81:53"), "all": {all: true}} {
+		b.Run(name, func(b *testing.B) {
 			for b.Loop() {
-				_, err := forgetFlows(answered, func(flow) bool { return false })
+				_, err := forgetFlows(s, func(flow) bool { return false })
 				must(b, err)
 			}
 		})

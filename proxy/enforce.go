@@ -30,7 +30,8 @@ type policies struct {
 	all        map[string]*policy // By "namespace/name".
 	namespaces map[string]labels.Set
 	pods       map[string]*corev1.Pod
-	ownRange   netip.Prefix // Of this node's pods; zero if it is not known.
+	addresses  map[netip.Addr]int // How many of the pods have it.
+	ownRange   netip.Prefix       // Of this node's pods; zero if it is not known.
 
 	members map[string]*member
 	blocks  []mixedBlock
@@ -75,7 +76,7 @@ type mixedBlock struct {
 
 func newPolicies() policies {
 	return policies{
-		all: map[string]*policy{}, namespaces: map[string]labels.Set{}, pods: map[string]*corev1.Pod{}, members: map[string]*member{},
+		all: map[string]*policy{}, namespaces: map[string]labels.Set{}, pods: map[string]*corev1.Pod{}, addresses: map[netip.Addr]int{}, members: map[string]*member{},
 		groups: map[string]*counted[*group]{}, peers: map[string]*counted[*group]{}, numbers: map[string]uint32{}, touched: map[string]bool{},
 	}
 }
@@ -109,14 +110,24 @@ func (r *Ruleset) setOwnRange(p netip.Prefix) {
 	r.policies.ownRange, r.policies.stale = p, true
 }
 
-// setPod notes the pod for the policies.
-func (p *policies) setPod(name string, pod *corev1.Pod) {
+// setPod notes the pod for the policies. left is the address that no pod has any more, if there is one.
+func (p *policies) setPod(name string, pod *corev1.Pod) (left netip.Addr) {
+	if addr, ok := policyAddress(pod); ok {
+		p.addresses[addr]++
+	}
+	if addr, ok := policyAddress(p.pods[name]); ok {
+		if p.addresses[addr]--; p.addresses[addr] == 0 {
+			delete(p.addresses, addr)
+			left = addr
+		}
+	}
 	if pod == nil {
 		delete(p.pods, name)
 	} else {
 		p.pods[name] = pod
 	}
 	p.touched[name] = true
+	return left
 }
 
 // enforce brings the elements up to date with policies, namespaces and pods.

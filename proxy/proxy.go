@@ -30,7 +30,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -80,12 +79,10 @@ type Proxy struct {
 	synced      chan struct{}
 	once        sync.Once
 
-	mu    sync.Mutex
-	dirty map[string]bool // Services, and pods with host ports, to look at again, as a Ruleset calls them.
-	rules *Ruleset
-	// What forget has to look at: connections that these addresses answer, or all, when something went away while nobody looked.
-	left       map[netip.Addr]bool
-	leftUnseen bool
+	mu       sync.Mutex
+	dirty    map[string]bool // Services, and pods with host ports, to look at again, as a Ruleset calls them.
+	rules    *Ruleset
+	suspects suspects
 
 	disturbed atomic.Bool // Somebody else has changed the table.
 
@@ -128,7 +125,6 @@ func newProxy(c Config, factory informers.SharedInformerFactory, k kernel) (*Pro
 		kernel:      k,
 		synced:      make(chan struct{}),
 		dirty:       map[string]bool{},
-		left:        map[netip.Addr]bool{},
 		rules:       NewRuleset(c),
 	}
 	p.rulesLoop = reconcile.New("proxy", p.sync)
@@ -226,10 +222,8 @@ func (p *Proxy) tell() error {
 		return err
 	}
 	p.mu.Lock()
-	for _, addr := range slices.Concat(d.left, p.rules.died) {
-		p.left[addr] = true
-	}
-	if len(p.left) > 0 {
+	p.suspects.add(d, p.rules.died)
+	if p.suspects.any() {
 		p.flowsLoop.Add(onlyKey)
 	}
 	p.rules.told()
@@ -271,7 +265,7 @@ func (p *Proxy) check() (diff, error) {
 	}
 	p.known = true
 	p.mu.Lock()
-	p.leftUnseen = true
+	p.suspects.all = true
 	p.mu.Unlock()
 	p.flowsLoop.Add(onlyKey)
 	return d, nil

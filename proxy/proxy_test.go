@@ -110,6 +110,41 @@ func TestStaleConnections(t *testing.T) {
 	})
 }
 
+// TestDatagramsFindTheirWay: a socket that keeps sending reaches a node port that opens, and hears when it is closed again.
+func TestDatagramsFindTheirWay(t *testing.T) {
+	node := newNode(t)
+	one, outsider := newPod(t, "10.42.0.11"), newOutsider(t)
+	one.serve(t, 8080)
+	c := newCluster(t)
+	c.start(&table{config: testConfig()})
+	// Something on the node takes the datagrams, and does not answer.
+	deaf := &host{name: "deaf", ns: node.ns, addr: netip.MustParseAddr("192.0.2.1")}
+	var socket net.PacketConn
+	deaf.do(t, func() {
+		var err error
+		socket, err = net.ListenPacket("udp4", "192.0.2.1:30080")
+		must(t, err)
+	})
+	defer socket.Close()
+	datagrams, err := outsider.dial(t, "udp", "192.0.2.1:30080")
+	must(t, err)
+	defer datagrams.Close()
+	if r, err := exchangeFor(datagrams, inVain); err == nil {
+		t.Fatalf("answer from %s, want none", r.from)
+	}
+	c.create(newTestService("web", "10.43.0.80"), "10.42.0.11")
+	eventually(t, "datagrams of the same socket reach the Service", func() bool {
+		r, err := exchangeFor(datagrams, inVain)
+		return err == nil && r.from == one.name
+	})
+	must(t, socket.Close())
+	must(t, c.client.CoreV1().Services("default").Delete(t.Context(), "web", metav1.DeleteOptions{}))
+	eventually(t, "datagrams of the same socket are refused when the Service is gone", func() bool {
+		_, err := exchangeFor(datagrams, inVain)
+		return refused(err)
+	})
+}
+
 func TestRestartAndDrift(t *testing.T) {
 	newNode(t)
 	one, client := newPod(t, "10.42.0.11"), newPod(t, "10.42.0.20")
@@ -180,7 +215,7 @@ func TestOwnChangesAreNoDrift(t *testing.T) {
 
 // TestNoConnectionLost updates the endpoints over and over while clients connect.
 func TestNoConnectionLost(t *testing.T) {
-	const updates = 5000
+	const updates = 10000
 	newNode(t)
 	client := newPod(t, "10.42.0.20")
 	for i := range 3 {

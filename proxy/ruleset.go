@@ -21,7 +21,7 @@ type Ruleset struct {
 	rivals   map[key][]claim        // Further claims to the same key, in order of owner.
 	alive    map[netip.AddrPort]int // How many Services know this endpoint.
 	changed  map[key]change         // What set touched since the kernel was last told.
-	died     []netip.Addr           // Of endpoints that left alive since then.
+	died     []netip.Addr           // Of endpoints that left alive since then, and of pods that are gone.
 	policies policies
 	enforced map[string][]key // What policies want, by owner.
 }
@@ -62,7 +62,9 @@ func (r *Ruleset) Set(name string, svc *corev1.Service, endpointSlices []*discov
 // SetPod does the same for the pod called name ("namespace/name"): its host ports, and what NetworkPolicies say of it.
 func (r *Ruleset) SetPod(name string, pod *corev1.Pod) {
 	r.set(podOwner+name, newHostPorts(r.config, pod))
-	r.policies.setPod(name, pod)
+	if left := r.policies.setPod(name, pod); left.IsValid() {
+		r.died = append(r.died, left)
+	}
 }
 
 // health returns what the load balancer of the Service called name is told.

@@ -293,7 +293,7 @@ func TestRandomWalk(t *testing.T) {
 func walk[K kernel](t *testing.T, k K, steps int, disturb func(K)) {
 	seed := rand.Uint64()
 	rnd := rand.New(rand.NewPCG(seed, 0))
-	p := &Proxy{kernel: k, rules: NewRuleset(testConfig()), left: map[netip.Addr]bool{}}
+	p := &Proxy{kernel: k, rules: NewRuleset(testConfig())}
 	p.flowsLoop = newIdleLoop()
 	type state struct {
 		svc    *corev1.Service

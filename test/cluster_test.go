@@ -35,6 +35,7 @@ func TestCluster(t *testing.T) {
 		{"a service balances over all ready pods", testBalance},
 		{"a service without pods refuses at once", testScaledToZero},
 		{"a service does not answer to the outside", testOutside},
+		{"the lessons about services are true", testServiceLessons},
 		{"the anonymous are told next to nothing", testAnonymous},
 		{"no packet of the cluster leaves the node", testNoLeak},
 		{"a deleted pod is replaced", testReplaced},
