@@ -18,7 +18,7 @@ import (
 func persistentVolume() *Resource {
 	spec, status := corev1.PersistentVolumeSpec{}.SwaggerDoc(), corev1.PersistentVolumeStatus{}.SwaggerDoc()
 	return row(Resource{
-		Version: "v1", Name: "persistentvolumes", Singular: "persistentvolume", Kind: "PersistentVolume", Idle: true,
+		Version: "v1", Name: "persistentvolumes", Singular: "persistentvolume", Kind: "PersistentVolume",
 		ShortNames: []string{"pv"},
 		Verbs:      allVerbs(),
 		Subs:       []Sub{statusSub("PersistentVolume")},

@@ -16,7 +16,7 @@ import (
 func persistentVolumeClaim() *Resource {
 	spec, status := corev1.PersistentVolumeClaimSpec{}.SwaggerDoc(), corev1.PersistentVolumeClaimStatus{}.SwaggerDoc()
 	return row(Resource{
-		Version: "v1", Name: "persistentvolumeclaims", Singular: "persistentvolumeclaim", Kind: "PersistentVolumeClaim", Idle: true,
+		Version: "v1", Name: "persistentvolumeclaims", Singular: "persistentvolumeclaim", Kind: "PersistentVolumeClaim",
 		ShortNames: []string{"pvc"}, Namespaced: true,
 		Verbs: allVerbs(),
 		Subs:  []Sub{statusSub("PersistentVolumeClaim")},

@@ -13,10 +13,12 @@ import (
 func TestUnserved(t *testing.T) {
 	yes, no := true, false
 	for field, change := range map[string]func(*corev1.Pod){
-		"":                                   func(*corev1.Pod) {},
-		"spec.containers[0].ports[0].hostIP": func(p *corev1.Pod) { p.Spec.Containers[0].Ports = []corev1.ContainerPort{{HostPort: 80, HostIP: "127.0.0.1"}} },
-		"spec.shareProcessNamespace":         func(p *corev1.Pod) { p.Spec.ShareProcessNamespace = &yes },
-		"spec.hostUsers":                     func(p *corev1.Pod) { p.Spec.HostUsers = &no },
+		"": func(*corev1.Pod) {},
+		"spec.containers[0].ports[0].hostIP": func(p *corev1.Pod) {
+			p.Spec.Containers[0].Ports = []corev1.ContainerPort{{HostPort: 80, HostIP: "127.0.0.1"}}
+		},
+		"spec.shareProcessNamespace": func(p *corev1.Pod) { p.Spec.ShareProcessNamespace = &yes },
+		"spec.hostUsers":             func(p *corev1.Pod) { p.Spec.HostUsers = &no },
 		"spec.volumes[0].persistentVolumeClaim": func(p *corev1.Pod) {
 			p.Spec.Volumes = []corev1.Volume{{VolumeSource: corev1.VolumeSource{PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{}}}}
 		},

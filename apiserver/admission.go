@@ -28,8 +28,8 @@ func ptr[T any](v T) *T { return &v }
 func seconds(n int64) time.Duration { return time.Duration(n) * time.Second }
 
 // admit does to a new object what Kubernetes' default admission plugins do: ServiceAccount (the name only: no token is
-// mounted before RBAC is enforced), DefaultTolerationSeconds, Priority, PodTopologyLabels, DefaultStorageClass and DefaultIngressClass. A
-// request for a certificate gets the name of who makes it.
+// mounted before RBAC is enforced), DefaultTolerationSeconds, Priority, PodTopologyLabels, DefaultStorageClass, StorageObjectInUseProtection and
+// DefaultIngressClass. A request for a certificate gets the name of who makes it.
 // https://kubernetes.io/docs/reference/access-authn-authz/admission-controllers/
 func (s *Server) admit(ctx context.Context, obj runtime.Object) error {
 	switch o := obj.(type) {
@@ -38,9 +38,9 @@ func (s *Server) admit(ctx context.Context, obj runtime.Object) error {
 	case *schedulingv1.PriorityClass:
 		return s.onlyDefault(o)
 	case *corev1.PersistentVolumeClaim:
-		if _, has := o.Annotations[corev1.BetaStorageClassAnnotation]; !has && o.Spec.StorageClassName == nil {
-			o.Spec.StorageClassName = s.newest("storageclasses.storage.k8s.io", api.IsDefaultStorageClass)
-		}
+		s.admitClaim(o)
+	case *corev1.PersistentVolume:
+		protect(o, api.VolumeProtection)
 	case *networkingv1.Ingress:
 		if _, has := o.Annotations["kubernetes.io/ingress.class"]; !has && o.Spec.IngressClassName == nil {
 			o.Spec.IngressClassName = s.newest("ingressclasses.networking.k8s.io", api.IsDefaultIngressClass)

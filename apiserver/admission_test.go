@@ -70,6 +70,8 @@ func TestDefaultClasses(t *testing.T) {
 			t.Errorf("%s: class %s, want %s", what, ptrOr(got, "none"), want)
 		}
 	}
+	check("a claim of a new cluster", claim("new", ""), "local")
+	s.do(t, "DELETE", "/apis/storage.k8s.io/v1/storageclasses/local", "").want(t, 200)
 	check("a claim where there is no class", claim("a", ""), "none")
 	check("an ingress where there is no class", ingress("a", ""), "none")
 	for name, isDefault := range map[string]string{"plain": "false", "usual": "true"} {

@@ -17,8 +17,8 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 )
 
-// Bootstrap writes what every cluster begins with: the namespaces, the system's priority classes, the range of Services'
-// addresses, and the Services "kubernetes" and "kube-dns" with their endpoints. Run must be running, and looks after all that
+// Bootstrap writes what every cluster begins with: the namespaces, the system's priority classes, the default storage class, the
+// range of Services' addresses, and the Services "kubernetes" and "kube-dns" with their endpoints. Run must be running, and looks after all that
 // from then on (foundation.go). What is there already stays; the endpoints are brought up to date.
 func (s *Server) Bootstrap(ctx context.Context) error {
 	if _, err := s.layFoundation(ctx); err != nil {
@@ -36,6 +36,20 @@ const (
 	serviceCIDRs   = "servicecidrs.networking.k8s.io"
 	endpointSlices = "endpointslices.discovery.k8s.io"
 )
+
+// bootstrapStorage makes the class local, once: whoever takes it away wants another one. The driver, which is made after it, says
+// that it was there.
+func (s *Server) bootstrapStorage(ctx context.Context) error {
+	const drivers = "csidrivers.storage.k8s.io"
+	driver, class := api.LocalStorage()
+	if s.shelf(drivers).get(driver.Name) != nil {
+		return nil
+	}
+	if err := s.ensure(ctx, storageClasses, class); err != nil {
+		return err
+	}
+	return s.ensure(ctx, drivers, driver)
+}
 
 // bootstrapRange shows the range that Services get their addresses from. One from an earlier start with another range goes.
 func (s *Server) bootstrapRange(ctx context.Context) error {

@@ -50,7 +50,7 @@ func (s *Server) foundationSteps() []func(context.Context) error {
 	for _, class := range api.SystemPriorityClasses() {
 		steps = append(steps, func(ctx context.Context) error { return s.ensure(ctx, priorityClasses, class) })
 	}
-	steps = append(steps, s.bootstrapRange, s.bootstrapKubernetes)
+	steps = append(steps, s.bootstrapStorage, s.bootstrapRange, s.bootstrapKubernetes)
 	if s.config.ClusterDNS.IsValid() {
 		steps = append(steps, func(ctx context.Context) error { return s.bootstrapService(ctx, s.dnsService()) })
 	}

@@ -1,7 +1,8 @@
 // Package controller holds the control loops that turn what a user wants into objects that nodes can act on: a Deployment
 // into ReplicaSets, a ReplicaSet into Pods, a Service and its Pods into EndpointSlices; and those that keep house:
 // namespaces are emptied, dependents of deleted owners removed, silent nodes marked, disruption budgets kept up to date. A
-// Service of type LoadBalancer gets the addresses of the nodes, as there is no cloud to ask.
+// Service of type LoadBalancer gets the addresses of the nodes, as there is no cloud to ask; a claim that fits no volume gets one on a
+// node's own disk.
 //
 // Each controller has a file of its own, always in one order: what it does, its struct, its constructor, Reconcile, and
 // then the pure functions in which it decides. Reconcile gets a key, reads the informers' caches, and writes through the
@@ -10,7 +11,7 @@
 // returns is shared with everybody and is copied before it is changed.
 //
 // In Kubernetes: kube-controller-manager. Left out so far: the controllers of the kinds that skiff does not serve yet
-// (jobs, daemon sets, stateful sets, volumes, ...), eviction from lost nodes. Leader election is cmd/skiff's.
+// (jobs, daemon sets, stateful sets, ...), eviction from lost nodes. Leader election is cmd/skiff's.
 package controller
 
 import (
@@ -85,6 +86,11 @@ func New(client kubernetes.Interface, factory informers.SharedInformerFactory, c
 		newNodeRanges(&c.base, config.ClusterCIDR),
 		newLostPods(&c.base),
 		newDisruptions(&c.base, recorder("disruption-controller")),
+		newClaims(&c.base, recorder("persistentvolume-controller")),
+		newVolumes(&c.base, recorder("persistentvolume-controller")),
+		newClaimProtection(&c.base),
+		newVolumeProtection(&c.base),
+		newEphemeralVolumes(&c.base, recorder("ephemeral-volume-controller")),
 		newServiceLB(&c.base, recorder("service-lb-controller"), config.ReservedPorts),
 	)
 	if err != nil {
