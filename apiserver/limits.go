@@ -46,6 +46,7 @@ func newLimits() limits {
 const (
 	maxBody   = 3 << 20     // Bytes of a request's body, as in Kubernetes.
 	maxObject = 3 << 20 / 2 // Bytes of an object as stored: more, an etcd with its own settings would refuse.
+	usualBody = 64 << 10    // Bytes that are set aside at once for a body that says that it is so long, or longer.
 	maxDepth  = 1000        // Levels of lists and objects in JSON, of messages in protobuf.
 )
 
@@ -194,7 +195,9 @@ func readBody(r *http.Request) ([]byte, error) {
 		return nil, err
 	}
 	defer done()
-	body, err := io.ReadAll(io.LimitReader(r.Body, maxBody+1))
+	buf := bytes.NewBuffer(make([]byte, 0, min(max(r.ContentLength, 0), usualBody)+bytes.MinRead))
+	_, err = buf.ReadFrom(io.LimitReader(r.Body, maxBody+1))
+	body := buf.Bytes()
 	switch {
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return nil, apierrors.NewTimeoutError("the request's body did not come in time", 0)
