@@ -71,13 +71,13 @@ func TestApplyCreates(t *testing.T) {
 		"a uid":              {"/b", "", `{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"b","uid":"u"}}`, 409, metav1.StatusReasonConflict, "uid mismatch: the provided object specified uid u, and no existing object was found"},
 		"a resourceVersion":  {"/b", "", `{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"b","resourceVersion":"1"}}`, 400, metav1.StatusReasonBadRequest, "resourceVersion should not be set on objects to be created"},
 		"managed fields":     {"/b", "", `{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"b","managedFields":[]}}`, 400, metav1.StatusReasonBadRequest, "metadata.managedFields must be nil"},
-		"an unknown field":   {"/b", "", `{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"b"},"dada":{}}`, 400, metav1.StatusReasonBadRequest, "failed to create typed patch object (/b; /v1, Kind=ConfigMap): .dada: field not declared in schema"},
-		"a wrong type":       {"/b", "", `{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"b"},"data":[]}`, 400, metav1.StatusReasonBadRequest, ".data: expected map, got &{[]}"},
+		"an unknown field":   {"/b", "", `{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"b"},"dada":{}}`, 500, metav1.StatusReasonUnknown, "failed to create typed patch object (/b; /v1, Kind=ConfigMap): .dada: field not declared in schema"},
+		"a wrong type":       {"/b", "", `{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"b"},"data":[]}`, 500, metav1.StatusReasonUnknown, ".data: expected map, got &{[]}"},
 		"no YAML":            {"/b", "", "{", 400, metav1.StatusReasonBadRequest, "error decoding YAML: "},
 		"nothing":            {"/b", "", "", 400, metav1.StatusReasonBadRequest, "invalid object type"},
 		"an invalid object":  {"/b", "", `{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"b"},"data":{"&":""}}`, 422, metav1.StatusReasonInvalid, "data[&]: Invalid value"},
 		"a key twice":        {"/b", "fieldValidation=Strict", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: b}\ndata: {x: \"1\", x: \"2\"}", 400, metav1.StatusReasonBadRequest, `error strict decoding YAML: error converting YAML to JSON: yaml: unmarshal errors:` + "\n" + `  line 4: key "x" already set in map`},
-		"an unknown level":   {"/b", "fieldValidation=Strikt", appliedConfigMap(""), 400, metav1.StatusReasonBadRequest, "fieldValidation: Unsupported value"},
+		"an unknown level":   {"/b", "fieldValidation=Strikt", appliedConfigMap(""), 422, metav1.StatusReasonInvalid, "fieldValidation: Unsupported value"},
 		"a long manager":     {"/b", "fieldManager=", appliedConfigMap(""), 422, metav1.StatusReasonInvalid, "fieldManager: Too long: may not be more than 128 bytes"},
 		"a manager in beeps": {"/b", "fieldManager=", appliedConfigMap(""), 422, metav1.StatusReasonInvalid, "fieldManager: Invalid value: \"\\a\": invalid character U+0007 (at position 0)"},
 	} {
@@ -164,7 +164,7 @@ func TestApplyOnCondition(t *testing.T) {
 		return s.apply(t, configMapA, "me", "", `{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"a",`+meta+`},"data":{"k":"1"}}`)
 	}
 	with(`"resourceVersion":"1"`).refused(t, 409, metav1.StatusReasonConflict, "the object has been modified")
-	with(`"uid":"another"`).refused(t, 409, metav1.StatusReasonConflict, "another")
+	with(`"uid":"another"`).refused(t, 422, metav1.StatusReasonInvalid, `metadata.uid: Invalid value: "another": field is immutable`)
 	with(`"resourceVersion":"`+cm.ResourceVersion+`","uid":"`+string(cm.UID)+`"`).want(t, 200)
 	with(`"uid":"`+string(cm.UID)+`"`).want(t, 200)
 	with(`"managedFields":[{}]`).refused(t, 400, metav1.StatusReasonBadRequest, "metadata.managedFields must be nil")

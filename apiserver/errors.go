@@ -28,7 +28,7 @@ func (h handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 func writeError(w http.ResponseWriter, r *http.Request, err error) {
 	status := statusOf(err)
 	// That the store takes no writes it says once itself, and not for each request.
-	if status.Code == http.StatusInternalServerError && !errors.Is(err, store.ErrRefused) {
+	if status.Code == http.StatusInternalServerError && status.Reason != metav1.StatusReasonUnknown && !errors.Is(err, store.ErrRefused) {
 		slog.Error("request failed", "method", r.Method, "path", r.URL.Path, "err", err)
 	}
 	if d := status.Details; d != nil && d.RetryAfterSeconds > 0 {
@@ -67,6 +67,13 @@ func statusOf(err error) *metav1.Status {
 	}
 	status.Kind, status.APIVersion = "Status", "v1"
 	return &status
+}
+
+// unclassified is an error of the client's to which Kubernetes gives no reason of its own, and so the code of one of the server's.
+func unclassified(err error) error {
+	return &apierrors.StatusError{ErrStatus: metav1.Status{
+		Status: metav1.StatusFailure, Code: http.StatusInternalServerError, Reason: metav1.StatusReasonUnknown, Message: err.Error(),
+	}}
 }
 
 // notFoundPath is the answer for a path that the server does not have.

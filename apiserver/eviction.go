@@ -66,7 +66,7 @@ func evictionOptions(o *metav1.DeleteOptions, dryRun []string) (*metav1.DeleteOp
 	case len(dryRun) > 0 && !reflect.DeepEqual(dryRun, o.DryRun):
 		return nil, apierrors.NewBadRequest(fmt.Sprintf("Non-matching dry-run options in request and content: %v and %v", dryRun, o.DryRun))
 	}
-	return o, checkPolicy(o)
+	return o, checkDeleteOptions(o)
 }
 
 // evict deletes a pod if its budget allows.
@@ -117,11 +117,7 @@ func (s *Server) askBudget(ctx context.Context, it *item, budgets []*policyv1.Po
 	case spares(budgets[0], pod):
 		return true, nil
 	}
-	dry, err := dryRun(o.DryRun)
-	if err != nil {
-		return false, err
-	}
-	_, err = s.modify(ctx, s.shelf(budgetsResource), objectKey(pod.Namespace, budgets[0].Name), "status", dry, func(old runtime.Object) (runtime.Object, error) {
+	_, err = s.modify(ctx, s.shelf(budgetsResource), objectKey(pod.Namespace, budgets[0].Name), "status", isDry(o.DryRun), func(old runtime.Object) (runtime.Object, error) {
 		return spend(old.(*policyv1.PodDisruptionBudget), pod.Name, metav1.Now())
 	})
 	return false, err

@@ -3,6 +3,7 @@ package apiserver
 import (
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"strings"
 	"sync"
@@ -181,7 +182,12 @@ func (o ownership) update(old, obj runtime.Object, sub, manager string) error {
 	if err != nil {
 		return err
 	}
-	fields.UpdateNoErrors(old, obj, manager) // It returns obj.
+	if _, err := fields.Update(old, obj, manager); err != nil { // Else it returns obj.
+		// An object that its kind's validation refuses may be none that can be compared; if it is not refused, the record stays
+		// as it was. A client can bring this about as often as it likes.
+		slog.Debug("it was not recorded who set which fields", "kind", obj.GetObjectKind().GroupVersionKind(), "name", metaOf(obj).GetName(), "err", err)
+		metaOf(obj).SetManagedFields(metaOf(old).GetManagedFields())
+	}
 	return nil
 }
 
@@ -194,7 +200,7 @@ func (o ownership) applied(old runtime.Object, config *unstructured.Unstructured
 	}
 	obj, err := fields.Apply(old, config, manager, force)
 	if _, known := err.(apierrors.APIStatus); err != nil && !known {
-		return nil, apierrors.NewBadRequest(err.Error()) // A field that the kind does not have, or of another type.
+		return nil, unclassified(err) // A field that the kind does not have, or of another type.
 	}
 	return obj, err
 }

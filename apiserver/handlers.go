@@ -9,6 +9,7 @@ import (
 
 	"github.com/go-chi/chi/v5"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metavalidation "k8s.io/apimachinery/pkg/api/validation"
 	"k8s.io/apimachinery/pkg/apis/meta/internalversion"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
@@ -87,38 +88,34 @@ type write struct {
 }
 
 func parseWrite(r *http.Request) (write, error) {
-	dry, err := dryRun(r.URL.Query()["dryRun"])
-	if err != nil {
-		return write{}, err
+	query := r.URL.Query()
+	o := metav1.PatchOptions{FieldManager: query.Get("fieldManager"), DryRun: query["dryRun"], FieldValidation: query.Get("fieldValidation")}
+	if query.Has("force") {
+		o.Force = ptr(isTrue(r, "force"))
 	}
-	v, err := fieldValidation(r)
-	if err != nil {
-		return write{}, err
+	kind, errs := checkWriteOptions(r, &o)
+	if len(errs) > 0 {
+		return write{}, apierrors.NewInvalid(schema.GroupKind{Group: metav1.GroupName, Kind: kind}, "", errs)
 	}
-	force, err := applyOptions(r)
-	return write{dry, v, writer(r), force}, err
+	return write{dry: isDry(o.DryRun), validation: newValidation(o.FieldValidation), writer: writer(r), force: ptrOr(o.Force, false)}, nil
 }
 
-// applyOptions reads the parameters fieldManager and force. An apply must say whose it is, and it alone may use force.
-func applyOptions(r *http.Request) (force bool, err error) {
-	o := &metav1.PatchOptions{FieldManager: r.URL.Query().Get("fieldManager")}
-	if r.URL.Query().Has("force") {
-		force = isTrue(r, "force")
-		o.Force = &force
-	}
-	kind, errs := "UpdateOptions", metav1validation.ValidateFieldManager(o.FieldManager, field.NewPath("fieldManager"))
+// checkWriteOptions judges the parameters by the method, for which Kubernetes calls them differently. An apply must say whose it
+// is, and it alone may use force.
+func checkWriteOptions(r *http.Request, o *metav1.PatchOptions) (kind string, errs field.ErrorList) {
+	update := metav1.UpdateOptions{DryRun: o.DryRun, FieldManager: o.FieldManager, FieldValidation: o.FieldValidation}
 	switch r.Method {
 	case http.MethodPost:
-		kind = "CreateOptions"
+		return "CreateOptions", metav1validation.ValidateUpdateOptions(&update) // Nothing in them differs.
 	case http.MethodPatch:
 		media, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type"))
-		kind, errs = "PatchOptions", metav1validation.ValidatePatchOptions(o, types.PatchType(media))
+		return "PatchOptions", metav1validation.ValidatePatchOptions(o, types.PatchType(media))
 	}
-	if len(errs) > 0 {
-		return false, apierrors.NewInvalid(schema.GroupKind{Group: metav1.GroupName, Kind: kind}, "", errs)
-	}
-	return force, nil
+	return "UpdateOptions", metav1validation.ValidateUpdateOptions(&update)
 }
+
+// isDry says whether a request that passed its checks is a dry run: it goes through everything but the store.
+func isDry(values []string) bool { return len(values) > 0 }
 
 // read gives the object in the request's body as it is to be stored.
 func (h *resource) read(r *http.Request, v *validation) (runtime.Object, error) {
@@ -270,6 +267,9 @@ func (h *resource) patched(r *http.Request, sub string, o write, p patch) change
 			return nil, err
 		}
 		unpin(obj, old)
+		if err := sameUID(h.Resource, obj, old); err != nil {
+			return nil, err
+		}
 		return obj, sameName(r, obj)
 	}
 }
@@ -293,6 +293,16 @@ func unpin(obj, old runtime.Object) {
 	if m := metaOf(obj); m.GetResourceVersion() == metaOf(old).GetResourceVersion() {
 		m.SetResourceVersion("")
 	}
+}
+
+// sameUID holds that a patch leaves the UID. One that names another resourceVersion than the stored one fails for that.
+func sameUID(r *api.Resource, obj, old runtime.Object) error {
+	m, before := metaOf(obj), metaOf(old)
+	if uid := m.GetUID(); m.GetResourceVersion() == "" && uid != "" && uid != before.GetUID() {
+		errs := metavalidation.ValidateImmutableField(uid, before.GetUID(), field.NewPath("metadata", "uid"))
+		return apierrors.NewInvalid(r.GroupVersionKind().GroupKind(), before.GetName(), errs)
+	}
+	return nil
 }
 
 func (h *resource) change(w http.ResponseWriter, r *http.Request, sub string, o write, f change) error {

@@ -30,18 +30,23 @@ func objectKey(namespace, name string) string {
 	return namespace + "/" + name
 }
 
-// dryRun reads the parameter of that name: a dry run goes through everything but the store.
-func dryRun(values []string) (bool, error) {
-	for _, v := range values {
-		if v != metav1.DryRunAll {
-			return false, apierrors.NewBadRequest(fmt.Sprintf("dryRun: Unsupported value: %q: supported values: %q", v, metav1.DryRunAll))
+// create stores a new object. Where its name is to be generated, another is tried if somebody has that one already.
+func (s *Server) create(ctx context.Context, sh *shelf, namespace string, obj runtime.Object, dry bool) (runtime.Object, error) {
+	m := metaOf(obj)
+	if m.GetName() != "" || m.GetGenerateName() == "" {
+		return s.createNamed(ctx, sh, namespace, obj, dry)
+	}
+	for try := 1; ; try++ {
+		next := obj.DeepCopyObject() // The name is all over it once it is made.
+		metaOf(next).SetName(generateName(m.GetGenerateName()))
+		created, err := s.createNamed(ctx, sh, namespace, next, dry)
+		if !apierrors.IsAlreadyExists(err) || try == generatedTries {
+			return created, err
 		}
 	}
-	return len(values) > 0, nil
 }
 
-// create stores a new object.
-func (s *Server) create(ctx context.Context, sh *shelf, namespace string, obj runtime.Object, dry bool) (runtime.Object, error) {
+func (s *Server) createNamed(ctx context.Context, sh *shelf, namespace string, obj runtime.Object, dry bool) (runtime.Object, error) {
 	r := sh.resource
 	m := metaOf(obj)
 	if m.GetResourceVersion() != "" {
@@ -62,7 +67,6 @@ func (s *Server) create(ctx context.Context, sh *shelf, namespace string, obj ru
 			return nil, err
 		}
 	}
-	generated := nameNew(sh, namespace, m)
 	beginLife(r, obj, m)
 	if r.Default != nil {
 		r.Default(obj)
@@ -82,8 +86,8 @@ func (s *Server) create(ctx context.Context, sh *shelf, namespace string, obj ru
 		return nil, apierrors.NewInvalid(r.GroupVersionKind().GroupKind(), m.GetName(), errs)
 	}
 	key := objectKey(namespace, m.GetName())
-	if sh.get(key) != nil {
-		return nil, exists(r, m.GetName(), generated)
+	if it := sh.get(key); it != nil {
+		return nil, exists(r, m, it)
 	}
 	if dry {
 		return obj, nil
@@ -99,16 +103,21 @@ func (s *Server) create(ctx context.Context, sh *shelf, namespace string, obj ru
 		err = s.cache.takeBack(ctx, sh, key, obj)
 	}
 	if errors.Is(err, store.ErrExists) {
-		return nil, exists(r, m.GetName(), generated)
+		return nil, exists(r, m, sh.get(key))
 	}
 	return obj, err
 }
 
-func exists(r *api.Resource, name string, generated bool) error {
-	if generated {
-		return apierrors.NewGenerateNameConflict(r.GroupResource(), name, 1)
+// exists refuses to create an object because another has its name; nil if that is not known.
+func exists(r *api.Resource, m metav1.Object, other *item) error {
+	err := apierrors.NewAlreadyExists(r.GroupResource(), m.GetName())
+	if m.GetGenerateName() != "" {
+		err = apierrors.NewGenerateNameConflict(r.GroupResource(), m.GetName(), 1)
 	}
-	return apierrors.NewAlreadyExists(r.GroupResource(), name)
+	if other != nil && other.meta().GetDeletionTimestamp() != nil {
+		err.ErrStatus.Message = "object is being deleted: " + err.ErrStatus.Message
+	}
+	return err
 }
 
 func sameNamespace(m metav1.Object, namespace string) error {
@@ -146,20 +155,8 @@ const (
 	generatedTries  = 8 // So many names may be taken.
 )
 
-// nameNew makes a name from generateName, where there is no name.
-func nameNew(sh *shelf, namespace string, m metav1.Object) (generated bool) {
-	base := m.GetGenerateName()
-	if m.GetName() != "" || base == "" {
-		return false
-	}
-	base = base[:min(len(base), generatedBase)]
-	for range generatedTries {
-		m.SetName(base + rand.String(generatedSuffix))
-		if sh.get(objectKey(namespace, m.GetName())) == nil {
-			break
-		}
-	}
-	return true
+func generateName(base string) string {
+	return base[:min(len(base), generatedBase)] + rand.String(generatedSuffix)
 }
 
 // beginLife sets what only the server may say of a new object.

@@ -216,7 +216,7 @@ func TestDryRun(t *testing.T) {
 	if svc.Spec.ClusterIP == "" {
 		t.Error("a Service's dry run shows no address")
 	}
-	s.do(t, "POST", configMapsPath+"?dryRun=Some", configMapJSON("c")).refused(t, 400, metav1.StatusReasonBadRequest, `dryRun: Unsupported value: "Some"`)
+	s.do(t, "POST", configMapsPath+"?dryRun=Some", configMapJSON("c")).refused(t, 422, metav1.StatusReasonInvalid, `CreateOptions.meta.k8s.io "" is invalid: dryRun: Unsupported value: ["Some"]: supported values: "All"`)
 	if diff := cmp.Diff([]string{"a"}, names(s.list(t, ""))); diff != "" {
 		t.Errorf("after dry runs only (-want +got):\n%s", diff)
 	}
@@ -242,7 +242,7 @@ func TestFieldValidation(t *testing.T) {
 	if a := s.do(t, "POST", configMapsPath+"?fieldValidation=Ignore", bad("i")).want(t, 201); len(a.header["Warning"]) != 0 {
 		t.Errorf("Ignore warns: %v", a.header["Warning"])
 	}
-	s.do(t, "POST", configMapsPath+"?fieldValidation=Maybe", bad("m")).refused(t, 400, metav1.StatusReasonBadRequest, `fieldValidation: Unsupported value: "Maybe"`)
+	s.do(t, "POST", configMapsPath+"?fieldValidation=Maybe", bad("m")).refused(t, 422, metav1.StatusReasonInvalid, `CreateOptions.meta.k8s.io "" is invalid: fieldValidation: Unsupported value: "Maybe": supported values: "", "Ignore", "Strict", "Warn"`)
 	s.do(t, "PATCH", configMapsPath+"/i?fieldValidation=Strict", `{"nope":1}`, merge...).refused(t, 400, metav1.StatusReasonBadRequest, `unknown field "nope"`)
 }
 
@@ -296,7 +296,10 @@ func TestDeleteWithPreconditions(t *testing.T) {
 	del := func(body string) answer { return s.do(t, "DELETE", configMapsPath+"/a", body) }
 	del(`{"preconditions":{"uid":"another"}}`).refused(t, 409, metav1.StatusReasonConflict, "UID in precondition: another, UID in object meta: "+string(c.UID))
 	del(`{"preconditions":{"resourceVersion":"1"}}`).refused(t, 409, metav1.StatusReasonConflict, "ResourceVersion in precondition: 1")
-	del(`{"propagationPolicy":"Sideways"}`).refused(t, 400, metav1.StatusReasonBadRequest, "Sideways")
+	del(`{"propagationPolicy":"Sideways","dryRun":["Some"]}`).refused(t, 422, metav1.StatusReasonInvalid,
+		`DeleteOptions.meta.k8s.io "" is invalid: [propagationPolicy: Unsupported value: "Sideways": supported values: "Foreground", "Background", "Orphan", "nil", dryRun: Unsupported value: ["Some"]: supported values: "All"]`)
+	s.do(t, "DELETE", configMapsPath+"/a?uid=another", "").refused(t, 409, metav1.StatusReasonConflict, "UID in precondition: another")
+	s.do(t, "DELETE", configMapsPath+"/a?gracePeriodSeconds=long", "").refused(t, 400, metav1.StatusReasonBadRequest, "invalid syntax")
 	a := del(`{"kind":"DeleteOptions","apiVersion":"v1","preconditions":{"uid":"`+string(c.UID)+`"}}`).want(t, 200)
 	status := parse[metav1.Status](t, a)
 	if status.Status != metav1.StatusSuccess || status.Details.Name != "a" || status.Details.UID != c.UID {
@@ -387,7 +390,7 @@ func TestGracefulPodDeletion(t *testing.T) {
 	s.do(t, "PATCH", podsPath+"/p/status", `{"status":{"phase":"Running"}}`, merge...).want(t, 200) // Does not end it early.
 	s.do(t, "DELETE", podsPath+"/p?gracePeriodSeconds=0", "").want(t, 200)
 	s.do(t, "GET", podsPath+"/p", "").want(t, 404)
-	s.do(t, "DELETE", podsPath+"/p?gracePeriodSeconds=soon", "").refused(t, 400, metav1.StatusReasonBadRequest, "gracePeriodSeconds")
+	s.do(t, "DELETE", podsPath+"/p?gracePeriodSeconds=soon", "").refused(t, 400, metav1.StatusReasonBadRequest, `parsing "soon": invalid syntax`)
 }
 
 func TestDeleteCollection(t *testing.T) {
