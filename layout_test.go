@@ -37,6 +37,7 @@ var layout = map[string]row{
 	"cmd":              {imports: []string{"*"}},
 	"controller":       {imports: []string{"reconcile", "api"}, kubernetes: true},
 	"dns":              {imports: []string{"reconcile", "api"}, kubernetes: true},
+	"handover":         {kubernetes: true},
 	"pki":              {kubernetes: true},
 	"proxy":            {imports: []string{"reconcile", "api"}, kubernetes: true},
 	"reconcile":        {kubernetes: true},

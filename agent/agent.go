@@ -58,6 +58,8 @@ type Config struct {
 	Listen string      // Where the API server reaches the agent. "": ":10250".
 	TLS    *tls.Config // With certificate and client CA. The agent itself decides which clients it lets in.
 
+	Traffic Traffic // nil: containers are stopped without asking who sends them requests.
+
 	Version           string            // The Node's kubeletVersion. "": "v1.37.2+skiff".
 	Labels            map[string]string // More labels for the Node, set when it is registered.
 	MaxPods           int               // 0: 110.

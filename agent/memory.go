@@ -19,6 +19,8 @@ type memory struct {
 	written   *v1.Pod // As the API answered the agent's last status write.
 	measured  measured
 	due       time.Time // When the volumes have to be looked at again; zero: when something changes.
+	parting   time.Time // When the end of the pod was first seen while its containers ran.
+	parted    bool      // They may be stopped.
 	complaint string    // The last Event about network or volumes, so as not to repeat it at each try.
 }
 

@@ -67,6 +67,8 @@ func decide(s seen) decision {
 	s.discard(&d)
 	pod := s.pod
 	switch {
+	case s.parting > 0:
+		d.lookAgain(s.parting)
 	case pod.DeletionTimestamp != nil:
 		s.end(&d, gracePeriod(pod))
 	case pod.Status.Phase == v1.PodSucceeded || pod.Status.Phase == v1.PodFailed:

@@ -83,6 +83,7 @@ func (a *Agent) see(pod *v1.Pod, containers []Container, m *memory) seen {
 		hooks: a.hooks.runs(string(pod.UID), containers),
 		boot:  a.boot, maxBackoff: a.MaxRestartBackoff, now: time.Now(),
 	}
+	s.parting = a.parting(pod, containers, m, s.now)
 	if hasLimitedDir(pod) {
 		m.measured = a.measure(pod, m.measured, s.now)
 		s.measured = m.measured

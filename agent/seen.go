@@ -18,6 +18,7 @@ type seen struct {
 	health     map[string]health  // By container ID: what the probes of those that have any found.
 	hooks      map[hookOf]hookRun // Those that were begun.
 	measured   measured           // Of emptyDirs with a limit.
+	parting    time.Duration      // A deleted pod's containers are left alone for so long, for requests may still come.
 	boot       string
 	maxBackoff time.Duration
 	now        time.Time

@@ -194,6 +194,8 @@ func TestNodeRestriction(t *testing.T) {
 		{"POST", leases, node("n1"), 201},
 		{"PATCH", leases + "/n1", `{"spec":{"holderIdentity":"n1"}}`, 200},
 		{"PATCH", leases + "/n2", `{}`, 403},
+		{"GET", leases, "", 200},
+		{"GET", "/apis/coordination.k8s.io/v1/leases", "", 403},
 		{"GET", "/api/v1/pods?fieldSelector=spec.nodeName%3Dn1", "", 200},
 		{"PATCH", podsPath + "/mine/status", `{"status":{"phase":"Running"}}`, 200},
 		{"PATCH", podsPath + "/other/status", `{"status":{"phase":"Running"}}`, 403},

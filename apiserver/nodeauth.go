@@ -17,7 +17,8 @@ func (s *Server) nodeMay(node string, a attributes) bool {
 		own := s.onNode(node, objectKey(a.namespace, a.name))
 		return own && (a.sub == "" && a.verb == "delete" || a.sub == "status" && (a.verb == "update" || a.verb == "patch" || a.verb == "get"))
 	case "leases.coordination.k8s.io":
-		return a.namespace == "kube-node-lease" && (a.name == node || a.verb == "create")
+		// Others' may be read: there stands how far their proxies are. In Kubernetes a node reads its own only.
+		return a.namespace == "kube-node-lease" && (a.name == node || a.verb == "create" || read)
 	case "events", "events.events.k8s.io":
 		return a.verb == "create" || a.verb == "patch" || a.verb == "update"
 	case "services", "endpointslices.discovery.k8s.io", "namespaces":

@@ -41,6 +41,8 @@ type Config struct {
 	ClusterCIDR netip.Prefix
 	// ReservedPorts are TCP ports of the nodes that the cluster itself needs. No Service of type LoadBalancer gets them.
 	ReservedPorts []uint16
+	// Traffic, if not nil, is asked whether a pod that is ready gets requests before it counts as available.
+	Traffic Traffic
 }
 
 // Controllers is all control loops together. Build it with [New].
@@ -74,7 +76,7 @@ func New(client kubernetes.Interface, factory informers.SharedInformerFactory, c
 	}
 	err := errors.Join(
 		newDeployments(&c.base, recorder("deployment-controller")),
-		newReplicaSets(&c.base, recorder("replicaset-controller")),
+		newReplicaSets(&c.base, recorder("replicaset-controller"), config.Traffic),
 		newEndpointSlices(&c.base, recorder("endpoint-slice-controller")),
 		newEndpoints(&c.base),
 		newNamespaces(&c.base),

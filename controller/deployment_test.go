@@ -21,7 +21,7 @@ func workloads(b *base, events record.EventRecorder) error {
 	if err := newDeployments(b, events); err != nil {
 		return err
 	}
-	return newReplicaSets(b, events)
+	return newReplicaSets(b, events, nil)
 }
 
 // web is a Deployment as the API server would have completed it.

@@ -37,6 +37,12 @@ func podAvailable(pod *corev1.Pod, minReady time.Duration, now time.Time) (avail
 	return wait <= 0, max(wait, 0)
 }
 
+// untilReadyFor is how long a ready pod takes until it has been that for d, at most d, whatever the clocks say.
+func untilReadyFor(pod *corev1.Pod, d time.Duration, now time.Time) time.Duration {
+	since := podCondition(pod, corev1.PodReady).LastTransitionTime
+	return min(since.Add(d).Sub(now), d)
+}
+
 // podFinished says that all containers have ended for good.
 func podFinished(pod *corev1.Pod) bool {
 	return pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed

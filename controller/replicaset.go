@@ -37,19 +37,32 @@ type replicaSets struct {
 	lister   appslisters.ReplicaSetLister
 	sets     cache.Indexer
 	pods     cache.Indexer
+	traffic  Traffic
 	expected expectations
 }
 
+// Traffic knows to which pods requests are sent.
+type Traffic interface {
+	// Arriving says what does not send requests yet to a pod that is ready, although it is to; "" for nothing. Unless it is
+	// nothing, again is called when it has become that.
+	Arriving(pod *corev1.Pod, again func()) (why string)
+}
+
+// arrivalTime is after how long a pod that is ready counts as available although requests do not come to it. The API keeps
+// whole seconds, so that it is two or three.
+const arrivalTime = 3 * time.Second
+
 var replicaSetKind = appsv1.SchemeGroupVersion.WithKind("ReplicaSet")
 
-func newReplicaSets(b *base, events record.EventRecorder) error {
+func newReplicaSets(b *base, events record.EventRecorder, traffic Traffic) error {
 	sets, pods := b.factory.Apps().V1().ReplicaSets(), b.factory.Core().V1().Pods()
 	c := &replicaSets{
-		client: b.client,
-		events: events,
-		lister: sets.Lister(),
-		sets:   sets.Informer().GetIndexer(),
-		pods:   pods.Informer().GetIndexer(),
+		client:  b.client,
+		events:  events,
+		lister:  sets.Lister(),
+		sets:    sets.Informer().GetIndexer(),
+		pods:    pods.Informer().GetIndexer(),
+		traffic: traffic,
 	}
 	c.loop = b.loop("replicaset", 5, c.Reconcile)
 	for _, informer := range []cache.SharedIndexInformer{sets.Informer(), pods.Informer()} {
@@ -130,7 +143,10 @@ func (c *replicaSets) Reconcile(ctx context.Context, key string) (time.Duration,
 		wait = 0
 		failure = c.scale(ctx, key, rs, active)
 	}
-	status, next := replicaSetStatus(rs, pods, failure, time.Now())
+	arrived := func(pod *corev1.Pod) bool {
+		return c.traffic == nil || c.traffic.Arriving(pod, func() { c.loop.Add(key) }) == ""
+	}
+	status, next := replicaSetStatus(rs, pods, failure, time.Now(), arrived)
 	if err := c.writeStatus(ctx, rs, status); err != nil {
 		return 0, err
 	}
@@ -322,8 +338,9 @@ func slowStart(n int, do func() error) (succeeded int, err error) {
 	return succeeded, nil
 }
 
-// replicaSetStatus counts the pods, and says when a pod becomes available by time alone (0: none will).
-func replicaSetStatus(rs *appsv1.ReplicaSet, pods []*corev1.Pod, failure error, now time.Time) (status appsv1.ReplicaSetStatus, next time.Duration) {
+// replicaSetStatus counts the pods, and says when a pod becomes available by time alone (0: none will). A pod that its Services
+// do not send requests to yet is not available, however ready: a rollout that takes an old pod away for it would leave fewer.
+func replicaSetStatus(rs *appsv1.ReplicaSet, pods []*corev1.Pod, failure error, now time.Time, arrived func(*corev1.Pod) bool) (status appsv1.ReplicaSetStatus, next time.Duration) {
 	template := labels.SelectorFromSet(rs.Spec.Template.Labels)
 	minReady := time.Duration(rs.Spec.MinReadySeconds) * time.Second
 	terminating := int32(0)
@@ -348,6 +365,10 @@ func replicaSetStatus(rs *appsv1.ReplicaSet, pods []*corev1.Pod, failure error, 
 			status.ReadyReplicas++
 		}
 		available, wait := podAvailable(pod, minReady, now)
+		if available && !arrived(pod) {
+			wait = untilReadyFor(pod, arrivalTime, now)
+			available = wait <= 0
+		}
 		if available {
 			status.AvailableReplicas++
 		} else if wait > 0 && (next == 0 || wait < next) {

@@ -14,6 +14,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	clienttesting "k8s.io/client-go/testing"
+	"k8s.io/client-go/tools/record"
 )
 
 func webSet(size int32) *appsv1.ReplicaSet {
@@ -47,9 +48,13 @@ func (w *world) resize(size int32) {
 	w.settle()
 }
 
+func replicaSetsAlone(b *base, events record.EventRecorder) error {
+	return newReplicaSets(b, events, nil)
+}
+
 // TestReplacement promises that a pod that is deleted or that has ended for good is replaced, the latter staying as it is.
 func TestReplacement(t *testing.T) {
-	inWorld(t, newReplicaSets, func(w *world) {
+	inWorld(t, replicaSetsAlone, func(w *world) {
 		w.createSet(webSet(2))
 		pods := w.pods("")
 		w.must(w.client.CoreV1().Pods("default").Delete(w.ctx, pods[0].Name, metav1.DeleteOptions{}))
@@ -73,7 +78,7 @@ func TestReplacement(t *testing.T) {
 
 // TestNeverTooMany promises that no pod too many is made even if the watch shows nothing of what was created.
 func TestNeverTooMany(t *testing.T) {
-	inWorld(t, newReplicaSets, func(w *world) {
+	inWorld(t, replicaSetsAlone, func(w *world) {
 		var created atomic.Int32
 		w.client.PrependReactor("create", "pods", func(action clienttesting.Action) (bool, runtime.Object, error) {
 			n := created.Add(1) // And the pod is not stored, so no event ever comes.
@@ -102,7 +107,7 @@ func TestNeverTooMany(t *testing.T) {
 // TestCreateFails promises that a failure is tried once, not for each pod, is told in an Event and a condition, and that
 // all is well once it is over.
 func TestCreateFails(t *testing.T) {
-	inWorld(t, newReplicaSets, func(w *world) {
+	inWorld(t, replicaSetsAlone, func(w *world) {
 		var mended atomic.Bool
 		var tries atomic.Int32
 		w.client.PrependReactor("create", "pods", func(clienttesting.Action) (bool, runtime.Object, error) {
@@ -138,7 +143,7 @@ func TestCreateFails(t *testing.T) {
 func TestAdoptionAndRelease(t *testing.T) {
 	orphan := aPod("orphan")
 	orphan.Labels = map[string]string{"app": "web"}
-	inWorld(t, newReplicaSets, func(w *world) {
+	inWorld(t, replicaSetsAlone, func(w *world) {
 		w.createSet(webSet(2))
 		if n := len(w.pods("")); n != 2 {
 			t.Fatalf("%d pods, want the orphan and one more", n)
@@ -162,7 +167,7 @@ func TestAdoptionAndRelease(t *testing.T) {
 
 // TestMinReadySeconds promises that a pod counts as available by the clock alone.
 func TestMinReadySeconds(t *testing.T) {
-	inWorld(t, newReplicaSets, func(w *world) {
+	inWorld(t, replicaSetsAlone, func(w *world) {
 		rs := webSet(1)
 		rs.Spec.MinReadySeconds = 30
 		w.createSet(rs)
@@ -180,7 +185,7 @@ func TestMinReadySeconds(t *testing.T) {
 
 // TestScaleDown promises that the pods least missed go, told by an Event each.
 func TestScaleDown(t *testing.T) {
-	inWorld(t, newReplicaSets, func(w *world) {
+	inWorld(t, replicaSetsAlone, func(w *world) {
 		w.createSet(webSet(2))
 		w.runPods()
 		ready := w.pods("")

@@ -87,37 +87,60 @@ func (s *suspects) add(d diff, died []netip.Addr) {
 	}
 }
 
-// forget removes the connections that lead nowhere. It has a loop of its own: reading a long list must not delay the rules.
-func (p *Proxy) forget(context.Context, string) (time.Duration, error) {
+// forget removes the connections that lead nowhere, and tells up to which revision none leads to an endpoint that is gone. It has
+// a loop of its own: reading a long list must not delay the rules.
+func (p *Proxy) forget(ctx context.Context, _ string) (time.Duration, error) {
 	p.mu.Lock()
-	s := p.suspects
+	s, told := p.suspects, p.told
 	p.suspects = suspects{}
 	p.mu.Unlock()
-	if !s.any() {
-		return 0, nil
+	if s.any() {
+		n, err := p.forgetSuspects(ctx, s)
+		if n > 0 {
+			slog.Info("forgot connections to endpoints that are gone", "count", n)
+		}
+		if err != nil { // Next time look at all of them.
+			p.mu.Lock()
+			p.suspects.all = true
+			p.mu.Unlock()
+			return 0, err
+		}
 	}
-	n, err := p.forgetSuspects(s)
-	if n > 0 {
-		slog.Info("forgot connections to endpoints that are gone", "count", n)
+	if p.took != nil && told > 0 {
+		p.took(told)
 	}
-	if err != nil { // Next time look at all of them.
-		p.mu.Lock()
-		p.suspects.all = true
-		p.mu.Unlock()
-	}
-	return 0, err
+	return 0, nil
 }
 
-func (p *Proxy) forgetSuspects(s suspects) (n int, err error) {
+// lastAnswers is how long a datagram that was sent to an endpoint just before it left has for its answer: that is translated
+// back only while the kernel remembers the connection.
+const lastAnswers = 50 * time.Millisecond
+
+func (p *Proxy) forgetSuspects(ctx context.Context, s suspects) (n int, err error) {
 	local, err := localAddresses()
 	if err != nil {
 		return 0, err
 	}
-	return forgetFlows(s, func(f flow) bool {
+	stale := func(f flow) bool {
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		return p.rules.stale(f, local)
-	})
+	}
+	datagrams := false
+	if _, err := forgetFlows(s, func(f flow) bool {
+		datagrams = datagrams || f.dialed.proto == udp && stale(f)
+		return false
+	}); err != nil {
+		return 0, err
+	}
+	if datagrams {
+		select {
+		case <-ctx.Done():
+			return 0, ctx.Err()
+		case <-time.After(lastAnswers):
+		}
+	}
+	return forgetFlows(s, stale)
 }
 
 // localAddresses returns the node's own, but for loopback.

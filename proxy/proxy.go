@@ -51,6 +51,9 @@ type Config struct {
 	HostPorts      bool         // Open the host ports of this node's pods too. Elsewhere a plug-in of the pod network does that,
 	Policies       bool         // and this as well: enforce NetworkPolicies.
 	Table          string       // Name of the nftables table, family inet, which belongs to the proxy alone.
+	// Took, if not nil, is called with the revision up to which the kernel has the EndpointSlices, after each change of them.
+	// Connections that would still go to an endpoint that a Service has no longer are forgotten by then.
+	Took func(revision uint64)
 }
 
 func (c Config) validate() error {
@@ -76,6 +79,7 @@ type Proxy struct {
 	kernel      kernel
 	rulesLoop   *reconcile.Loop
 	flowsLoop   *reconcile.Loop
+	took        func(revision uint64)
 	synced      chan struct{}
 	once        sync.Once
 
@@ -83,6 +87,8 @@ type Proxy struct {
 	dirty    map[string]bool // Services, and pods with host ports, to look at again, as a Ruleset calls them.
 	rules    *Ruleset
 	suspects suspects
+	// Revisions of the EndpointSlices: up to which one they were heard of, were taken into rules, and are in the kernel.
+	heard, taken, told uint64
 
 	disturbed atomic.Bool // Somebody else has changed the table.
 
@@ -123,6 +129,7 @@ func newProxy(c Config, factory informers.SharedInformerFactory, k kernel) (*Pro
 		slices:      sliceInformer.GetIndexer(),
 		cachesReady: []cache.InformerSynced{serviceInformer.Informer().HasSynced, sliceInformer.HasSynced},
 		kernel:      k,
+		took:        c.Took,
 		synced:      make(chan struct{}),
 		dirty:       map[string]bool{},
 		rules:       NewRuleset(c),
@@ -136,7 +143,7 @@ func newProxy(c Config, factory informers.SharedInformerFactory, k kernel) (*Pro
 	if err := p.rulesLoop.Watch(serviceInformer.Informer(), p.touched(reconcile.ObjectKey)); err != nil {
 		return nil, err
 	}
-	if err := p.rulesLoop.Watch(sliceInformer, p.touched(serviceOf)); err != nil {
+	if err := p.rulesLoop.Watch(sliceInformer, p.heardOf(p.touched(serviceOf))); err != nil {
 		return nil, err
 	}
 	nodes := factory.Core().V1().Nodes().Informer()
@@ -223,9 +230,10 @@ func (p *Proxy) tell() error {
 	}
 	p.mu.Lock()
 	p.suspects.add(d, p.rules.died)
-	if p.suspects.any() {
+	if p.suspects.any() || p.told < p.taken {
 		p.flowsLoop.Add(onlyKey)
 	}
+	p.told = p.taken
 	p.rules.told()
 	p.mu.Unlock()
 	p.once.Do(func() { close(p.synced) })

@@ -112,6 +112,7 @@ func eachOf[T any](list func(labels.Selector) ([]T, error), do func(T)) error {
 func (p *Proxy) update() (deaf, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	heard := p.heard
 	for name := range p.dirty {
 		unheard, err := p.look(name)
 		if err != nil {
@@ -124,6 +125,7 @@ func (p *Proxy) update() (deaf, err error) {
 		delete(p.dirty, name)
 	}
 	p.rules.enforce()
+	p.taken = heard
 	return deaf, nil
 }
 

@@ -134,9 +134,13 @@ func listenIn(t *testing.T, namespace, address string) net.Listener {
 	return listener
 }
 
-// enter moves the thread into a network namespace.
+// enter moves the thread into a network namespace, by its name or by its file.
 func enter(namespace string) error {
-	ns, err := netns.GetFromName(namespace)
+	get := netns.GetFromName
+	if filepath.IsAbs(namespace) {
+		get = netns.GetFromPath
+	}
+	ns, err := get(namespace)
 	if err != nil {
 		return err
 	}

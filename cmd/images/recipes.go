@@ -45,7 +45,7 @@ func recipes() []recipe {
 		{
 			name: "nginx",
 			packages: []string{
-				"nginx", "curl", // What the image is for, and what one looks at it with.
+				"nginx", "libnginx-mod-stream", "curl", // What the image is for, and what one looks at it with.
 				"base-files", "base-passwd", "ncurses-base", // /etc/os-release, users, terminals.
 				"bash", "coreutils", "dash", "grep", "procps", "sed", // Comfort for kubectl exec.
 				"busybox-static", // And small versions of everything else: vi, nslookup, ip, nc, less.

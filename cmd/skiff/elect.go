@@ -17,7 +17,7 @@ import (
 // singleton is a component of which one may work at a time, however many servers the cluster has.
 type singleton struct {
 	lease string // The Lease in kube-system by which they are elected. The names are Kubernetes', so a real kube-scheduler can take part.
-	build func(informers.SharedInformerFactory) (component, error)
+	build func(context.Context, informers.SharedInformerFactory) (component, error)
 }
 
 // Times of the election, as in Kubernetes: a server that ends without a word is replaced after leaseDuration.
@@ -45,7 +45,7 @@ func (p *plane) elect(ctx context.Context, client kubernetes.Interface, s single
 
 func (p *plane) runAlone(ctx context.Context, client kubernetes.Interface, s singleton) error {
 	factory := p.shared(client)
-	c, err := s.build(factory)
+	c, err := s.build(ctx, factory)
 	if err != nil {
 		return err
 	}

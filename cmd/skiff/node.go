@@ -14,6 +14,7 @@ import (
 	"skiff/agent/containerd"
 	"skiff/agent/network"
 	"skiff/dns"
+	"skiff/handover"
 	"skiff/proxy"
 
 	"golang.org/x/sync/errgroup"
@@ -75,11 +76,13 @@ func (n *node) run(ctx context.Context, ready func()) error {
 		return err
 	}
 	defer runtime.Close()
-	a, others, err := n.components(client, runtime, pods)
+	a, others, err := n.components(ctx, client, runtime, pods)
 	if err != nil {
 		return err
 	}
+	nodes := n.factory.Core().V1().Nodes().Informer()
 	n.factory.Start(n.stop)
+	group.Go(func() error { return handover.Publish(ctx, client, n.progress, nodes) })
 	imported := make(chan struct{})
 	group.Go(func() error { return runtime.WatchImages(ctx, n.images(), func() { close(imported) }) })
 	for _, c := range others {
@@ -120,7 +123,7 @@ func (d dirs) untilWritable(ctx context.Context) bool {
 	return true
 }
 
-func (n *node) components(client kubernetes.Interface, runtime *containerd.Runtime, pods netip.Prefix) (a *agent.Agent, others []component, err error) {
+func (n *node) components(ctx context.Context, client kubernetes.Interface, runtime *containerd.Runtime, pods netip.Prefix) (a *agent.Agent, others []component, err error) {
 	net, err := network.New(networkConfig(n.dirs, pods, n.clusterRange, n.serviceRange, n.dns))
 	if err != nil {
 		return nil, nil, err
@@ -129,17 +132,22 @@ func (n *node) components(client kubernetes.Interface, runtime *containerd.Runti
 	if err != nil {
 		return nil, nil, err
 	}
+	traffic, err := handover.New(ctx, n.factory, n.progress)
+	if err != nil {
+		return nil, nil, err
+	}
 	a, err = agent.New(agent.Config{
 		NodeName: n.nodeName, NodeIP: n.address.String(),
 		DataDir: n.data, RunDir: n.dirs.run,
 		ClusterDNS: n.dns.String(), ClusterDomain: n.clusterDomain,
 		TLS: tlsConfig, Version: kubernetesVersion + "+skiff",
+		Traffic: traffic,
 	}, client, n.factory, runtime, podNetwork{net})
 	if err != nil {
 		return nil, nil, err
 	}
 	proxyConfig := n.proxyConfig()
-	proxyConfig.HostPorts, proxyConfig.Policies = true, true
+	proxyConfig.HostPorts, proxyConfig.Policies, proxyConfig.Took = true, true, n.progress.Took
 	p, err := proxy.New(proxyConfig, n.factory)
 	if err != nil {
 		return nil, nil, err

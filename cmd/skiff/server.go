@@ -22,6 +22,7 @@ import (
 	"skiff/api"
 	"skiff/apiserver"
 	"skiff/controller"
+	"skiff/handover"
 	"skiff/pki"
 	"skiff/scheduler"
 	"skiff/store"
@@ -63,6 +64,7 @@ type plane struct {
 	store    store.Store
 	api      *apiserver.Server
 	listener net.Listener
+	progress *handover.Progress // Of this machine's proxy; nil, if it is no node.
 }
 
 // serve runs everything until ctx ends. It stops in the order of dependence: the components first, which may still write,
@@ -149,6 +151,9 @@ func (s settings) open(ctx context.Context) (*plane, error) {
 		return nil, err
 	}
 	p := &plane{settings: s, lock: lock, store: db}
+	if !s.noAgent {
+		p.progress = handover.NewProgress(s.nodeName)
+	}
 	if err := errors.Join(p.openPKI(ctx), p.listen()); err != nil {
 		db.Close()
 		lock.Close()
@@ -366,7 +371,7 @@ func (p *plane) components(ctx context.Context, out io.Writer, started time.Time
 	defer factory.Shutdown()
 	defer close(stop) // After the components have returned.
 
-	runs, err := p.singletonRuns(client, factory)
+	runs, err := p.singletonRuns(ctx, client, factory)
 	if err != nil {
 		return err
 	}
@@ -392,13 +397,13 @@ func (p *plane) components(ctx context.Context, out io.Writer, started time.Time
 
 // singletonRuns is how to run the components of which a cluster has one each: with the informers of this server, or, where
 // there may be other servers, whenever this one is elected.
-func (p *plane) singletonRuns(client kubernetes.Interface, factory informers.SharedInformerFactory) (runs []func(context.Context) error, err error) {
+func (p *plane) singletonRuns(ctx context.Context, client kubernetes.Interface, factory informers.SharedInformerFactory) (runs []func(context.Context) error, err error) {
 	for _, s := range p.singletons(client) {
 		if p.storage.shared() {
 			runs = append(runs, func(ctx context.Context) error { return p.elect(ctx, client, s) })
 			continue
 		}
-		c, err := s.build(factory)
+		c, err := s.build(ctx, factory)
 		if err != nil {
 			return nil, err
 		}
@@ -409,17 +414,21 @@ func (p *plane) singletonRuns(client kubernetes.Interface, factory informers.Sha
 
 func (p *plane) singletons(client kubernetes.Interface) []singleton {
 	return []singleton{
-		{"kube-controller-manager", func(factory informers.SharedInformerFactory) (component, error) {
+		{"kube-controller-manager", func(ctx context.Context, factory informers.SharedInformerFactory) (component, error) {
 			sign, err := apiserver.SecretTokens(p.account)
+			if err != nil {
+				return nil, err
+			}
+			traffic, err := handover.New(ctx, factory, p.progress)
 			if err != nil {
 				return nil, err
 			}
 			return controller.New(client, factory, controller.Config{
 				RootCA: p.ca.PEM(), SecretToken: sign, ClusterCIDR: p.clusterRange,
-				ReservedPorts: []uint16{p.port, agentPort},
+				ReservedPorts: []uint16{p.port, agentPort}, Traffic: traffic,
 			})
 		}},
-		{"kube-scheduler", func(factory informers.SharedInformerFactory) (component, error) {
+		{"kube-scheduler", func(_ context.Context, factory informers.SharedInformerFactory) (component, error) {
 			return scheduler.New(client, factory, scheduler.Config{})
 		}},
 	}

@@ -1,0 +1,41 @@
+package agent
+
+import (
+	"slices"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+)
+
+// Traffic knows who sends requests to a pod.
+type Traffic interface {
+	// Leaving says what still sends requests to a pod that is being deleted, "" for nothing. Unless it is nothing, again is
+	// called when it has become that.
+	Leaving(pod *v1.Pod, again func()) (why string)
+}
+
+// partingTime is how long the containers of a deleted pod are left alone at most while requests may still be sent to them, before
+// the preStop hook and the signal. It comes on top of the grace period, and is never longer than that.
+const partingTime = 2 * time.Second
+
+// parting is how long the containers of a deleted pod are to be left alone yet, unless the agent is called sooner. Once it was
+// nothing it stays that: nobody begins to send requests to a pod that ends.
+func (a *Agent) parting(pod *v1.Pod, containers []Container, m *memory, now time.Time) time.Duration {
+	runs := func(c Container) bool { return c.State == Running }
+	if a.Traffic == nil || m.parted || pod.DeletionTimestamp == nil || !slices.ContainsFunc(containers, runs) {
+		return 0
+	}
+	if m.parting.IsZero() {
+		m.parting = now
+	}
+	left := m.parting.Add(min(partingTime, gracePeriod(pod))).Sub(now)
+	why := a.Traffic.Leaving(pod, func() { a.loop.Add(string(pod.UID)) })
+	if why != "" && left > 0 {
+		return left
+	}
+	m.parted = true
+	if why != "" && gracePeriod(pod) > 0 {
+		a.events.Eventf(pod, v1.EventTypeWarning, "StillServed", "Stopping the containers although requests may still be sent to them: %s still has the pod", why)
+	}
+	return 0
+}

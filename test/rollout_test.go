@@ -1,0 +1,53 @@
+package test
+
+import (
+	"fmt"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// testRollout takes pods of a Service away in each way there is, while clients of each kind ask it from another pod.
+func testRollout(t *testing.T, s *shell) {
+	s.do("kubectl apply -f " + repository("test/testdata/rollout.yaml"))
+	s.do("kubectl rollout status deployment/web --timeout=60s")
+	s.do("kubectl wait --for=condition=Ready pod/client --timeout=60s")
+	s.served(3)
+	l := newLoad(t, s.namespaceOf("client"), s.do("kubectl get svc web -o jsonpath={.spec.clusterIP}"))
+	l.flows(t)
+	for _, way := range []struct{ name, line string }{
+		{"set image", "kubectl set image deployment/web nginx=docker.io/library/nginx:latest"},
+		{"rollout restart", "kubectl rollout restart deployment/web"},
+		{"scale up", "kubectl scale deployment/web --replicas=5"},
+		{"scale down", "kubectl scale deployment/web --replicas=2"},
+		{"delete pod", "kubectl delete $(kubectl get pods -l app=web -o name | head -n 1)"},
+		{"drain", "kubectl drain " + nodeName + " --pod-selector=app=web --ignore-daemonsets --timeout=60s && kubectl uncordon " + nodeName},
+		{"rollout undo", "kubectl rollout undo deployment/web"},
+	} {
+		s.do(way.line)
+		s.do("kubectl rollout status deployment/web --timeout=60s")
+		s.until("kubectl get pods -l app=web --no-headers", `(?:\S+ +1/1 +Running +0 +\S+\n?)+`) // Those that were taken away have gone.
+		l.flows(t)
+		if lost := l.losses(); len(lost) > 0 {
+			t.Errorf("%s: %d requests lost:\n%s", way.name, len(lost), strings.Join(lost, "\n"))
+		}
+	}
+	l.stop()
+	t.Logf("requests: %v", l)
+	if r := s.do("kubectl get events --field-selector reason=StillServed -o jsonpath='{.items[*].message}'"); r != "" {
+		t.Errorf("pods were stopped while they were served: %s", r)
+	}
+}
+
+// served waits until the Service has so many ready endpoints.
+func (s *shell) served(pods int) {
+	s.t.Helper()
+	s.until("kubectl get endpointslices -l kubernetes.io/service-name=web -o jsonpath='{.items[*].endpoints[*].conditions.ready}'",
+		strings.TrimSuffix(strings.Repeat("true ", pods), " "))
+}
+
+// namespaceOf is the file of a pod's network namespace.
+func (s *shell) namespaceOf(pod string) string {
+	s.t.Helper()
+	return filepath.Join(s.run, "ns", s.do(fmt.Sprintf("kubectl get pod %s -o jsonpath={.metadata.uid}", pod)), "net")
+}
