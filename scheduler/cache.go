@@ -14,8 +14,9 @@ import (
 
 // cluster is what the scheduler knows: each node with the pods that are on it or have been chosen for it. Its owner locks.
 type cluster struct {
-	nodes map[string]*nodeInfo
-	where map[types.UID]string // The node of each pod that counts.
+	nodes  map[string]*nodeInfo
+	where  map[types.UID]string // The node of each pod that counts.
+	claims map[string]int       // By "namespace/name": how many of those pods use it.
 }
 
 // nodeInfo is one node. Its sums are kept, not computed, because every choice reads those of every node.
@@ -32,7 +33,7 @@ type nodeInfo struct {
 type amounts map[corev1.ResourceName]int64
 
 func newCluster() cluster {
-	return cluster{nodes: map[string]*nodeInfo{}, where: map[types.UID]string{}}
+	return cluster{nodes: map[string]*nodeInfo{}, where: map[types.UID]string{}, claims: map[string]int{}}
 }
 
 func (c *cluster) info(name string) *nodeInfo {
@@ -99,6 +100,7 @@ func (c *cluster) assume(pod *corev1.Pod, node string) {
 	n := c.info(node)
 	n.pods[pod.UID] = pod
 	n.count(pod, 1)
+	c.countClaims(pod, 1)
 	c.where[pod.UID] = node
 }
 
@@ -116,10 +118,20 @@ func (c *cluster) removePod(pod types.UID) bool {
 	}
 	n := c.nodes[name]
 	n.count(n.pods[pod], -1)
+	c.countClaims(n.pods[pod], -1)
 	delete(n.pods, pod)
 	delete(c.where, pod)
 	c.drop(name)
 	return true
+}
+
+func (c *cluster) countClaims(pod *corev1.Pod, times int) {
+	keys, _ := claimKeys(pod) // It is a pod.
+	for _, key := range keys {
+		if c.claims[key] += times; c.claims[key] == 0 {
+			delete(c.claims, key)
+		}
+	}
 }
 
 // count adds a pod to the sums, or with -1 takes it off.

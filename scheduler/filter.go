@@ -22,6 +22,15 @@ type request struct {
 	required nodeaffinity.RequiredNodeAffinity
 	affinity affinity
 	spread   []spreadRule
+	volumes  podVolumes
+	blocked  string // Why no node can have it, whichever that is.
+	inUse    bool   // One of its claims is another pod's, and may be of one only.
+}
+
+// holdVolumes adds what a pod's volumes ask of a node; uses counts the pods that use a claim.
+func (r *request) holdVolumes(v *podVolumes, blocked string, uses map[string]int) {
+	r.volumes, r.blocked = *v, blocked
+	r.inUse = slices.ContainsFunc(v.alone, func(claim string) bool { return uses[claim] > 0 })
 }
 
 // newRequest reads a pod. Failure names what in its spec this scheduler cannot honour.
@@ -48,14 +57,6 @@ func newRequest(pod *corev1.Pod, namespaces corelisters.NamespaceLister) (r *req
 
 // unsupported is the path of the first field of the pod that would have a say in where it can run but is not understood.
 func unsupported(pod *corev1.Pod) string {
-	for i, volume := range pod.Spec.Volumes {
-		switch {
-		case volume.PersistentVolumeClaim != nil:
-			return fmt.Sprintf("spec.volumes[%d].persistentVolumeClaim", i)
-		case volume.Ephemeral != nil:
-			return fmt.Sprintf("spec.volumes[%d].ephemeral", i)
-		}
-	}
 	if len(pod.Spec.ResourceClaims) > 0 {
 		return "spec.resourceClaims"
 	}
@@ -69,7 +70,7 @@ type filter func(r *request, n *nodeInfo, all []*nodeInfo) []string
 // come first.
 func filters() []filter {
 	return []filter{
-		schedulable, named, tolerated, selected, portsFree, resourcesFit, spreadEvenly, affinityHolds,
+		schedulable, named, tolerated, selected, portsFree, resourcesFit, volumesFit, spreadEvenly, affinityHolds,
 	}
 }
 
@@ -77,6 +78,9 @@ func filters() []filter {
 func feasible(r *request, all []*nodeInfo) (fitting []*nodeInfo, failure string) {
 	if len(all) == 0 {
 		return nil, "no nodes available to schedule pods"
+	}
+	if r.blocked != "" {
+		return nil, fmt.Sprintf("0/%d nodes are available: %s.", len(all), r.blocked)
 	}
 	reasons := map[string]int{}
 	for _, n := range all {

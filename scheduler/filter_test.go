@@ -40,7 +40,7 @@ func aNode(words string) *corev1.Node {
 	return node
 }
 
-// aPod reads a pod from words like "web-1 on=a cpu=500m hostport=80 label=app:web select=zone:x tolerate=key
+// aPod reads a pod from words like "web-1 on=a cpu=500m hostport=80 claim=data label=app:web select=zone:x tolerate=key
 // with=app:db@zone apart=app:web@kubernetes.io/hostname spread=app:web@zone".
 func aPod(words string) *corev1.Pod {
 	fields := strings.Fields(words)
@@ -67,6 +67,9 @@ func aPod(words string) *corev1.Pod {
 			container.Ports = append(container.Ports, corev1.ContainerPort{HostPort: int32(port), HostIP: topology, ContainerPort: 80})
 		case "select":
 			pod.Spec.NodeSelector = map[string]string{name: detail}
+		case "claim":
+			pod.Spec.Volumes = append(pod.Spec.Volumes, corev1.Volume{Name: value, VolumeSource: corev1.VolumeSource{
+				PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: value}}})
 		case "tolerate":
 			pod.Spec.Tolerations = []corev1.Toleration{{Key: value, Operator: corev1.TolerationOpExists}}
 		case "with":
@@ -166,9 +169,8 @@ func TestPlace(t *testing.T) {
 // TestUnsupported promises that what is not understood is named, not passed over.
 func TestUnsupported(t *testing.T) {
 	pod := aPod("p")
-	pod.Spec.Volumes = []corev1.Volume{{Name: "tmp"}, {Name: "data", VolumeSource: corev1.VolumeSource{
-		PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: "data"}}}}
-	want := "spec.volumes[1].persistentVolumeClaim is not supported by this scheduler; the pod stays pending"
+	pod.Spec.ResourceClaims = []corev1.PodResourceClaim{{Name: "gpu"}}
+	want := "spec.resourceClaims is not supported by this scheduler; the pod stays pending"
 	if got := place(t, []string{"a"}, nil, pod); got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}

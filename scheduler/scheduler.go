@@ -7,8 +7,10 @@
 // choice need not wait for the first one's write. A pod that fits nowhere waits until something changes that might make
 // it fit. When nothing changes, nothing runs.
 //
-// In Kubernetes: kube-scheduler. Left out: priorities and preemption, volumes and resource claims (a pod with one stays
-// pending, with an Event that names the field), the scores for preferred pod affinity and topology spread, profiles,
+// A pod with volumes that have to be bound or made first keeps its place on the node meanwhile (volumes.go).
+//
+// In Kubernetes: kube-scheduler. Left out: priorities and preemption, the capacity of storage, resource claims (a pod with one
+// stays pending, with an Event that names the field), the scores for preferred pod affinity and topology spread, profiles,
 // extenders and plugins.
 package scheduler
 
@@ -54,13 +56,16 @@ type Scheduler struct {
 	loop       *reconcile.Loop
 	pods       corelisters.PodLister
 	namespaces corelisters.NamespaceLister
+	storage    storage
+	byClaim    cache.Indexer // Of pods.
 	synced     []cache.InformerSynced
 	writer     *reconcile.Events
 	events     record.EventRecorder
 
-	mu     sync.Mutex // Held while choosing, and by what changes what is known.
-	known  cluster
-	misfit map[string]bool // Keys of pods that fit nowhere at present; true for those to whom neighbours matter.
+	mu           sync.Mutex // Held while choosing, and by what changes what is known.
+	known        cluster
+	reservations map[types.UID]reservation // Of pods that are counted on a node and wait for their volumes.
+	misfit       map[string]bool           // Keys of pods that fit nowhere at present; true for those to whom neighbours matter.
 }
 
 // New builds a scheduler. It asks the factory for the informers that it needs, so start the factory afterwards.
@@ -70,17 +75,33 @@ func New(client kubernetes.Interface, factory informers.SharedInformerFactory, c
 	}
 	core := factory.Core().V1()
 	s := &Scheduler{
-		client:     client,
-		name:       config.Name,
-		pods:       core.Pods().Lister(),
-		namespaces: core.Namespaces().Lister(),
-		writer:     reconcile.NewEvents(client),
-		known:      newCluster(),
-		misfit:     map[string]bool{},
+		client:       client,
+		name:         config.Name,
+		pods:         core.Pods().Lister(),
+		namespaces:   core.Namespaces().Lister(),
+		storage:      newStorage(factory),
+		byClaim:      core.Pods().Informer().GetIndexer(),
+		writer:       reconcile.NewEvents(client),
+		known:        newCluster(),
+		reservations: map[types.UID]reservation{},
+		misfit:       map[string]bool{},
 	}
 	s.events = s.writer.Recorder(s.name)
 	s.loop = reconcile.New("scheduler", s.Reconcile)
+	if err := core.Pods().Informer().AddIndexers(cache.Indexers{podOfClaim: claimKeys}); err != nil {
+		return nil, fmt.Errorf("build the scheduler: %w", err)
+	}
+	anyVolume := cache.ResourceEventHandlerFuncs{
+		AddFunc: func(any) { s.retryMisfits(false) }, UpdateFunc: func(any, any) { s.retryMisfits(false) },
+	}
 	return s, errors.Join(
+		s.watch(core.PersistentVolumeClaims().Informer(), cache.ResourceEventHandlerFuncs{
+			AddFunc:    func(obj any) { s.claimChanged(obj.(*corev1.PersistentVolumeClaim)) },
+			UpdateFunc: func(_, after any) { s.claimChanged(after.(*corev1.PersistentVolumeClaim)) },
+			DeleteFunc: func(obj any) { s.claimChanged(last(obj).(*corev1.PersistentVolumeClaim)) },
+		}),
+		s.watch(core.PersistentVolumes().Informer(), anyVolume),
+		s.watch(factory.Storage().V1().StorageClasses().Informer(), anyVolume),
 		s.watch(core.Pods().Informer(), cache.ResourceEventHandlerFuncs{
 			AddFunc:    func(obj any) { s.podChanged(nil, obj.(*corev1.Pod)) },
 			UpdateFunc: func(before, after any) { s.podChanged(before.(*corev1.Pod), after.(*corev1.Pod)) },
@@ -128,6 +149,9 @@ func key(pod *corev1.Pod) string { return pod.Namespace + "/" + pod.Name }
 func (s *Scheduler) podChanged(before, pod *corev1.Pod) {
 	s.mu.Lock()
 	freed := s.known.putPod(pod)
+	if pod.Spec.NodeName != "" {
+		delete(s.reservations, pod.UID)
+	}
 	s.mu.Unlock()
 	relabelled := before != nil && !equality.Semantic.DeepEqual(before.Labels, pod.Labels) || before == nil && pod.Spec.NodeName != ""
 	bound := before != nil && before.Spec.NodeName == "" && pod.Spec.NodeName != ""
@@ -144,6 +168,7 @@ func (s *Scheduler) podGone(pod *corev1.Pod) {
 	s.mu.Lock()
 	freed := s.known.removePod(pod.UID)
 	delete(s.misfit, key(pod))
+	delete(s.reservations, pod.UID)
 	s.mu.Unlock()
 	if freed {
 		s.retryMisfits(false)
@@ -198,36 +223,64 @@ func (s *Scheduler) Reconcile(ctx context.Context, key string) (time.Duration, e
 	if !s.waiting(pod) {
 		return 0, nil
 	}
-	node, failure := s.choose(pod)
-	if failure != "" {
+	volumes, blocked, err := s.storage.read(pod)
+	if err != nil {
+		return 0, err
+	}
+	place, expired := s.reserved(pod, &volumes, blocked)
+	if expired {
+		return time.Minute, s.reject(ctx, pod, `running PreBind plugin "VolumeBinding": binding volumes: context deadline exceeded`)
+	}
+	node, failure := s.choose(pod, &volumes, blocked, place.node)
+	switch {
+	case failure != "":
 		return 0, s.reject(ctx, pod, failure)
-	}
-	if node == "" {
+	case node == nil:
 		return 0, nil // It was bound a moment ago, and the cache does not show it yet.
+	case len(volumes.waiting) == 0:
+		return 0, s.bind(ctx, pod, node.Name)
 	}
-	return 0, s.bind(ctx, pod, node)
+	until := s.reserve(pod, node.Name)
+	if err := s.claimVolumes(ctx, &volumes, node); err != nil {
+		s.giveUp(pod)
+		return 0, err
+	}
+	return time.Until(until) + time.Millisecond, nil // The claims' events bring it back sooner.
+}
+
+// giveUp takes a pod off the node that was chosen for it, and says whether that made room.
+func (s *Scheduler) giveUp(pod *corev1.Pod) (freed bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.reservations, pod.UID)
+	return s.known.forget(pod.UID)
 }
 
 // choose picks a node and counts the pod there from now on. Failure says why there is none; then the pod is noted to be
-// tried again when something changes. Both are empty for a pod that is counted on a node already.
-func (s *Scheduler) choose(pod *corev1.Pod) (node, failure string) {
+// tried again when something changes. Both are empty for a pod that is counted on a node already, but for one that has kept a
+// place there.
+func (s *Scheduler) choose(pod *corev1.Pod, volumes *podVolumes, blocked, kept string) (node *corev1.Node, failure string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if kept != "" {
+		return s.known.nodes[kept].node, ""
+	}
 	if s.known.has(pod.UID) {
-		return "", ""
+		return nil, ""
 	}
 	wanted, failure := newRequest(pod, s.namespaces)
 	if failure == "" {
+		wanted.holdVolumes(volumes, blocked, s.known.claims)
 		var fitting []*nodeInfo
 		fitting, failure = feasible(wanted, s.known.sorted())
 		if failure == "" {
-			node = best(wanted, fitting).node.Name
-			s.known.assume(pod, node)
+			node = best(wanted, fitting).node
+			s.known.assume(pod, node.Name)
 			return node, ""
 		}
 	}
 	s.misfit[key(pod)] = len(affinityTerms(pod))+len(antiAffinityTerms(pod))+len(pod.Spec.TopologySpreadConstraints) > 0
-	return "", failure
+	return nil, failure
 }
 
 func (s *Scheduler) bind(ctx context.Context, pod *corev1.Pod, node string) error {
@@ -239,10 +292,7 @@ func (s *Scheduler) bind(ctx context.Context, pod *corev1.Pod, node string) erro
 		s.events.Eventf(pod, corev1.EventTypeNormal, "Scheduled", "Successfully assigned %s/%s to %s", pod.Namespace, pod.Name, node)
 		return nil
 	}
-	s.mu.Lock()
-	freed := s.known.forget(pod.UID)
-	s.mu.Unlock()
-	if freed { // Others may have been turned away for it meanwhile.
+	if s.giveUp(pod) { // Others may have been turned away for it meanwhile.
 		s.retryMisfits(false)
 	}
 	if apierrors.IsNotFound(err) {

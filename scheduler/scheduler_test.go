@@ -241,11 +241,12 @@ func TestDeletedWhileBinding(t *testing.T) {
 	}
 	s.nodeChanged(nil, aNode("a cpu=1"))
 	big, small := aPod("big cpu=800m"), aPod("small cpu=500m")
-	if node, failure := s.choose(big); node != "a" {
-		t.Fatalf("the first pod: node %q, %s", node, failure)
+	none := &podVolumes{}
+	if node, failure := s.choose(big, none, "", ""); node == nil {
+		t.Fatalf("the first pod: no node, %s", failure)
 	}
-	if node, _ := s.choose(small); node != "" || len(s.misfit) != 1 {
-		t.Fatalf("the second pod: node %q, misfits %v; want it to wait for room", node, s.misfit)
+	if node, _ := s.choose(small, none, "", ""); node != nil || len(s.misfit) != 1 {
+		t.Fatalf("the second pod: node %v, misfits %v; want it to wait for room", node, s.misfit)
 	}
 	if err := s.bind(t.Context(), big, "a"); err != nil {
 		t.Errorf("bind a pod that is gone: %v", err)
@@ -253,7 +254,7 @@ func TestDeletedWhileBinding(t *testing.T) {
 	if len(s.misfit) != 0 {
 		t.Errorf("%v still wait, want them to be tried again", s.misfit)
 	}
-	if node, failure := s.choose(small); node != "a" {
-		t.Errorf("the second pod, again: node %q, %s", node, failure)
+	if node, failure := s.choose(small, none, "", ""); node == nil {
+		t.Errorf("the second pod, again: no node, %s", failure)
 	}
 }
