@@ -269,7 +269,7 @@ func (c *cache) put(ctx context.Context, s *shelf, key string, obj runtime.Objec
 		return openOutcome(err)
 	}
 	setRevision(obj, written)
-	return c.settle(ctx, written)
+	return unseen(c.settle(ctx, written))
 }
 
 // openOutcome marks a write of which nobody knows whether it happened: the store went away in the middle of it.
@@ -278,6 +278,14 @@ func openOutcome(err error) error {
 		return fmt.Errorf("%w: %w", errOpenOutcome, err)
 	}
 	return err
+}
+
+// unseen marks a write that was done, but that readers may not see for a while: who asked for it gets an error.
+func unseen(err error) error {
+	if err != nil {
+		return fmt.Errorf("%w: %w", errOpenOutcome, err)
+	}
+	return nil
 }
 
 var errOpenOutcome = errors.New("it is not known whether the write was done")
@@ -289,7 +297,7 @@ func (c *cache) remove(ctx context.Context, s *shelf, key string, rev uint64) er
 	if err != nil {
 		return openOutcome(err)
 	}
-	return c.settle(ctx, deleted)
+	return unseen(c.settle(ctx, deleted))
 }
 
 // catchUp waits until readers see what the store holds under key now. After a lost race it is that which counts.

@@ -126,6 +126,7 @@ func (a *allocation) tryClaim(ctx context.Context) (clash holding, err error) {
 			return h, nil
 		}
 		if err != nil {
+			a.server.doubt() // It may have been made all the same.
 			return holding{}, err
 		}
 		a.claims = append(a.claims, claim{h, rev})
@@ -158,7 +159,9 @@ func (a *allocation) inTime() error {
 // write happened, nothing is.
 func (a *allocation) written(ctx context.Context, err error) {
 	switch {
-	case a == nil, errors.Is(err, errOpenOutcome):
+	case a == nil:
+	case errors.Is(err, errOpenOutcome):
+		a.server.doubt()
 	case err != nil:
 		a.release(ctx)
 	default:
@@ -172,6 +175,7 @@ func (a *allocation) release(ctx context.Context) {
 	for _, c := range a.claims {
 		if _, err := a.server.cache.store.Delete(ctx, c.storeKey(), c.rev); err != nil {
 			slog.Debug("a claim stays until it is repaired", "record", c.storeKey(), "err", err)
+			a.server.doubt()
 		}
 	}
 	a.claims = nil
@@ -245,6 +249,7 @@ func (s *Server) releaseAll(ctx context.Context, all []holding, svc *corev1.Serv
 	for _, h := range all {
 		if err := s.releaseOne(context.WithoutCancel(ctx), h, ownerOf(svc)); err != nil {
 			slog.Debug("a record stays until it is repaired", "record", h.storeKey(), "err", err)
+			s.doubt()
 		}
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"skiff/store"
@@ -22,7 +23,7 @@ const addressesPath = "/apis/networking.k8s.io/v1/ipaddresses"
 // recorded are the keys of all records of addresses and node ports, less those of the Services that every cluster has.
 func (s *running) recorded(t testing.TB) (keys []string) {
 	t.Helper()
-	found, err := s.readRecords(t.Context())
+	found, _, err := s.readRecords(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -164,23 +165,42 @@ func TestTwoServersAllocate(t *testing.T) {
 	servers[0].expectRecords(t, "afterwards", want...)
 }
 
-// brokenStore fails to write Services, as a store does that goes away in the middle.
-type brokenStore struct{ store.Store }
+// brokenStore goes away in the middle of writing a Service, and comes back when it is told to.
+type brokenStore struct {
+	store.Store
+	away *atomic.Bool
+}
 
 func (b brokenStore) Put(ctx context.Context, key string, value []byte, rev uint64) (uint64, error) {
 	if strings.HasPrefix(key, "services/default/lost") {
+		b.away.Store(true)
+	}
+	if b.away.Load() {
 		return 0, store.ErrUnavailable
 	}
 	return b.Store.Put(ctx, key, value, rev)
 }
 
-// Where nobody knows whether a Service was written, its address is not given to another.
+func (b brokenStore) List(ctx context.Context, prefix string) ([]store.KV, uint64, error) {
+	if b.away.Load() {
+		return nil, 0, store.ErrUnavailable
+	}
+	return b.Store.List(ctx, prefix)
+}
+
+// Where nobody knows whether a Service was written, its address is not given to another, until that is known.
 func TestClaimOfOpenOutcome(t *testing.T) {
 	db, err := bolt.Open(filepath.Join(t.TempDir(), "store"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := startWith(t, brokenStore{db}, testConfig(t))
+	away := &atomic.Bool{}
+	s := startWith(t, brokenStore{db, away}, testConfig(t))
 	s.do(t, "POST", servicesPath, serviceJSON("lost", `"clusterIP":"10.43.5.5"`)).refused(t, 504, metav1.StatusReasonTimeout, errOpenOutcome.Error())
+	s.do(t, "POST", servicesPath, serviceJSON("other", `"clusterIP":"10.43.5.5"`)).refused(t, 422, metav1.StatusReasonInvalid, "provided IP is already allocated")
+	away.Store(false)
+	eventually(t, "the address is free", func() bool {
+		return s.do(t, "POST", servicesPath, serviceJSON("other", `"clusterIP":"10.43.5.5"`)).code == 201
+	})
 	s.expectRecords(t, "afterwards", "ipaddresses.networking.k8s.io/10.43.5.5")
 }

@@ -18,10 +18,10 @@ import (
 const repairEvery = 3 * time.Minute
 
 // repair makes the records agree with the Services: it makes what is missing, and removes what was left behind by a server
-// that ended between the two writes. A server that has the store for itself does so once, in Bootstrap.
+// that ended between the two writes. A server that has the store for itself does so in Bootstrap, and later only where it is in doubt.
 func (s *Server) repair(ctx context.Context) error {
 	if s.cache.newest == nil {
-		return nil
+		return s.repairDoubts(ctx)
 	}
 	ticker := time.NewTicker(repairEvery)
 	defer ticker.Stop()
@@ -32,6 +32,38 @@ func (s *Server) repair(ctx context.Context) error {
 		case <-ticker.C:
 		case <-ctx.Done():
 			return nil
+		}
+	}
+}
+
+// doubtPause is how long a doubt waits for the next look: the disk may be away.
+const doubtPause = 10 * time.Second
+
+// doubt has the records looked at where it is open whether one was written or removed.
+func (s *Server) doubt() {
+	select {
+	case s.doubts <- struct{}{}:
+	default: // It is known already.
+	}
+}
+
+func (s *Server) repairDoubts(ctx context.Context) error {
+	for {
+		select {
+		case <-s.doubts:
+		case <-ctx.Done():
+			return nil
+		}
+		for ctx.Err() == nil {
+			err := s.cache.catchUp(ctx, s.shelf("services"), "") // Not with the allocator's lock held: it takes as long as the disk is away.
+			if err == nil {
+				_, err = s.repairOnce(ctx, nil)
+			}
+			if err == nil {
+				break
+			}
+			slog.Debug("the records of Services wait for the store", "err", err)
+			sleep(ctx, doubtPause)
 		}
 	}
 }
@@ -48,11 +80,16 @@ func (s *Server) logRepair(ctx context.Context, do func() error) {
 func (s *Server) repairOnce(ctx context.Context, suspects map[string]uint64) (map[string]uint64, error) {
 	s.allocator.mu.Lock() // No write of this server is under way.
 	defer s.allocator.mu.Unlock()
-	found, err := s.readRecords(ctx)
-	if err != nil {
-		return suspects, err
+	found, rev, err := s.readRecords(ctx)
+	if err == nil { // Afterwards: a Service that the records were made for is there then.
+		limited, cancel := context.WithTimeout(ctx, newsTimeout)
+		defer cancel()
+		err = s.cache.wait(limited, rev)
 	}
-	if err := s.cache.freshen(ctx); err != nil { // Afterwards: a Service that the records were made for is there then.
+	if err == nil {
+		err = s.cache.freshen(ctx)
+	}
+	if err != nil {
 		return suspects, err
 	}
 	services := s.shelf("services")
@@ -88,14 +125,15 @@ func (s *Server) repairOnce(ctx context.Context, suspects map[string]uint64) (ma
 	return next, nil
 }
 
-// readRecords are the records of the server's own that the store has, with their revisions.
-func (s *Server) readRecords(ctx context.Context) (map[holding]uint64, error) {
-	found := map[holding]uint64{}
+// readRecords are the records of the server's own that the store has, with their revisions, and the store's revision.
+func (s *Server) readRecords(ctx context.Context) (found map[holding]uint64, rev uint64, err error) {
+	found = map[holding]uint64{}
 	for _, prefix := range []string{ipAddresses + "/", nodePortRecords} {
-		kvs, _, err := s.cache.store.List(ctx, prefix)
+		kvs, at, err := s.cache.store.List(ctx, prefix)
 		if err != nil {
-			return nil, err
+			return nil, 0, err
 		}
+		rev = at
 		for _, kv := range kvs {
 			h, ok := holdingOf(kv.Key)
 			if !ok {
@@ -104,7 +142,7 @@ func (s *Server) readRecords(ctx context.Context) (map[holding]uint64, error) {
 			if h.address != "" {
 				it, err := newItem(s.shelf(ipAddresses).resource, strings.TrimPrefix(kv.Key, prefix), kv)
 				if err != nil {
-					return nil, err
+					return nil, 0, err
 				}
 				if recordOwner(it.obj.(*networkingv1.IPAddress)) == "" {
 					continue
@@ -113,5 +151,5 @@ func (s *Server) readRecords(ctx context.Context) (map[holding]uint64, error) {
 			found[h] = kv.Rev
 		}
 	}
-	return found, nil
+	return found, rev, nil
 }

@@ -61,6 +61,7 @@ type Server struct {
 	allocator  allocator
 	peers      peers
 	foundation foundation
+	doubts     chan struct{} // Says that the records of Services are to be looked at.
 	tokens     *tokens
 	limits     limits
 	schemas    schemas
@@ -96,6 +97,7 @@ func New(ctx context.Context, s store.Store, config Config) (*Server, error) {
 		transport:  newPodTransport(),
 		allocator:  allocator{cidr: config.ServiceCIDR, ports: config.NodePorts},
 		foundation: foundation{laid: make(chan struct{})},
+		doubts:     make(chan struct{}, 1),
 	}
 	srv.served.Store(&served{table: table, documents: documents})
 	srv.metrics = newMetrics(srv)
