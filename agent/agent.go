@@ -30,6 +30,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
@@ -58,7 +59,8 @@ type Config struct {
 	Listen string      // Where the API server reaches the agent. "": ":10250".
 	TLS    *tls.Config // With certificate and client CA. The agent itself decides which clients it lets in.
 
-	Traffic Traffic // nil: containers are stopped without asking who sends them requests.
+	Traffic Traffic                // nil: containers are stopped without asking who sends them requests.
+	Metrics []prometheus.Collector // What else of this node is counted, shown with the agent's own.
 
 	Version           string            // The Node's kubeletVersion. "": "v1.37.2+skiff".
 	Labels            map[string]string // More labels for the Node, set when it is registered.

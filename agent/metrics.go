@@ -16,9 +16,10 @@ const maxScrapes = 4
 // scrapeTime bounds how long they take to gather.
 const scrapeTime = 10 * time.Second
 
-// metricsHandler serves /metrics: what the agent itself does.
+// metricsHandler serves /metrics: what the agent itself does, and what else is counted on this node.
 func (a *Agent) metricsHandler() http.Handler {
-	return scraped(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), agentMetrics{a})
+	return scraped(append([]prometheus.Collector{collectors.NewGoCollector(),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), agentMetrics{a}}, a.Metrics...)...)
 }
 
 // resourceMetricsHandler serves /metrics/resource: what pods use, for who computes rates himself. It is what a metrics-server reads.

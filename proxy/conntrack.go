@@ -96,6 +96,7 @@ func (p *Proxy) forget(ctx context.Context, _ string) (time.Duration, error) {
 	p.mu.Unlock()
 	if s.any() {
 		n, err := p.forgetSuspects(ctx, s)
+		p.metrics.forgotten.Add(float64(n))
 		if n > 0 {
 			slog.Info("forgot connections to endpoints that are gone", "count", n)
 		}

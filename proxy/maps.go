@@ -31,6 +31,15 @@ const (
 	known     = "known4"    // and those of them about whom all is known.
 )
 
+// isPolicy reports whether the numbers in that map are those of policies.
+func isPolicy(in string) bool {
+	switch in {
+	case egress, ingress, peers, blocks, pairs, anyone, permits:
+		return true
+	}
+	return false
+}
+
 // An elementMap is what one of them is to nft and to the kernel. An element's key has the given fields; where it is a range, the
 // last one of the fields may be many.
 type elementMap struct {

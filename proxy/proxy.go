@@ -29,11 +29,13 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	"k8s.io/client-go/informers"
 	corelisters "k8s.io/client-go/listers/core/v1"
 	networkinglisters "k8s.io/client-go/listers/networking/v1"
@@ -42,7 +44,7 @@ import (
 	"skiff/reconcile"
 )
 
-// Config says where the proxy works. All fields but LocalAddresses are required.
+// Config says where the proxy works. All fields but LocalAddresses and Socket are required.
 type Config struct {
 	NodeName       string
 	ClusterCIDR    netip.Prefix // Pod addresses. IPv4.
@@ -50,6 +52,7 @@ type Config struct {
 	LocalAddresses []netip.Addr // In the service range, but answered by the node itself and never translated, like the node's DNS.
 	HostPorts      bool         // Open the host ports of this node's pods too. Elsewhere a plug-in of the pod network does that,
 	Policies       bool         // and this as well: enforce NetworkPolicies.
+	Socket         string       // Shows the rules and counts to root; see [Dump]. Empty: there is none.
 	Table          string       // Name of the nftables table, family inet, which belongs to the proxy alone.
 	// Took, if not nil, is called with the revision up to which the kernel has the EndpointSlices, after each change of them.
 	// Connections that would still go to an endpoint that a Service has no longer are forgotten by then.
@@ -89,10 +92,14 @@ type Proxy struct {
 	suspects suspects
 	// Revisions of the EndpointSlices: up to which one they were heard of, were taken into rules, and are in the kernel.
 	heard, taken, told uint64
+	touchedAt          time.Time // When the first was that is dirty now.
 
 	disturbed atomic.Bool // Somebody else has changed the table.
+	metrics   metrics
+	control   net.Listener // nil without Config.Socket.
 
 	// Of the one worker of rulesLoop:
+	begun  bool // The kernel was told everything at least once.
 	known  bool // The kernel holds what rules held before its latest changes.
 	health healthChecks
 }
@@ -132,6 +139,7 @@ func newProxy(c Config, factory informers.SharedInformerFactory, k kernel) (*Pro
 		took:        c.Took,
 		synced:      make(chan struct{}),
 		dirty:       map[string]bool{},
+		metrics:     newMetrics(),
 		rules:       NewRuleset(c),
 	}
 	p.rulesLoop = reconcile.New("proxy", p.sync)
@@ -160,9 +168,14 @@ func newProxy(c Config, factory informers.SharedInformerFactory, k kernel) (*Pro
 		}
 	}
 	if c.Policies {
-		return p, p.watchPolicies(factory)
+		if err := p.watchPolicies(factory); err != nil {
+			return nil, err
+		}
 	}
-	return p, nil
+	if c.Socket != "" {
+		p.control, err = listenControl(c.Socket)
+	}
+	return p, err
 }
 
 func (p *Proxy) watchPolicies(factory informers.SharedInformerFactory) error {
@@ -180,6 +193,16 @@ func (p *Proxy) Synced() <-chan struct{} { return p.synced }
 // Run keeps the kernel's rules like the Services until ctx ends. It leaves the rules in place. The informers must be started
 // by the caller.
 func (p *Proxy) Run(ctx context.Context) error {
+	if p.control == nil {
+		return p.run(ctx)
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return p.serveControl(ctx, p.control) })
+	group.Go(func() error { return p.run(ctx) })
+	return group.Wait()
+}
+
+func (p *Proxy) run(ctx context.Context) error {
 	// Rules written before all Services are known would cut off those that are still to come.
 	if !cache.WaitForCacheSync(ctx.Done(), p.cachesReady...) {
 		return nil
@@ -207,19 +230,22 @@ func (p *Proxy) Run(ctx context.Context) error {
 
 // sync brings the kernel up to date with the Services.
 func (p *Proxy) sync(context.Context, string) (time.Duration, error) {
-	deaf, err := p.update()
+	deaf, since, err := p.update()
 	if err == nil {
-		err = p.tell()
+		err = p.tell(since)
 	}
 	p.health.healthy.Store(err == nil)
+	if err != nil {
+		p.metrics.failures.Inc()
+	}
 	if err := errors.Join(err, deaf); err != nil {
 		return 0, err
 	}
 	return 0, nil
 }
 
-// tell brings the kernel up to date with the Ruleset.
-func (p *Proxy) tell() error {
+// tell brings the kernel up to date with the Ruleset, which has changed since then.
+func (p *Proxy) tell(since time.Time) error {
 	if p.disturbed.Swap(false) {
 		p.known = false
 	}
@@ -236,6 +262,7 @@ func (p *Proxy) tell() error {
 	p.told = p.taken
 	p.rules.told()
 	p.mu.Unlock()
+	p.metrics.programmed(since)
 	p.once.Do(func() { close(p.synced) })
 	return nil
 }
@@ -271,6 +298,10 @@ func (p *Proxy) check() (diff, error) {
 	if err != nil {
 		return diff{}, err
 	}
+	if p.begun { // Before, it was not the proxy's to keep.
+		p.metrics.repaired(d, damaged)
+	}
+	p.begun = true
 	p.known = true
 	p.mu.Lock()
 	p.suspects.all = true

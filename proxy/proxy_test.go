@@ -31,9 +31,14 @@ func newCluster(t testing.TB) *cluster { return &cluster{t, fake.NewClientset()}
 // start runs a proxy until stop is called or the test ends, and waits until the kernel has all.
 func (c *cluster) start(k kernel) (stop func()) {
 	c.t.Helper()
+	return c.startAs(testConfig(), k)
+}
+
+func (c *cluster) startAs(config Config, k kernel) (stop func()) {
+	c.t.Helper()
 	ctx, cancel := context.WithCancel(c.t.Context())
 	factory := informers.NewSharedInformerFactory(c.client, 0)
-	p, err := newProxy(testConfig(), factory, k)
+	p, err := newProxy(config, factory, k)
 	must(c.t, err)
 	factory.Start(ctx.Done())
 	done := make(chan error)

@@ -213,20 +213,42 @@ func (r *Ruleset) told() {
 // String writes the Ruleset in nft's syntax, as `nft -f` reads it. Equal Rulesets have the same text.
 func (r *Ruleset) String() string {
 	r.enforce()
+	return r.write(nil)
+}
+
+// Dump is String with a comment behind every element: whose it is, and what a number of policies stands for.
+func (r *Ruleset) Dump() string {
+	meanings := map[uint32]string{}
+	for text, n := range r.policies.numbers {
+		meanings[n] = strings.ReplaceAll(text, "\n", ", ")
+	}
+	return r.write(func(k key, v value) string {
+		note := " # " + r.elements[k].owner
+		for _, n := range []uint32{k.slot, k.peer, v.number} {
+			if meaning, ok := meanings[n]; ok && isPolicy(k.in) {
+				note += "; " + meaning
+			}
+		}
+		return note
+	})
+}
+
+func (r *Ruleset) write(note func(key, value) string) string {
 	var b strings.Builder
 	all := make(map[key]value, len(r.elements))
 	for k, c := range r.elements {
 		all[k] = c.value
 	}
-	writeTable(&b, r.config, all)
+	writeTable(&b, r.config, all, note)
 	return b.String()
 }
 
-func writeTable(b *strings.Builder, c Config, elements map[key]value) {
+// writeTable writes the table with what note, if there is one, says of each element.
+func writeTable(b *strings.Builder, c Config, elements map[key]value, note func(key, value) string) {
 	fmt.Fprintf(b, "table inet %s {\n", c.Table)
 	keys := slices.SortedFunc(maps.Keys(elements), compareKeys)
 	for _, m := range elementMaps() {
-		writeMap(b, m, keys, elements)
+		writeMap(b, m, keys, elements, note)
 	}
 	fmt.Fprintf(b, "\tmap %s {\n\t\ttypeof ip daddr . meta l4proto . th dport . ip saddr : meta priority\n", affinity)
 	fmt.Fprintf(b, "\t\tsize %d\n\t\tflags dynamic,timeout\n\t}\n", maxClients)
@@ -251,7 +273,7 @@ func writeTable(b *strings.Builder, c Config, elements map[key]value) {
 	b.WriteString("}\n")
 }
 
-func writeMap(b *strings.Builder, m elementMap, keys []key, elements map[key]value) {
+func writeMap(b *strings.Builder, m elementMap, keys []key, elements map[key]value, note func(key, value) string) {
 	m.write(b)
 	open := false
 	for _, k := range keys {
@@ -262,7 +284,11 @@ func writeMap(b *strings.Builder, m elementMap, keys []key, elements map[key]val
 			b.WriteString("\t\telements = {\n")
 			open = true
 		}
-		fmt.Fprintf(b, "\t\t\t%s,\n", m.elementText(k, elements[k]))
+		fmt.Fprintf(b, "\t\t\t%s,", m.elementText(k, elements[k]))
+		if note != nil {
+			b.WriteString(note(k, elements[k]))
+		}
+		b.WriteString("\n")
 	}
 	if open {
 		b.WriteString("\t\t}\n")

@@ -293,7 +293,7 @@ func TestRandomWalk(t *testing.T) {
 func walk[K kernel](t *testing.T, k K, steps int, disturb func(K)) {
 	seed := rand.Uint64()
 	rnd := rand.New(rand.NewPCG(seed, 0))
-	p := &Proxy{kernel: k, rules: NewRuleset(testConfig())}
+	p := &Proxy{kernel: k, rules: NewRuleset(testConfig()), metrics: newMetrics()}
 	p.flowsLoop = newIdleLoop()
 	type state struct {
 		svc    *corev1.Service
@@ -352,7 +352,7 @@ func walk[K kernel](t *testing.T, k K, steps int, disturb func(K)) {
 			t.Fatalf("seed %d step %d: load: %v", seed, step, err)
 		}
 		var b strings.Builder
-		writeTable(&b, testConfig(), have)
+		writeTable(&b, testConfig(), have, nil)
 		if want, got := fresh.String(), b.String(); want != got {
 			diff := cmp.Diff(strings.Split(want, "\n"), strings.Split(got, "\n"))
 			t.Fatalf("seed %d step %d: kernel differs from the wanted ruleset (-want +got):\n%s", seed, step, diff)

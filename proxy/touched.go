@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -36,6 +37,9 @@ func (p *Proxy) touched(names func(obj any) []string) func(obj any) []string {
 		}
 		p.mu.Lock()
 		defer p.mu.Unlock()
+		if p.touchedAt.IsZero() {
+			p.touchedAt = time.Now()
+		}
 		for _, name := range touched {
 			p.dirty[name] = true
 		}
@@ -108,15 +112,16 @@ func eachOf[T any](list func(labels.Selector) ([]T, error), do func(T)) error {
 }
 
 // update looks at what was touched anew. What cannot be asked about its health, for which deaf gives the reasons, stays
-// touched; all else goes on.
-func (p *Proxy) update() (deaf, err error) {
+// touched; all else goes on. since is when the first of it was touched.
+func (p *Proxy) update() (deaf error, since time.Time, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	heard := p.heard
+	since, p.touchedAt = p.touchedAt, time.Time{}
 	for name := range p.dirty {
 		unheard, err := p.look(name)
 		if err != nil {
-			return nil, err
+			return nil, since, err
 		}
 		if unheard != nil {
 			deaf = errors.Join(deaf, unheard)
@@ -126,7 +131,7 @@ func (p *Proxy) update() (deaf, err error) {
 	}
 	p.rules.enforce()
 	p.taken = heard
-	return deaf, nil
+	return deaf, since, nil
 }
 
 // look sets what is called name in the Ruleset as the caches have it.

@@ -37,6 +37,8 @@ func testServiceLessons(t *testing.T, s *shell) {
 		t.Errorf("05: 24 requests were answered by:\n%s\nwant one pod", got)
 	}
 
+	s.says(repository("bin/skiff")+" proxy dump --run-dir "+s.run+" | grep -c '# "+s.space+"/web-sticky$'", `[1-9]\d*`)
+
 	s.says("kubectl apply -f services/06-policy.yaml", "networkpolicy.networking.k8s.io/web created") // And no warning.
 	s.until("kubectl exec client -- sh -c 'curl -sS --max-time 1 web; echo status $?'", "status 28")
 	s.do("kubectl label pod client access=web")

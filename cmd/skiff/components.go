@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"path/filepath"
 
 	"skiff/apiserver"
 	"skiff/controller"
@@ -127,14 +128,16 @@ func schedulerCommand() *cobra.Command {
 func proxyCommand() *cobra.Command {
 	var o options
 	var policies bool
+	var socket string
 	flags := func(cmd *cobra.Command) {
+		cmd.Flags().StringVar(&socket, "socket", "", "where \"skiff proxy dump\" and who wants metrics may ask, as root")
 		cmd.Flags().BoolVar(&policies, "network-policies", true, "enforce NetworkPolicies; turn it off where the pod network does")
 		cmd.Flags().StringVar(&o.nodeName, "node-name", "", "name of this machine's Node (default: the host name)")
 		cmd.Flags().StringVar(&o.clusterCIDR, "cluster-cidr", "10.42.0.0/16", "addresses of pods")
 		cmd.Flags().StringVar(&o.serviceCIDR, "service-cidr", "10.43.0.0/16", "addresses of Services")
 		cmd.Flags().StringVar(&o.clusterDNS, "cluster-dns", "10.43.0.10", "address of the cluster's DNS, which is not translated")
 	}
-	return alone("proxy", "Run the proxy of this machine alone", flags, func(_ kubernetes.Interface, factory informers.SharedInformerFactory) (component, error) {
+	cmd := alone("proxy", "Run the proxy of this machine alone", flags, func(_ kubernetes.Interface, factory informers.SharedInformerFactory) (component, error) {
 		s := settings{options: o}
 		s.nodePorts = "30000-32767"
 		if err := s.parseName(); err != nil {
@@ -144,10 +147,36 @@ func proxyCommand() *cobra.Command {
 			return nil, err
 		}
 		config := s.proxyConfig()
-		config.Policies = policies
+		config.Policies, config.Socket = policies, socket
 		return proxy.New(config, factory)
 	})
+	cmd.AddCommand(proxyDumpCommand())
+	return cmd
 }
+
+func proxyDumpCommand() *cobra.Command {
+	var d dirs
+	var socket string
+	cmd := &cobra.Command{
+		Use:   "dump",
+		Short: "Print what the proxy of this machine holds the kernel to, in the language of nft",
+		Long: `Print what the proxy of this machine holds the kernel to, in the language of nft (see nft(8)), with a comment behind every
+element: which Service, pod or policy it is for. What the kernel has is printed by "nft list table inet ` + nftTable + `".`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if socket == "" {
+				socket = d.proxySocket()
+			}
+			return proxy.Dump(cmd.Context(), socket, cmd.OutOrStdout())
+		},
+	}
+	d.flags(cmd)
+	cmd.Flags().StringVar(&socket, "socket", "", "of a proxy that runs alone")
+	return cmd
+}
+
+// proxySocket is where the proxy of a node shows what it does.
+func (d dirs) proxySocket() string { return filepath.Join(d.run, "proxy.sock") }
 
 // nftTable is the proxy's table in the kernel, and the only one that it touches.
 const nftTable = "skiff"

@@ -17,6 +17,7 @@ import (
 	"skiff/handover"
 	"skiff/proxy"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
@@ -136,19 +137,20 @@ func (n *node) components(ctx context.Context, client kubernetes.Interface, runt
 	if err != nil {
 		return nil, nil, err
 	}
+	proxyConfig := n.proxyConfig()
+	proxyConfig.HostPorts, proxyConfig.Policies, proxyConfig.Took = true, true, n.progress.Took
+	proxyConfig.Socket = n.dirs.proxySocket()
+	p, err := proxy.New(proxyConfig, n.factory)
+	if err != nil {
+		return nil, nil, err
+	}
 	a, err = agent.New(agent.Config{
 		NodeName: n.nodeName, NodeIP: n.address.String(),
 		DataDir: n.data, RunDir: n.dirs.run,
 		ClusterDNS: n.dns.String(), ClusterDomain: n.clusterDomain,
-		TLS: tlsConfig, Version: kubernetesVersion + "+skiff",
+		TLS: tlsConfig, Metrics: []prometheus.Collector{p}, Version: kubernetesVersion + "+skiff",
 		Traffic: traffic,
 	}, client, n.factory, runtime, podNetwork{net})
-	if err != nil {
-		return nil, nil, err
-	}
-	proxyConfig := n.proxyConfig()
-	proxyConfig.HostPorts, proxyConfig.Policies, proxyConfig.Took = true, true, n.progress.Took
-	p, err := proxy.New(proxyConfig, n.factory)
 	if err != nil {
 		return nil, nil, err
 	}
