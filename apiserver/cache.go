@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	goruntime "runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -15,6 +16,7 @@ import (
 	"skiff/store"
 
 	"github.com/google/btree"
+	"golang.org/x/sync/errgroup"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime"
 )
@@ -114,14 +116,13 @@ func (c *cache) load(ctx context.Context) error {
 	for _, s := range c.shelves() {
 		trees[s] = newTree()
 	}
-	for _, kv := range kvs {
-		if isRecord(kv.Key) {
+	kvs = slices.DeleteFunc(kvs, func(kv store.KV) bool { return isRecord(kv.Key) })
+	for i, f := range c.readAll(kvs) {
+		if f.err != nil {
+			c.strays.add(kvs[i], f.err)
 			continue
 		}
-		shelf, key := c.locate(kv.Key)
-		if it := c.read(shelf, key, kv); it != nil {
-			trees[shelf].ReplaceOrInsert(it)
-		}
+		trees[f.shelf].ReplaceOrInsert(f.item)
 	}
 	c.order.Lock()
 	defer c.order.Unlock()
@@ -187,7 +188,10 @@ func (c *cache) apply(ev store.Event) {
 	shelf, key := c.locate(ev.Key)
 	var it *item
 	if !ev.Deleted {
-		it = c.read(shelf, key, ev.KV)
+		var err error
+		if it, err = newItem(shelf, key, ev.KV); err != nil {
+			c.strays.add(ev.KV, err)
+		}
 	}
 	c.order.Lock()
 	defer c.order.Unlock()
@@ -224,21 +228,41 @@ func (c *cache) locate(storeKey string) (*shelf, string) {
 	return c.find(resource), key
 }
 
-// read is an object as it is stored; nil if it belongs on no shelf, or is none that can be read. The server goes on without it.
-func (c *cache) read(sh *shelf, key string, kv store.KV) *item {
-	if sh == nil {
-		c.strays.add(kv, errNoKind)
-		return nil
-	}
-	it, err := newItem(sh.resource, key, kv)
-	if err != nil {
-		c.strays.add(kv, err)
-		return nil
-	}
-	return it
+// found is an object of the store with the shelf that it belongs on, or why it is none.
+type found struct {
+	shelf *shelf
+	item  *item
+	err   error
 }
 
-func newItem(r *api.Resource, key string, kv store.KV) (*item, error) {
+// readAll reads on all processors.
+func (c *cache) readAll(kvs []store.KV) []found {
+	all := make([]found, len(kvs))
+	var readers errgroup.Group
+	readers.SetLimit(goruntime.GOMAXPROCS(0))
+	for from := 0; from < len(kvs); from += readAtOnce {
+		readers.Go(func() error {
+			for i := from; i < min(from+readAtOnce, len(kvs)); i++ {
+				sh, key := c.locate(kvs[i].Key)
+				it, err := newItem(sh, key, kvs[i])
+				all[i] = found{sh, it, err}
+			}
+			return nil
+		})
+	}
+	_ = readers.Wait() // It has no error to tell.
+	return all
+}
+
+const readAtOnce = 512
+
+// newItem makes an object of what is stored; sh is nil if it belongs on no shelf. An error is no reason to stop: the server goes on
+// without what it cannot read.
+func newItem(sh *shelf, key string, kv store.KV) (*item, error) {
+	if sh == nil {
+		return nil, errNoKind
+	}
+	r := sh.resource
 	obj, err := unmarshalStored(r, kv.Value)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", kv.Key, err)

@@ -261,7 +261,7 @@ func (s *Server) releaseOne(ctx context.Context, h holding, owner string) error 
 	}
 	of := string(kv.Value)
 	if h.address != "" {
-		it, err := newItem(s.shelf(ipAddresses).resource, h.address, kv)
+		it, err := newItem(s.shelf(ipAddresses), h.address, kv)
 		if err != nil {
 			return err
 		}

@@ -57,7 +57,7 @@ func (c *cache) loadDefinitions(kvs []store.KV) {
 		if !ok {
 			continue
 		}
-		it, err := newItem(c.resources[definitions].resource, name, kv)
+		it, err := newItem(c.resources[definitions], name, kv)
 		if err != nil {
 			continue // Who reads all objects tells of it.
 		}

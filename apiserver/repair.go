@@ -140,7 +140,7 @@ func (s *Server) readRecords(ctx context.Context) (found map[holding]uint64, rev
 				continue
 			}
 			if h.address != "" {
-				it, err := newItem(s.shelf(ipAddresses).resource, strings.TrimPrefix(kv.Key, prefix), kv)
+				it, err := newItem(s.shelf(ipAddresses), strings.TrimPrefix(kv.Key, prefix), kv)
 				if err != nil {
 					return nil, 0, err
 				}

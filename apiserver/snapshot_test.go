@@ -66,7 +66,7 @@ func TestSnapshotOfOneMoment(t *testing.T) {
 			if r == nil {
 				t.Fatalf("%s is of no kind", kv.Key)
 			}
-			it, err := newItem(r.resource, key, kv)
+			it, err := newItem(r, key, kv)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -60,9 +60,12 @@ func (c *cache) takeOut(sh *shelf) *btree.BTreeG[*item] {
 	found := c.strays[name]
 	delete(c.strays, name)
 	for storeKey, kv := range found {
-		if it := c.read(sh, strings.TrimPrefix(storeKey, name+"/"), kv); it != nil {
-			tree.ReplaceOrInsert(it)
+		it, err := newItem(sh, strings.TrimPrefix(storeKey, name+"/"), kv)
+		if err != nil {
+			c.strays.add(kv, err)
+			continue
 		}
+		tree.ReplaceOrInsert(it)
 	}
 	return tree
 }
