@@ -64,6 +64,7 @@ type Config struct {
 
 	Version           string            // The Node's kubeletVersion. "": "v1.37.2+skiff".
 	Labels            map[string]string // More labels for the Node, set when it is registered.
+	CgroupRoot        string            // Parent of the pods' cgroups. "": "/skiff".
 	MaxPods           int               // 0: 110.
 	MaxRestartBackoff time.Duration     // 0: 5 minutes.
 	HeartbeatInterval time.Duration     // 0: 20 seconds, half as often as the kubelet: each is a write to disk.
@@ -83,6 +84,7 @@ func (c Config) withDefaults() (Config, error) {
 	orDefault(&c.ResolvConf, "/etc/resolv.conf")
 	orDefault(&c.Listen, ":10250")
 	orDefault(&c.Version, "v1.37.2+skiff")
+	orDefault(&c.CgroupRoot, "/skiff")
 	orDefault(&c.MaxPods, 110)
 	orDefault(&c.MaxRestartBackoff, 5*time.Minute)
 	orDefault(&c.HeartbeatInterval, 20*time.Second)
@@ -123,6 +125,7 @@ type Agent struct {
 	sessions sync.WaitGroup // Requests whose connection was taken over.
 	memories memories
 	usages   usages
+	shares   groupShares
 	capacity v1.ResourceList
 	ready    chan struct{} // Closed when the API knows the Node as Ready.
 }

@@ -29,6 +29,7 @@ func (s seen) conditions(status *v1.PodStatus, at place) {
 		reason, message = s.gatesClosed(status)
 	}
 	set(v1.PodReady, reason == "", reason, message)
+	s.resizeConditions(status)
 }
 
 // unready says why the pod's containers are not ready; an empty reason means that they are.

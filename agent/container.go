@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -50,7 +49,7 @@ func (a *Agent) containerConfig(ctx context.Context, pod *v1.Pod, s start, r *re
 		Name:    c.Name,
 		Attempt: s.attempt,
 		Image:   c.Image,
-		Labels:  map[string]string{labelBoot: a.boot, labelBackoff: s.backoff.String()},
+		Labels:  map[string]string{labelBoot: a.boot, labelBackoff: s.backoff.String(), labelSize: sizeOf(c).String()},
 
 		Command:    expandAll(c.Command, env.values),
 		Args:       expandAll(c.Args, env.values),
@@ -68,7 +67,7 @@ func (a *Agent) containerConfig(ctx context.Context, pod *v1.Pod, s start, r *re
 
 		NetNS: r.network.NetNS, IPCNS: r.network.IPCNS, UTSNS: r.network.UTSNS,
 		HostPID: pod.Spec.HostPID, HostIPC: pod.Spec.HostIPC, Sysctls: sysctls(pod),
-		CgroupParent: "/skiff/" + string(pod.UID),
+		CgroupParent: a.podCgroup(pod),
 	}, nil
 }
 
@@ -96,70 +95,6 @@ func expandAll(words []string, values map[string]string) []string {
 		expanded = append(expanded, expand(w, values))
 	}
 	return expanded
-}
-
-// Kinds of CPU limits: shares and the quota's period are the kernel's defaults for a whole CPU.
-const (
-	sharesPerCPU = 1024
-	minShares    = 2
-	quotaPeriod  = 100_000
-	minQuota     = 1_000
-)
-
-// resourcesOf turns requests and limits into what the kernel understands.
-func resourcesOf(pod *v1.Pod, c *v1.Container, nodeMemory int64) Resources {
-	request, limit := c.Resources.Requests, c.Resources.Limits
-	cpu := request.Cpu().MilliValue()
-	if _, asked := request[v1.ResourceCPU]; !asked {
-		cpu = limit.Cpu().MilliValue()
-	}
-	r := Resources{
-		CPUShares:   uint64(max(cpu*sharesPerCPU/1000, minShares)),
-		MemoryLimit: limit.Memory().Value(),
-		OOMScoreAdj: oomScore(pod, c, nodeMemory),
-	}
-	if milli := limit.Cpu().MilliValue(); milli > 0 {
-		r.CPUPeriod = quotaPeriod
-		r.CPUQuota = max(milli*quotaPeriod/1000, minQuota)
-	}
-	return r
-}
-
-// oomScore says who dies first when the node's memory is short: those who promised nothing, then those who use more than they
-// asked for, Guaranteed pods last.
-func oomScore(pod *v1.Pod, c *v1.Container, nodeMemory int64) int {
-	const guaranteed, bestEffort = -997, 1000
-	switch {
-	case pod.Spec.PriorityClassName == "system-node-critical" || qosClass(pod) == v1.PodQOSGuaranteed:
-		return guaranteed
-	case qosClass(pod) == v1.PodQOSBestEffort || nodeMemory <= 0:
-		return bestEffort
-	}
-	score := bestEffort - int(bestEffort*c.Resources.Requests.Memory().Value()/nodeMemory)
-	return min(max(score, bestEffort+guaranteed), bestEffort-1)
-}
-
-// qosClass is the one that the API server gave the pod or, where it gave none, would have given.
-func qosClass(pod *v1.Pod) v1.PodQOSClass {
-	if pod.Status.QOSClass != "" {
-		return pod.Status.QOSClass
-	}
-	asked, guaranteed := false, true
-	for _, c := range slices.Concat(pod.Spec.InitContainers, pod.Spec.Containers) {
-		for _, name := range []v1.ResourceName{v1.ResourceCPU, v1.ResourceMemory} {
-			limit, limited := c.Resources.Limits[name]
-			request, requested := c.Resources.Requests[name]
-			asked = asked || limited || requested
-			guaranteed = guaranteed && limited && (!requested || request.Cmp(limit) == 0)
-		}
-	}
-	switch {
-	case !asked:
-		return v1.PodQOSBestEffort
-	case guaranteed:
-		return v1.PodQOSGuaranteed
-	}
-	return v1.PodQOSBurstable
 }
 
 // securityOf merges the pod's and the container's security contexts; the container's wins.

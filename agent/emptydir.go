@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -70,15 +71,15 @@ func limitOf(v *v1.Volume) int64 {
 	return v.EmptyDir.SizeLimit.Value()
 }
 
-// measured is what was found of a pod's emptyDirs that have a limit.
+// measured is what was found of a pod's use of the disk, where it has a limit.
 type measured struct {
 	at   time.Time
 	over string // Why the pod must go. "": all is well.
 	next time.Duration
 }
 
-// measure looks at a pod's limited emptyDirs, if it is time to. Once over its limit, a pod stays evicted.
-func (a *Agent) measure(pod *v1.Pod, was measured, now time.Time) measured {
+// measure looks at what a pod has on the disk, if it has limits and it is time to. Once over its limit, a pod stays evicted.
+func (a *Agent) measure(ctx context.Context, pod *v1.Pod, containers []Container, was measured, now time.Time) measured {
 	if was.over != "" || over(pod) || now.Sub(was.at) < measureEvery {
 		was.next = max(measureEvery-now.Sub(was.at), 0)
 		return was
@@ -94,6 +95,10 @@ func (a *Agent) measure(pod *v1.Pod, was measured, now time.Time) measured {
 		if diskUsage(a.dirs.volume(pod.UID, v.Name)) > limit {
 			next.over = fmt.Sprintf("Usage of EmptyDir volume %q exceeds the limit %q. ", v.Name, v.EmptyDir.SizeLimit.String())
 		}
+	}
+	if next.over == "" && limitsStorage(pod) {
+		next.next = measureEvery
+		next.over = a.overStorage(ctx, pod, containers)
 	}
 	return next
 }

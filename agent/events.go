@@ -12,13 +12,15 @@ import (
 // podEvent is an Event about one container of a pod.
 type podEvent struct{ container, kind, reason, message string }
 
-// tell records an Event about a container.
+// tell records an Event about a container, or about the pod.
 func (a *Agent) tell(pod *v1.Pod, container, kind, reason, message string) {
 	ref, err := reference.GetReference(scheme.Scheme, pod)
 	if err != nil {
 		return // A pod is always in the scheme.
 	}
-	ref.FieldPath = fieldPath(pod, container)
+	if container != "" {
+		ref.FieldPath = fieldPath(pod, container)
+	}
 	a.events.Event(ref, kind, reason, message)
 }
 

@@ -34,3 +34,6 @@ func (a *Agent) Quit() {
 func (a *Agent) Dirs() (pods, secrets, logs string) {
 	return a.dirs.pods(), a.dirs.secrets(), a.dirs.logs()
 }
+
+// Allocatable is what the node has for pods.
+func (a *Agent) Allocatable() v1.ResourceList { return a.allocatable() }

@@ -56,6 +56,9 @@ func (a *Agent) clean(ctx context.Context, uid string, containers []Container) e
 	if err := a.runtime.RemovePod(ctx, uid); err != nil {
 		return fmt.Errorf("remove what the runtime keeps for pod %s: %w", uid, err)
 	}
+	if err := a.shares.set(ctx, a); err != nil {
+		return fmt.Errorf("take back the shares of pod %s: %w", uid, err)
+	}
 	if err := a.network.Teardown(ctx, uid); err != nil {
 		return fmt.Errorf("tear down the network of pod %s: %w", uid, err)
 	}

@@ -22,6 +22,8 @@ type memory struct {
 	parting   time.Time // When the end of the pod was first seen while its containers ran.
 	parted    bool      // They may be stopped.
 	complaint string    // The last Event about network or volumes, so as not to repeat it at each try.
+
+	allotment
 }
 
 // memories holds the memory of each pod, by UID.

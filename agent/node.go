@@ -209,14 +209,7 @@ func mergeNode(node *v1.Node, status v1.NodeStatus, labels map[string]string, no
 	if merged.Status.Capacity == nil {
 		merged.Status.Capacity = v1.ResourceList{}
 	}
-	if merged.Status.Allocatable == nil {
-		merged.Status.Allocatable = v1.ResourceList{}
-	}
-	for name, quantity := range merged.Status.Capacity { // Extended resources that somebody else has put there.
-		if _, ok := merged.Status.Allocatable[name]; !ok {
-			merged.Status.Allocatable[name] = quantity
-		}
-	}
+	merged.Status.Allocatable = merged.Status.Capacity.DeepCopy() // Extended resources that somebody else has put there.
 	maps.Copy(merged.Status.Capacity, status.Capacity)
 	maps.Copy(merged.Status.Allocatable, status.Allocatable)
 	merged.Status.NodeInfo, merged.Status.Images = status.NodeInfo, status.Images

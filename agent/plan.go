@@ -30,13 +30,15 @@ type trouble struct {
 
 // decision is what to do about a pod, and when to look again without being called.
 type decision struct {
-	stop    []stop
-	remove  []string                 // Container IDs.
-	start   []start                  // In this order.
-	waiting map[string]time.Duration // By container name: its restart waits, so long in all.
-	fail    *failure
-	ended   bool // The pod is to end and no container of it is alive.
-	again   time.Duration
+	stop      []stop
+	remove    []string // Container IDs.
+	resize    []resize
+	sizesLeft bool                     // A container has another size than it was given, and is to be restarted for it.
+	start     []start                  // In this order.
+	waiting   map[string]time.Duration // By container name: its restart waits, so long in all.
+	fail      *failure
+	ended     bool // The pod is to end and no container of it is alive.
+	again     time.Duration
 }
 
 type stop struct {
@@ -50,6 +52,12 @@ type start struct {
 	container *v1.Container
 	attempt   int
 	backoff   time.Duration // After this attempt.
+}
+
+// resize gives a running container the size that its spec says.
+type resize struct {
+	id, cgroup string
+	container  *v1.Container
 }
 
 // failure is the end of a pod that its containers did not bring about.
@@ -191,6 +199,8 @@ func (s seen) keep(d *decision, c *v1.Container, policy v1.RestartPolicy) (over 
 			s.stop(d, latest, probeGrace(s.pod, by), why)
 		case why != "":
 			s.stop(d, latest, gracePeriod(s.pod), why)
+		default:
+			s.fit(d, c, latest)
 		}
 		return false
 	}
@@ -226,6 +236,25 @@ func (s seen) keep(d *decision, c *v1.Container, policy v1.RestartPolicy) (over 
 	}
 	d.start = append(d.start, next)
 	return false
+}
+
+// fit decides how a running container comes to the size that it was given.
+func (s seen) fit(d *decision, c *v1.Container, latest *Container) {
+	if s.pending != nil {
+		d.lookAgain(resizeRepeat)
+	}
+	switch s.change(c, latest) {
+	case byRestart:
+		d.sizesLeft = true
+		s.stop(d, latest, gracePeriod(s.pod), "Container "+c.Name+" resize requires restart")
+	case inPlace:
+		if wait := s.resizeTried.Add(resizeRepeat).Sub(s.now); s.resizeErr != "" && wait > 0 {
+			d.sizesLeft = true
+			d.lookAgain(wait)
+			return
+		}
+		d.resize = append(d.resize, resize{latest.ID, latest.Cgroup, c})
+	}
 }
 
 // recovers says that the agent ended the container because it was not well: then it counts as failed, whatever its exit code.

@@ -42,20 +42,20 @@ func (a *Agent) reconcile(ctx context.Context, uid string) (time.Duration, error
 		return 0, err
 	}
 	m := a.memories.of(uid)
-	pod = m.newest(pod)
-	s := a.see(pod, containers, m)
+	pod = a.given(m.newest(pod), containers, m)
+	s := a.see(ctx, pod, containers, m)
 	d := decide(s)
 	workErr := a.prepare(ctx, s, d, m)
 	if workErr != nil {
 		d.start = nil
 	}
 	workErr = errors.Join(workErr, a.do(ctx, s, d, m))
-	if len(d.stop)+len(d.remove)+len(d.start) > 0 {
+	if len(d.stop)+len(d.remove)+len(d.start)+len(d.resize) > 0 {
 		if containers, err = a.containers(ctx, uid); err != nil {
 			return 0, err
 		}
 	}
-	s = a.see(pod, containers, m)
+	s = a.see(ctx, pod, containers, m)
 	d = decide(s)
 	if err := errors.Join(workErr, a.writeStatus(ctx, s, d, m)); err != nil {
 		return 0, err
@@ -70,7 +70,7 @@ func (a *Agent) reconcile(ctx context.Context, uid string) (time.Duration, error
 }
 
 // see gathers what a decision rests on.
-func (a *Agent) see(pod *v1.Pod, containers []Container, m *memory) seen {
+func (a *Agent) see(ctx context.Context, pod *v1.Pod, containers []Container, m *memory) seen {
 	for i := range containers {
 		c := &containers[i]
 		if _, read := m.messages[c.ID]; !read && c.State == Exited {
@@ -84,10 +84,11 @@ func (a *Agent) see(pod *v1.Pod, containers []Container, m *memory) seen {
 		boot:  a.boot, maxBackoff: a.MaxRestartBackoff, now: time.Now(),
 	}
 	s.parting = a.parting(pod, containers, m, s.now)
-	if hasLimitedDir(pod) {
-		m.measured = a.measure(pod, m.measured, s.now)
+	if hasLimitedDir(pod) || limitsStorage(pod) {
+		m.measured = a.measure(ctx, pod, containers, m.measured, s.now)
 		s.measured = m.measured
 	}
+	s.resizing = m.resizing
 	s.health = a.probes.follow(s, m.podIP(pod))
 	return s
 }
@@ -185,6 +186,7 @@ func (a *Agent) do(ctx context.Context, s seen, d decision, m *memory) error {
 		delete(m.told, id)
 		delete(m.messages, id)
 	}
+	errs = append(errs, a.resize(ctx, s, d, m))
 	for _, st := range d.start {
 		errs = append(errs, a.start(ctx, s, st, m))
 	}
@@ -253,6 +255,9 @@ func (a *Agent) start(ctx context.Context, s seen, st start, m *memory) error {
 	if err := makeLog(config.LogPath); err != nil {
 		return err
 	}
+	if err := a.limitPod(ctx, pod, m, true); err != nil {
+		return err
+	}
 	if err := a.runtime.Start(ctx, config); err != nil {
 		if ctx.Err() != nil {
 			return ctx.Err()
@@ -309,7 +314,7 @@ func (a *Agent) writeStatus(ctx context.Context, s seen, d decision, m *memory) 
 	if d.fail != nil && s.pod.Status.Reason != d.fail.reason {
 		a.events.Event(s.pod, v1.EventTypeWarning, d.fail.reason, d.fail.message)
 	}
-	for _, e := range statusEvents(s.pod, &status) {
+	for _, e := range slices.Concat(statusEvents(s.pod, &status), resizeEvents(s.pod, &status)) {
 		a.tell(s.pod, e.container, e.kind, e.reason, e.message)
 	}
 	return nil

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"io"
 	"time"
+
+	"skiff/agent/cgroup"
 )
 
 // Errors that a [Runtime] wraps and the agent acts on.
@@ -37,6 +39,13 @@ type Runtime interface {
 	// Start makes a container and starts its process. When it fails nothing is left. Its error is what a user reads as
 	// the container's message.
 	Start(ctx context.Context, c ContainerConfig) error
+
+	// Resize changes what a running container may use, and of the labels that it was started with those that are given. What
+	// stands in Resources as zero stays as it is. ErrNotRunning if it has ended.
+	Resize(ctx context.Context, id string, r Resources, labels map[string]string) error
+
+	// LimitGroup makes a cgroup that is to be the parent of others, with those above it, if it is not there, and limits it.
+	LimitGroup(ctx context.Context, path string, limits cgroup.Limits) error
 
 	// Containers lists every container that Start made and Remove did not remove, ended ones with how they ended.
 	Containers(ctx context.Context) ([]Container, error)

@@ -22,6 +22,8 @@ type seen struct {
 	boot       string
 	maxBackoff time.Duration
 	now        time.Time
+
+	resizing
 }
 
 // told is when a container was asked to end, and when it got its first signal: later, if it has a preStop hook.
@@ -130,9 +132,9 @@ func isSidecar(c *v1.Container) bool {
 	return c.RestartPolicy != nil && *c.RestartPolicy == v1.ContainerRestartPolicyAlways
 }
 
-// replaced says that the agent itself ended the container because the pod now names another image.
+// replaced says that the agent itself ended the container because the pod now names another image, or another size.
 func (s seen) replaced(c *v1.Container, latest *Container) bool {
-	if latest == nil || latest.Image == c.Image {
+	if latest == nil || latest.Image == c.Image && s.change(c, latest) != byRestart {
 		return false
 	}
 	_, told := s.told[latest.ID]

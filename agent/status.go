@@ -106,6 +106,9 @@ func (s seen) containerStatus(c *v1.Container, d decision, at place, init bool) 
 		cs.Image, cs.ImageID = imageNames(latest.Image, latest.ImageID)
 		cs.LastTerminationState.Terminated = s.endBefore(latest, past, at.scheme)
 	}
+	if ephemeral(s.pod, c.Name) == nil {
+		s.sizeStatus(c, latest, &cs)
+	}
 	waiting := s.waiting(c, d)
 	switch {
 	case latest != nil && latest.State == Running && s.postStartRuns(latest.ID):

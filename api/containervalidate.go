@@ -22,6 +22,7 @@ func validateContainers(path *field.Path, s *corev1.PodSpec, volumes map[string]
 		errs = append(errs, validateContainer(at, &c, volumes)...)
 		errs = append(errs, validateProbes(at, &c, s.TerminationGracePeriodSeconds)...)
 		errs = append(errs, validateRestartRules(at, &c)...)
+		errs = append(errs, validateResizePolicy(at.Child("resizePolicy"), c.ResizePolicy, s.RestartPolicy)...)
 		if s.HostNetwork {
 			errs = append(errs, validateHostNetworkPorts(at.Child("ports"), c.Ports)...)
 		}
@@ -42,11 +43,18 @@ func validateInitContainers(path *field.Path, s *corev1.PodSpec, volumes map[str
 		at := path.Index(i)
 		errs = append(errs, validateContainer(at, &c, volumes)...)
 		errs = append(errs, validateRestartRules(at, &c)...)
+		errs = append(errs, validateResizePolicy(at.Child("resizePolicy"), c.ResizePolicy, s.RestartPolicy)...)
 		if c.Name != "" && taken[c.Name] {
 			errs = append(errs, field.Duplicate(at.Child("name"), c.Name))
 		}
 		taken[c.Name] = true
 		errs = append(errs, validateHostPortConflicts(path, []corev1.Container{c})...)
+		for j, p := range c.ResizePolicy {
+			if p.RestartPolicy == corev1.RestartContainer && !isSidecar(&c) {
+				errs = append(errs, field.Invalid(path.Index(i).Child("resizePolicy").Index(j).Child("restartPolicy"), p.RestartPolicy,
+					"must not be set to 'RestartContainer' for non-sidecar initContainers"))
+			}
+		}
 		if isSidecar(&c) {
 			errs = append(errs, validateProbes(at, &c, s.TerminationGracePeriodSeconds)...)
 			continue

@@ -26,6 +26,7 @@ func pod() *Resource {
 			{Name: "log", Kind: "Pod", Verbs: []string{"get"}},
 			{Name: "portforward", Kind: "PodPortForwardOptions", Verbs: stream},
 			proxySub("PodProxyOptions"),
+			resizeSub(),
 			statusSub("Pod"),
 		},
 		Columns: []metav1.TableColumnDefinition{

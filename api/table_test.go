@@ -49,7 +49,7 @@ func TestTable(t *testing.T) {
 		"persistentvolumeclaims PersistentVolumeClaim persistentvolumeclaim,pvc namespaced  status:PersistentVolumeClaim:" + status,
 		"persistentvolumes PersistentVolume persistentvolume,pv cluster  status:PersistentVolume:" + status,
 		"pods Pod pod,po namespaced all attach:PodAttachOptions:create,get binding:Binding:create" +
-			" ephemeralcontainers:Pod:" + status + " eviction:Eviction:create exec:PodExecOptions:create,get log:Pod:get portforward:PodPortForwardOptions:create,get proxy:PodProxy" + proxy + "status:Pod:" + status,
+			" ephemeralcontainers:Pod:" + status + " eviction:Eviction:create exec:PodExecOptions:create,get log:Pod:get portforward:PodPortForwardOptions:create,get proxy:PodProxy" + proxy + "resize:Pod:" + status + " status:Pod:" + status,
 		"podtemplates PodTemplate podtemplate namespaced",
 		"replicationcontrollers ReplicationController replicationcontroller,rc namespaced all scale:Scale:" + status +
 			" status:ReplicationController:" + status,

@@ -2,7 +2,9 @@ package api
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
+	"slices"
 	"strings"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -61,7 +63,9 @@ func unserved(pod *corev1.Pod) []string {
 	add(spec.RuntimeClassName != nil && *spec.RuntimeClassName != "", "spec.runtimeClassName")
 	add(spec.OS != nil && spec.OS.Name != corev1.Linux, "spec.os.name")
 	add(len(spec.ResourceClaims) > 0, "spec.resourceClaims")
-	add(spec.Resources != nil, "spec.resources")
+	if spec.Resources != nil {
+		unservedResources(add, spec.Resources, "spec.resources")
+	}
 	for i := range spec.Volumes {
 		unservedVolume(add, &spec.Volumes[i], fmt.Sprintf("spec.volumes[%d]", i))
 	}
@@ -116,10 +120,7 @@ type adder func(asked bool, format string, args ...any)
 func unservedContainer(add adder, pod *corev1.Pod, c *corev1.Container, path string) {
 	add(len(c.RestartPolicyRules) > 0, "%s.restartPolicyRules", path)
 	add(len(c.VolumeDevices) > 0, "%s.volumeDevices", path)
-	add(len(c.Resources.Claims) > 0, "%s.resources.claims", path)
-	for name := range c.Resources.Limits {
-		add(name != corev1.ResourceCPU && name != corev1.ResourceMemory, "%s.resources.limits[%s]", path, name)
-	}
+	unservedResources(add, &c.Resources, path+".resources")
 	for i, p := range c.Ports {
 		add(p.HostPort != 0 && !pod.Spec.HostNetwork && isLoopback(p.HostIP), "%s.ports[%d].hostIP", path, i)
 	}
@@ -131,6 +132,15 @@ func unservedContainer(add adder, pod *corev1.Pod, c *corev1.Container, path str
 		add(sc.WindowsOptions != nil, "%s.securityContext.windowsOptions", path)
 		add(sc.ProcMount != nil && *sc.ProcMount != corev1.DefaultProcMount, "%s.securityContext.procMount", path)
 		unservedProfiles(add, sc.SeccompProfile, sc.AppArmorProfile, path+".securityContext")
+	}
+}
+
+// unservedResources: an extended resource is counted, by the scheduler, against what the Node's status says that there is. Who put it
+// there sees to what it means.
+func unservedResources(add adder, r *corev1.ResourceRequirements, path string) {
+	add(len(r.Claims) > 0, "%s.claims", path)
+	for _, name := range slices.Sorted(maps.Keys(r.Limits)) {
+		add(isHugePages(name), "%s.limits[%s]", path, name)
 	}
 }
 

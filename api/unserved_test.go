@@ -7,6 +7,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/runtime"
 )
 
@@ -28,6 +29,11 @@ func TestUnserved(t *testing.T) {
 		"spec.securityContext.sysctls[0] (net.ipv4.tcp_rmem)": func(p *corev1.Pod) { // It would be the node's.
 			p.Spec.HostNetwork = true
 			p.Spec.SecurityContext = &corev1.PodSecurityContext{Sysctls: []corev1.Sysctl{{Name: "net.ipv4.tcp_rmem"}, {Name: "kernel.shm_rmid_forced"}}}
+		},
+		"spec.containers[0].resources.limits[hugepages-2Mi]": func(p *corev1.Pod) {
+			one := resource.MustParse("1")
+			p.Spec.Resources = &corev1.ResourceRequirements{Limits: corev1.ResourceList{corev1.ResourceCPU: one}}
+			p.Spec.Containers[0].Resources.Limits = corev1.ResourceList{"hugepages-2Mi": one, "example.com/dongle": one, corev1.ResourceEphemeralStorage: one}
 		},
 		"spec.volumes[0].emptyDir.medium": func(p *corev1.Pod) {
 			p.Spec.Volumes = []corev1.Volume{{VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{Medium: corev1.StorageMediumHugePages}}}}

@@ -22,7 +22,7 @@ func (h *resource) subRoutes(mux chi.Router, path string, sub api.Sub) {
 		mux.Method(method, path, h.may(verb, sub.Name, next))
 	}
 	switch sub.Name {
-	case "status", "approval", "ephemeralcontainers":
+	case "status", "approval", "ephemeralcontainers", "resize":
 		route(http.MethodGet, "get", h.getOne)
 		route(http.MethodPut, "update", func(w http.ResponseWriter, r *http.Request) error { return h.replace(w, r, sub.Name) })
 		route(http.MethodPatch, "patch", func(w http.ResponseWriter, r *http.Request) error { return h.patchSub(w, r, sub.Name) })

@@ -392,7 +392,7 @@ func isNewGeneration(r *api.Resource, obj, old runtime.Object, sub string) bool 
 	switch sub {
 	case subDelete:
 		return metaOf(old).GetDeletionTimestamp() == nil
-	case "", "ephemeralcontainers":
+	case "", "ephemeralcontainers", "resize":
 		return !api.Same(r.Wanted(obj), r.Wanted(old))
 	}
 	return false

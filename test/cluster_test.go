@@ -26,6 +26,8 @@ func TestCluster(t *testing.T) {
 		{"a service account has a token", testTokens},
 		{"drain waits for a budget", testDrain},
 		{"top sees who uses what", testTop},
+		{"a pod is resized as it runs", testResize},
+		{"pods have what they may have, and no more", testLimits},
 		{"streams are kept apart", testStreams},
 		{"attach types to the first process", testAttach},
 		{"a WebSocket is enough", testSockets},

@@ -133,6 +133,16 @@ func (u *Usage) stat(file string, names statNames) error {
 	return nil
 }
 
+// OOMKilled tells whether the kernel has killed a process of a cgroup for its memory.
+func (f FS) OOMKilled(path string) bool {
+	file := "memory.oom_control"
+	if f.unified {
+		file = "memory.events"
+	}
+	stat, err := readStat(filepath.Join(f.dir("memory", path), file))
+	return err == nil && stat["oom_kill"] > 0
+}
+
 // Processes lists the processes that are in a cgroup itself.
 func (f FS) Processes(path string) []int {
 	text, err := os.ReadFile(filepath.Join(f.dir("memory", path), "cgroup.procs"))

@@ -120,3 +120,25 @@ func TestHost(t *testing.T) {
 		}
 	}
 }
+
+// TestSmallerThanTheDead lets a cgroup have less than one in it had whose processes have ended.
+func TestSmallerThanTheDead(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("needs root: it makes a cgroup")
+	}
+	const path = "/skiff-cgroup-test-dead"
+	f := Host()
+	t.Cleanup(func() {
+		if err := f.Remove(path); err != nil {
+			t.Error(err)
+		}
+	})
+	for _, step := range []struct {
+		path  string
+		quota int64
+	}{{path, 20000}, {path + "/dead", 20000}, {path, 10000}} {
+		if err := f.Set(step.path, Limits{CPUQuota: step.quota, CPUPeriod: 100000}); err != nil {
+			t.Fatal(err)
+		}
+	}
+}

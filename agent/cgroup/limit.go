@@ -52,10 +52,28 @@ func (f FS) set1(path string, l Limits) error {
 			return err
 		}
 	}
-	if err := write(cpu, "cpu.cfs_quota_us", strconv.FormatInt(orNone(l.CPUQuota), 10)); err != nil {
+	quota := strconv.FormatInt(orNone(l.CPUQuota), 10)
+	err := write(cpu, "cpu.cfs_quota_us", quota)
+	if errors.Is(err, unix.EINVAL) { // It is less than one of those below has.
+		relax(cpu)
+		err = write(cpu, "cpu.cfs_quota_us", quota)
+	}
+	if err != nil {
 		return err
 	}
 	return setMemory1(memory, orNone(l.Memory))
+}
+
+// relax takes the quotas off the cgroups below one that no process is in any more: they hold nobody, but stand in the way of a smaller
+// quota of the whole.
+func relax(dir string) {
+	entries, _ := os.ReadDir(dir) // What cannot be done, the next write tells of.
+	for _, e := range entries {
+		below := filepath.Join(dir, e.Name())
+		if procs, err := os.ReadFile(filepath.Join(below, "cgroup.procs")); err == nil && len(procs) == 0 {
+			_ = write(below, "cpu.cfs_quota_us", "-1")
+		}
+	}
 }
 
 // setMemory1 sets the limit of memory and that of memory and swap together to the same: no swap. The second is never below the

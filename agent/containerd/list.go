@@ -1,14 +1,12 @@
 package containerd
 
 import (
-	"bufio"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
-	"path"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -20,6 +18,7 @@ import (
 	"github.com/containerd/containerd/v2/core/containers"
 
 	"skiff/agent"
+	"skiff/agent/cgroup"
 )
 
 // Labels of our containers. Others, but containerd's own, are the agent's.
@@ -126,7 +125,7 @@ func describe(record containers.Container) agent.Container {
 	return agent.Container{
 		ID: l[labelID], Pod: agent.PodRef{UID: l[labelPodUID], Namespace: l[labelPodNamespace], Name: l[labelPodName]},
 		Name: l[labelName], Attempt: attempt, Image: l[labelImage], ImageID: l[labelImageID], Labels: own, LogPath: l[labelLogPath],
-		Cgroup: path.Join(l[labelCgroup], record.ID), Created: record.CreatedAt,
+		Cgroup: cgroupOf(record), Created: record.CreatedAt,
 	}
 }
 
@@ -140,7 +139,7 @@ func (r *Runtime) describeTask(c *agent.Container, record containers.Container, 
 		c.Finished = t.ExitedAt.AsTime()
 		c.ExitCode = int(t.ExitStatus)
 		// The kernel may also have killed a child only: then the container ends by a code of its own, if at all.
-		c.OOM = c.ExitCode == 137 && oomKilled(c.Cgroup)
+		c.OOM = c.ExitCode == 137 && cgroup.Host().OOMKilled(c.Cgroup)
 	default: // Paused ones are alive too.
 		c.State = agent.Running
 		c.Started = r.started(record)
@@ -177,23 +176,4 @@ func (r *Runtime) missed(record containers.Container) time.Time {
 		return time.Now()
 	}
 	return info.ModTime()
-}
-
-// oomKilled asks the kernel whether it killed a process of the cgroup for its memory. The cgroup is there until the task
-// is deleted.
-func oomKilled(cgroup string) bool {
-	for _, file := range []string{
-		filepath.Join("/sys/fs/cgroup", cgroup, "memory.events"),
-		filepath.Join("/sys/fs/cgroup/memory", cgroup, "memory.oom_control"),
-	} {
-		if f, err := os.Open(file); err == nil {
-			defer f.Close()
-			for lines := bufio.NewScanner(f); lines.Scan(); {
-				if count, ok := strings.CutPrefix(lines.Text(), "oom_kill "); ok {
-					return count != "0"
-				}
-			}
-		}
-	}
-	return false
 }

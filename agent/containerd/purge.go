@@ -54,10 +54,7 @@ func (r *Runtime) Purge(ctx context.Context) error {
 	if err := r.client.NamespaceService().Delete(ctx, r.config.Namespace); err != nil && !errdefs.IsNotFound(err) {
 		errs = append(errs, fmt.Errorf("delete containerd namespace %s: %w", r.config.Namespace, err))
 	}
-	// The root of the pods' cgroups may belong to another server as well: then it is not empty, and stays.
-	for _, dir := range cgroup.Host().Find(r.config.CgroupRoot) {
-		_ = os.Remove(dir)
-	}
+	errs = append(errs, cgroup.Host().Remove(r.config.CgroupRoot))
 	return errors.Join(append(errs, os.RemoveAll(r.config.RunDir))...)
 }
 

@@ -145,21 +145,13 @@ func bind(m agent.Mount) specs.Mount {
 }
 
 func resources(s *oci.Spec, want agent.Resources) {
-	r := s.Linux.Resources
-	cpu := &specs.LinuxCPU{}
-	if want.CPUShares > 0 {
-		cpu.Shares = &want.CPUShares
+	r, l := s.Linux.Resources, limits(want)
+	r.CPU = l.CPU
+	if l.Memory != nil {
+		r.Memory = l.Memory
 	}
-	if want.CPUQuota > 0 {
-		cpu.Quota, cpu.Period = &want.CPUQuota, &want.CPUPeriod
-	}
-	r.CPU = cpu
-	if want.MemoryLimit > 0 {
-		// Swap is memory and swap together: equal means none.
-		r.Memory = &specs.LinuxMemory{Limit: &want.MemoryLimit, Swap: &want.MemoryLimit}
-	}
-	if want.PidsLimit > 0 {
-		r.Pids = &specs.LinuxPids{Limit: &want.PidsLimit}
+	if l.Pids != nil {
+		r.Pids = l.Pids
 	}
 	adj := oomScoreAdj(want.OOMScoreAdj)
 	s.Process.OOMScoreAdj = &adj

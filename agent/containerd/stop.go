@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -112,11 +113,21 @@ func (r *Runtime) RemovePod(ctx context.Context, podUID string) error {
 	err := errors.Join(
 		unmount(r.shmDir(podUID)),
 		os.RemoveAll(r.shmDir(podUID)),
-		clearCgroups(ctx, filepath.Join(r.config.CgroupRoot, podUID)))
+		r.clearPod(ctx, podUID))
 	if err != nil {
 		return fmt.Errorf("remove the rest of pod %s: %w", podUID, err)
 	}
 	return nil
+}
+
+// clearPod removes a pod's cgroups, wherever the pod's class has put them.
+func (r *Runtime) clearPod(ctx context.Context, podUID string) error {
+	errs := []error{clearCgroups(ctx, path.Join(r.config.CgroupRoot, podUID))}
+	for _, dir := range cgroup.Host().Find(path.Join(r.config.CgroupRoot, "*", podUID)) {
+		group := filepath.Base(filepath.Dir(dir))
+		errs = append(errs, clearCgroups(ctx, path.Join(r.config.CgroupRoot, group, podUID)))
+	}
+	return errors.Join(errs...)
 }
 
 // unmount takes away what is mounted on path, if anything is.

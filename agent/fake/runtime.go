@@ -20,6 +20,7 @@ import (
 	"github.com/distribution/reference"
 
 	"skiff/agent"
+	"skiff/agent/cgroup"
 )
 
 var _ agent.Runtime = (*Runtime)(nil)
@@ -39,6 +40,7 @@ type Runtime struct {
 	stubborn   bool
 	commands   map[string]Command
 	containers map[string]*container
+	groups     map[string]cgroup.Limits
 	watchers   map[int]func(string)
 	nextWatch  int
 }
@@ -54,7 +56,7 @@ type container struct {
 func NewRuntime(images ...string) *Runtime {
 	r := &Runtime{
 		images: map[string]agent.Image{}, registry: map[string]agent.Image{}, guards: map[string]agent.Login{}, commands: map[string]Command{},
-		containers: map[string]*container{}, watchers: map[int]func(string){},
+		containers: map[string]*container{}, groups: map[string]cgroup.Limits{}, watchers: map[int]func(string){},
 	}
 	for _, name := range images {
 		r.AddImage(name, agent.Image{})
@@ -353,6 +355,41 @@ func (r *Runtime) RemovePod(_ context.Context, podUID string) error {
 		}
 	}
 	return r.down
+}
+
+// Resize implements [agent.Runtime].
+func (r *Runtime) Resize(_ context.Context, id string, to agent.Resources, labels map[string]string) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	c, ok := r.containers[id]
+	switch {
+	case r.down != nil:
+		return r.down
+	case !ok:
+		return fmt.Errorf("resize %s: %w", id, agent.ErrNoContainer)
+	case c.State != agent.Running:
+		return fmt.Errorf("resize %s: %w", id, agent.ErrNotRunning)
+	}
+	c.config.Resources = to
+	c.Labels = maps.Clone(c.Labels) // Listings share it.
+	maps.Copy(c.Labels, labels)
+	return nil
+}
+
+// LimitGroup implements [agent.Runtime].
+func (r *Runtime) LimitGroup(_ context.Context, path string, limits cgroup.Limits) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.groups[path] = limits
+	return r.down
+}
+
+// Group returns the limits of a cgroup that LimitGroup made.
+func (r *Runtime) Group(path string) (cgroup.Limits, bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	limits, ok := r.groups[path]
+	return limits, ok
 }
 
 // DiskUsage implements [agent.Runtime]. There is no layer to write to.

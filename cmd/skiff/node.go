@@ -147,7 +147,7 @@ func (n *node) components(ctx context.Context, client kubernetes.Interface, runt
 	a, err = agent.New(agent.Config{
 		NodeName: n.nodeName, NodeIP: n.address.String(),
 		DataDir: n.data, RunDir: n.dirs.run,
-		ClusterDNS: n.dns.String(), ClusterDomain: n.clusterDomain,
+		ClusterDNS: n.dns.String(), ClusterDomain: n.clusterDomain, CgroupRoot: n.cgroupRoot(),
 		TLS: tlsConfig, Metrics: []prometheus.Collector{p}, Version: kubernetesVersion + "+skiff",
 		Traffic: traffic,
 	}, client, n.factory, runtime, podNetwork{net})
@@ -190,6 +190,7 @@ func (s settings) runtimeConfig() containerd.Config {
 	}
 	return containerd.Config{
 		Socket: socket, RunDir: filepath.Join(s.run, "runtime"), Registries: filepath.Join(s.data, "registries"),
+		CgroupRoot: s.cgroupRoot(),
 	}
 }
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -29,7 +30,7 @@ type dirs struct {
 
 func (d *dirs) flags(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&d.data, "data-dir", "/var/lib/skiff", "where the cluster's state is kept")
-	cmd.Flags().StringVar(&d.run, "run-dir", "/run/skiff", "where sockets, namespaces and the process ID are kept; need not survive a reboot")
+	cmd.Flags().StringVar(&d.run, "run-dir", defaultRunDir, "where sockets, namespaces and the process ID are kept; need not survive a reboot")
 }
 
 // absolute makes the paths what the kernel calls them, links resolved: they are looked up among its mounts.
@@ -62,6 +63,17 @@ func (d dirs) images() string           { return filepath.Join(d.data, "images")
 func (d dirs) pidFile() string          { return filepath.Join(d.run, "skiff.pid") }
 func (d dirs) log() string              { return filepath.Join(d.data, "server.log") }
 func (d dirs) containerdSocket() string { return filepath.Join(d.run, "containerd", "containerd.sock") }
+
+// cgroupRoot is the parent of the pods' cgroups. Each server on a machine has its own: shares are told out below it.
+func (d dirs) cgroupRoot() string {
+	if d.run == defaultRunDir {
+		return "/skiff"
+	}
+	return fmt.Sprintf("/skiff-%x", sha256.Sum256([]byte(d.run)))[:len("/skiff-")+8]
+}
+
+// defaultRunDir is where what need not survive a reboot is kept, unless somebody says otherwise.
+const defaultRunDir = "/run/skiff"
 
 // options are the flags of `skiff server`.
 type options struct {

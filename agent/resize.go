@@ -1,0 +1,376 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
+	podresource "k8s.io/component-helpers/resource"
+
+	"skiff/agent/cgroup"
+)
+
+// A pod's containers may be given more or less CPU and memory while they run. Three sizes are told apart: what the pod wants
+// (its spec), what the node has given (kept here), and what a container has (kept with the container, as a label). The node
+// gives what fits beside its other pods; what it has given it brings to the containers, by their cgroups or, where the
+// container's resizePolicy says so, by a restart.
+// https://kubernetes.io/docs/tasks/configure-pod-container/resize-container-resources/
+
+// labelSize is the size that a container has, as JSON of [v1.ResourceRequirements].
+const labelSize = "skiff.dev/size"
+
+// resizeRepeat is after how long a resize is tried again that waits for room, or that the kernel refused.
+const resizeRepeat = 10 * time.Second
+
+// allotment is what the agent remembers of what a pod may use.
+type allotment struct {
+	given  map[string]size // By container name; nil: not known.
+	limits *cgroup.Limits  // Of the pod as a whole; nil: not known.
+	resizing
+}
+
+// resizing is how far a resize is.
+type resizing struct {
+	pending     *failure  // Why the pod is not given what it wants.
+	resizeErr   string    // Why what it was given does not reach its containers.
+	resizeTried time.Time // When that was tried.
+}
+
+// size is the CPU and memory of a container.
+type size v1.ResourceRequirements
+
+func sizeOf(c *v1.Container) size {
+	only := func(list v1.ResourceList) v1.ResourceList {
+		var some v1.ResourceList
+		for _, name := range []v1.ResourceName{v1.ResourceCPU, v1.ResourceMemory} {
+			if amount, ok := list[name]; ok {
+				if some == nil {
+					some = v1.ResourceList{}
+				}
+				some[name] = amount
+			}
+		}
+		return some
+	}
+	return size{Requests: only(c.Resources.Requests), Limits: only(c.Resources.Limits)}
+}
+
+// String is how the size is kept.
+func (s size) String() string {
+	text, err := json.Marshal(v1.ResourceRequirements(s))
+	if err != nil {
+		return "" // Two short lists of numbers can be written.
+	}
+	return string(text)
+}
+
+// sizeOfContainer is the size that a container has; unknown, if it was started by who kept none.
+func sizeOfContainer(c *Container) (s size, known bool) {
+	var kept v1.ResourceRequirements
+	if json.Unmarshal([]byte(c.Labels[labelSize]), &kept) != nil {
+		return size{}, false
+	}
+	return size(kept), true
+}
+
+func sameSize(a, b size) bool { return apiequality.Semantic.DeepEqual(a, b) }
+
+// give sets a container's resources to a size.
+func (s size) give(c *v1.Container) {
+	set := func(list *v1.ResourceList, amounts v1.ResourceList) {
+		for _, name := range []v1.ResourceName{v1.ResourceCPU, v1.ResourceMemory} {
+			delete(*list, name)
+			if amount, ok := amounts[name]; ok {
+				if *list == nil {
+					*list = v1.ResourceList{}
+				}
+				(*list)[name] = amount
+			}
+		}
+	}
+	set(&c.Resources.Requests, s.Requests)
+	set(&c.Resources.Limits, s.Limits)
+}
+
+// given is the pod with the sizes that the node has given it. It gives more or less where the pod wants it and it fits.
+func (a *Agent) given(pod *v1.Pod, containers []Container, m *memory) *v1.Pod {
+	s := seen{pod: pod, containers: containers}
+	if m.given == nil {
+		m.given = map[string]size{}
+		for _, c := range sizedContainers(pod) {
+			m.given[c.Name] = sizeOf(c)
+			if latest := s.latest(c.Name); latest != nil {
+				if had, known := sizeOfContainer(latest); known {
+					m.given[c.Name] = had
+				}
+			}
+		}
+	}
+	wants := slices.ContainsFunc(sizedContainers(pod), func(c *v1.Container) bool { return !sameSize(sizeOf(c), m.given[c.Name]) })
+	if !wants {
+		m.pending = nil
+		return pod
+	}
+	if m.pending = a.fits(pod); m.pending == nil {
+		for _, c := range sizedContainers(pod) {
+			m.given[c.Name] = sizeOf(c)
+		}
+		m.resizeErr = ""
+		return pod
+	}
+	smaller := pod.DeepCopy()
+	for _, c := range sizedContainers(smaller) {
+		m.given[c.Name].give(c)
+	}
+	return smaller
+}
+
+// sizedContainers are those that may have resources: all but the ephemeral ones.
+func sizedContainers(pod *v1.Pod) []*v1.Container {
+	all := allContainers(&pod.Spec)
+	return all[:len(all)-len(pod.Spec.EphemeralContainers)]
+}
+
+// fits says why the node cannot give a pod what it wants: not ever, or not now. The words are the kubelet's.
+func (a *Agent) fits(pod *v1.Pod) *failure {
+	want := podresource.PodRequests(pod, podresource.PodResourcesOptions{})
+	used := v1.ResourceList{}
+	for _, other := range a.ownPods() {
+		if other.UID == pod.UID || ended(other) {
+			continue
+		}
+		for name, amount := range podresource.PodRequests(other, podresource.PodResourcesOptions{UseStatusResources: true}) {
+			sum := used[name]
+			sum.Add(amount)
+			used[name] = sum
+		}
+	}
+	return refusal(want, used, a.allocatable())
+}
+
+func refusal(want, used, most v1.ResourceList) *failure {
+	amount := func(list v1.ResourceList, name v1.ResourceName) int64 {
+		if name == v1.ResourceCPU {
+			return list.Cpu().MilliValue()
+		}
+		return list.Memory().Value()
+	}
+	for _, name := range []v1.ResourceName{v1.ResourceMemory, v1.ResourceCPU} {
+		if w, m := amount(want, name), amount(most, name); w > m {
+			return &failure{v1.PodReasonInfeasible, fmt.Sprintf("Node didn't have enough capacity: %s, requested: %d, capacity: %d", name, w, m)}
+		}
+	}
+	for _, name := range []v1.ResourceName{v1.ResourceCPU, v1.ResourceMemory} {
+		if w, u, m := amount(want, name), amount(used, name), amount(most, name); w+u > m {
+			return &failure{v1.PodReasonDeferred, fmt.Sprintf("Node didn't have enough resource: %s, requested: %d, used: %d, capacity: %d", name, w, u, m)}
+		}
+	}
+	return nil
+}
+
+// change is what must happen to a running container for it to have the size that the pod was given.
+type change int
+
+const (
+	unchanged change = iota
+	inPlace
+	byRestart
+)
+
+func (s seen) change(c *v1.Container, latest *Container) change {
+	had, known := sizeOfContainer(latest)
+	want := sizeOf(c)
+	if !known || sameSize(had, want) {
+		return unchanged
+	}
+	for _, p := range c.ResizePolicy {
+		differs := !had.amount(p.ResourceName).equal(want.amount(p.ResourceName))
+		if differs && p.RestartPolicy == v1.RestartContainer {
+			return byRestart
+		}
+	}
+	return inPlace
+}
+
+// amounts are what a container asks for of one resource, and how much it may have.
+type amounts struct{ request, limit string }
+
+func (a amounts) equal(b amounts) bool { return a == b }
+
+func (s size) amount(name v1.ResourceName) amounts {
+	request, limit := s.Requests[name], s.Limits[name]
+	return amounts{request.AsDec().String(), limit.AsDec().String()}
+}
+
+// resize brings running containers to their sizes: the pod's group grows first and shrinks last.
+func (a *Agent) resize(ctx context.Context, s seen, d decision, m *memory) error {
+	if len(d.resize) == 0 {
+		if m.limits != nil && !s.oversized() {
+			return a.limitPod(ctx, s.pod, m, false)
+		}
+		return nil
+	}
+	m.resizeErr = ""
+	if err := a.limitPod(ctx, s.pod, m, true); err != nil && m.limits != nil {
+		return m.failResize(err)
+	}
+	memory := a.allocatable()[v1.ResourceMemory]
+	var errs []error
+	for _, r := range d.resize {
+		want := resourcesOf(s.pod, r.container, memory.Value())
+		err := a.mayShrink(r, want.MemoryLimit)
+		if err == nil {
+			err = a.runtime.Resize(ctx, r.id, want, map[string]string{labelSize: sizeOf(r.container).String()})
+		}
+		if err != nil && !errors.Is(err, ErrNotRunning) && !errors.Is(err, ErrNoContainer) {
+			errs = append(errs, err)
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return m.failResize(err)
+	}
+	if d.sizesLeft {
+		return nil
+	}
+	if err := a.limitPod(ctx, s.pod, m, false); err != nil {
+		return m.failResize(err)
+	}
+	return nil
+}
+
+// failResize remembers why a resize failed, to tell and to try again; it is no failure of the pod.
+func (m *memory) failResize(err error) error {
+	m.resizeErr, m.resizeTried = err.Error(), time.Now()
+	return nil
+}
+
+// mayShrink refuses a limit below what the container holds: the kernel would kill it.
+func (a *Agent) mayShrink(r resize, limit int64) error {
+	if limit <= 0 || r.cgroup == "" {
+		return nil
+	}
+	u, err := a.usages.fs.Usage(r.cgroup)
+	if err != nil || u.WorkingSet <= uint64(limit) {
+		return nil // What is cache only gives way.
+	}
+	return fmt.Errorf("cannot decrease memory limits: attempting to set container %q memory limit (%d) below current usage (%d)", r.container.Name, limit, u.WorkingSet)
+}
+
+// oversized says that a running container still has another size than it was given.
+func (s seen) oversized() bool {
+	return slices.ContainsFunc(sizedContainers(s.pod), func(c *v1.Container) bool {
+		latest := s.latest(c.Name)
+		return latest != nil && latest.State == Running && s.change(c, latest) != unchanged
+	})
+}
+
+// resizeConditions tells how far a resize is. Both conditions go when there is nothing to tell.
+func (s seen) resizeConditions(status *v1.PodStatus) {
+	drop := func(kind v1.PodConditionType) {
+		status.Conditions = slices.DeleteFunc(status.Conditions, func(c v1.PodCondition) bool { return c.Type == kind })
+	}
+	if s.pending != nil && !ended(s.pod) {
+		s.setCondition(status, v1.PodResizePending, true, s.pending.reason, s.pending.message)
+	} else {
+		drop(v1.PodResizePending)
+	}
+	switch {
+	case ended(s.pod) || !s.oversized():
+		drop(v1.PodResizeInProgress)
+	case s.resizeErr != "":
+		s.setCondition(status, v1.PodResizeInProgress, true, v1.PodReasonError, s.resizeErr)
+	default:
+		s.setCondition(status, v1.PodResizeInProgress, true, "", "")
+	}
+}
+
+// sizeStatus tells what a container was given and what it has.
+func (s seen) sizeStatus(c *v1.Container, latest *Container, cs *v1.ContainerStatus) {
+	if len(c.Resources.Requests) > 0 {
+		cs.AllocatedResources = c.Resources.Requests.DeepCopy()
+	}
+	has := c.DeepCopy()
+	if latest != nil && latest.State == Running {
+		if had, known := sizeOfContainer(latest); known {
+			had.give(has)
+		}
+	}
+	cs.Resources = &has.Resources
+	cs.Resources.Claims = nil
+}
+
+// resizeEvents lists the Events that a change of a resize's conditions is worth.
+func resizeEvents(pod *v1.Pod, status *v1.PodStatus) []podEvent {
+	now, was := status.Conditions, pod.Status.Conditions
+	var events []podEvent
+	add := func(kind, reason, message, problem string) {
+		events = append(events, podEvent{"", kind, reason, message + ": " + sizesText(pod, problem)})
+	}
+	pending, busy := conditionOf(now, v1.PodResizePending), conditionOf(now, v1.PodResizeInProgress)
+	before, wasBusy := conditionOf(was, v1.PodResizePending), conditionOf(was, v1.PodResizeInProgress)
+	if pending != nil && (before == nil || before.Reason != pending.Reason || before.Message != pending.Message) {
+		add(v1.EventTypeWarning, "Resize"+pending.Reason, "Pod resize "+pending.Reason, pending.Message)
+	}
+	switch {
+	case busy != nil && busy.Reason == v1.PodReasonError && (wasBusy == nil || wasBusy.Message != busy.Message):
+		add(v1.EventTypeWarning, "ResizeError", "Pod resize error", busy.Message)
+	case busy != nil && wasBusy == nil:
+		add(v1.EventTypeNormal, "ResizeStarted", "Pod resize started", "")
+	case busy == nil && !sameStatusSizes(pod.Status.ContainerStatuses, status.ContainerStatuses):
+		if wasBusy == nil { // It took no longer than from one status to the next.
+			add(v1.EventTypeNormal, "ResizeStarted", "Pod resize started", "")
+		}
+		add(v1.EventTypeNormal, "ResizeCompleted", "Pod resize completed", "")
+	}
+	return events
+}
+
+// sameStatusSizes compares the sizes of containers that two statuses tell of, as far as both do.
+func sameStatusSizes(a, b []v1.ContainerStatus) bool {
+	for _, x := range a {
+		i := slices.IndexFunc(b, func(y v1.ContainerStatus) bool { return x.Name == y.Name })
+		if i >= 0 && x.Resources != nil && b[i].Resources != nil && !apiequality.Semantic.DeepEqual(x.Resources, b[i].Resources) {
+			return false
+		}
+	}
+	return true
+}
+
+func conditionOf(list []v1.PodCondition, kind v1.PodConditionType) *v1.PodCondition {
+	for i := range list {
+		if list[i].Type == kind {
+			return &list[i]
+		}
+	}
+	return nil
+}
+
+// sizesText tells what a pod's containers want, in the form that the kubelet's Events have.
+func sizesText(pod *v1.Pod, problem string) string {
+	type sized struct {
+		Name      string                  `json:"name"`
+		Resources v1.ResourceRequirements `json:"resources"`
+	}
+	summary := struct {
+		InitContainers []sized `json:"initContainers,omitempty"`
+		Containers     []sized `json:"containers,omitempty"`
+		Generation     int64   `json:"generation"`
+		Error          string  `json:"error,omitempty"`
+	}{Generation: pod.Generation, Error: problem}
+	for _, c := range pod.Spec.InitContainers {
+		summary.InitContainers = append(summary.InitContainers, sized{c.Name, c.Resources})
+	}
+	for _, c := range pod.Spec.Containers {
+		summary.Containers = append(summary.Containers, sized{c.Name, c.Resources})
+	}
+	text, err := json.Marshal(summary)
+	if err != nil {
+		return problem
+	}
+	return string(text)
+}

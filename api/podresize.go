@@ -1,0 +1,150 @@
+package api
+
+import (
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+)
+
+// resizeSub changes how much CPU and memory the containers of a pod get while they run. It is the only way to: `kubectl edit
+// --subresource=resize`. https://kubernetes.io/docs/tasks/configure-pod-container/resize-container-resources/
+func resizeSub() Sub {
+	return Sub{
+		Name: "resize", Kind: "Pod", Verbs: []string{"get", "patch", "update"},
+		Prepare: func(obj, old runtime.Object) {
+			pod, was := obj.(*corev1.Pod), old.(*corev1.Pod)
+			wanted := pod.Spec.DeepCopy()
+			keepPod(pod, was)
+			takeSizes(pod.Spec.Containers, wanted.Containers)
+			takeSizes(pod.Spec.InitContainers, wanted.InitContainers)
+			if len(wanted.Containers) != len(was.Spec.Containers) { // For validation to tell of.
+				pod.Spec.Containers = wanted.Containers
+			}
+			if len(wanted.InitContainers) != len(was.Spec.InitContainers) {
+				pod.Spec.InitContainers = wanted.InitContainers
+			}
+			if wanted.Resources != nil {
+				pod.Spec.Resources = wanted.Resources
+			}
+			defaultPod(pod)
+		},
+		Validate: func(obj, old runtime.Object) field.ErrorList {
+			pod, was := obj.(*corev1.Pod), old.(*corev1.Pod)
+			return append(validatePod(pod), validateResize(pod, was)...)
+		},
+	}
+}
+
+// takeSizes gives containers the resources, and the policy of their change, that those of the same name have in another list.
+func takeSizes(containers, from []corev1.Container) {
+	byName := map[string]*corev1.Container{}
+	for i := range from {
+		byName[from[i].Name] = &from[i]
+	}
+	for i := range containers {
+		if c := byName[containers[i].Name]; c != nil {
+			containers[i].Resources, containers[i].ResizePolicy = c.Resources, c.ResizePolicy
+		}
+	}
+}
+
+// validateResize lets requests and limits of CPU and memory change, and nothing else.
+func validateResize(pod, old *corev1.Pod) field.ErrorList {
+	if _, static := old.Annotations[corev1.MirrorPodAnnotationKey]; static {
+		return field.ErrorList{field.Forbidden(field.NewPath(""), "static pods cannot be resized")}
+	}
+	spec := field.NewPath("spec")
+	var errs field.ErrorList
+	if qosClass(&pod.Spec) != old.Status.QOSClass {
+		errs = append(errs, field.Invalid(spec, pod.Status.QOSClass, "Pod QOS Class may not change as a result of resizing"))
+	}
+	if !resizable(old) {
+		errs = append(errs, field.Forbidden(spec, "Pod running on node without support for resize"))
+	}
+	if pod.Spec.Resources != nil || old.Spec.Resources != nil {
+		return append(errs, field.Forbidden(field.NewPath(""), "resize of pods with pod-level resources is forbidden when InPlacePodLevelResourcesVerticalScalingEnabled feature gate is disabled"))
+	}
+	for _, list := range []struct {
+		name     string
+		now, was []corev1.Container
+	}{{"containers", pod.Spec.Containers, old.Spec.Containers}, {"initContainers", pod.Spec.InitContainers, old.Spec.InitContainers}} {
+		at := spec.Child(list.name)
+		if len(list.now) != len(list.was) {
+			return append(errs, field.Forbidden(at, list.name+" may not be added or removed on resize"))
+		}
+		for i := range list.now {
+			errs = append(errs, validateContainerResize(at.Index(i).Child("resources"), &list.now[i], &list.was[i])...)
+		}
+	}
+	return errs
+}
+
+func validateContainerResize(path *field.Path, c, old *corev1.Container) field.ErrorList {
+	var errs field.ErrorList
+	if removed(c.Resources.Requests, old.Resources.Requests) {
+		errs = append(errs, field.Forbidden(path.Child("requests"), "resource requests cannot be removed"))
+	}
+	if removed(c.Resources.Limits, old.Resources.Limits) {
+		errs = append(errs, field.Forbidden(path.Child("limits"), "resource limits cannot be removed"))
+	}
+	rest := c.DeepCopy()
+	for _, name := range []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory} {
+		keepAmount(&rest.Resources.Requests, old.Resources.Requests, name)
+		keepAmount(&rest.Resources.Limits, old.Resources.Limits, name)
+	}
+	rest.ResizePolicy = old.ResizePolicy
+	if !equality.Semantic.DeepEqual(rest, old) {
+		errs = append(errs, field.Forbidden(field.NewPath("spec"), "only cpu and memory resources are mutable"))
+	}
+	return errs
+}
+
+// keepAmount sets one amount of a list back to what it was.
+func keepAmount(list *corev1.ResourceList, was corev1.ResourceList, name corev1.ResourceName) {
+	if amount, had := was[name]; had {
+		if *list == nil {
+			*list = corev1.ResourceList{}
+		}
+		(*list)[name] = amount
+		return
+	}
+	delete(*list, name)
+}
+
+func removed(now, was corev1.ResourceList) bool {
+	for name := range was {
+		if _, still := now[name]; !still {
+			return true
+		}
+	}
+	return false
+}
+
+// resizable tells whether the node that runs a pod says what its containers have: one that does not cannot change it either.
+func resizable(pod *corev1.Pod) bool {
+	for _, c := range pod.Status.ContainerStatuses {
+		if c.State.Running != nil {
+			return c.Resources != nil
+		}
+	}
+	return true
+}
+
+// validateResizePolicy wants each resource once, and no restart of what is never restarted.
+func validateResizePolicy(path *field.Path, policies []corev1.ContainerResizePolicy, restart corev1.RestartPolicy) field.ErrorList {
+	var errs field.ErrorList
+	seen := map[corev1.ResourceName]bool{}
+	for i, p := range policies {
+		if seen[p.ResourceName] {
+			errs = append(errs, field.Duplicate(path.Index(i), p.ResourceName))
+		}
+		seen[p.ResourceName] = true
+		errs = append(errs, oneOf(path, p.ResourceName, corev1.ResourceCPU, corev1.ResourceMemory)...)
+		errs = append(errs, oneOf(path, p.RestartPolicy, corev1.NotRequired, corev1.RestartContainer)...)
+		if restart == corev1.RestartPolicyNever && p.RestartPolicy != corev1.NotRequired {
+			errs = append(errs, field.Invalid(path, p.RestartPolicy, "must be 'NotRequired' when pod `restartPolicy` is 'Never'"))
+		}
+	}
+	return errs
+}

@@ -1,0 +1,48 @@
+package api
+
+import (
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	"sigs.k8s.io/yaml"
+)
+
+// TestResize lets CPU and memory change through the subresource, and nothing else, in Kubernetes' words.
+func TestResize(t *testing.T) {
+	const stored = `{metadata: {name: p}, spec: {restartPolicy: Always, containers: [{name: a, image: i, terminationMessagePolicy: File, imagePullPolicy: Always,
+		resources: {requests: {cpu: 100m, memory: 1Mi}, limits: {cpu: 200m, memory: 2Mi, ephemeral-storage: 1Gi}}}]}, status: {qosClass: Burstable}}`
+	for name, tc := range map[string]struct{ resources, want string }{
+		"cpu and memory":            {`{requests: {cpu: 150m, memory: 1Mi, ephemeral-storage: 1Gi}, limits: {cpu: 300m, memory: 3Mi, ephemeral-storage: 1Gi}}`, ""},
+		"a limit is new":            {`{requests: {cpu: 100m, memory: 1Mi}, limits: {cpu: 200m, memory: 2Mi, ephemeral-storage: 1Gi}}`, ""},
+		"a limit is gone":           {`{requests: {cpu: 100m, memory: 1Mi}, limits: {cpu: 200m, ephemeral-storage: 1Gi}}`, "spec.containers[0].resources.limits: Forbidden: resource limits cannot be removed"},
+		"a request is gone":         {`{requests: {cpu: 100m}, limits: {cpu: 200m, memory: 2Mi, ephemeral-storage: 1Gi}}`, ""}, // It is the limit, by default.
+		"something else":            {`{requests: {cpu: 100m, memory: 1Mi}, limits: {cpu: 200m, memory: 2Mi, ephemeral-storage: 2Gi}}`, "spec: Forbidden: only cpu and memory resources are mutable"},
+		"another class":             {`{requests: {cpu: 200m, memory: 2Mi}, limits: {cpu: 200m, memory: 2Mi, ephemeral-storage: 1Gi}}`, "spec: Invalid value: \"Burstable\": Pod QOS Class may not change as a result of resizing"},
+		"more is asked than is let": {`{requests: {cpu: 300m, memory: 1Mi}, limits: {cpu: 200m, memory: 2Mi, ephemeral-storage: 1Gi}}`, "spec.containers[0].resources.requests: Invalid value: \"300m\": must be less than or equal to cpu limit of 200m"},
+	} {
+		old, pod := &corev1.Pod{}, &corev1.Pod{}
+		if err := yaml.Unmarshal([]byte(stored), old); err != nil {
+			t.Fatal(err)
+		}
+		defaultPod(old)
+		old.DeepCopyInto(pod)
+		pod.Spec.Containers[0].Resources = corev1.ResourceRequirements{}
+		pod.Spec.Containers[0].Image, pod.Labels = "other", map[string]string{"x": "y"} // Not by this way.
+		if err := yaml.Unmarshal([]byte(tc.resources), &pod.Spec.Containers[0].Resources); err != nil {
+			t.Fatal(err)
+		}
+		sub := resizeSub()
+		sub.Prepare(pod, old)
+		if pod.Spec.Containers[0].Image != "i" || len(pod.Labels) > 0 {
+			t.Errorf("%s: the image is %s, the labels %v", name, pod.Spec.Containers[0].Image, pod.Labels)
+		}
+		var got []string
+		for _, err := range sub.Validate(pod, old) {
+			got = append(got, err.Error())
+		}
+		if text := strings.Join(got, "\n"); text != tc.want {
+			t.Errorf("%s: %q, want %q", name, text, tc.want)
+		}
+	}
+}
