@@ -127,7 +127,12 @@ func (s *Server) bootstrapKubernetes(ctx context.Context) error {
 	if err := s.ensure(ctx, "services", s.kubernetesService().service); err != nil {
 		return err
 	}
-	return s.meet(ctx)
+	select {
+	case <-s.foundation.laid:
+		return s.publish(ctx)
+	default:
+		return s.meet(ctx)
+	}
 }
 
 func (s *Server) bootstrapService(ctx context.Context, k wellKnown) error {

@@ -75,6 +75,13 @@ func (s *Server) meet(ctx context.Context) error {
 	return s.publishPeers(ctx)
 }
 
+// publish brings the endpoints in line without a word of this server itself.
+func (s *Server) publish(ctx context.Context) error {
+	s.peers.mu.Lock()
+	defer s.peers.mu.Unlock()
+	return s.publishPeers(ctx)
+}
+
 // Leave takes this server out of the endpoints of the Service "kubernetes", before it stops.
 func (s *Server) Leave(ctx context.Context) error {
 	if s.cache.newest == nil {

@@ -169,8 +169,10 @@ func TestPeers(t *testing.T) {
 
 	first := servers[0]
 	now := time.Now()
+	servers[2].stop()     // As if killed: it says nothing.
+	first.peers.mu.Lock() // The server looks around, too.
+	defer first.peers.mu.Unlock()
 	first.lookAround(t.Context(), now)
-	servers[2].stop() // As if killed: it says nothing.
 	if err := first.set(t.Context(), leases, first.ownLease()); err != nil {
 		t.Fatal(err)
 	}

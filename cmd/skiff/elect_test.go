@@ -18,7 +18,10 @@ import (
 	"k8s.io/client-go/rest"
 )
 
-// Of two that stand for election one works; the other begins when it has ended, and not before.
+// seldom are times in which an elector does not look twice during a test.
+var seldom = times{lease: 3 * time.Hour, renew: 2 * time.Hour, retry: time.Hour}
+
+// Of two that stand for election one works; the other begins when it has ended, at once and not before.
 func TestElection(t *testing.T) {
 	client := electorate(t)
 	var working atomic.Int32
@@ -41,7 +44,8 @@ func TestElection(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
 		stop[name] = cancel
-		go func() { ended <- term(ctx, client, "test", name, work(started, name)) }()
+		c := candidate{client: client, lease: "test", identity: name, times: seldom}
+		go func() { ended <- c.term(ctx, work(started, name)) }()
 	}
 	first := await(t, started)
 	stop[first]()
@@ -61,7 +65,8 @@ func TestElection(t *testing.T) {
 // What fails by itself is told.
 func TestElectedWorkFails(t *testing.T) {
 	broken := errors.New("broken")
-	err := term(t.Context(), electorate(t), "test", "one", func(context.Context) error { return broken })
+	c := candidate{client: electorate(t), lease: "test", identity: "one", times: electionTimes}
+	err := c.term(t.Context(), func(context.Context) error { return broken })
 	if !errors.Is(err, broken) {
 		t.Errorf("the term ended with %v, want %v", err, broken)
 	}
