@@ -64,7 +64,7 @@ func BenchmarkAPI(b *testing.B) {
 }
 
 // restConfig reaches the API of a node from where the test runs.
-func (n *node) restConfig(b *testing.B) *rest.Config {
+func (n *node) restConfig(b testing.TB) *rest.Config {
 	b.Helper()
 	config, err := clientcmd.BuildConfigFromFlags("", filepath.Join(n.data, "admin.kubeconfig"))
 	if err != nil {

@@ -39,6 +39,7 @@ import (
 	"sync"
 
 	containerd "github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/core/containers"
 	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
@@ -131,7 +132,7 @@ func (r *Runtime) open(ctx context.Context) error {
 	if r.snapshotter, err = r.chooseSnapshotter(ctx); err != nil {
 		return err
 	}
-	if err := os.MkdirAll(r.config.RunDir, 0o711); err != nil {
+	if err := os.MkdirAll(r.containerDir(""), 0o711); err != nil {
 		return err
 	}
 	if err := r.client.NamespaceService().Create(ctx, r.config.Namespace, nil); err != nil && !errdefs.IsAlreadyExists(err) {
@@ -169,11 +170,26 @@ func (r *Runtime) adopt(ctx context.Context) error {
 	for _, c := range records {
 		known[c.ID] = true
 		err := r.readOutput(c.ID, c.Labels[labelLogPath])
-		if err != nil && !errors.Is(err, fs.ErrNotExist) { // A reboot takes the FIFOs away.
+		if errors.Is(err, fs.ErrNotExist) { // A reboot took the FIFOs away, or they were never made.
+			err = r.mourn(c)
+		}
+		if err != nil {
 			r.log.Error("a container's output is lost", "container", c.ID, "err", err)
 		}
 	}
 	return errors.Join(r.holder.takeOver(), r.removeOrphans(ctx, known))
+}
+
+// mourn notes of a container without a directory that it was there before a reboot and is not any more.
+func (r *Runtime) mourn(c containers.Container) error {
+	err := os.Mkdir(r.containerDir(c.ID), 0o700)
+	if err == nil {
+		r.missed(c)
+	}
+	if errors.Is(err, fs.ErrExist) {
+		return nil
+	}
+	return err
 }
 
 // removeOrphans removes the snapshots and directories that belong to no container.

@@ -11,8 +11,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
-	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -72,7 +70,7 @@ func StartDaemon(ctx context.Context, c DaemonConfig) (*Daemon, error) {
 	if err := d.config.write(); err != nil {
 		return nil, fmt.Errorf("write containerd's configuration: %w", err)
 	}
-	if err := d.endOrphan(ctx); err != nil {
+	if err := d.endOrphans(ctx); err != nil {
 		return nil, err
 	}
 	if err := d.start(ctx); err != nil {
@@ -122,9 +120,6 @@ func (d *Daemon) Stop() error {
 		_ = p.cmd.Process.Kill() // It may just have ended.
 		<-p.ended
 	}
-	if err := os.Remove(d.pidFile()); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return err
-	}
 	return nil
 }
 
@@ -138,36 +133,11 @@ func (d *Daemon) Purge() error {
 	return errors.Join(errs...)
 }
 
-// removeShimSockets removes the sockets of shims that were killed. They lie outside of the daemon's directories, in
-// /run/containerd/s; the bundle of each container names its own.
-func removeShimSockets(state string) error {
-	files, err := filepath.Glob(filepath.Join(state, "io.containerd.runtime.v2.task", "*", "*", "address"))
-	if err != nil {
-		return err
-	}
-	var errs []error
-	for _, file := range files {
-		address, err := os.ReadFile(file)
-		if err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		socket, ok := strings.CutPrefix(strings.TrimSpace(string(address)), "unix://")
-		if info, err := os.Lstat(socket); !ok || err != nil || info.Mode().Type() != os.ModeSocket {
-			continue // Gone with its shim, or nothing that a shim makes.
-		}
-		errs = append(errs, os.Remove(socket))
-	}
-	return errors.Join(errs...)
-}
-
 func (d *Daemon) current() *daemonProcess {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.process
 }
-
-func (d *Daemon) pidFile() string { return filepath.Join(d.config.State, "containerd.pid") }
 
 // start starts the process and waits until it serves, or until it is clear that it will not.
 func (d *Daemon) start(ctx context.Context) error {
@@ -191,9 +161,6 @@ func (d *Daemon) start(ctx context.Context) error {
 	d.mu.Lock()
 	d.process = p
 	d.mu.Unlock()
-	if err := os.WriteFile(d.pidFile(), []byte(strconv.Itoa(cmd.Process.Pid)), 0o644); err != nil {
-		return errors.Join(err, d.Stop())
-	}
 	if err := d.waitServing(ctx, p); err != nil {
 		return errors.Join(err, d.endStart(p))
 	}

@@ -127,6 +127,37 @@ func (n *node) processesOf(id string) (pids []int) {
 	return pids
 }
 
+// What a killed shim leaves is gone with its pod, and a container that was never started is not one that ended.
+func testShimKilled(t *testing.T, n *node) {
+	config := n.start("shimless")
+	socket := n.runtime.shimSocket("pod-1")
+	if sockets := socketsIn(t, n.daemon.config.State); !slices.Contains(sockets, socket) {
+		t.Fatalf("the shims listen on %v; %s is not among them", sockets, socket)
+	}
+	for _, text := range n.shims() {
+		pid, err := strconv.Atoi(text)
+		if err == nil {
+			err = syscall.Kill(pid, syscall.SIGKILL)
+		}
+		if err != nil {
+			t.Error(err)
+		}
+	}
+	c := n.waitExited(config.ID)
+	if c.ExitCode != 137 {
+		t.Errorf("the container of a killed shim is %+v", c)
+	}
+	if err := n.runtime.Remove(t.Context(), config.ID); err != nil {
+		t.Error(err)
+	}
+	if err := n.runtime.RemovePod(t.Context(), "pod-1"); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Lstat(socket); err == nil {
+		t.Errorf("the killed shim's socket %s is left", socket)
+	}
+}
+
 // Without its holder the node starts another, and what was held stays held.
 func testHolderKilled(t *testing.T, n *node) {
 	config := n.start("first", "bursts", "1")

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -83,7 +84,7 @@ func (r *Runtime) Containers(ctx context.Context) ([]agent.Container, error) {
 		switch task := tasks[record.ID]; {
 		case task != nil:
 			r.describeTask(&c, record, task)
-		case starting[record.ID]:
+		case starting[record.ID] || r.neverStarted(record):
 			c.State = agent.Created
 		default:
 			c.State, c.ExitCode, c.Unknown = agent.Exited, 137, true
@@ -146,7 +147,7 @@ func (r *Runtime) describeTask(c *agent.Container, record containers.Container, 
 	}
 }
 
-// Files of a container whose times are all that they say: when it had started, and when it was found without its task.
+// Files of a container whose times are all that they say: when it was to start, and when it was found without its task.
 const (
 	startedFile = "started"
 	missedFile  = "missed"
@@ -161,15 +162,28 @@ func (r *Runtime) started(record containers.Container) time.Time {
 	return info.ModTime()
 }
 
+// neverStarted says that the process was killed that was to start a container: it had made its directory, which only a reboot
+// takes away, and came no further.
+func (r *Runtime) neverStarted(record containers.Container) bool {
+	has := func(file string) bool {
+		_, err := os.Stat(filepath.Join(r.containerDir(record.ID), file))
+		return err == nil
+	}
+	return has("") && !has(startedFile) && !has(missedFile)
+}
+
 // missed is when it was first seen that a container has no task any more. Every later call says the same.
 func (r *Runtime) missed(record containers.Container) time.Time {
 	file := filepath.Join(r.containerDir(record.ID), missedFile)
 	info, err := os.Stat(file)
 	if err != nil {
-		err = errors.Join(os.MkdirAll(filepath.Dir(file), 0o700), os.WriteFile(file, nil, 0o600))
+		err = os.WriteFile(file, nil, 0o600)
 		if err == nil {
 			info, err = os.Stat(file)
 		}
+	}
+	if errors.Is(err, fs.ErrNotExist) { // It is being removed.
+		return time.Now()
 	}
 	if err != nil {
 		r.log.Error("the time of a container's end can't be kept", "container", record.ID, "err", err)

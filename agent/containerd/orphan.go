@@ -14,20 +14,31 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// endOrphan ends the daemon of an earlier process that was killed. The pid file may be old and the number another
-// process's by now, so the process must have been started with our configuration file.
-func (d *Daemon) endOrphan(ctx context.Context) error {
-	text, err := os.ReadFile(d.pidFile())
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
+// endOrphans ends the daemons of an earlier process that was killed. It may have been killed before it could note the number of
+// the one that it started, so they are found by their command line.
+func (d *Daemon) endOrphans(ctx context.Context) error {
+	lines, err := filepath.Glob("/proc/[0-9]*/cmdline")
 	if err != nil {
 		return err
 	}
-	pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
-	if err != nil || !hasArgument(pid, d.config.file()) {
-		return nil
+	command := []byte("\x00--config\x00" + d.config.file() + "\x00")
+	for _, file := range lines {
+		line, err := os.ReadFile(file)
+		if err != nil || !bytes.HasSuffix(line, command) {
+			continue
+		}
+		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(file)))
+		if err == nil {
+			err = d.endOrphan(ctx, pid)
+		}
+		if err != nil {
+			return err
+		}
 	}
+	return nil
+}
+
+func (d *Daemon) endOrphan(ctx context.Context, pid int) error {
 	process, err := unix.PidfdOpen(pid, 0)
 	if errors.Is(err, unix.ESRCH) {
 		return nil
@@ -36,6 +47,9 @@ func (d *Daemon) endOrphan(ctx context.Context) error {
 		return fmt.Errorf("open process %d: %w", pid, err)
 	}
 	defer unix.Close(process)
+	if !hasArgument(pid, d.config.file()) { // The number is another process's by now.
+		return nil
+	}
 	d.log.Info("ending the containerd that an earlier server left", "pid", pid)
 	if err := unix.PidfdSendSignal(process, unix.SIGTERM, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
 		return fmt.Errorf("end containerd %d: %w", pid, err)
@@ -81,32 +95,6 @@ func hasArgument(pid int, argument string) bool {
 	return false
 }
 
-// killShims kills the shims that belong to the daemon at socket, and the containers that are their children.
-func killShims(socket string) error {
-	files, err := filepath.Glob("/proc/[0-9]*/stat")
-	if err != nil {
-		return err
-	}
-	parents, shims := map[int]int{}, map[int]bool{}
-	for _, file := range files {
-		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(file)))
-		if err != nil {
-			return err
-		}
-		parents[pid] = parentIn(file)
-		shims[pid] = isShim(pid) && hasArgument(pid, socket)
-	}
-	for pid, parent := range parents {
-		if !shims[pid] && !shims[parent] {
-			continue
-		}
-		if err := unix.Kill(pid, unix.SIGKILL); err != nil && !errors.Is(err, unix.ESRCH) {
-			return fmt.Errorf("kill process %d: %w", pid, err)
-		}
-	}
-	return nil
-}
-
 // parentIn reads a process's parent out of its stat file, 0 if it has ended. The name before it, in parentheses, may
 // have any character.
 func parentIn(stat string) int {
@@ -120,11 +108,6 @@ func parentIn(stat string) int {
 	}
 	parent, _ := strconv.Atoi(fields[1])
 	return parent
-}
-
-func isShim(pid int) bool {
-	exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid))
-	return err == nil && strings.HasPrefix(filepath.Base(exe), "containerd-shim")
 }
 
 // unmountUnder unmounts everything below dir, the last mounted first.

@@ -35,6 +35,7 @@ func TestRuntime(t *testing.T) {
 	t.Run("events", func(t *testing.T) { testEvents(t, n) })
 	t.Run("agent restarts", func(t *testing.T) { testAgentRestart(t, n) })
 	t.Run("agent is killed", func(t *testing.T) { testAgentKilled(t, n) })
+	t.Run("a shim is killed", func(t *testing.T) { testShimKilled(t, n) })
 	t.Run("the holder is killed", func(t *testing.T) { testHolderKilled(t, n) })
 	t.Run("daemon dies", func(t *testing.T) { testDaemonDies(t, n) })
 }
@@ -563,7 +564,7 @@ func TestDaemonPurge(t *testing.T) {
 	if len(n.shims()) == 0 {
 		t.Error("the shim ended with its daemon")
 	}
-	sockets := shimSockets(t, n.daemon.config.State)
+	sockets := socketsIn(t, n.daemon.config.State)
 	if err := n.daemon.Purge(); err != nil {
 		t.Errorf("purge: %v", err)
 	}
@@ -578,8 +579,8 @@ func TestDaemonPurge(t *testing.T) {
 	n.eventually("the container's cgroup is empty and can be removed", func() bool { return cgroup.Host().Remove(testCgroup) == nil })
 }
 
-// shimSockets are where the shims of a daemon listen; there is at least one.
-func shimSockets(t *testing.T, state string) (sockets []string) {
+// socketsIn are where the shims of a daemon listen; there is at least one.
+func socketsIn(t *testing.T, state string) (sockets []string) {
 	t.Helper()
 	files, _ := filepath.Glob(filepath.Join(state, "io.containerd.runtime.v2.task", "*", "*", "address"))
 	for _, file := range files {

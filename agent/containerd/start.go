@@ -58,8 +58,14 @@ func (r *Runtime) Start(ctx context.Context, c agent.ContainerConfig) error {
 	if err != nil {
 		return err
 	}
+	if err := os.MkdirAll(r.containerDir(id), 0o700); err != nil { // First of all: see neverStarted.
+		return err
+	}
 	container, err := r.create(ctx, id, c, spec(c, id, about.Config, shm, pidNS), image)
 	if err != nil {
+		if !errdefs.IsAlreadyExists(err) {
+			err = errors.Join(err, os.RemoveAll(r.containerDir(id)))
+		}
 		return fmt.Errorf("create container: %w", err)
 	}
 	if err := r.run(ctx, container, c); err != nil {
@@ -142,13 +148,23 @@ func (r *Runtime) run(ctx context.Context, container containerd.Container, c age
 		return err
 	}
 	task, err := container.NewTask(ctx, pipes.creator())
+	if errdefs.IsAlreadyExists(err) {
+		if err := r.deleteGhost(ctx, container.ID()); err != nil {
+			return err
+		}
+		task, err = container.NewTask(ctx, pipes.creator())
+	}
 	if err != nil {
 		return fmt.Errorf("create task: %w", err)
+	}
+	// Before the start: who finds a container without this file and without a task knows that it never ran.
+	if err := os.WriteFile(filepath.Join(pipes.dir, startedFile), nil, 0o600); err != nil {
+		return err
 	}
 	if err := task.Start(ctx); err != nil {
 		return fmt.Errorf("start task: %w", err)
 	}
-	return os.WriteFile(filepath.Join(r.containerDir(container.ID()), startedFile), nil, 0o600)
+	return nil
 }
 
 // pipes are the FIFOs between a process and this package, and our end of those that it writes.

@@ -13,8 +13,10 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/containerd/containerd/api/services/tasks/v1"
 	containerd "github.com/containerd/containerd/v2/client"
 	"github.com/containerd/errdefs"
+	"github.com/containerd/errdefs/pkg/errgrpc"
 	"golang.org/x/sys/unix"
 
 	"skiff/agent"
@@ -93,6 +95,8 @@ func (r *Runtime) discard(ctx context.Context, container containerd.Container, k
 		if _, err := task.Delete(ctx, opts...); err != nil && !errdefs.IsNotFound(err) {
 			return err
 		}
+	} else {
+		_ = r.deleteGhost(ctx, container.ID()) // Where a dead shim hinders it, containerd is about to do the same.
 	}
 	if err := container.Delete(ctx, containerd.WithSnapshotCleanup); err != nil && !errdefs.IsNotFound(err) {
 		return err
@@ -104,8 +108,18 @@ func (r *Runtime) discard(ctx context.Context, container containerd.Container, k
 	return os.RemoveAll(r.containerDir(container.ID()))
 }
 
-// RemovePod deletes what is left of a pod when its containers are removed: its /dev/shm and its cgroups, with the processes
-// that are still in them.
+// deleteGhost has containerd forget a task whose making was broken off: it is in none of its answers, and yet a new one of the same
+// name is refused.
+func (r *Runtime) deleteGhost(ctx context.Context, id string) error {
+	_, err := r.client.TaskService().Delete(ctx, &tasks.DeleteTaskRequest{ContainerID: id})
+	if err != nil && !errdefs.IsNotFound(errgrpc.ToNative(err)) {
+		return fmt.Errorf("delete what is left of a task: %w", err)
+	}
+	return nil
+}
+
+// RemovePod deletes what is left of a pod when its containers are removed: its /dev/shm, its cgroups, with the processes that
+// are still in them, and the socket of a shim that was killed.
 func (r *Runtime) RemovePod(ctx context.Context, podUID string) error {
 	if podUID == "" || podUID != filepath.Base(podUID) || podUID == "." || podUID == ".." {
 		return fmt.Errorf("%q is not a pod's UID", podUID)
@@ -113,7 +127,8 @@ func (r *Runtime) RemovePod(ctx context.Context, podUID string) error {
 	err := errors.Join(
 		unmount(r.shmDir(podUID)),
 		os.RemoveAll(r.shmDir(podUID)),
-		r.clearPod(ctx, podUID))
+		r.clearPod(ctx, podUID),
+		removeDeadSocket(r.shimSocket(podUID)))
 	if err != nil {
 		return fmt.Errorf("remove the rest of pod %s: %w", podUID, err)
 	}

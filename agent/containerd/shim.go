@@ -1,0 +1,120 @@
+package containerd
+
+import (
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// shimSockets is where shims listen, outside of all directories of their daemon.
+const shimSockets = "/run/containerd/s"
+
+// shimSocket is where the shim of a pod listens: containerd makes the name of the daemon's address, its namespace and the group.
+func (r *Runtime) shimSocket(podUID string) string {
+	sum := sha256.Sum256([]byte(filepath.Join(r.config.Socket, r.config.Namespace, podUID)))
+	return fmt.Sprintf("%s/%x", shimSockets, sum)
+}
+
+// removeDeadSocket removes a socket that nobody listens on. A shim removes its own when it ends, but not when it is killed.
+func removeDeadSocket(path string) error {
+	conn, err := net.Dial("unix", path)
+	if err == nil {
+		return conn.Close()
+	}
+	if !errors.Is(err, unix.ECONNREFUSED) {
+		return nil
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// killShims kills the shims that belong to the daemon at socket, and the containers that are their children, and removes the
+// sockets that the shims listened on.
+func killShims(socket string) error {
+	files, err := filepath.Glob("/proc/[0-9]*/stat")
+	if err != nil {
+		return err
+	}
+	parents, shims := map[int]int{}, map[int]bool{}
+	var sockets []string
+	for _, file := range files {
+		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(file)))
+		if err != nil {
+			return err
+		}
+		parents[pid] = parentIn(file)
+		if shims[pid] = isShim(pid) && hasArgument(pid, socket); shims[pid] {
+			sockets = append(sockets, socketsOf(pid)...)
+		}
+	}
+	for pid, parent := range parents {
+		if !shims[pid] && !shims[parent] {
+			continue
+		}
+		if err := unix.Kill(pid, unix.SIGKILL); err != nil && !errors.Is(err, unix.ESRCH) {
+			return fmt.Errorf("kill process %d: %w", pid, err)
+		}
+	}
+	for _, path := range sockets {
+		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
+}
+
+// removeShimSockets removes the sockets of shims that were killed before; the bundle of each container names its own.
+func removeShimSockets(state string) error {
+	files, err := filepath.Glob(filepath.Join(state, "io.containerd.runtime.v2.task", "*", "*", "address"))
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, file := range files {
+		address, err := os.ReadFile(file)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		if path, ok := strings.CutPrefix(strings.TrimSpace(string(address)), "unix://"); ok {
+			errs = append(errs, removeDeadSocket(path))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func isShim(pid int) bool {
+	exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid))
+	return err == nil && strings.HasPrefix(filepath.Base(exe), "containerd-shim")
+}
+
+// socketsOf are the paths at which a shim listens: the kernel's table names them by inode.
+func socketsOf(pid int) (paths []string) {
+	links, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", pid))
+	var open []string
+	for _, link := range links {
+		target, _ := os.Readlink(link) // "socket:[12345]".
+		if inode, ok := strings.CutPrefix(target, "socket:["); ok {
+			open = append(open, strings.TrimSuffix(inode, "]"))
+		}
+	}
+	table, _ := os.ReadFile(fmt.Sprintf("/proc/%d/net/unix", pid))
+	for line := range strings.Lines(string(table)) {
+		const inode, path = 6, 7
+		fields := strings.Fields(line)
+		if len(fields) > path && slices.Contains(open, fields[inode]) && strings.HasPrefix(fields[path], shimSockets+"/") {
+			paths = append(paths, fields[path])
+		}
+	}
+	return paths
+}
