@@ -82,10 +82,10 @@ func (r *Runtime) Containers(ctx context.Context) ([]agent.Container, error) {
 	for _, record := range records {
 		c := describe(record)
 		switch task := tasks[record.ID]; {
+		case starting[record.ID] && task == nil || r.neverStarted(record):
+			c.State = agent.Created
 		case task != nil:
 			r.describeTask(&c, record, task)
-		case starting[record.ID] || r.neverStarted(record):
-			c.State = agent.Created
 		default:
 			c.State, c.ExitCode, c.Unknown = agent.Exited, 137, true
 			c.Started = r.started(record)
@@ -163,7 +163,7 @@ func (r *Runtime) started(record containers.Container) time.Time {
 }
 
 // neverStarted says that the process was killed that was to start a container: it had made its directory, which only a reboot
-// takes away, and came no further.
+// takes away, and came no further, or what it had made was killed before its start.
 func (r *Runtime) neverStarted(record containers.Container) bool {
 	has := func(file string) bool {
 		_, err := os.Stat(filepath.Join(r.containerDir(record.ID), file))

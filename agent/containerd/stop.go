@@ -38,6 +38,9 @@ func (r *Runtime) Signal(ctx context.Context, id string, kill bool) error {
 		return fmt.Errorf("signal container %s: %w", id, err)
 	}
 	if kill {
+		if err := r.noteNeverStarted(ctx, task); err != nil {
+			return fmt.Errorf("signal container %s: %w", id, err)
+		}
 		err = task.Kill(ctx, syscall.SIGKILL, containerd.WithKillAll)
 	} else {
 		var signal syscall.Signal
@@ -49,6 +52,22 @@ func (r *Runtime) Signal(ctx context.Context, id string, kill bool) error {
 		return fmt.Errorf("signal container %s: %w", id, err)
 	}
 	return nil
+}
+
+// noteNeverStarted is for a task that is made but not started: once killed, it would look like one that had run.
+func (r *Runtime) noteNeverStarted(ctx context.Context, task containerd.Task) error {
+	status, err := task.Status(ctx)
+	if errdefs.IsNotFound(err) || err == nil && status.Status != containerd.Created {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	err = os.Remove(filepath.Join(r.containerDir(task.ID()), startedFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
 }
 
 // load finds a container, or says ErrNoContainer.
@@ -101,11 +120,16 @@ func (r *Runtime) discard(ctx context.Context, container containerd.Container, k
 	if err := container.Delete(ctx, containerd.WithSnapshotCleanup); err != nil && !errdefs.IsNotFound(err) {
 		return err
 	}
-	if out := r.forget(container.ID()); out != nil {
+	return r.removeFiles(container.ID())
+}
+
+// removeFiles removes what a container has beside what containerd has of it.
+func (r *Runtime) removeFiles(id string) error {
+	if out := r.forget(id); out != nil {
 		out.close()
 	}
-	r.holder.release(container.ID())
-	return os.RemoveAll(r.containerDir(container.ID()))
+	r.holder.release(id)
+	return os.RemoveAll(r.containerDir(id))
 }
 
 // deleteGhost has containerd forget a task whose making was broken off: it is in none of its answers, and yet a new one of the same
@@ -124,11 +148,16 @@ func (r *Runtime) RemovePod(ctx context.Context, podUID string) error {
 	if podUID == "" || podUID != filepath.Base(podUID) || podUID == "." || podUID == ".." {
 		return fmt.Errorf("%q is not a pod's UID", podUID)
 	}
-	err := errors.Join(
+	var errs []error
+	dirs, _ := filepath.Glob(r.containerDir(podUID + "-*")) // Where containerd was killed when it removed the container.
+	for _, dir := range dirs {
+		errs = append(errs, r.removeFiles(filepath.Base(dir)))
+	}
+	err := errors.Join(append(errs,
 		unmount(r.shmDir(podUID)),
 		os.RemoveAll(r.shmDir(podUID)),
 		r.clearPod(ctx, podUID),
-		removeDeadSocket(r.shimSocket(podUID)))
+		removeDeadSocket(r.shimSocket(podUID)))...)
 	if err != nil {
 		return fmt.Errorf("remove the rest of pod %s: %w", podUID, err)
 	}
