@@ -77,8 +77,10 @@ func New(client kubernetes.Interface, factory informers.SharedInformerFactory, c
 	err := errors.Join(
 		newDeployments(&c.base, recorder("deployment-controller")),
 		newReplicaSets(&c.base, recorder("replicaset-controller"), config.Traffic),
+		newReplicationControllers(&c.base, recorder("replication-controller"), config.Traffic),
 		newEndpointSlices(&c.base, recorder("endpoint-slice-controller")),
 		newEndpoints(&c.base),
+		newMirrors(&c.base, recorder("endpoint-slice-mirroring-controller")),
 		newNamespaces(&c.base),
 		newServiceAccounts(&c.base),
 		newRootCAs(&c.base, config.RootCA),

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -14,9 +15,9 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
-	appslisters "k8s.io/client-go/listers/apps/v1"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/record"
 
@@ -26,16 +27,16 @@ import (
 // burst is how many pods one call creates or deletes at most.
 const burst = 500
 
-// replicaSets keeps as many pods of each ReplicaSet as its spec says.
+// replicaSets keeps as many pods of each ReplicaSet as its spec says, or of each ReplicationController, which is the same thing
+// under an older name; see [setKind].
 //
 // The cache of pods lags behind what the controller itself has just done, so it counts the pods that it still expects to
 // see come and go, and touches none before it has seen them all; see [expectations].
 type replicaSets struct {
+	kind     setKind
 	client   kubernetes.Interface
 	events   record.EventRecorder
 	loop     *reconcile.Loop
-	lister   appslisters.ReplicaSetLister
-	sets     cache.Indexer
 	pods     cache.Indexer
 	traffic  Traffic
 	expected expectations
@@ -52,25 +53,69 @@ type Traffic interface {
 // whole seconds, so that it is two or three.
 const arrivalTime = 3 * time.Second
 
+// setKind is what a kind of object must offer to have its pods kept. Each object is seen in the form of a ReplicaSet, which is
+// read only.
+type setKind struct {
+	schema.GroupVersionKind
+	noun     string // In errors.
+	informer cache.SharedIndexInformer
+	get      func(namespace, name string) (*appsv1.ReplicaSet, error)
+	list     func(namespace string) ([]*appsv1.ReplicaSet, error)
+	// live asks the API instead of the cache.
+	live        func(ctx context.Context, namespace, name string) (metav1.Object, error)
+	writeStatus func(ctx context.Context, updated *appsv1.ReplicaSet) error
+	// terminating is whether the status counts pods that are being deleted.
+	terminating bool
+	// siblings are the UIDs of all objects of the kind that a controller owns. nil: nothing owns several.
+	siblings func(owner types.UID) ([]types.UID, error)
+}
+
 var replicaSetKind = appsv1.SchemeGroupVersion.WithKind("ReplicaSet")
 
 func newReplicaSets(b *base, events record.EventRecorder, traffic Traffic) error {
-	sets, pods := b.factory.Apps().V1().ReplicaSets(), b.factory.Core().V1().Pods()
-	c := &replicaSets{
-		client:  b.client,
-		events:  events,
-		lister:  sets.Lister(),
-		sets:    sets.Informer().GetIndexer(),
-		pods:    pods.Informer().GetIndexer(),
-		traffic: traffic,
+	sets := b.factory.Apps().V1().ReplicaSets()
+	lister, indexer, api := sets.Lister(), sets.Informer().GetIndexer(), b.client.AppsV1()
+	if err := addIndex(sets.Informer(), byController, controllerKeys); err != nil {
+		return fmt.Errorf("index for the replicaset loop: %w", err)
 	}
-	c.loop = b.loop("replicaset", 5, c.Reconcile)
-	for _, informer := range []cache.SharedIndexInformer{sets.Informer(), pods.Informer()} {
-		if err := addIndex(informer, byController, controllerKeys); err != nil {
-			return fmt.Errorf("index for the replicaset loop: %w", err)
-		}
+	return keepPods(b, events, traffic, setKind{
+		GroupVersionKind: replicaSetKind,
+		noun:             "replica set",
+		informer:         sets.Informer(),
+		terminating:      true,
+		get: func(namespace, name string) (*appsv1.ReplicaSet, error) {
+			return lister.ReplicaSets(namespace).Get(name)
+		},
+		list: func(namespace string) ([]*appsv1.ReplicaSet, error) {
+			return lister.ReplicaSets(namespace).List(labels.Everything())
+		},
+		live: func(ctx context.Context, namespace, name string) (metav1.Object, error) {
+			return api.ReplicaSets(namespace).Get(ctx, name, metav1.GetOptions{})
+		},
+		writeStatus: func(ctx context.Context, updated *appsv1.ReplicaSet) error {
+			_, err := api.ReplicaSets(updated.Namespace).UpdateStatus(ctx, updated, metav1.UpdateOptions{})
+			return err
+		},
+		siblings: func(owner types.UID) (uids []types.UID, err error) {
+			found, err := indexed[*appsv1.ReplicaSet](indexer, byController, string(owner))
+			for _, rs := range found {
+				uids = append(uids, rs.UID)
+			}
+			return uids, err
+		},
+	})
+}
+
+// keepPods enters a loop that keeps the pods of a kind.
+func keepPods(b *base, events record.EventRecorder, traffic Traffic, kind setKind) error {
+	pods := b.factory.Core().V1().Pods()
+	c := &replicaSets{kind: kind, client: b.client, events: events, pods: pods.Informer().GetIndexer(), traffic: traffic}
+	name := strings.ToLower(kind.Kind)
+	c.loop = b.loop(name, 5, c.Reconcile)
+	if err := addIndex(pods.Informer(), byController, controllerKeys); err != nil {
+		return fmt.Errorf("index for the %s loop: %w", name, err)
 	}
-	if err := b.watch(c.loop, sets.Informer(), reconcile.ObjectKey); err != nil {
+	if err := b.watch(c.loop, kind.informer, reconcile.ObjectKey); err != nil {
 		return err
 	}
 	return b.handle(pods.Informer(), cache.ResourceEventHandlerFuncs{
@@ -115,14 +160,14 @@ func (c *replicaSets) podGone(pod *corev1.Pod) {
 
 // keysOf names the ReplicaSet that controls the pod or, for a pod of nobody, those that might adopt it.
 func (c *replicaSets) keysOf(pod *corev1.Pod) []string {
-	return keysOf(pod, replicaSetKind.Kind, c.lister.ReplicaSets(pod.Namespace).List,
-		func(rs *appsv1.ReplicaSet) *metav1.LabelSelector { return rs.Spec.Selector })
+	list := func(labels.Selector) ([]*appsv1.ReplicaSet, error) { return c.kind.list(pod.Namespace) }
+	return keysOf(pod, c.kind.Kind, list, func(rs *appsv1.ReplicaSet) *metav1.LabelSelector { return rs.Spec.Selector })
 }
 
 // Reconcile creates or deletes pods of one ReplicaSet and writes its status.
 func (c *replicaSets) Reconcile(ctx context.Context, key string) (time.Duration, error) {
 	namespace, name, _ := cache.SplitMetaNamespaceKey(key)
-	rs, err := c.lister.ReplicaSets(namespace).Get(name)
+	rs, err := c.kind.get(namespace, name)
 	if apierrors.IsNotFound(err) {
 		c.expected.forget(key)
 		return 0, nil
@@ -147,6 +192,9 @@ func (c *replicaSets) Reconcile(ctx context.Context, key string) (time.Duration,
 		return c.traffic == nil || c.traffic.Arriving(pod, func() { c.loop.Add(key) }) == ""
 	}
 	status, next := replicaSetStatus(rs, pods, failure, time.Now(), arrived)
+	if !c.kind.terminating {
+		status.TerminatingReplicas = nil
+	}
 	if err := c.writeStatus(ctx, rs, status); err != nil {
 		return 0, err
 	}
@@ -160,7 +208,7 @@ func (c *replicaSets) Reconcile(ctx context.Context, key string) (time.Duration,
 func (c *replicaSets) claimPods(ctx context.Context, rs *appsv1.ReplicaSet) ([]*corev1.Pod, error) {
 	selector, err := metav1.LabelSelectorAsSelector(rs.Spec.Selector)
 	if err != nil {
-		return nil, fmt.Errorf("read the selector of replica set %s/%s: %w", rs.Namespace, rs.Name, err)
+		return nil, fmt.Errorf("read the selector of %s %s/%s: %w", c.kind.noun, rs.Namespace, rs.Name, err)
 	}
 	found, err := indexed[*corev1.Pod](c.pods, byController, string(rs.UID))
 	if err != nil {
@@ -172,7 +220,7 @@ func (c *replicaSets) claimPods(ctx context.Context, rs *appsv1.ReplicaSet) ([]*
 	}
 	found = append(found, slices.DeleteFunc(orphans, podFinished)...)
 	alive := func(ctx context.Context) error {
-		live, err := c.client.AppsV1().ReplicaSets(rs.Namespace).Get(ctx, rs.Name, metav1.GetOptions{})
+		live, err := c.kind.live(ctx, rs.Namespace, rs.Name)
 		if err != nil {
 			return err
 		}
@@ -185,7 +233,7 @@ func (c *replicaSets) claimPods(ctx context.Context, rs *appsv1.ReplicaSet) ([]*
 		}
 		return err
 	}
-	return claim(ctx, rs, *metav1.NewControllerRef(rs, replicaSetKind), selector, found, alive, patch)
+	return claim(ctx, rs, *metav1.NewControllerRef(rs, c.kind.GroupVersionKind), selector, found, alive, patch)
 }
 
 // scale creates the pods that are missing or deletes those too many.
@@ -205,7 +253,7 @@ func (c *replicaSets) scale(ctx context.Context, key string, rs *appsv1.ReplicaS
 }
 
 func (c *replicaSets) create(ctx context.Context, key string, rs *appsv1.ReplicaSet, n int) error {
-	pod := podFromTemplate(rs)
+	pod := podFromTemplate(rs, c.kind.GroupVersionKind)
 	c.expected.creations(key, n, time.Now())
 	created, err := slowStart(n, func() error {
 		got, err := c.client.CoreV1().Pods(rs.Namespace).Create(ctx, pod.DeepCopy(), metav1.CreateOptions{})
@@ -260,16 +308,16 @@ func (c *replicaSets) remove(ctx context.Context, key string, rs *appsv1.Replica
 // relatedPods are the active pods of all ReplicaSets that have rs's owner. During a rollout the old and the new set's
 // pods should not leave the same node crowded.
 func (c *replicaSets) relatedPods(rs *appsv1.ReplicaSet) ([]*corev1.Pod, error) {
-	siblings := []*appsv1.ReplicaSet{rs}
-	if owner := metav1.GetControllerOfNoCopy(rs); owner != nil {
+	siblings := []types.UID{rs.UID}
+	if owner := metav1.GetControllerOfNoCopy(rs); owner != nil && c.kind.siblings != nil {
 		var err error
-		if siblings, err = indexed[*appsv1.ReplicaSet](c.sets, byController, string(owner.UID)); err != nil {
+		if siblings, err = c.kind.siblings(owner.UID); err != nil {
 			return nil, err
 		}
 	}
 	var related []*corev1.Pod
-	for _, s := range siblings {
-		pods, err := indexed[*corev1.Pod](c.pods, byController, string(s.UID))
+	for _, uid := range siblings {
+		pods, err := indexed[*corev1.Pod](c.pods, byController, string(uid))
 		if err != nil {
 			return nil, err
 		}
@@ -284,9 +332,8 @@ func (c *replicaSets) writeStatus(ctx context.Context, rs *appsv1.ReplicaSet, st
 	}
 	updated := rs.DeepCopy()
 	updated.Status = status
-	_, err := c.client.AppsV1().ReplicaSets(rs.Namespace).UpdateStatus(ctx, updated, metav1.UpdateOptions{})
-	if err != nil && !apierrors.IsNotFound(err) {
-		return fmt.Errorf("write the status of replica set %s/%s: %w", rs.Namespace, rs.Name, err)
+	if err := c.kind.writeStatus(ctx, updated); err != nil && !apierrors.IsNotFound(err) {
+		return fmt.Errorf("write the status of %s %s/%s: %w", c.kind.noun, rs.Namespace, rs.Name, err)
 	}
 	return nil
 }
@@ -298,7 +345,7 @@ type (
 )
 
 // podFromTemplate makes the pod that rs wants one more of; the API server completes its name.
-func podFromTemplate(rs *appsv1.ReplicaSet) *corev1.Pod {
+func podFromTemplate(rs *appsv1.ReplicaSet, kind schema.GroupVersionKind) *corev1.Pod {
 	t := rs.Spec.Template.DeepCopy()
 	return &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{
@@ -307,7 +354,7 @@ func podFromTemplate(rs *appsv1.ReplicaSet) *corev1.Pod {
 			Labels:          maps.Clone(t.Labels),
 			Annotations:     maps.Clone(t.Annotations),
 			Finalizers:      slices.Clone(t.Finalizers),
-			OwnerReferences: []metav1.OwnerReference{*metav1.NewControllerRef(rs, replicaSetKind)},
+			OwnerReferences: []metav1.OwnerReference{*metav1.NewControllerRef(rs, kind)},
 		},
 		Spec: t.Spec,
 	}
@@ -336,63 +383,4 @@ func slowStart(n int, do func() error) (succeeded int, err error) {
 		}
 	}
 	return succeeded, nil
-}
-
-// replicaSetStatus counts the pods, and says when a pod becomes available by time alone (0: none will). A pod that its Services
-// do not send requests to yet is not available, however ready: a rollout that takes an old pod away for it would leave fewer.
-func replicaSetStatus(rs *appsv1.ReplicaSet, pods []*corev1.Pod, failure error, now time.Time, arrived func(*corev1.Pod) bool) (status appsv1.ReplicaSetStatus, next time.Duration) {
-	template := labels.SelectorFromSet(rs.Spec.Template.Labels)
-	minReady := time.Duration(rs.Spec.MinReadySeconds) * time.Second
-	terminating := int32(0)
-	status = appsv1.ReplicaSetStatus{
-		ObservedGeneration:  rs.Generation,
-		Conditions:          replicaFailure(rs.Status.Conditions, failure, now),
-		TerminatingReplicas: &terminating,
-	}
-	for _, pod := range pods {
-		if podFinished(pod) {
-			continue
-		}
-		if pod.DeletionTimestamp != nil {
-			terminating++
-			continue
-		}
-		status.Replicas++
-		if template.Matches(labels.Set(pod.Labels)) {
-			status.FullyLabeledReplicas++
-		}
-		if podReady(pod) {
-			status.ReadyReplicas++
-		}
-		available, wait := podAvailable(pod, minReady, now)
-		if available && !arrived(pod) {
-			wait = untilReadyFor(pod, arrivalTime, now)
-			available = wait <= 0
-		}
-		if available {
-			status.AvailableReplicas++
-		} else if wait > 0 && (next == 0 || wait < next) {
-			next = wait
-		}
-	}
-	return status, next
-}
-
-// replicaFailure is the condition ReplicaFailure, which is there only while pods cannot be created or deleted.
-func replicaFailure(conditions []appsv1.ReplicaSetCondition, failure error, now time.Time) []appsv1.ReplicaSetCondition {
-	isFailure := func(c appsv1.ReplicaSetCondition) bool { return c.Type == appsv1.ReplicaSetReplicaFailure }
-	if failure == nil {
-		return slices.DeleteFunc(slices.Clone(conditions), isFailure)
-	}
-	if slices.ContainsFunc(conditions, isFailure) {
-		return conditions
-	}
-	reason := "FailedCreate"
-	if _, deleting := failure.(failedDelete); deleting {
-		reason = "FailedDelete"
-	}
-	return append(slices.Clone(conditions), appsv1.ReplicaSetCondition{
-		Type: appsv1.ReplicaSetReplicaFailure, Status: corev1.ConditionTrue, Reason: reason, Message: failure.Error(),
-		LastTransitionTime: metav1.NewTime(now),
-	})
 }
