@@ -126,11 +126,12 @@ type Agent struct {
 	memories memories
 	usages   usages
 	shares   groupShares
+	reclaims reclaims
 	capacity v1.ResourceList
 	ready    chan struct{} // Closed when the API knows the Node as Ready.
 }
 
-// New makes an agent and opens its port. It asks factory for the informers of pods and services; the caller starts the
+// New makes an agent and opens its port. It asks factory for the informers of pods, services and volumes; the caller starts the
 // factory afterwards. The factory's pod informer may be limited to the node (a field selector on spec.nodeName, given
 // with factory.InformerFor) or see all pods: the agent looks at its own only.
 func New(config Config, client kubernetes.Interface, factory informers.SharedInformerFactory, runtime Runtime, network Network) (*Agent, error) {
@@ -164,7 +165,7 @@ func New(config Config, client kubernetes.Interface, factory informers.SharedInf
 	checker := newChecker(runtime)
 	a.probes = newProbes(checker, a.loop.Add, a.tell)
 	a.hooks = newHooks(checker, a.loop.Add, a.tell)
-	if err := a.watchPods(); err != nil {
+	if err := errors.Join(a.watchPods(), a.watchVolumes(factory)); err != nil {
 		return nil, err
 	}
 	for _, dir := range []string{a.dirs.pods(), a.dirs.logs(), a.dirs.secrets()} {
@@ -255,6 +256,8 @@ func (a *Agent) runPods(ctx context.Context) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	wg.Go(func() { a.loop.Run(ctx, a.Workers) })
+	a.sweepVolumes()
+	wg.Go(func() { a.reclaims.loop.Run(ctx, 1) })
 	a.addAll(ctx)
 	for ctx.Err() == nil {
 		err := a.runtime.Events(ctx, func(uid string) {

@@ -18,6 +18,7 @@ import (
 //	DATA/pods/UID/messages/CONTAINER-ATTEMPT             termination messages
 //	DATA/pods/UID/volumes/NAME                           emptyDir, configMap, downwardAPI
 //	DATA/pods/UID/parts/CONTAINER-ATTEMPT/NUMBER         mounts of a subPath
+//	DATA/volumes/HANDLE                                  volumes of the class "local", which no pod's end touches
 //	RUN/secrets/UID/NAME                                 secret, projected
 type dirs struct{ data, run string }
 
@@ -29,6 +30,16 @@ func (d dirs) secret(uid types.UID) string { return filepath.Join(d.secrets(), s
 
 func (d dirs) volume(uid types.UID, name string) string {
 	return filepath.Join(d.pod(uid), "volumes", name)
+}
+
+func (d dirs) localVolumes() string { return filepath.Join(d.data, "volumes") }
+
+// localVolume is the directory of a volume with that handle.
+func (d dirs) localVolume(handle string) (string, error) {
+	if !plainName.MatchString(handle) {
+		return "", fmt.Errorf("%q cannot be part of a path", handle)
+	}
+	return filepath.Join(d.localVolumes(), handle), nil
 }
 
 // parts is where the parts of volumes that a container has are mounted.

@@ -118,7 +118,7 @@ func (a *Agent) prepare(ctx context.Context, s seen, d decision, m *memory) erro
 	if len(d.start) == 0 && !showsObjects(pod) {
 		return nil
 	}
-	volumes, err := a.volumes(ctx, pod)
+	volumes, err := a.volumes(ctx, pod, m.ready.volumes)
 	if err != nil && len(d.start) == 0 {
 		m.due = s.now.Add(volumesRetry)
 		return nil // What runs keeps the contents that it has.

@@ -32,12 +32,12 @@ type volume struct {
 }
 
 // volumes makes the pod's volumes and brings those made of the API's objects up to date. Called again it changes only what
-// differs.
-func (a *Agent) volumes(ctx context.Context, pod *v1.Pod) (map[string]volume, error) {
+// differs; had is what it returned the last time.
+func (a *Agent) volumes(ctx context.Context, pod *v1.Pod, had map[string]volume) (map[string]volume, error) {
 	all := map[string]volume{}
 	for i := range pod.Spec.Volumes {
 		v := &pod.Spec.Volumes[i]
-		made, err := a.volume(ctx, pod, v)
+		made, err := a.volume(ctx, pod, v, had[v.Name])
 		if err != nil {
 			return nil, fmt.Errorf("MountVolume.SetUp failed for volume %q : %w", v.Name, err)
 		}
@@ -46,7 +46,7 @@ func (a *Agent) volumes(ctx context.Context, pod *v1.Pod) (map[string]volume, er
 	return all, nil
 }
 
-func (a *Agent) volume(ctx context.Context, pod *v1.Pod, v *v1.Volume) (volume, error) {
+func (a *Agent) volume(ctx context.Context, pod *v1.Pod, v *v1.Volume, had volume) (volume, error) {
 	group := fsGroup(pod)
 	data, secret := a.dirs.volume(pod.UID, v.Name), filepath.Join(a.dirs.secret(pod.UID), v.Name)
 	switch {
@@ -70,6 +70,10 @@ func (a *Agent) volume(ctx context.Context, pod *v1.Pod, v *v1.Volume) (volume, 
 	case v.Projected != nil:
 		files, err := projectedFiles(ctx, pod, v.Projected, a.sources, a.allocatable())
 		return showFiles(secret, files, group, err) // There may be a Secret in it.
+	case had.path != "": // What follows does not change.
+		return had, nil
+	case v.PersistentVolumeClaim != nil, v.Ephemeral != nil:
+		return a.claimVolume(ctx, pod, v)
 	}
 	return volume{}, errors.New(unservedMessage([]string{"spec.volumes"})) // api.Unserved has stopped it before.
 }
@@ -107,8 +111,8 @@ func checkHostPath(h *v1.HostPathVolumeSource) error {
 	if h.Type != nil {
 		kind = *h.Type
 	}
-	if slices.Contains(strings.Split(h.Path, "/"), "..") || !filepath.IsAbs(h.Path) {
-		return fmt.Errorf("hostPath %q must be an absolute path without '..'", h.Path)
+	if err := checkPath(h.Path); err != nil {
+		return err
 	}
 	info, err := os.Stat(h.Path)
 	missing := errors.Is(err, fs.ErrNotExist)
@@ -137,6 +141,14 @@ func checkHostPath(h *v1.HostPathVolumeSource) error {
 	}
 	if !ok {
 		return fmt.Errorf("hostPath type check failed: %s is not a %s", h.Path, kind)
+	}
+	return nil
+}
+
+// checkPath refuses a path of the host that means another one than it says.
+func checkPath(path string) error {
+	if slices.Contains(strings.Split(path, "/"), "..") || !filepath.IsAbs(path) {
+		return fmt.Errorf("%q must be an absolute path without '..'", path)
 	}
 	return nil
 }

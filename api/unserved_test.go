@@ -20,8 +20,11 @@ func TestUnserved(t *testing.T) {
 		},
 		"spec.shareProcessNamespace": func(p *corev1.Pod) { p.Spec.ShareProcessNamespace = &yes },
 		"spec.hostUsers":             func(p *corev1.Pod) { p.Spec.HostUsers = &no },
-		"spec.volumes[0].persistentVolumeClaim": func(p *corev1.Pod) {
-			p.Spec.Volumes = []corev1.Volume{{VolumeSource: corev1.VolumeSource{PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{}}}}
+		"spec.volumes[1]": func(p *corev1.Pod) {
+			p.Spec.Volumes = []corev1.Volume{
+				{VolumeSource: corev1.VolumeSource{PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{}}},
+				{VolumeSource: corev1.VolumeSource{NFS: &corev1.NFSVolumeSource{}}},
+			}
 		},
 		"spec.securityContext.sysctls[1] (kernel.msgmax)": func(p *corev1.Pod) {
 			p.Spec.SecurityContext = &corev1.PodSecurityContext{Sysctls: []corev1.Sysctl{{Name: "net/ipv4/tcp_syncookies"}, {Name: "kernel.msgmax"}}}

@@ -229,3 +229,30 @@ func TestNodeRestriction(t *testing.T) {
 		}
 	}
 }
+
+// A node reads the claims of its pods, and of volumes says only whether it holds data of them.
+func TestNodeAndVolumes(t *testing.T) {
+	s := start(t)
+	const claims, volumes, merge = "/api/v1/namespaces/default/persistentvolumeclaims", "/api/v1/persistentvolumes", "application/merge-patch+json"
+	for _, name := range []string{"mine", "other"} {
+		s.do(t, "POST", claims, `{"metadata":{"name":"`+name+`"},"spec":{"accessModes":["ReadWriteOnce"],"resources":{"requests":{"storage":"1Gi"}}}}`).want(t, 201)
+		s.do(t, "POST", volumes, `{"metadata":{"name":"`+name+`"},"spec":{"accessModes":["ReadWriteOnce"],"capacity":{"storage":"1Gi"},
+			"csi":{"driver":"local.skiff.io","volumeHandle":"h"},
+			"nodeAffinity":{"required":{"nodeSelectorTerms":[{"matchExpressions":[{"key":"kubernetes.io/hostname","operator":"In","values":["`+name+`"]}]}]}}}}`).want(t, 201)
+	}
+	s.do(t, "POST", "/api/v1/nodes", `{"metadata":{"name":"n1","labels":{"kubernetes.io/hostname":"mine"}}}`).want(t, 201)
+	s.do(t, "POST", podsPath, `{"metadata":{"name":"p"},"spec":{"nodeName":"n1","containers":[{"name":"c","image":"i"}],
+		"volumes":[{"name":"v","persistentVolumeClaim":{"claimName":"mine"}}]}}`).want(t, 201)
+	s.doAs(t, nodeUser, "GET", claims+"/mine", "").want(t, 200)
+	s.doAs(t, nodeUser, "GET", claims+"/other", "").want(t, 403)
+	s.doAs(t, nodeUser, "GET", claims, "").want(t, 403)
+	s.doAs(t, nodeUser, "GET", volumes, "").want(t, 200)
+	s.doAs(t, nodeUser, "DELETE", volumes+"/mine", "").want(t, 403)
+	holds := `{"metadata":{"finalizers":["kubernetes.io/pv-protection","local.skiff.io/data"]}}`
+	s.doAs(t, nodeUser, "PATCH", volumes+"/mine", holds, "Content-Type", merge).want(t, 200)
+	s.doAs(t, nodeUser, "PATCH", volumes+"/other", holds, "Content-Type", merge).want(t, 403)
+	for _, patch := range []string{`{"metadata":{"finalizers":null}}`, `{"spec":{"storageClassName":"x"}}`, `{"metadata":{"labels":{"a":"b"}}}`} {
+		s.doAs(t, nodeUser, "PATCH", volumes+"/mine", patch, "Content-Type", merge).refused(t, 403, metav1.StatusReasonForbidden,
+			`node "n1" can only say whether it holds data of a persistent volume`)
+	}
+}

@@ -1,6 +1,13 @@
 package apiserver
 
-import corev1 "k8s.io/api/core/v1"
+import (
+	"slices"
+
+	"skiff/api"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/component-helpers/storage/volume"
+)
 
 // nodeMay is the node restriction: a node reads what pods and services are made of, and writes only what is its own.
 // https://kubernetes.io/docs/reference/access-authn-authz/node/
@@ -25,6 +32,10 @@ func (s *Server) nodeMay(node string, a attributes) bool {
 		return read
 	case "configmaps", "secrets":
 		return read && a.name != "" && s.usedOn(node, a)
+	case "persistentvolumeclaims":
+		return a.verb == "get" && a.sub == "" && s.usedOn(node, a)
+	case "persistentvolumes":
+		return read || a.verb == "patch" && a.sub == "" && s.mayHold(node, a.name)
 	case "serviceaccounts":
 		return a.verb == "create" && a.sub == "token" && s.usedOn(node, a)
 	}
@@ -49,15 +60,29 @@ func (s *Server) usedOn(node string, a attributes) bool {
 		if it.meta().GetNamespace() != a.namespace {
 			return false
 		}
-		found = nodeNameOf(it) == node && refersTo(&it.obj.(*corev1.Pod).Spec, a.resource.Kind, a.name)
+		found = nodeNameOf(it) == node && refersTo(it.obj.(*corev1.Pod), a.resource.Kind, a.name)
 		return !found
 	})
 	return found
 }
 
-func refersTo(spec *corev1.PodSpec, kind, name string) bool {
-	if kind == "ServiceAccount" {
+// mayHold tells whether the data of a volume can be on the node.
+func (s *Server) mayHold(node, name string) bool {
+	v, n := s.shelf("persistentvolumes").get(name), s.shelf("nodes").get(node)
+	if v == nil || n == nil {
+		return false
+	}
+	pv := v.obj.(*corev1.PersistentVolume)
+	return api.IsLocal(pv) && pv.Spec.NodeAffinity != nil && volume.CheckNodeAffinity(pv, n.meta().GetLabels()) == nil
+}
+
+func refersTo(pod *corev1.Pod, kind, name string) bool {
+	spec := &pod.Spec
+	switch kind {
+	case "ServiceAccount":
 		return spec.ServiceAccountName == name
+	case "PersistentVolumeClaim":
+		return slices.Contains(api.ClaimsOf(pod), name)
 	}
 	secret, configMap := kind == "Secret", kind == "ConfigMap"
 	for _, s := range spec.ImagePullSecrets {

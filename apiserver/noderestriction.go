@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 
+	"skiff/api"
+
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -71,6 +73,10 @@ func nodeMayChange(node, sub string, old, obj runtime.Object) error {
 		if !maps.Equal(old.Labels, obj.(*corev1.Pod).Labels) {
 			return fmt.Errorf("node %q cannot update labels through pod status", node)
 		}
+	case *corev1.PersistentVolume:
+		if !onlyFinalizer(old, obj.(*corev1.PersistentVolume), api.LocalFinalizer) {
+			return fmt.Errorf("node %q can only say whether it holds data of a persistent volume", node)
+		}
 	case *corev1.Node:
 		next := obj.(*corev1.Node)
 		switch keys := reservedLabels(next.Labels, old.Labels); {
@@ -83,6 +89,17 @@ func nodeMayChange(node, sub string, old, obj runtime.Object) error {
 		}
 	}
 	return nil
+}
+
+// onlyFinalizer tells whether two states of a volume differ in nothing but that finalizer.
+func onlyFinalizer(old, next *corev1.PersistentVolume, finalizer string) bool {
+	strip := func(v *corev1.PersistentVolume) *corev1.PersistentVolume {
+		v = v.DeepCopy()
+		v.ManagedFields, v.ResourceVersion = nil, ""
+		v.Finalizers = slices.DeleteFunc(v.Finalizers, func(f string) bool { return f == finalizer })
+		return v
+	}
+	return equality.Semantic.DeepEqual(strip(old), strip(next))
 }
 
 // reservedLabels are the keys, in order, in which two sets of labels differ and that are not a node's to set.

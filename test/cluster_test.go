@@ -38,6 +38,7 @@ func TestCluster(t *testing.T) {
 		{"a service without pods refuses at once", testScaledToZero},
 		{"a service does not answer to the outside", testOutside},
 		{"the lessons about services are true", testServiceLessons},
+		{"the lessons about volumes are true", testVolumeLessons},
 		{"the anonymous are told next to nothing", testAnonymous},
 		{"no packet of the cluster leaves the node", testNoLeak},
 		{"a deleted pod is replaced", testReplaced},

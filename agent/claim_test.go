@@ -1,0 +1,136 @@
+package agent_test
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+
+	v1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"skiff/api"
+)
+
+// boundClaim is a claim, and the volume that it is bound to.
+func boundClaim(name string, source v1.PersistentVolumeSource) (*v1.PersistentVolumeClaim, *v1.PersistentVolume) {
+	claim := &v1.PersistentVolumeClaim{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name, UID: "uid-claim"},
+		Spec:       v1.PersistentVolumeClaimSpec{VolumeName: "pv-" + name},
+		Status:     v1.PersistentVolumeClaimStatus{Phase: v1.ClaimBound},
+	}
+	return claim, &v1.PersistentVolume{
+		ObjectMeta: metav1.ObjectMeta{Name: "pv-" + name, UID: "uid-pv"},
+		Spec: v1.PersistentVolumeSpec{
+			PersistentVolumeSource: source,
+			ClaimRef:               &v1.ObjectReference{Namespace: "default", Name: name, UID: "uid-claim"},
+			NodeAffinity: &v1.VolumeNodeAffinity{Required: &v1.NodeSelector{NodeSelectorTerms: []v1.NodeSelectorTerm{{
+				MatchExpressions: []v1.NodeSelectorRequirement{{Key: v1.LabelHostname, Operator: v1.NodeSelectorOpIn, Values: []string{nodeName}}},
+			}}}},
+		},
+		Status: v1.PersistentVolumeStatus{Phase: v1.VolumeBound},
+	}
+}
+
+func localSource(handle string) v1.PersistentVolumeSource {
+	return v1.PersistentVolumeSource{CSI: &v1.CSIPersistentVolumeSource{Driver: api.LocalDriver, VolumeHandle: handle}}
+}
+
+func ofClaim(name string) func(*v1.Pod) {
+	return func(p *v1.Pod) {
+		p.Spec.Volumes = []v1.Volume{{Name: "data", VolumeSource: v1.VolumeSource{PersistentVolumeClaim: &v1.PersistentVolumeClaimVolumeSource{ClaimName: name}}}}
+		p.Spec.Containers[0].VolumeMounts = []v1.VolumeMount{{Name: "data", MountPath: "/data"}}
+	}
+}
+
+func thisNode() *v1.Node {
+	return &v1.Node{ObjectMeta: metav1.ObjectMeta{Name: nodeName, Labels: map[string]string{v1.LabelHostname: nodeName}}}
+}
+
+// The data of a volume is there from the first pod on, outlives it, and goes when the volume is deleted.
+func TestLocalVolume(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		claim, pv := boundClaim("data", localSource("one"))
+		n := newNode(t, claim, pv, thisNode())
+		n.create(newPod("web", ofClaim("data")))
+		n.want("web", "Running app=running/0")
+		dir := filepath.Join(n.config.DataDir, "volumes", "one")
+		if err := os.WriteFile(filepath.Join(dir, "file"), []byte("precious"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		volumes := n.client.CoreV1().PersistentVolumes()
+		got, err := volumes.Get(t.Context(), pv.Name, metav1.GetOptions{})
+		if err != nil || !slices.Contains(got.Finalizers, api.LocalFinalizer) {
+			t.Fatalf("a volume with data has the finalizers %v (%v)", got.Finalizers, err)
+		}
+		n.markDeleted("web", 0)
+		if _, err := os.Stat(filepath.Join(dir, "file")); err != nil {
+			t.Fatalf("with its pod the volume's data went: %v", err)
+		}
+		got.DeletionTimestamp, got.Status.Phase = new(metav1.Now()), v1.VolumeReleased
+		if _, err := volumes.Update(t.Context(), got, metav1.UpdateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		settle(t)
+		if _, err := os.Stat(dir); !os.IsNotExist(err) {
+			t.Errorf("the data of a deleted volume: %v", err)
+		}
+		if got, err = volumes.Get(t.Context(), pv.Name, metav1.GetOptions{}); err == nil && len(got.Finalizers) > 0 {
+			t.Errorf("the volume is kept by %v", got.Finalizers)
+		}
+	})
+}
+
+// A pod does not start with a volume that is not the one that its claim promises, and is told why.
+func TestVolumeIsRefused(t *testing.T) {
+	for name, tc := range map[string]struct {
+		change func(*v1.PersistentVolumeClaim, *v1.PersistentVolume)
+		want   string
+	}{
+		"a claim that is not bound":     {func(c *v1.PersistentVolumeClaim, _ *v1.PersistentVolume) { c.Status.Phase = v1.ClaimPending }, "PVC is not bound"},
+		"somebody else's volume":        {func(_ *v1.PersistentVolumeClaim, v *v1.PersistentVolume) { v.Spec.ClaimRef.UID = "other" }, "is not bound to PVC default/data"},
+		"data that is gone":             {func(_ *v1.PersistentVolumeClaim, v *v1.PersistentVolume) { v.Finalizers = []string{api.LocalFinalizer} }, "is not on this node any more"},
+		"a handle that leads elsewhere": {func(_ *v1.PersistentVolumeClaim, v *v1.PersistentVolume) { v.Spec.CSI.VolumeHandle = "../pods" }, `"../pods" cannot be part of a path`},
+		"a handle that is the whole":    {func(_ *v1.PersistentVolumeClaim, v *v1.PersistentVolume) { v.Spec.CSI.VolumeHandle = ".." }, `".." cannot be part of a path`},
+		"a volume of another node":      {func(_ *v1.PersistentVolumeClaim, v *v1.PersistentVolume) { affinity(v).Values = []string{"other"} }, "MountVolume.NodeAffinity check failed"},
+		"a driver that is not there":    {func(_ *v1.PersistentVolumeClaim, v *v1.PersistentVolume) { v.Spec.CSI.Driver = "disk.example.com" }, "no volume plugin matched"},
+		"a local path that is not there": {func(_ *v1.PersistentVolumeClaim, v *v1.PersistentVolume) {
+			v.Spec.PersistentVolumeSource = localPath("/nowhere/at/all")
+		}, `path "/nowhere/at/all" does not exist`},
+		"a local path that leads back": {func(_ *v1.PersistentVolumeClaim, v *v1.PersistentVolume) {
+			v.Spec.PersistentVolumeSource = localPath("/tmp/../etc")
+		}, "absolute path without '..'"},
+		"a block device": {func(_ *v1.PersistentVolumeClaim, v *v1.PersistentVolume) {
+			v.Spec.VolumeMode = new(v1.PersistentVolumeBlock)
+		}, "volumeMode Block"},
+		"a claim that is about to go": {func(c *v1.PersistentVolumeClaim, _ *v1.PersistentVolume) { c.DeletionTimestamp = new(metav1.Now()) }, "PVC is being deleted"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				claim, pv := boundClaim("data", localSource("one"))
+				tc.change(claim, pv)
+				n := newNode(t, claim, pv, thisNode())
+				n.create(newPod("web", ofClaim("data")))
+				n.want("web", "Pending app=ContainerCreating/0")
+				n.mu.Lock()
+				defer n.mu.Unlock()
+				if !slices.ContainsFunc(n.told, func(e *v1.Event) bool { return e.Reason == "FailedMount" && strings.Contains(e.Message, tc.want) }) {
+					t.Errorf("nobody is told %q", tc.want)
+				}
+				if left, _ := filepath.Glob(filepath.Join(n.config.DataDir, "volumes", "*")); len(left) > 0 {
+					t.Errorf("it has made %q", left)
+				}
+			})
+		})
+	}
+}
+
+func affinity(v *v1.PersistentVolume) *v1.NodeSelectorRequirement {
+	return &v.Spec.NodeAffinity.Required.NodeSelectorTerms[0].MatchExpressions[0]
+}
+
+func localPath(path string) v1.PersistentVolumeSource {
+	return v1.PersistentVolumeSource{Local: &v1.LocalVolumeSource{Path: path}}
+}

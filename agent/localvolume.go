@@ -1,0 +1,149 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/informers"
+	corelisters "k8s.io/client-go/listers/core/v1"
+	storagevolume "k8s.io/component-helpers/storage/volume"
+
+	"skiff/api"
+	"skiff/reconcile"
+)
+
+// A volume of the class "local" is a directory below DATA/volumes. It is made when the first pod comes, and from then on a finalizer
+// on the PersistentVolume says that there is data of it here: a directory that is gone is then an error, and not an empty volume;
+// and the volume is not gone before its data is.
+
+// localVolume returns the directory of a volume.
+func (a *Agent) localVolume(ctx context.Context, pv *v1.PersistentVolume) (string, error) {
+	dir, err := a.dirs.localVolume(pv.Spec.CSI.VolumeHandle)
+	if err != nil {
+		return "", err
+	}
+	if slices.Contains(pv.Finalizers, api.LocalFinalizer) {
+		if _, err := os.Stat(dir); err != nil {
+			return "", fmt.Errorf("the data of volume %s is not on this node any more: %w", pv.Name, err)
+		}
+		return dir, nil
+	}
+	if err := makeLocalVolume(dir); err != nil {
+		return "", fmt.Errorf("make volume %s: %w", pv.Name, err)
+	}
+	patch := []byte(`{"metadata":{"uid":"` + string(pv.UID) + `","finalizers":["` + api.LocalFinalizer + `"]}}`)
+	if _, err := a.client.CoreV1().PersistentVolumes().Patch(ctx, pv.Name, types.StrategicMergePatchType, patch, metav1.PatchOptions{}); err != nil {
+		return "", fmt.Errorf("note that volume %s has data here: %w", pv.Name, err)
+	}
+	return dir, nil
+}
+
+// makeLocalVolume makes a directory that containers of any user may write to, and sees to it that it outlives a power cut.
+func makeLocalVolume(dir string) error {
+	if err := os.MkdirAll(filepath.Dir(dir), 0o700); err != nil {
+		return err
+	}
+	if err := os.Mkdir(dir, 0o777); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	if err := os.Chmod(dir, 0o777); err != nil { // Mkdir's was cut by the umask.
+		return err
+	}
+	parent, err := os.Open(filepath.Dir(dir))
+	if err != nil {
+		return err
+	}
+	defer parent.Close()
+	return parent.Sync()
+}
+
+// reclaims deletes the data of deleted volumes.
+type reclaims struct {
+	volumes corelisters.PersistentVolumeLister
+	loop    *reconcile.Loop
+}
+
+// watchVolumes has the data of deleted volumes deleted.
+func (a *Agent) watchVolumes(factory informers.SharedInformerFactory) error {
+	volumes := factory.Core().V1().PersistentVolumes()
+	a.reclaims.volumes = volumes.Lister()
+	a.synced = append(a.synced, volumes.Informer().HasSynced)
+	a.reclaims.loop = reconcile.New("reclaim", a.reclaim)
+	return a.reclaims.loop.Watch(volumes.Informer(), func(obj any) []string {
+		if pv, ok := obj.(*v1.PersistentVolume); ok && toReclaim(pv) {
+			return []string{pv.Name}
+		}
+		return nil
+	})
+}
+
+// toReclaim tells a volume that is to go with its data. One that is bound is still in use.
+func toReclaim(pv *v1.PersistentVolume) bool {
+	return api.IsLocal(pv) && pv.DeletionTimestamp != nil && pv.Status.Phase != v1.VolumeBound && slices.Contains(pv.Finalizers, api.LocalFinalizer)
+}
+
+// reclaim deletes a volume's data if it is on this node, and then lets the volume go.
+func (a *Agent) reclaim(ctx context.Context, name string) (time.Duration, error) {
+	pv, err := a.reclaims.volumes.Get(name)
+	if apierrors.IsNotFound(err) {
+		return 0, nil
+	}
+	if err != nil || !toReclaim(pv) {
+		return 0, err
+	}
+	node, err := a.client.CoreV1().Nodes().Get(ctx, a.NodeName, metav1.GetOptions{})
+	if err != nil {
+		return 0, fmt.Errorf("get node %s: %w", a.NodeName, err)
+	}
+	if storagevolume.CheckNodeAffinity(pv, node.Labels) != nil {
+		return 0, nil
+	}
+	dir, err := a.dirs.localVolume(pv.Spec.CSI.VolumeHandle)
+	if err != nil {
+		return 0, err
+	}
+	if err := unmountBelow(dir); err != nil {
+		return 0, err
+	}
+	if err := os.RemoveAll(dir); err != nil {
+		return 0, fmt.Errorf("delete the data of volume %s: %w", name, err)
+	}
+	patch := []byte(`{"metadata":{"uid":"` + string(pv.UID) + `","$deleteFromPrimitiveList/finalizers":["` + api.LocalFinalizer + `"]}}`)
+	_, err = a.client.CoreV1().PersistentVolumes().Patch(ctx, name, types.StrategicMergePatchType, patch, metav1.PatchOptions{})
+	if err != nil && !apierrors.IsNotFound(err) {
+		return 0, fmt.Errorf("let volume %s go: %w", name, err)
+	}
+	return 0, nil
+}
+
+// sweepVolumes removes directories that an agent made just before it was killed, and whose volume has gone since: empty ones, as
+// nobody can have used them.
+func (a *Agent) sweepVolumes() {
+	all, err := a.reclaims.volumes.List(labels.Everything())
+	if err != nil {
+		return
+	}
+	known := map[string]bool{}
+	for _, pv := range all {
+		if api.IsLocal(pv) {
+			known[pv.Spec.CSI.VolumeHandle] = true
+		}
+	}
+	entries, _ := os.ReadDir(a.dirs.localVolumes())
+	for _, e := range entries {
+		if !known[e.Name()] {
+			_ = os.Remove(filepath.Join(a.dirs.localVolumes(), e.Name())) // What is not empty stays, for somebody to look at.
+		}
+	}
+}
