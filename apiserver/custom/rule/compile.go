@@ -142,7 +142,7 @@ func expression(env *cel.Env, text string, want *cel.Type, otherwise string) (*c
 	}
 	ast, issues := env.Compile(text)
 	if issues != nil && issues.Err() != nil {
-		return nil, nil, "compilation failed: " + issues.String() + missing(issues.String())
+		return nil, nil, "compilation failed: " + issues.String()
 	}
 	if ast.OutputType() != want {
 		return nil, nil, otherwise
@@ -152,19 +152,6 @@ func expression(env *cel.Env, text string, want *cel.Type, otherwise string) (*c
 		return nil, nil, "program instantiation failed: " + err.Error()
 	}
 	return ast, program, ""
-}
-
-// absent are the functions of Kubernetes' libraries that are not here.
-var absent = []string{"format", "semver", "isSemver", "authorizer"}
-
-// missing says so where a rule uses one.
-func missing(issues string) string {
-	for _, name := range absent {
-		if strings.Contains(issues, "undeclared reference to '"+name+"'") {
-			return fmt.Sprintf(" (skiff does not have the CEL function %s of Kubernetes yet)", name)
-		}
-	}
-	return ""
 }
 
 var reasons = []apiextensionsv1.FieldValueErrorReason{

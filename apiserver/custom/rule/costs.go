@@ -13,11 +13,19 @@ type costs struct{}
 var ours = map[string]bool{
 	"isSorted": true, "sum": true, "min": true, "max": true, "indexOf": true, "lastIndexOf": true, "find": true, "findAll": true,
 	"url": true, "isURL": true, "ip": true, "isIP": true, "ip.isCanonical": true, "cidr": true, "isCIDR": true, "containsIP": true,
-	"containsCIDR": true, "quantity": true, "isQuantity": true, "matches": true,
+	"containsCIDR": true, "quantity": true, "isQuantity": true, "matches": true, "includes": true, "semver": true, "isSemver": true,
 }
 
 // CallCost is nil for what CEL knows better.
 func (costs) CallCost(function, _ string, args []ref.Val, _ ref.Val) *uint64 {
+	if function == "validate" && len(args) == 2 {
+		f, ok := args[0].Value().(namedFormat)
+		if !ok {
+			return nil
+		}
+		total := 1 + size(args[1])*(1+f.size/4)
+		return &total
+	}
 	if !ours[function] {
 		return nil
 	}

@@ -26,7 +26,7 @@ func (functions) ProgramOptions() []cel.ProgramOption { return nil }
 // CompileOptions are the declarations of the functions, each with what it does.
 func (functions) CompileOptions() []cel.EnvOption {
 	var all []cel.EnvOption
-	for _, library := range [][]cel.EnvOption{listFunctions(), textFunctions(), urlFunctions(), addressFunctions(), quantityFunctions()} {
+	for _, library := range [][]cel.EnvOption{listFunctions(), textFunctions(), urlFunctions(), addressFunctions(), quantityFunctions(), formatFunctions(), versionFunctions()} {
 		all = append(all, library...)
 	}
 	return all

@@ -40,7 +40,22 @@ func listFunctions() []cel.EnvOption {
 			}
 			return types.Int(-1)
 		}),
+		cel.Function("includes", cel.MemberOverload("list_includes_dyn_dyn", []*cel.Type{cel.DynType, cel.DynType}, cel.BoolType, cel.BinaryBinding(includes))),
 	}
+}
+
+// includes tells whether a value is in a list; where there is no list, whether it is the value itself.
+func includes(in, value ref.Val) ref.Val {
+	list, ok := in.(traits.Lister)
+	if !ok {
+		return types.Bool(in.Equal(value) == types.True)
+	}
+	for i := types.Int(0); i < list.Size().(types.Int); i++ {
+		if list.Get(i).Equal(value) == types.True {
+			return types.True
+		}
+	}
+	return types.False
 }
 
 func onList(f func(traits.Lister) ref.Val) cel.OverloadOpt {

@@ -9,8 +9,7 @@
 // Functions that neither CEL nor this package knows make a rule wrong when its definition is written: no rule is passed over.
 //
 // In Kubernetes: apiextensions-apiserver's pkg/apiserver/schema/cel, with the function libraries of
-// k8s.io/apiserver/pkg/cel/library. Left out: the functions of the libraries format, semver and authorizer, and the
-// estimate of what a rule could cost at worst.
+// k8s.io/apiserver/pkg/cel/library. Left out: the estimate of what a rule could cost at worst.
 package rule
 
 import (

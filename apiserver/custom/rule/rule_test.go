@@ -125,6 +125,12 @@ func TestRules(t *testing.T) {
 		{"quantity", `rule: "isQuantity(self.spec.name) && quantity(self.spec.name).add(quantity('1Gi')).compareTo(quantity('3Gi')) == 0 && quantity('2').isInteger()"`, `spec: {name: 2Gi}`, "", ""},
 		{"address", `rule: "isIP(self.spec.name) && ip(self.spec.name).family() == 4 && cidr('10.0.0.0/8').containsIP(self.spec.name) && !isCIDR(self.spec.name)"`, `spec: {name: 10.1.2.3}`, "", ""},
 		{"network", `rule: "cidr('10.0.0.0/8').containsCIDR(cidr(self.spec.name)) && cidr(self.spec.name).prefixLength() == 16 && string(cidr(self.spec.name).masked()) == '10.1.0.0/16'"`, `spec: {name: 10.1.2.3/16}`, "", ""},
+		{"includes", `rule: "self.spec.numbers.includes(2) && !self.spec.numbers.includes(4) && self.spec.length.includes(5)"`, `spec: {numbers: [1, 2], length: 5}`, "", ""},
+		{"format", `rule: "!format.dns1123Label().validate(self.spec.name).hasValue() && !format.named('dns1123Label').value().validate(self.spec.name).hasValue() && !format.named('x').hasValue()"`, `spec: {name: a-b}`, "", ""},
+		{"format that is not met", `{rule: "!format.dns1123Label().validate(self.spec.name).hasValue()", message: bad, messageExpression: "format.dns1123Label().validate(self.spec.name).value().join(' ')"}`, `spec: {name: A_b}`, "",
+			`<nil>: Invalid value: a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?')`},
+		{"version", `rule: "isSemver(self.spec.name) && semver(self.spec.name).isGreaterThan(semver('1.2.9')) && semver(self.spec.name).minor() == 10 && semver('1.2.3').compareTo(semver('1.2.3')) == 0"`, `spec: {name: 1.10.0-rc.1}`, "", ""},
+		{"version in other words", `rule: "!isSemver(self.spec.name) && isSemver(self.spec.name, true) && semver(self.spec.name, true) == semver('1.1.0') && !isSemver('1.0-rc', true) && semver('00.0.07', true).patch() == 7"`, `spec: {name: v01.1}`, "", ""},
 	}
 	for _, tc := range tests {
 		t.Run(tc.name, func(t *testing.T) {
@@ -156,8 +162,7 @@ func TestRulesThatAreWrong(t *testing.T) {
 		{"unknown field", `rule: "self.spec.mast > 1"`, "undefined field 'mast'"},
 		{"types", `rule: "self.spec.length > 'x'"`, "no matching overload"},
 		{"no truth", `rule: "self.spec.length"`, "cel expression must evaluate to a bool"},
-		{"absent library", `rule: "isSemver(self.spec.name)"`, "skiff does not have the CEL function isSemver of Kubernetes yet"},
-		{"absent format", `rule: "!format.dns1123Label().validate(self.spec.name).hasValue()"`, "skiff does not have the CEL function format of Kubernetes yet"},
+		{"no authorizer", `rule: "authorizer.group('').resource('pods').check('get').allowed()"`, "undeclared reference to 'authorizer'"},
 		{"no text", `{rule: "true", messageExpression: "1"}`, "messageExpression must evaluate to a string"},
 		{"path", `{rule: "true", fieldPath: .spec.mast}`, "must be a valid path"},
 		{"reason", `{rule: "true", reason: Because}`, `Unsupported value: "Because"`},
@@ -227,5 +232,25 @@ func TestNoRules(t *testing.T) {
 	}
 	if errs := rules.Check(map[string]any{"a": "b"}, nil); len(errs) > 0 {
 		t.Error(errs)
+	}
+}
+
+// Every format of Kubernetes takes what is of it and says why other texts are not.
+func TestFormats(t *testing.T) {
+	good := map[string]string{
+		"dns1123Label": "a-b", "dns1123Subdomain": "a.b", "dns1035Label": "a1", "dns1123LabelPrefix": "a-", "dns1123SubdomainPrefix": "a.b-", "dns1035LabelPrefix": "a-",
+		"qualifiedName": "example.com/Name", "labelValue": "A_b", "uri": "https://example.com/x", "uuid": "123e4567-e89b-12d3-a456-426614174000",
+		"byte": "aGVsbG8=", "date": "2021-01-01", "datetime": "2021-01-01T00:00:00Z",
+	}
+	for name, f := range formats() {
+		if found := f.check(good[name]); len(found) > 0 {
+			t.Errorf("%s does not take %q: %v", name, good[name], found)
+		}
+		if found := f.check(" \x00%"); len(found) == 0 {
+			t.Errorf("%s takes anything", name)
+		}
+	}
+	if len(good) != len(formats()) {
+		t.Errorf("there are %d formats, want %d", len(formats()), len(good))
 	}
 }
