@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
@@ -77,7 +78,26 @@ func (n *Network) connect(nsPath string, addr netip.Addr) error {
 	if err := n.configureNode(addr); err != nil {
 		return fmt.Errorf("configure the node's end: %w", err)
 	}
-	return nil
+	return awaitUp(inside)
+}
+
+// awaitUp waits until the pod's end sends. The node's end does as soon as it is set up, because the other one is there; at
+// the pod's end the kernel does the rest in the background, and until then drops what is sent without a word. A pod whose
+// first packet is a question to the DNS would wait five seconds until it asks again.
+func awaitUp(inside *netlink.Handle) error {
+	const (
+		every = time.Millisecond // It is there at the first look, or at the second.
+		most  = time.Second
+	)
+	for deadline := time.Now().Add(most); ; time.Sleep(every) {
+		link, err := inside.LinkByName(podDevice)
+		if err != nil {
+			return fmt.Errorf("wait for the pod's end: %w", err)
+		}
+		if link.Attrs().OperState == netlink.OperUp || time.Now().After(deadline) {
+			return nil
+		}
+	}
 }
 
 // addPair makes the veth pair, one end directly in the pod's namespace.

@@ -316,6 +316,68 @@ func TestNothingLeaves(t *testing.T) {
 	}
 }
 
+// Questions to the node's DNS leave no trace in the table of connections, and other packets to the same address do.
+func TestDNSIsNotTracked(t *testing.T) {
+	if !alone(t) {
+		return
+	}
+	n := newNetwork(t, testConfig(t))
+	a := setup(t, n, "a")
+	for _, port := range []int{53, 54} {
+		conn, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(10, 43, 0, 10), Port: port})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		go echo(conn)
+		for _, from := range []string{"", a.NetNS} {
+			if err := at(from, func() error { return askEcho(conn.LocalAddr().String()) }); err != nil {
+				t.Fatalf("from %q to port %d: %v", from, port, err)
+			}
+		}
+	}
+	flows, err := netlink.ConntrackTableList(netlink.ConntrackTable, unix.AF_INET)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tracked := map[uint16]int{}
+	for _, flow := range flows {
+		if flow.Forward.Protocol == unix.IPPROTO_UDP {
+			tracked[flow.Forward.DstPort]++
+		}
+	}
+	if tracked[53] != 0 || tracked[54] != 2 {
+		t.Errorf("connections tracked by port: %v; want none to 53, and two to 54, or we see nothing", tracked)
+	}
+}
+
+func echo(conn *net.UDPConn) {
+	buf := make([]byte, 64)
+	for {
+		n, from, err := conn.ReadFromUDPAddrPort(buf)
+		if err != nil {
+			return
+		}
+		_, _ = conn.WriteToUDPAddrPort(buf[:n], from)
+	}
+}
+
+func askEcho(address string) error {
+	conn, err := net.Dial("udp4", address)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	if err := conn.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		return err
+	}
+	if _, err := conn.Write([]byte("hello")); err != nil {
+		return err
+	}
+	_, err = conn.Read(make([]byte, 64))
+	return err
+}
+
 // A proxy that rewrites a service's address gets to do so, for pods and for the node.
 func TestProxyGoesFirst(t *testing.T) {
 	if !alone(t) {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"slices"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
@@ -134,9 +135,22 @@ func (n *Network) removeRules() error {
 //			type nat hook postrouting priority srcnat; policy accept;
 //			ip saddr PODS ip daddr != CLUSTER ip daddr != SERVICES masquerade
 //		}
+//		chain untracked-prerouting {
+//			type filter hook prerouting priority raw; policy accept;
+//			ip daddr LOCAL meta l4proto udp udp dport 53 notrack
+//		}
+//		chain untracked-output {
+//			type filter hook output priority raw; policy accept;
+//			ip daddr LOCAL meta l4proto udp udp dport 53 notrack
+//			ip saddr LOCAL meta l4proto udp udp sport 53 notrack
+//		}
 //	}
 //
 // The proxy's chains have priority -100. Once they have translated a connection, the kernel asks no later nat chain.
+//
+// Questions to the node's own DNS and their answers are not translated, so that there is no need to track them either: a
+// busy pod would fill the table of connections, and two questions from one socket would race for one entry there, which
+// costs the loser its packet and the pod five seconds.
 func (n *Network) writeRules() error {
 	conn := &nftables.Conn{}
 	table := &nftables.Table{Family: nftables.TableFamilyIPv4, Name: tableName}
@@ -166,13 +180,49 @@ func (n *Network) writeRules() error {
 	exprs = append(exprs, destination(n.config.ClusterCIDR, expr.CmpOpNeq)...)
 	exprs = append(exprs, destination(n.config.ServiceCIDR, expr.CmpOpNeq)...)
 	conn.AddRule(&nftables.Rule{Table: table, Chain: post, Exprs: append(exprs, &expr.Masq{})})
+	n.addUntracked(conn, table)
 	if err := conn.Flush(); err != nil {
 		return fmt.Errorf("write nft table %s: %w", tableName, err)
 	}
 	return nil
 }
 
+// addUntracked keeps what goes to and from the node's own DNS out of connection tracking.
+func (n *Network) addUntracked(conn *nftables.Conn, table *nftables.Table) {
+	in := conn.AddChain(&nftables.Chain{Name: "untracked-prerouting", Table: table, Type: nftables.ChainTypeFilter,
+		Hooknum: nftables.ChainHookPrerouting, Priority: nftables.ChainPriorityRaw})
+	out := conn.AddChain(&nftables.Chain{Name: "untracked-output", Table: table, Type: nftables.ChainTypeFilter,
+		Hooknum: nftables.ChainHookOutput, Priority: nftables.ChainPriorityRaw})
+	for _, addr := range n.config.LocalAddresses {
+		p := netip.PrefixFrom(addr, addr.BitLen())
+		question := append(destination(p, expr.CmpOpEq), udpPort(destinationPortOffset)...)
+		answer := append(source(p, expr.CmpOpEq), udpPort(sourcePortOffset)...)
+		for _, rule := range []struct {
+			chain *nftables.Chain
+			exprs []expr.Any
+		}{{in, question}, {out, question}, {out, answer}} {
+			conn.AddRule(&nftables.Rule{Table: table, Chain: rule.chain, Exprs: append(slices.Clone(rule.exprs), &expr.Notrack{})})
+		}
+	}
+}
+
 const icmpPortUnreachable = 3
+
+// dnsPort is the port of DNS, and where ports stand in the headers of UDP.
+const (
+	dnsPort               = 53
+	sourcePortOffset      = 0
+	destinationPortOffset = 2
+)
+
+func udpPort(offset uint32) []expr.Any {
+	return []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{unix.IPPROTO_UDP}},
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: offset, Len: 2},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{0, dnsPort}},
+	}
+}
 
 // Offsets in the IPv4 header.
 const (
