@@ -110,12 +110,13 @@ func (s *Server) dnsService() wellKnown {
 				Ports: []corev1.ServicePort{
 					{Name: "dns", Protocol: corev1.ProtocolUDP, Port: 53, TargetPort: intstr.FromInt32(53)},
 					{Name: "dns-tcp", Protocol: corev1.ProtocolTCP, Port: 53, TargetPort: intstr.FromInt32(53)},
+					{Name: "metrics", Protocol: corev1.ProtocolTCP, Port: 9153, TargetPort: intstr.FromInt32(9153)},
 				},
 			},
 		},
 		// Every node answers on the Service's own address itself.
 		addresses: []string{s.config.ClusterDNS.String()},
-		ports:     []int32{53, 53},
+		ports:     []int32{53, 53, 9153},
 	}
 }
 

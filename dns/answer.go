@@ -70,7 +70,7 @@ func (x *index) pod(name string) *entry {
 	if !ok {
 		return nil
 	}
-	sets, err := rrsets("", textName(name), []dns.RR{addressRecord(textName(name), ip)}, nil)
+	sets, err := rrsets(textName(name), []dns.RR{addressRecord(textName(name), ip)}, nil)
 	if err != nil {
 		return nil
 	}

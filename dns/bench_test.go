@@ -15,9 +15,7 @@ import (
 // the floor of the same run: a socket that sends each packet back as it came. "of-floor" is what part of the floor's
 // rate the server reaches; client and server share the machine in both.
 func BenchmarkA(b *testing.B) {
-	logger := slog.Default()
-	slog.SetDefault(slog.New(slog.DiscardHandler)) // A log line would fall into the line of results.
-	b.Cleanup(func() { slog.SetDefault(logger) })
+	quietLog(b)
 	s, _ := startServer(b, Config{}, namespace("default"), service("default", "web", "10.43.0.80"))
 	question := new(dns.Msg)
 	question.SetQuestion("web.default.svc.cluster.local.", dns.TypeA)
@@ -42,6 +40,13 @@ func BenchmarkA(b *testing.B) {
 	b.ReportMetric(float64(n)/served.Seconds(), "queries/s")
 	b.ReportMetric(float64(n)/floor.Seconds(), "floor-queries/s")
 	b.ReportMetric(floor.Seconds()/served.Seconds(), "of-floor")
+}
+
+// quietLog keeps log lines from falling into the lines of results.
+func quietLog(b *testing.B) {
+	logger := slog.Default()
+	slog.SetDefault(slog.New(slog.DiscardHandler))
+	b.Cleanup(func() { slog.SetDefault(logger) })
 }
 
 // startEcho is the floor: one socket, one goroutine, no thought.

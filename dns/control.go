@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"maps"
 	"net"
 	"net/http"
@@ -18,10 +19,12 @@ import (
 
 	"github.com/go-chi/chi/v5"
 	"github.com/miekg/dns"
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
-// The server shows what it knows and does over HTTP on a socket in the file system, to root alone: /dump, /log, /metrics.
+// The server shows what it knows and does over HTTP on a socket in the file system, to root alone: /dump, /log,
+// /metrics; and the metrics, which are no more than counts, to all whom it answers.
 
 // listenControl opens that socket. One that is there is a dead server's: a living one would hold the port.
 func listenControl(path string) (net.Listener, error) {
@@ -42,16 +45,17 @@ func listenControl(path string) (net.Listener, error) {
 	return listener, nil
 }
 
-// serveControl answers on the socket until ctx ends.
-func (s *Server) serveControl(ctx context.Context, listener net.Listener) error {
+// serveHTTP answers until ctx ends.
+func serveHTTP(ctx context.Context, listener net.Listener, handler http.Handler) error {
 	server := &http.Server{
-		Handler: s.controlRoutes(), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: time.Minute,
+		Handler: handler, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 64 << 10,
 		BaseContext: func(net.Listener) context.Context { return ctx },
+		ErrorLog:    slog.NewLogLogger(slog.Default().Handler(), slog.LevelDebug),
 	}
 	stop := context.AfterFunc(ctx, func() { server.Close() })
 	defer stop()
 	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
-		return fmt.Errorf("serve the dns server's socket: %w", err)
+		return fmt.Errorf("serve at %v: %w", listener.Addr(), err)
 	}
 	return nil
 }
@@ -60,8 +64,30 @@ func (s *Server) controlRoutes() http.Handler {
 	r := chi.NewRouter()
 	r.Get("/dump", s.serveDump)
 	r.Get("/log", s.serveLog)
-	r.Method(http.MethodGet, "/metrics", promhttp.HandlerFor(s.metrics.registry, promhttp.HandlerOpts{}))
+	r.Method(http.MethodGet, "/metrics", s.metricsHandler())
 	return r
+}
+
+// metricsRoutes are for a Prometheus in the cluster, which finds CoreDNS' metrics at the same place.
+func (s *Server) metricsRoutes() http.Handler {
+	r := chi.NewRouter()
+	r.Use(func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if client, err := netip.ParseAddrPort(r.RemoteAddr); err != nil || !s.serves(client.Addr().Unmap()) {
+				http.Error(w, "only pods and this node may ask", http.StatusForbidden)
+				return
+			}
+			next.ServeHTTP(w, r)
+		})
+	})
+	r.Method(http.MethodGet, "/metrics", s.metricsHandler())
+	return r
+}
+
+func (s *Server) metricsHandler() http.Handler {
+	registry := prometheus.NewPedanticRegistry()
+	registry.MustRegister(s)
+	return promhttp.HandlerFor(registry, promhttp.HandlerOpts{MaxRequestsInFlight: 4})
 }
 
 // serveLog shows answers as they are given: all, or those to each ?client=, one of ?every=.

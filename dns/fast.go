@@ -66,7 +66,7 @@ func (x *index) reply(q *question, packet []byte, e *entry, z *zone, limit int) 
 	for i := range e.sets {
 		set := &e.sets[i]
 		if set.rrtype == q.rrtype {
-			size += len(set.records) + len(set.extra)
+			size += len(set.data)
 			answers += int(set.count)
 			extras += int(set.extras)
 		} else if set.rrtype == dns.TypeCNAME {
@@ -95,7 +95,7 @@ func (e *entry) append(b []byte, rrtype uint16) []byte {
 	start := len(b)
 	for i := range e.sets {
 		if e.sets[i].rrtype == rrtype {
-			b = append(b, e.sets[i].records...)
+			b = append(b, e.sets[i].records()...)
 		}
 	}
 	if size := packedSize(rrtype); size > 0 && len(b)-start > size {
@@ -103,7 +103,7 @@ func (e *entry) append(b []byte, rrtype uint16) []byte {
 	}
 	for i := range e.sets {
 		if e.sets[i].rrtype == rrtype {
-			b = append(b, e.sets[i].extra...)
+			b = append(b, e.sets[i].extra()...)
 		}
 	}
 	return b

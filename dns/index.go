@@ -3,6 +3,7 @@ package dns
 import (
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"sync"
 
@@ -17,12 +18,19 @@ import (
 type index struct {
 	mu    sync.RWMutex
 	names map[string]*entry
-	given map[string][]string // By giver: the names that it put last.
+	given map[string]gift
+	gifts uint32 // How many there have been.
 
 	// What follows does not change.
 	zones    map[string]*zone
 	insecure bool // Every address has a pod name, whether or not there is such a pod.
 	autopath bool // A name that does not exist may be the first try of a search path.
+}
+
+// gift is what a giver put last.
+type gift struct {
+	number uint32 // By which sets know it.
+	names  []string
 }
 
 // entry is a name that exists: somebody gave it, or there are names below it.
@@ -37,8 +45,8 @@ func (e *entry) empty() bool { return len(e.sets) == 0 && e.below == 0 }
 // of returns the records of one type, or all for the type ANY, as those of name.
 func (e *entry) of(name string, rrtype uint16) []dns.RR {
 	var found []dns.RR
-	for _, set := range e.sets {
-		if set.rrtype == rrtype || rrtype == dns.TypeANY {
+	for i := range e.sets {
+		if set := &e.sets[i]; set.rrtype == rrtype || rrtype == dns.TypeANY {
 			found = append(found, set.unpack(name)...)
 		}
 	}
@@ -47,7 +55,7 @@ func (e *entry) of(name string, rrtype uint16) []dns.RR {
 
 // newIndex makes an index of the zones whose SOA records are among apex.
 func newIndex(apex recordSet) (*index, error) {
-	x := &index{names: map[string]*entry{}, given: map[string][]string{}, zones: map[string]*zone{}}
+	x := &index{names: map[string]*entry{}, given: map[string]gift{}, zones: map[string]*zone{}}
 	for name, rrs := range apex {
 		for _, rr := range rrs {
 			if rr.Header().Rrtype != dns.TypeSOA {
@@ -75,30 +83,34 @@ func newIndex(apex recordSet) (*index, error) {
 // put replaces what giver has said so far. Nil takes all of it back. Names outside of the zones are left out: a Service
 // may have an endpoint whose address is not the cluster's. So are those that are too long to be asked for.
 func (x *index) put(giver string, records recordSet) {
-	packed := x.pack(giver, records)
+	packed := x.pack(records)
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	for name, sets := range packed {
-		x.set(name, giver, sets)
+	before, known := x.given[giver]
+	if !known {
+		x.gifts++
+		before.number = x.gifts
 	}
-	for _, name := range x.given[giver] {
+	for name, sets := range packed {
+		for i := range sets {
+			sets[i].giver = before.number
+		}
+		x.set(name, before.number, sets)
+	}
+	for _, name := range before.names {
 		if _, ok := packed[name]; !ok {
-			x.set(name, giver, nil)
+			x.set(name, before.number, nil)
 		}
 	}
 	if len(packed) == 0 {
 		delete(x.given, giver)
 		return
 	}
-	names := make([]string, 0, len(packed))
-	for name := range packed {
-		names = append(names, name)
-	}
-	x.given[giver] = names
+	x.given[giver] = gift{before.number, slices.AppendSeq(make([]string, 0, len(packed)), maps.Keys(packed))}
 }
 
 // pack makes records those of an index. It needs no lock: most of the work of a change is done while questions are answered.
-func (x *index) pack(giver string, records recordSet) map[string][]rrset {
+func (x *index) pack(records recordSet) map[string][]rrset {
 	packed := make(map[string][]rrset, len(records))
 	for name, rrs := range records {
 		wire, ok := wireName(name)
@@ -108,7 +120,7 @@ func (x *index) pack(giver string, records recordSet) map[string][]rrset {
 		if x.zone([]byte(wire)) == nil {
 			continue
 		}
-		sets, err := rrsets(giver, name, rrs, records)
+		sets, err := rrsets(name, rrs, records)
 		if err != nil {
 			slog.Warn("leave a name out of dns", "name", name, "err", err)
 			continue
@@ -119,9 +131,9 @@ func (x *index) pack(giver string, records recordSet) map[string][]rrset {
 }
 
 // set replaces giver's sets at one name, unless they are what is there already. The lock is held.
-func (x *index) set(name, giver string, sets []rrset) {
+func (x *index) set(name string, giver uint32, sets []rrset) {
 	before := x.names[name]
-	if before != nil && len(before.sets) == len(sets) && slices.Equal(before.sets, sets) {
+	if before != nil && slices.Equal(before.sets, sets) {
 		return
 	}
 	x.change(name, func(e *entry) {

@@ -75,7 +75,7 @@ func indexText(x *index) []string {
 			rrs = append(rrs, rr.String())
 		}
 		slices.Sort(rrs)
-		var givers []string
+		var givers []uint32
 		for _, set := range e.sets {
 			givers = append(givers, set.giver)
 		}

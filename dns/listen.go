@@ -73,12 +73,17 @@ func tryListen(address netip.AddrPort) (s sockets, err error) {
 		s.udp = append(s.udp, conn.(*net.UDPConn))
 		address = s.addr() // The next ones take the same port.
 	}
-	tcp, err := config.Listen(ctx, "tcp", address.String())
+	s.tcp, err = listenTCP(address)
+	return s, err
+}
+
+func listenTCP(address netip.AddrPort) (net.Listener, error) {
+	config := net.ListenConfig{Control: prepareSocket}
+	listener, err := config.Listen(context.Background(), "tcp", address.String())
 	if err != nil {
-		return s, err
+		return nil, err
 	}
-	s.tcp = newLimited(tcp)
-	return s, nil
+	return newLimited(listener), nil
 }
 
 // prepareSocket lets a socket have an address that the host does not have yet: the network may be set up after the server.

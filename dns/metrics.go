@@ -40,7 +40,7 @@ const rcodes = 16 // Those that fit into a header; the few others count as SERVF
 
 // metrics are counted from the start. The fast path counts by one atomic addition.
 type metrics struct {
-	registry  *prometheus.Registry
+	all       []prometheus.Collector
 	requests  requestCounts
 	forwards  *prometheus.CounterVec
 	durations *prometheus.HistogramVec
@@ -78,7 +78,7 @@ func rcodeName(rcode int) string {
 
 // newMetrics makes the metrics; entries and names count the cache and the index at the time of reading.
 func newMetrics(entries, names func() float64) *metrics {
-	m := &metrics{registry: prometheus.NewRegistry()}
+	m := &metrics{}
 	m.requests.description = prometheus.NewDesc("skiff_dns_requests_total",
 		"Questions answered, by kind of name, where the answer came from, and response code.", []string{"class", "source", "rcode"}, nil)
 	m.forwards = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "skiff_dns_forward_requests_total",
@@ -89,10 +89,24 @@ func newMetrics(entries, names func() float64) *metrics {
 		Help: "Questions not forwarded because their client had too many under way."})
 	m.unlogged = prometheus.NewCounter(prometheus.CounterOpts{Name: "skiff_dns_log_dropped_total",
 		Help: "Lines of the query log that a reader was too slow for."})
-	m.registry.MustRegister(&m.requests, m.forwards, m.durations, m.rejected, m.unlogged,
+	m.all = []prometheus.Collector{&m.requests, m.forwards, m.durations, m.rejected, m.unlogged,
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "skiff_dns_cache_entries", Help: "Answers of others that are kept."}, entries),
-		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "skiff_dns_names", Help: "Names in the cluster's zones."}, names))
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "skiff_dns_names", Help: "Names in the cluster's zones."}, names)}
 	return m
+}
+
+// Describe implements [prometheus.Collector].
+func (s *Server) Describe(to chan<- *prometheus.Desc) {
+	for _, c := range s.metrics.all {
+		c.Describe(to)
+	}
+}
+
+// Collect implements [prometheus.Collector].
+func (s *Server) Collect(to chan<- prometheus.Metric) {
+	for _, c := range s.metrics.all {
+		c.Collect(to)
+	}
 }
 
 // answered counts an answer.

@@ -13,22 +13,25 @@ import (
 // rrset is all records of one type that one giver has at a name, as they stand in the answer to a question about that
 // name: their names are a pointer to the question's. A name that exists without records has one of type 0.
 type rrset struct {
-	giver   string
-	rrtype  uint16
-	count   uint16
-	extras  uint16
-	records string
-	extra   string // Addresses of the hosts that the records name, for the additional section.
+	giver  uint32 // See gift.
+	split  uint32 // Where in data the records end,
+	data   string // and what follows: addresses of the hosts that they name, for the additional section.
+	rrtype uint16
+	count  uint16
+	extras uint16
 }
+
+func (s *rrset) records() string { return s.data[:s.split] }
+func (s *rrset) extra() string   { return s.data[s.split:] }
 
 // pointerToQuestion is the name of a record that is called like the question: where that begins in a packet.
 const pointerToQuestion = "\xc0\x0c"
 
-// rrsets packs what giver says of one name, whose records rrs are. The addresses of hosts that they name are taken from
+// rrsets packs what a giver says of one name, whose records rrs are. The addresses of hosts that they name are taken from
 // the giver's other records: it is the one who has them.
-func rrsets(giver, name string, rrs []dns.RR, all recordSet) ([]rrset, error) {
+func rrsets(name string, rrs []dns.RR, all recordSet) ([]rrset, error) {
 	if len(rrs) == 0 {
-		return []rrset{{giver: giver}}, nil
+		return []rrset{{}}, nil
 	}
 	var sets []rrset
 	for _, rr := range rrs {
@@ -36,7 +39,7 @@ func rrsets(giver, name string, rrs []dns.RR, all recordSet) ([]rrset, error) {
 		if slices.ContainsFunc(sets, func(s rrset) bool { return s.rrtype == rrtype }) {
 			continue
 		}
-		set := rrset{giver: giver, rrtype: rrtype}
+		set := rrset{rrtype: rrtype}
 		var records, extra []byte
 		var hosts []string
 		for _, other := range rrs {
@@ -54,8 +57,9 @@ func rrsets(giver, name string, rrs []dns.RR, all recordSet) ([]rrset, error) {
 			}
 		}
 		for _, host := range hosts {
+			short := relativeName(host, name)
 			for _, address := range addressesOf(all[host]) {
-				packed, err := packRecord(relativeName(host, name), address)
+				packed, err := packRecord(short, address)
 				if err != nil {
 					return nil, err
 				}
@@ -63,7 +67,7 @@ func rrsets(giver, name string, rrs []dns.RR, all recordSet) ([]rrset, error) {
 				set.extras++
 			}
 		}
-		set.records, set.extra = string(records), string(extra)
+		set.split, set.data = uint32(len(records)), string(append(records, extra...))
 		sets = append(sets, set)
 	}
 	return sets, nil
@@ -94,16 +98,16 @@ func addressesOf(rrs []dns.RR) []dns.RR {
 
 // packRecord is a record as bytes, with another way to write its name.
 func packRecord(name string, rr dns.RR) ([]byte, error) {
-	buf := make([]byte, dns.Len(rr)+maxName)
+	buf := make([]byte, dns.Len(rr)+1)
 	end, err := dns.PackRR(rr, buf, 0, nil, false)
 	if err != nil {
 		return nil, fmt.Errorf("pack %v: %w", rr, err)
 	}
-	wire, ok := wireName(rr.Header().Name)
-	if !ok {
-		return nil, fmt.Errorf("pack %v: not a name", rr)
+	own := 0
+	for buf[own] != 0 {
+		own += 1 + int(buf[own])
 	}
-	return append([]byte(name), buf[len(wire):end]...), nil
+	return append([]byte(name), buf[own+1:end]...), nil
 }
 
 // relativeName writes host short in an answer to a question about name: what they have in common is there already.
@@ -123,10 +127,10 @@ func relativeName(host, name string) string {
 }
 
 // unpack returns the records as those of name, which is as in a packet.
-func (s rrset) unpack(name string) []dns.RR {
+func (s *rrset) unpack(name string) []dns.RR {
 	packet := append(make([]byte, headerLen), name...)
 	offset := len(packet)
-	packet = append(packet, s.records...)
+	packet = append(packet, s.records()...)
 	rrs := make([]dns.RR, 0, s.count)
 	for range s.count {
 		rr, next, err := dns.UnpackRR(packet, offset)

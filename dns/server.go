@@ -65,7 +65,8 @@ type Config struct {
 	Forwards []Forward      // Zones with servers of their own. "." is all that Resolv would be asked for.
 	Roots    *x509.CertPool // Who may sign certificates of servers that are asked over TLS; nil is whom the host trusts.
 
-	Socket string // Path of the socket on which the server tells about itself; "" is none.
+	Socket  string // Path of the socket on which the server tells about itself; "" is none.
+	Metrics uint16 // Port beside the DNS port where whoever may ask gets the metrics; 0 is none.
 }
 
 // PodNames says which addresses have a name like 10-42-0-7.NAMESPACE.pod.DOMAIN (section 2.6 of the specification).
@@ -88,6 +89,7 @@ type Server struct {
 	log     queryLog
 	sockets sockets
 	control net.Listener // Nil without Config.Socket.
+	scraped net.Listener // Nil without Config.Metrics.
 	source  source
 	loop    *reconcile.Loop
 	synced  atomic.Bool // All that the API server had at the start is in the index.
@@ -121,17 +123,33 @@ func New(cfg Config, factory informers.SharedInformerFactory) (*Server, error) {
 	if s.sockets, err = listen(netip.AddrPortFrom(cfg.Address, cfg.Port)); err != nil {
 		return nil, err
 	}
-	if cfg.Socket != "" {
-		if s.control, err = listenControl(cfg.Socket); err != nil {
-			s.sockets.Close()
-			return nil, err
-		}
+	if err := s.listenAbout(); err != nil {
+		s.sockets.Close()
+		return nil, err
 	}
 	s.metrics = newMetrics(
 		func() float64 { return float64(len(s.forward.cache.all())) },
 		func() float64 { return float64(s.index.size()) })
 	s.forward = newForwarder(cfg.Resolv, s.Addr(), cfg.Forwards, cfg.Roots, s.metrics)
 	return s, nil
+}
+
+// listenAbout opens where the server tells about itself.
+func (s *Server) listenAbout() (err error) {
+	if s.cfg.Metrics != 0 {
+		if s.scraped, err = listenTCP(netip.AddrPortFrom(s.cfg.Address, s.cfg.Metrics)); err != nil {
+			return fmt.Errorf("listen for readers of the dns metrics: %w", err)
+		}
+	}
+	if s.cfg.Socket != "" {
+		if s.control, err = listenControl(s.cfg.Socket); err != nil {
+			if s.scraped != nil {
+				s.scraped.Close()
+			}
+			return err
+		}
+	}
+	return nil
 }
 
 // complete fills in what was left out, and refuses what makes no sense.
@@ -165,7 +183,7 @@ func (s *Server) Addr() netip.AddrPort { return s.sockets.addr() }
 func (s *Server) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	failed := make(chan error, len(s.sockets.udp)+3)
+	failed := make(chan error, len(s.sockets.udp)+4)
 	var wg sync.WaitGroup
 	run := func(part func(context.Context) error) {
 		wg.Go(func() {
@@ -180,7 +198,10 @@ func (s *Server) Run(ctx context.Context) error {
 	run(s.serveTCP)
 	run(s.follow)
 	if s.control != nil {
-		run(func(ctx context.Context) error { return s.serveControl(ctx, s.control) })
+		run(func(ctx context.Context) error { return serveHTTP(ctx, s.control, s.controlRoutes()) })
+	}
+	if s.scraped != nil {
+		run(func(ctx context.Context) error { return serveHTTP(ctx, s.scraped, s.metricsRoutes()) })
 	}
 	var err error
 	select {

@@ -9,7 +9,6 @@ import (
 
 	"skiff/apiserver"
 	"skiff/controller"
-	"skiff/dns"
 	"skiff/pki"
 	"skiff/proxy"
 	"skiff/scheduler"
@@ -186,33 +185,4 @@ func (s *settings) proxyConfig() proxy.Config {
 		NodeName: s.nodeName, ClusterCIDR: s.clusterRange, ServiceCIDR: s.serviceRange,
 		LocalAddresses: []netip.Addr{s.dns}, Table: nftTable,
 	}
-}
-
-func dnsCommand() *cobra.Command {
-	var o options
-	var address string
-	flags := func(cmd *cobra.Command) {
-		cmd.Flags().StringVar(&address, "address", "10.43.0.10", "address to answer on")
-		cmd.Flags().StringVar(&o.clusterDomain, "cluster-domain", "cluster.local", "domain of the cluster's names")
-		cmd.Flags().StringVar(&o.clusterCIDR, "cluster-cidr", "10.42.0.0/16", "addresses of pods")
-		cmd.Flags().StringVar(&o.serviceCIDR, "service-cidr", "10.43.0.0/16", "addresses of Services")
-	}
-	return alone("dns", "Run the DNS server of this machine alone", flags, func(_ kubernetes.Interface, factory informers.SharedInformerFactory) (component, error) {
-		addr, err := netip.ParseAddr(address)
-		if err != nil {
-			return nil, fmt.Errorf("--address %s: it must be an IP address", address)
-		}
-		cluster, err := parseRange("--cluster-cidr", o.clusterCIDR)
-		if err != nil {
-			return nil, err
-		}
-		service, err := parseRange("--service-cidr", o.serviceCIDR)
-		if err != nil {
-			return nil, err
-		}
-		return dns.New(dns.Config{
-			Address: addr, Port: 53, Domain: o.clusterDomain,
-			ClusterCIDR: []netip.Prefix{cluster}, ServiceCIDR: []netip.Prefix{service},
-		}, factory)
-	})
 }

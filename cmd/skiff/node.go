@@ -144,20 +144,17 @@ func (n *node) components(ctx context.Context, client kubernetes.Interface, runt
 	if err != nil {
 		return nil, nil, err
 	}
+	d, err := dns.New(n.dnsConfig(), n.factory)
+	if err != nil {
+		return nil, nil, err
+	}
 	a, err = agent.New(agent.Config{
 		NodeName: n.nodeName, NodeIP: n.address.String(),
 		DataDir: n.data, RunDir: n.dirs.run,
 		ClusterDNS: n.dns.String(), ClusterDomain: n.clusterDomain, CgroupRoot: n.cgroupRoot(),
-		TLS: tlsConfig, Metrics: []prometheus.Collector{p}, Version: kubernetesVersion + "+skiff",
+		TLS: tlsConfig, Metrics: []prometheus.Collector{p, d}, Version: kubernetesVersion + "+skiff",
 		Traffic: traffic,
 	}, client, n.factory, runtime, podNetwork{net})
-	if err != nil {
-		return nil, nil, err
-	}
-	d, err := dns.New(dns.Config{
-		Address: n.dns, Port: 53, Domain: n.clusterDomain,
-		ClusterCIDR: []netip.Prefix{n.clusterRange}, ServiceCIDR: []netip.Prefix{n.serviceRange},
-	}, n.factory)
 	if err != nil {
 		return nil, nil, err
 	}

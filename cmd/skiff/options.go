@@ -62,6 +62,7 @@ func (d dirs) state() string            { return filepath.Join(d.data, "state.db
 func (d dirs) images() string           { return filepath.Join(d.data, "images") }
 func (d dirs) pidFile() string          { return filepath.Join(d.run, "skiff.pid") }
 func (d dirs) log() string              { return filepath.Join(d.data, "server.log") }
+func (d dirs) dnsSocket() string        { return filepath.Join(d.run, "dns.sock") }
 func (d dirs) containerdSocket() string { return filepath.Join(d.run, "containerd", "containerd.sock") }
 
 // cgroupRoot is the parent of the pods' cgroups. Each server on a machine has its own: shares are told out below it.
@@ -79,6 +80,7 @@ const defaultRunDir = "/run/skiff"
 type options struct {
 	dirs
 	storage
+	names
 	nodeName      string
 	bindAddress   string
 	port          uint16
@@ -109,6 +111,7 @@ func (o *options) flags(cmd *cobra.Command) {
 	f.StringVar(&o.nodePorts, "service-node-port-range", "30000-32767", "ports for Services of type NodePort")
 	f.StringVar(&o.containerd, "containerd", "", "socket of a containerd that runs already (default: start a private one)")
 	f.BoolVar(&o.noAgent, "no-agent", false, "run the control plane only: this machine is no node")
+	o.names.flags(f)
 	o.storage.flags(f)
 	f.StringVar(&o.logLevel, "log-level", "info", "how much to log: debug, info, warn or error")
 }
@@ -130,7 +133,7 @@ func (o options) parse() (settings, error) {
 	if s.kubeconfigOut == "" {
 		s.kubeconfigOut = s.kubeconfig()
 	}
-	for _, parse := range []func() error{s.parseLog, s.parseName, s.parseRanges, s.parseAddress, s.mayRun} {
+	for _, parse := range []func() error{s.parseLog, s.parseName, s.parseRanges, s.names.parse, s.parseAddress, s.mayRun} {
 		if err := parse(); err != nil {
 			return s, err
 		}
