@@ -69,7 +69,7 @@ func dnsCommand() *cobra.Command {
 	var s settings
 	var address string
 	flags := func(cmd *cobra.Command) {
-		cmd.Flags().StringVar(&s.run, "run-dir", "/run/skiff", "where the socket for `skiff dns log` and `dump` is made")
+		cmd.Flags().StringVar(&s.run, "run-dir", "/run/skiff", "where the socket for \"skiff dns log\" and \"dump\" is made")
 		cmd.Flags().StringVar(&address, "address", "10.43.0.10", "address to answer on")
 		cmd.Flags().StringVar(&s.clusterDomain, "cluster-domain", "cluster.local", "domain of the cluster's names")
 		cmd.Flags().StringVar(&s.clusterCIDR, "cluster-cidr", "10.42.0.0/16", "addresses of pods")
