@@ -18,10 +18,10 @@ type Ruleset struct {
 	zone     string              // Of the node, by its label. It matters for what is Set from then on.
 	services map[string]*service // By "namespace/name".
 	elements map[key]claim
-	rivals   map[key][]claim        // Further claims to the same key, in order of owner.
-	alive    map[netip.AddrPort]int // How many Services know this endpoint.
-	changed  map[key]change         // What set touched since the kernel was last told.
-	died     []netip.Addr           // Of endpoints that left alive since then, and of pods that are gone.
+	rivals   map[key]map[string]value // Further claims to the same key, by owner.
+	alive    map[netip.AddrPort]int   // How many Services know this endpoint.
+	changed  map[key]change           // What set touched since the kernel was last told.
+	died     []netip.Addr             // Of endpoints that left alive since then, and of pods that are gone.
 	policies policies
 	enforced map[string][]key // What policies want, by owner.
 }
@@ -45,7 +45,7 @@ func NewRuleset(c Config) *Ruleset {
 		config:   c,
 		services: map[string]*service{},
 		elements: map[key]claim{},
-		rivals:   map[key][]claim{},
+		rivals:   map[key]map[string]value{},
 		alive:    map[netip.AddrPort]int{},
 		changed:  map[key]change{},
 		policies: newPolicies(),
@@ -116,30 +116,36 @@ func (r *Ruleset) claim(k key, c claim) {
 	case !taken, first.owner == c.owner:
 		r.put(k, c)
 	case c.owner < first.owner:
-		r.rivals[k] = append(r.rivals[k], first)
+		delete(r.rivals[k], c.owner)
+		r.contest(k, first)
 		r.put(k, c)
 	default:
-		others := slices.DeleteFunc(r.rivals[k], func(o claim) bool { return o.owner == c.owner })
-		r.rivals[k] = append(others, c)
+		r.contest(k, c)
 	}
 }
 
+func (r *Ruleset) contest(k key, c claim) {
+	if r.rivals[k] == nil {
+		r.rivals[k] = map[string]value{}
+	}
+	r.rivals[k][c.owner] = c.value
+}
+
 func (r *Ruleset) withdraw(k key, owner string) {
-	others := slices.DeleteFunc(r.rivals[k], func(o claim) bool { return o.owner == owner })
+	others := r.rivals[k]
+	delete(others, owner)
 	if r.elements[k].owner == owner {
 		if len(others) == 0 {
 			r.touch(k)
 			delete(r.elements, k)
 		} else {
-			next := slices.MinFunc(others, func(a, b claim) int { return strings.Compare(a.owner, b.owner) })
-			others = slices.DeleteFunc(others, func(o claim) bool { return o.owner == next.owner })
-			r.put(k, next)
+			next := slices.Min(slices.Collect(maps.Keys(others)))
+			r.put(k, claim{next, others[next]})
+			delete(others, next)
 		}
 	}
 	if len(others) == 0 {
 		delete(r.rivals, k)
-	} else {
-		r.rivals[k] = others
 	}
 }
 
