@@ -23,6 +23,9 @@ func checkCommand() *cobra.Command {
 			for _, c := range checks {
 				if err := c.look(); err != nil {
 					lacking++
+					if b, ok := errors.AsType[*blocked](err); ok {
+						c.mend = b.mend
+					}
 					fmt.Fprintf(cmd.OutOrStdout(), "lacks  %s: %v\n       %s\n", c.what, err, c.mend)
 					continue
 				}
@@ -52,7 +55,14 @@ var checks = []check{
 	{"overlay file systems in the kernel", lookOverlay, "modprobe overlay"},
 	{"the cgroup controllers cpu and memory", lookCgroups, "add cgroup_enable=memory to the kernel's command line and reboot"},
 	{"a route to the pod network that nobody else has", lookRoutes, "choose other ranges with --cluster-cidr and --service-cidr"},
+	{"a firewall that lets pods through", lookFirewalls, "run it as root"},
 }
+
+// The ranges that are looked at: those of a server without other flags.
+const (
+	defaultPods     = "10.42.0.0/16"
+	defaultServices = "10.43.0.0/16"
+)
 
 func lookRoot() error {
 	if os.Getuid() != 0 {
@@ -117,7 +127,7 @@ func lookRoutes() error {
 		if r.Dst == nil || r.Dst.IP.IsUnspecified() || r.LinkIndex == 0 || isHost(r.Dst) { // A pod of ours, perhaps.
 			continue
 		}
-		for _, text := range []string{"10.42.0.0/16", "10.43.0.0/16"} {
+		for _, text := range []string{defaultPods, defaultServices} {
 			ours, _ := netlink.ParseIPNet(text)
 			link, err := netlink.LinkByIndex(r.LinkIndex)
 			if err == nil && !strings.HasPrefix(link.Attrs().Name, "skiff") && ours.Contains(r.Dst.IP) {
