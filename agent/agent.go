@@ -65,6 +65,9 @@ type Config struct {
 	Version           string            // The Node's kubeletVersion. "": "v1.37.2+skiff".
 	Labels            map[string]string // More labels for the Node, set when it is registered.
 	CgroupRoot        string            // Parent of the pods' cgroups. "": "/skiff".
+	EvictionHard      []Threshold       // Below one of these pods are evicted. nil: none.
+	EvictionPause     time.Duration     // How long the node stays under pressure when it is not any more. 0: 5 minutes.
+	Reserved          v1.ResourceList   // What of the machine is kept from pods, besides the thresholds.
 	MaxPods           int               // 0: 110.
 	MaxRestartBackoff time.Duration     // 0: 5 minutes.
 	HeartbeatInterval time.Duration     // 0: 20 seconds, half as often as the kubelet: each is a write to disk.
@@ -85,6 +88,7 @@ func (c Config) withDefaults() (Config, error) {
 	orDefault(&c.Listen, ":10250")
 	orDefault(&c.Version, "v1.37.2+skiff")
 	orDefault(&c.CgroupRoot, "/skiff")
+	orDefault(&c.EvictionPause, 5*time.Minute)
 	orDefault(&c.MaxPods, 110)
 	orDefault(&c.MaxRestartBackoff, 5*time.Minute)
 	orDefault(&c.HeartbeatInterval, 20*time.Second)
@@ -127,6 +131,7 @@ type Agent struct {
 	usages   usages
 	shares   groupShares
 	reclaims reclaims
+	pressure *pressure
 	capacity v1.ResourceList
 	ready    chan struct{} // Closed when the API knows the Node as Ready.
 }
@@ -155,6 +160,7 @@ func New(config Config, client kubernetes.Interface, factory informers.SharedInf
 		boot:     strings.TrimSpace(string(boot)),
 		cast:     record.NewBroadcaster(),
 		ready:    make(chan struct{}),
+		pressure: newPressure(config),
 		usages:   usages{fs: cgroup.Host()},
 	}
 	a.synced = []cache.InformerSynced{a.pods.HasSynced, factory.Core().V1().Services().Informer().HasSynced}
@@ -223,6 +229,7 @@ func (a *Agent) Run(ctx context.Context) error {
 
 	var wg sync.WaitGroup
 	wg.Go(func() { a.runNode(ctx) })
+	wg.Go(func() { a.watchPressure(ctx) })
 	wg.Go(func() { a.runPods(ctx) })
 	err := a.serve(ctx)
 	cancel()

@@ -101,6 +101,19 @@ func (d dirs) removePod(uid string) error {
 	return nil
 }
 
+// removeVolumes deletes what a pod that has ended had as volumes of its own. What its containers wrote otherwise stays.
+func (d dirs) removeVolumes(uid types.UID) error {
+	for _, dir := range []string{filepath.Join(d.pod(uid), "parts"), filepath.Join(d.pod(uid), "volumes"), d.secret(uid)} {
+		if err := unmountBelow(dir); err != nil {
+			return err
+		}
+		if err := os.RemoveAll(dir); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // allContainers lists the init containers, then the others, then the ephemeral ones.
 func allContainers(spec *v1.PodSpec) []*v1.Container {
 	var all []*v1.Container

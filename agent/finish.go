@@ -21,6 +21,9 @@ func (a *Agent) finish(ctx context.Context, pod *v1.Pod, containers []Container,
 		if err := a.network.Teardown(ctx, uid); err != nil {
 			return fmt.Errorf("tear down the network of pod %s/%s: %w", pod.Namespace, pod.Name, err)
 		}
+		if err := a.dirs.removeVolumes(pod.UID); err != nil { // Also for what an evicted pod has filled.
+			return fmt.Errorf("remove the volumes of pod %s/%s: %w", pod.Namespace, pod.Name, err)
+		}
 		a.sources.release(uid)
 		a.pulls.forget(uid)
 		a.probes.forget(uid)
@@ -48,6 +51,7 @@ func (a *Agent) clean(ctx context.Context, uid string, containers []Container) e
 	a.pulls.forget(uid)
 	a.probes.forget(uid)
 	a.hooks.forget(uid)
+	a.pressure.forget(uid)
 	for _, c := range containers {
 		if err := a.removeContainer(ctx, c.ID); err != nil {
 			return err

@@ -14,14 +14,6 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 )
 
-// What the node keeps for itself; below it a condition says that the node is short. The kubelet's own defaults.
-const (
-	memoryReserve = 100 << 20 // Bytes.
-	diskReserve   = 10        // Percent of the disk under DataDir.
-	inodeReserve  = 5         // Percent, likewise.
-	pidReserve    = 10        // Percent of the kernel's process IDs.
-)
-
 // capacityOf reads what the host has.
 func capacityOf(dataDir string, maxPods int) (v1.ResourceList, error) {
 	memory, err := meminfo("MemTotal")
@@ -40,12 +32,29 @@ func capacityOf(dataDir string, maxPods int) (v1.ResourceList, error) {
 	}, nil
 }
 
-// allocatableOf is the capacity less what the node keeps.
-func allocatableOf(capacity v1.ResourceList) v1.ResourceList {
+// allocatableOf is the capacity less what is kept from pods: what is reserved, and what is left when they are evicted.
+func allocatableOf(capacity, reserved v1.ResourceList, thresholds []Threshold) v1.ResourceList {
 	list := capacity.DeepCopy()
-	memory, disk := list[v1.ResourceMemory], list[v1.ResourceEphemeralStorage]
-	list[v1.ResourceMemory] = *resource.NewQuantity(max(memory.Value()-memoryReserve, 0), resource.BinarySI)
-	list[v1.ResourceEphemeralStorage] = *resource.NewQuantity(disk.Value()/100*(100-diskReserve), resource.BinarySI)
+	take := func(name v1.ResourceName, amount resource.Quantity) {
+		q, ok := list[name]
+		if !ok {
+			return
+		}
+		if q.Sub(amount); q.Sign() < 0 {
+			q = resource.Quantity{Format: q.Format}
+		}
+		list[name] = q
+	}
+	for name, amount := range reserved {
+		take(name, amount)
+	}
+	for _, t := range thresholds {
+		switch name := t.Signal.resource(); t.Signal {
+		case memoryAvailable, diskAvailable:
+			all := capacity[name]
+			take(name, *resource.NewQuantity(t.of(all.Value()), resource.BinarySI))
+		}
+	}
 	return list
 }
 
@@ -67,19 +76,6 @@ func meminfo(name string) (int64, error) {
 		}
 	}
 	return 0, fmt.Errorf("read the host's memory: no %s in /proc/meminfo", name)
-}
-
-// pressures says what the host is short of.
-func pressures(dataDir string) (memory, disk, pids bool, err error) {
-	available, memoryErr := meminfo("MemAvailable")
-	var fs unix.Statfs_t
-	diskErr := unix.Statfs(dataDir, &fs)
-	used, most, pidErr := processes()
-	if err := errors.Join(memoryErr, diskErr, pidErr); err != nil {
-		return false, false, false, fmt.Errorf("measure the host: %w", err)
-	}
-	disk = fs.Bavail*100 < fs.Blocks*diskReserve || fs.Files > 0 && fs.Ffree*100 < fs.Files*inodeReserve
-	return available < memoryReserve, disk, (most-used)*100 < most*pidReserve, nil
 }
 
 // processes counts the host's processes and threads, and how many there may be.

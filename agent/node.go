@@ -52,7 +52,11 @@ func (a *Agent) runNode(ctx context.Context) {
 		} else {
 			interval = min(2*interval, a.HeartbeatInterval)
 		}
-		pause(ctx, interval)
+		select {
+		case <-ctx.Done():
+		case <-a.pressure.news:
+		case <-time.After(interval):
+		}
 	}
 }
 
@@ -82,7 +86,37 @@ func (a *Agent) lookAtNode(ctx context.Context) (node *v1.Node, ready bool, err 
 	if !nodeChanged(node, wanted, time.Now()) {
 		return node, ready, nil
 	}
-	return node, ready, a.writeNode(ctx, node, wanted)
+	if err := a.writeNode(ctx, node, wanted); err != nil {
+		return node, ready, err
+	}
+	for _, reason := range nodeEvents(node, wanted) {
+		ref := &v1.ObjectReference{Kind: "Node", APIVersion: "v1", Name: node.Name, UID: node.UID}
+		a.events.Eventf(ref, v1.EventTypeNormal, reason, "Node %s status is now: %s", node.Name, reason)
+	}
+	return node, ready, nil
+}
+
+// nodeEvents are the reasons of the Events that a change of a Node is worth: a condition has come or gone.
+func nodeEvents(before, after *v1.Node) []string {
+	reasons := map[v1.NodeConditionType][2]string{
+		v1.NodeMemoryPressure: {"NodeHasInsufficientMemory", "NodeHasSufficientMemory"},
+		v1.NodeDiskPressure:   {"NodeHasDiskPressure", "NodeHasNoDiskPressure"},
+		v1.NodePIDPressure:    {"NodeHasInsufficientPID", "NodeHasSufficientPID"},
+		v1.NodeReady:          {"NodeReady", "NodeNotReady"},
+	}
+	var list []string
+	for _, c := range after.Status.Conditions {
+		i := slices.IndexFunc(before.Status.Conditions, func(had v1.NodeCondition) bool { return had.Type == c.Type })
+		reason, ours := reasons[c.Type]
+		switch {
+		case !ours || i >= 0 && before.Status.Conditions[i].Status == c.Status:
+		case c.Status == v1.ConditionTrue:
+			list = append(list, reason[0])
+		case i >= 0:
+			list = append(list, reason[1])
+		}
+	}
+	return list
 }
 
 // writeNode sends labels and status as patches, so that nothing else of the Node is touched.
@@ -149,15 +183,14 @@ func (a *Agent) nodeStatus(ctx context.Context) (status v1.NodeStatus, ready boo
 	if tcp, ok := a.listener.Addr().(*net.TCPAddr); ok {
 		status.DaemonEndpoints.KubeletEndpoint.Port = int32(tcp.Port)
 	}
-	memory, disk, pids, measureErr := pressures(a.DataDir)
-	if err == nil {
-		err = measureErr
-	}
-	status.Conditions = nodeConditions(memory, disk, pids, err)
+	short := a.pressure.conditions(time.Now())
+	status.Conditions = nodeConditions(short[v1.NodeMemoryPressure], short[v1.NodeDiskPressure], short[v1.NodePIDPressure], err)
 	return status, err == nil
 }
 
-func (a *Agent) allocatable() v1.ResourceList { return allocatableOf(a.capacity) }
+func (a *Agent) allocatable() v1.ResourceList {
+	return allocatableOf(a.capacity, a.Reserved, a.EvictionHard)
+}
 
 // nodeConditions tells the node's state as conditions, without times.
 func nodeConditions(memory, disk, pids bool, notReady error) []v1.NodeCondition {

@@ -10,6 +10,8 @@ import (
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"skiff/agent"
 )
 
 func (n *node) look() (ready bool) {
@@ -42,6 +44,9 @@ func condition(node *v1.Node, kind v1.NodeConditionType) v1.NodeCondition {
 func TestNodeIsRegistered(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newNode(t)
+		n.stop()
+		n.config.EvictionHard = []agent.Threshold{{Signal: "memory.available", Amount: 100 << 20}}
+		n.start()
 		if !n.look() {
 			t.Error("not ready")
 		}

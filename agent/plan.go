@@ -84,6 +84,9 @@ func decide(s seen) decision {
 	case s.pastDeadline(&d):
 		d.fail = &failure{"DeadlineExceeded", "Pod was active on the node longer than the specified deadline"}
 		s.end(&d, gracePeriod(pod))
+	case s.evicted != "":
+		d.fail = &failure{reasonEvicted, s.evicted}
+		s.end(&d, evictionGrace)
 	case s.measured.over != "":
 		d.fail = &failure{reasonEvicted, s.measured.over}
 		s.end(&d, evictionGrace)

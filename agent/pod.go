@@ -89,6 +89,10 @@ func (a *Agent) see(ctx context.Context, pod *v1.Pod, containers []Container, m 
 		s.measured = m.measured
 	}
 	s.resizing = m.resizing
+	s.evicted = a.pressure.why(string(pod.UID))
+	if s.evicted == "" && len(containers) == 0 && pod.Status.StartTime == nil {
+		s.evicted = a.pressure.refuses(pod, s.now)
+	}
 	s.health = a.probes.follow(s, m.podIP(pod))
 	return s
 }

@@ -31,11 +31,7 @@ func (a *Agent) overStorage(ctx context.Context, pod *v1.Pod, containers []Conta
 			return fmt.Sprintf("Container %s exceeded its local ephemeral storage limit %q. ", c.Name, c.Resources.Limits.StorageEphemeral().String())
 		}
 	}
-	for i := range pod.Spec.Volumes {
-		if v := &pod.Spec.Volumes[i]; v.EmptyDir != nil && v.EmptyDir.Medium == v1.StorageMediumDefault {
-			total += diskUsage(a.dirs.volume(pod.UID, v.Name))
-		}
-	}
+	total += a.volumesWritten(pod)
 	// The sum says something only where each container has a limit.
 	all := !slices.ContainsFunc(pod.Spec.Containers, func(c v1.Container) bool { return storageLimit(&c) == 0 })
 	limit := podresource.PodLimits(pod, podresource.PodResourcesOptions{})[v1.ResourceEphemeralStorage]
@@ -43,6 +39,16 @@ func (a *Agent) overStorage(ctx context.Context, pod *v1.Pod, containers []Conta
 		return fmt.Sprintf("Pod ephemeral local storage usage exceeds the total limit of containers %s. ", limit.String())
 	}
 	return ""
+}
+
+// volumesWritten is how much stands in a pod's emptyDirs on disk.
+func (a *Agent) volumesWritten(pod *v1.Pod) (total int64) {
+	for i := range pod.Spec.Volumes {
+		if v := &pod.Spec.Volumes[i]; v.EmptyDir != nil && v.EmptyDir.Medium == v1.StorageMediumDefault {
+			total += diskUsage(a.dirs.volume(pod.UID, v.Name))
+		}
+	}
+	return total
 }
 
 // written is how much a container, in all its attempts that are there, has written.

@@ -163,7 +163,8 @@ func (n *node) start() {
 // launch starts the server.
 func (n *node) launch() {
 	n.t.Helper()
-	n.launchAs(n.skiff("server", append([]string{"--node-name", nodeName}, n.flags...)...))
+	// However full the machine's disk is, that is not what is tested.
+	n.launchAs(n.skiff("server", append([]string{"--node-name", nodeName, "--eviction-hard=memory.available<1Mi"}, n.flags...)...))
 }
 
 // launchAs starts the server by a command line of one's own.

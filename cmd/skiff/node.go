@@ -152,6 +152,7 @@ func (n *node) components(ctx context.Context, client kubernetes.Interface, runt
 		NodeName: n.nodeName, NodeIP: n.address.String(),
 		DataDir: n.data, RunDir: n.dirs.run,
 		ClusterDNS: n.dns.String(), ClusterDomain: n.clusterDomain, CgroupRoot: n.cgroupRoot(),
+		EvictionHard: n.thresholds, EvictionPause: n.evictionPause, Reserved: n.reserved,
 		TLS: tlsConfig, Metrics: []prometheus.Collector{p, d}, Version: kubernetesVersion + "+skiff",
 		Traffic: traffic,
 	}, client, n.factory, runtime, podNetwork{net})

@@ -81,6 +81,7 @@ type options struct {
 	dirs
 	storage
 	names
+	reserve
 	nodeName      string
 	bindAddress   string
 	port          uint16
@@ -112,6 +113,7 @@ func (o *options) flags(cmd *cobra.Command) {
 	f.StringVar(&o.containerd, "containerd", "", "socket of a containerd that runs already (default: start a private one)")
 	f.BoolVar(&o.noAgent, "no-agent", false, "run the control plane only: this machine is no node")
 	o.names.flags(f)
+	o.reserve.flags(f)
 	o.storage.flags(f)
 	f.StringVar(&o.logLevel, "log-level", "info", "how much to log: debug, info, warn or error")
 }
@@ -133,7 +135,7 @@ func (o options) parse() (settings, error) {
 	if s.kubeconfigOut == "" {
 		s.kubeconfigOut = s.kubeconfig()
 	}
-	for _, parse := range []func() error{s.parseLog, s.parseName, s.parseRanges, s.names.parse, s.parseAddress, s.mayRun} {
+	for _, parse := range []func() error{s.parseLog, s.parseName, s.parseRanges, s.names.parse, s.parseAddress, s.reserve.parse, s.mayRun} {
 		if err := parse(); err != nil {
 			return s, err
 		}

@@ -1,0 +1,274 @@
+package agent
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	podresource "k8s.io/component-helpers/resource"
+	"k8s.io/component-helpers/scheduling/corev1"
+	"k8s.io/klog/v2"
+)
+
+// A node that runs out of memory or disk ends pods before the kernel does, one at a time, those first that use more than they
+// asked for. https://kubernetes.io/docs/concepts/scheduling-eviction/node-pressure-eviction/
+
+const (
+	lookOften     = 2 * time.Second  // When a threshold is near or crossed.
+	lookSeldom    = 20 * time.Second // Otherwise. The kernel tells of memory sooner.
+	evictionTime  = 30 * time.Second // A pod that is evicted may take so long before another is.
+	criticalPrio  = 2_000_000_000    // System priorities begin here: such pods stay.
+	evictionFirst = "The node was low on resource: %v. Threshold quantity: %v, available: %v. "
+)
+
+// pressure is what the node is short of, and who has to go for it.
+type pressure struct {
+	thresholds []Threshold
+	transition time.Duration
+
+	mu       sync.Mutex
+	met      map[v1.NodeConditionType]time.Time // When a threshold was last seen crossed.
+	evicted  map[string]string                  // By pod UID: why.
+	evicting string                             // The last of them.
+	since    time.Time                          // When it was.
+	news     chan struct{}                      // Something has changed that the API is to know of.
+}
+
+func newPressure(c Config) *pressure {
+	return &pressure{
+		thresholds: c.EvictionHard, transition: c.EvictionPause,
+		met: map[v1.NodeConditionType]time.Time{}, evicted: map[string]string{}, news: make(chan struct{}, 1),
+	}
+}
+
+// conditions are those that hold: a condition lasts some time longer than what it tells of, for what comes and goes.
+func (p *pressure) conditions(now time.Time) map[v1.NodeConditionType]bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	hold := map[v1.NodeConditionType]bool{}
+	for kind, last := range p.met {
+		if now.Sub(last) < p.transition {
+			hold[kind] = true
+		}
+	}
+	return hold
+}
+
+// see notes which thresholds are crossed, and says whether that makes a new condition.
+func (p *pressure) see(crossed []Threshold, now time.Time) (changed bool) {
+	before := p.conditions(now)
+	p.mu.Lock()
+	for _, t := range crossed {
+		p.met[t.Signal.condition()] = now
+	}
+	p.mu.Unlock()
+	return len(before) != len(p.conditions(now))
+}
+
+// why is what a pod was evicted for, "" if it was not.
+func (p *pressure) why(uid string) string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.evicted[uid]
+}
+
+func (p *pressure) forget(uid string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.evicted, uid)
+}
+
+// refuses says why a pod that has not started yet must not. https://kubernetes.io/docs/concepts/scheduling-eviction/node-pressure-eviction/#node-conditions
+func (p *pressure) refuses(pod *v1.Pod, now time.Time) string {
+	hold := p.conditions(now)
+	if len(hold) == 0 || critical(pod) {
+		return ""
+	}
+	if hold[v1.NodeMemoryPressure] && len(hold) == 1 {
+		taint := v1.Taint{Key: v1.TaintNodeMemoryPressure, Effect: v1.TaintEffectNoSchedule}
+		if qosClass(pod) != v1.PodQOSBestEffort || corev1.TolerationsTolerateTaint(klog.Background(), pod.Spec.Tolerations, &taint, true) {
+			return ""
+		}
+	}
+	var names []string
+	for kind := range hold {
+		names = append(names, string(kind))
+	}
+	slices.Sort(names)
+	return fmt.Sprintf("The node had condition: [%s]. ", strings.Join(names, ", "))
+}
+
+// tellNode has the Node written now.
+func (a *Agent) tellNode() {
+	select {
+	case a.pressure.news <- struct{}{}:
+	default:
+	}
+}
+
+// critical pods are what the cluster, or the node, cannot do without.
+func critical(pod *v1.Pod) bool {
+	return pod.Annotations[v1.MirrorPodAnnotationKey] != "" || pod.Spec.Priority != nil && *pod.Spec.Priority >= criticalPrio
+}
+
+// watchPressure looks at memory and disk whenever the kernel says that tasks wait for memory, and now and then.
+func (a *Agent) watchPressure(ctx context.Context) {
+	stalled := make(chan struct{}, 1)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	if p := memoryStalls(); p != nil {
+		wg.Go(func() {
+			p.follow(ctx.Done(), func() {
+				select {
+				case stalled <- struct{}{}:
+				default:
+				}
+			})
+		})
+	}
+	for ctx.Err() == nil {
+		wait := lookSeldom
+		if a.relieve(ctx) {
+			wait = lookOften
+		}
+		select {
+		case <-ctx.Done():
+		case <-stalled:
+		case <-time.After(wait):
+		}
+	}
+}
+
+// relieve evicts a pod if the node is short of something, and says whether to look again soon.
+func (a *Agent) relieve(ctx context.Context) (near bool) {
+	host, err := observe(a.DataDir)
+	if err != nil {
+		slog.Warn("the node's memory and disk cannot be measured", "err", err)
+		return false
+	}
+	now := time.Now()
+	crossed, near := met(a.pressure.thresholds, host)
+	if a.pressure.see(crossed, now) {
+		a.tellNode()
+	}
+	crossed = slices.DeleteFunc(crossed, func(t Threshold) bool { return t.Signal.condition() == v1.NodePIDPressure }) // Nobody knows whom to blame.
+	if len(crossed) == 0 || a.busyEvicting(ctx, now) {
+		return near
+	}
+	first := crossed[0]
+	if i := slices.IndexFunc(crossed, func(t Threshold) bool { return t.Signal == memoryAvailable }); i >= 0 {
+		first = crossed[i] // Without memory nothing goes on, the eviction neither.
+	}
+	return a.evictFor(ctx, first, host[first.Signal])
+}
+
+// busyEvicting says that the last pod that was evicted is still on its way out.
+func (a *Agent) busyEvicting(ctx context.Context, now time.Time) bool {
+	a.pressure.mu.Lock()
+	uid, since := a.pressure.evicting, a.pressure.since
+	a.pressure.mu.Unlock()
+	if uid == "" || now.Sub(since) > evictionTime {
+		return false
+	}
+	containers, err := a.containers(ctx, uid)
+	return err == nil && slices.ContainsFunc(containers, func(c Container) bool { return c.State == Running })
+}
+
+// candidate is a pod that may be evicted, with what it uses of what is short.
+type candidate struct {
+	pod        *v1.Pod
+	used       int64
+	request    int64
+	containers []Container
+	each       map[string]int64 // By container name.
+}
+
+// evictFor evicts the pod that has to go first, and says whether there was one.
+func (a *Agent) evictFor(ctx context.Context, t Threshold, have stock) bool {
+	candidates, err := a.candidates(ctx, t.Signal)
+	if err != nil || len(candidates) == 0 {
+		slog.Warn("the node is short of something, and there is no pod to evict", "what", t.Signal, "available", have.available, "err", err)
+		return false
+	}
+	rank(candidates)
+	c := candidates[0]
+	quantity := func(n int64) string { return resource.NewQuantity(n, resource.BinarySI).String() }
+	why := fmt.Sprintf(evictionFirst, t.Signal.resource(), quantity(t.of(have.capacity)), quantity(have.available))
+	for _, container := range c.pod.Spec.Containers {
+		request := container.Resources.Requests[t.Signal.resource()]
+		if used := c.each[container.Name]; used > request.Value() {
+			why += fmt.Sprintf("Container %s was using %s, request is %s, has larger consumption of %v. ", container.Name, kibi(used), request.String(), t.Signal.resource())
+		}
+	}
+	slog.Warn("evicting a pod", "pod", c.pod.Namespace+"/"+c.pod.Name, "why", why)
+	uid := string(c.pod.UID)
+	a.pressure.mu.Lock()
+	a.pressure.evicted[uid], a.pressure.evicting, a.pressure.since = why, uid, time.Now()
+	a.pressure.mu.Unlock()
+	a.loop.Add(uid)
+	return true
+}
+
+// kibi is an amount of bytes as the kubelet tells it.
+func kibi(bytes int64) string { return fmt.Sprintf("%dKi", bytes/1024) }
+
+// candidates are the pods that run here and may be evicted.
+func (a *Agent) candidates(ctx context.Context, s Signal) ([]candidate, error) {
+	pods, _, err := a.residents(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var all []candidate
+	for _, pod := range pods {
+		if critical(pod.Pod) || over(pod.Pod) || a.pressure.why(string(pod.UID)) != "" {
+			continue
+		}
+		c := candidate{pod: pod.Pod, containers: pod.containers, each: map[string]int64{}}
+		requests := podresource.PodRequests(pod.Pod, podresource.PodResourcesOptions{})
+		request := requests[s.resource()]
+		c.request = request.Value()
+		for _, container := range pod.containers {
+			used := int64(0)
+			if s == memoryAvailable {
+				if u, err := a.usages.fs.Usage(container.Cgroup); err == nil {
+					used = int64(u.WorkingSet)
+				}
+			} else {
+				used = a.written(ctx, pod.Pod, container.Name, pod.containers)
+			}
+			c.each[container.Name] = used
+			c.used += used
+		}
+		if s != memoryAvailable {
+			c.used += a.volumesWritten(pod.Pod)
+		}
+		all = append(all, c)
+	}
+	return all, nil
+}
+
+// rank puts first who goes first: who uses more than it asked for; of those who matters less; of those who uses the most beyond.
+func rank(all []candidate) {
+	priority := func(pod *v1.Pod) int32 {
+		if pod.Spec.Priority == nil {
+			return 0
+		}
+		return *pod.Spec.Priority
+	}
+	exceeds := func(c candidate) int {
+		if c.used > c.request {
+			return 0
+		}
+		return 1
+	}
+	slices.SortStableFunc(all, func(a, b candidate) int {
+		return cmp.Or(cmp.Compare(exceeds(a), exceeds(b)), cmp.Compare(priority(a.pod), priority(b.pod)), cmp.Compare(b.used-b.request, a.used-a.request))
+	})
+}

@@ -1,0 +1,201 @@
+package agent
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+)
+
+// Signal is something that a node can run out of.
+type Signal string
+
+// Kubernetes' eviction signals. https://kubernetes.io/docs/concepts/scheduling-eviction/node-pressure-eviction/#eviction-signals
+const (
+	memoryAvailable  Signal = "memory.available"
+	diskAvailable    Signal = "nodefs.available"
+	inodesFree       Signal = "nodefs.inodesFree"
+	imagesAvailable  Signal = "imagefs.available"
+	imagesInodesFree Signal = "imagefs.inodesFree"
+	pidAvailable     Signal = "pid.available"
+)
+
+// DefaultEvictionHard are Kubernetes' own.
+const DefaultEvictionHard = "memory.available<100Mi,nodefs.available<10%,nodefs.inodesFree<5%,imagefs.available<15%,imagefs.inodesFree<5%"
+
+// Threshold is how little of something may be left before pods must go.
+type Threshold struct {
+	Signal  Signal
+	Amount  int64   // Bytes, or a count.
+	Percent float64 // Of what there is; 0: Amount holds.
+}
+
+// of is the threshold as an amount, where there is so much in all.
+func (t Threshold) of(capacity int64) int64 {
+	if t.Percent > 0 {
+		return int64(float64(capacity) * t.Percent / 100)
+	}
+	return t.Amount
+}
+
+// condition is what a node says that is short of it.
+func (s Signal) condition() v1.NodeConditionType {
+	switch s {
+	case memoryAvailable:
+		return v1.NodeMemoryPressure
+	case pidAvailable:
+		return v1.NodePIDPressure
+	}
+	return v1.NodeDiskPressure
+}
+
+// resource is what the signal is called when it is told of.
+func (s Signal) resource() v1.ResourceName {
+	switch s {
+	case memoryAvailable:
+		return v1.ResourceMemory
+	case diskAvailable, imagesAvailable:
+		return v1.ResourceEphemeralStorage
+	case inodesFree, imagesInodesFree:
+		return "inodes"
+	}
+	return "pids"
+}
+
+// ParseThresholds reads "memory.available<100Mi,nodefs.available<10%".
+func ParseThresholds(text string) ([]Threshold, error) {
+	var all []Threshold
+	for word := range strings.SplitSeq(text, ",") {
+		if word == "" {
+			continue
+		}
+		signal, amount, ok := strings.Cut(word, "<")
+		t := Threshold{Signal: Signal(signal)}
+		switch t.Signal {
+		case memoryAvailable, diskAvailable, inodesFree, imagesAvailable, imagesInodesFree, pidAvailable:
+		default:
+			ok = false
+		}
+		var err error
+		if percent, is := strings.CutSuffix(amount, "%"); is {
+			t.Percent, err = strconv.ParseFloat(percent, 64)
+			ok = ok && t.Percent > 0 && t.Percent < 100
+		} else {
+			var q resource.Quantity
+			q, err = resource.ParseQuantity(amount)
+			t.Amount = q.Value()
+			ok = ok && t.Amount >= 0
+		}
+		if !ok || err != nil {
+			return nil, fmt.Errorf("%q is no eviction threshold: it must be like memory.available<100Mi or nodefs.available<10%%", word)
+		}
+		all = append(all, t)
+	}
+	return all, nil
+}
+
+// stock is how much there is of something, and in all.
+type stock struct{ available, capacity int64 }
+
+// observe measures the host. Images are on the same disk as all else.
+func observe(dataDir string) (map[Signal]stock, error) {
+	total, totalErr := meminfo("MemTotal")
+	available, memoryErr := meminfo("MemAvailable")
+	var disk unix.Statfs_t
+	diskErr := unix.Statfs(dataDir, &disk)
+	used, most, pidErr := processes()
+	if err := errors.Join(totalErr, memoryErr, diskErr, pidErr); err != nil {
+		return nil, fmt.Errorf("measure the host: %w", err)
+	}
+	bytes := stock{int64(disk.Bavail) * disk.Bsize, int64(disk.Blocks) * disk.Bsize}
+	seen := map[Signal]stock{
+		memoryAvailable: {available, total}, diskAvailable: bytes, imagesAvailable: bytes, pidAvailable: {most - used, most},
+	}
+	if disk.Files > 0 { // Some file systems make inodes as they need them.
+		seen[inodesFree] = stock{int64(disk.Ffree), int64(disk.Files)}
+		seen[imagesInodesFree] = seen[inodesFree]
+	}
+	return seen, nil
+}
+
+// met lists the thresholds that are crossed, and whether another is near.
+func met(thresholds []Threshold, host map[Signal]stock) (crossed []Threshold, near bool) {
+	for _, t := range thresholds {
+		have, ok := host[t.Signal]
+		if !ok {
+			continue
+		}
+		limit := t.of(have.capacity)
+		if have.available < limit {
+			crossed = append(crossed, t)
+		}
+		near = near || have.available < limit+have.capacity/t.Signal.margin()
+	}
+	return crossed, near
+}
+
+// margin says what part of all there is a threshold must be away to be looked at seldom. Memory fills faster than disks.
+func (s Signal) margin() int64 {
+	if s == memoryAvailable {
+		return 10
+	}
+	return 50
+}
+
+// psi is a file that becomes readable when tasks have waited for memory: the kernel looks on for us.
+// https://docs.kernel.org/accounting/psi.html#monitoring-for-pressure-thresholds
+type psi struct{ file *os.File }
+
+// memoryStalls opens it: 100 ms of a second are to be lost. Without the kernel's help there is none, and the clock has to do.
+func memoryStalls() *psi {
+	f, err := os.OpenFile("/proc/pressure/memory", os.O_RDWR|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil
+	}
+	if _, err := f.WriteString("some 100000 1000000"); err != nil {
+		f.Close()
+		return nil
+	}
+	return &psi{f}
+}
+
+// follow calls stalled at each event, until stop is closed.
+func (p *psi) follow(stop <-chan struct{}, stalled func()) {
+	defer p.file.Close()
+	fd := int32(p.file.Fd())
+	var wake [2]int
+	if unix.Pipe2(wake[:], unix.O_CLOEXEC) != nil {
+		return
+	}
+	defer unix.Close(wake[0])
+	ended := make(chan struct{})
+	go func() { <-stop; unix.Close(wake[1]); close(ended) }()
+	defer func() { <-ended }()
+	for {
+		fds := []unix.PollFd{{Fd: fd, Events: unix.POLLPRI}, {Fd: int32(wake[0]), Events: unix.POLLIN}}
+		if _, err := unix.Poll(fds, -1); err != nil && !errors.Is(err, unix.EINTR) {
+			<-stop
+			return
+		}
+		if fds[1].Revents != 0 {
+			return
+		}
+		if fds[0].Revents&unix.POLLERR != 0 {
+			<-stop
+			return
+		}
+		if fds[0].Revents&unix.POLLPRI != 0 {
+			stalled()
+			time.Sleep(stallPause)
+		}
+	}
+}
+
+// stallPause is how often at most a stall is told of.
+const stallPause = time.Second
