@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"slices"
 	"time"
@@ -24,6 +25,7 @@ import (
 type flow struct {
 	dialed frontend
 	answer netip.AddrPort
+	client netip.AddrPort // As the endpoint sees it. Invalid if that is not the client itself, but a node in its place.
 }
 
 // stale reports whether f goes where the Ruleset would not send it: for UDP to whatever gets no new connections,
@@ -113,10 +115,10 @@ func (p *Proxy) forget(ctx context.Context, _ string) (time.Duration, error) {
 	return 0, nil
 }
 
-// lastAnswers is how long a datagram that was sent to an endpoint just before it left has for its answer: that is translated
-// back only while the kernel remembers the connection.
+// lastAnswers is how long an endpoint has for the datagrams that came just before it left.
 const lastAnswers = 50 * time.Millisecond
 
+// forgetSuspects forgets the stale ones. Of UDP the answers that are on their way come through.
 func (p *Proxy) forgetSuspects(ctx context.Context, s suspects) (n int, err error) {
 	local, err := localAddresses()
 	if err != nil {
@@ -127,21 +129,31 @@ func (p *Proxy) forgetSuspects(ctx context.Context, s suspects) (n int, err erro
 		defer p.mu.Unlock()
 		return p.rules.stale(f, local)
 	}
-	datagrams := false
-	if _, err := forgetFlows(s, func(f flow) bool {
-		datagrams = datagrams || f.dialed.proto == udp && stale(f)
+	answers := func(f flow) bool { return f.dialed.proto == udp && f.client.IsValid() }
+	expected := map[flow]bool{}
+	_, err = forgetFlows(s, func(f flow) bool {
+		if answers(f) && stale(f) {
+			expected[f] = true
+		}
 		return false
-	}); err != nil {
+	})
+	if err != nil {
 		return 0, err
 	}
-	if datagrams {
+	if len(expected) > 0 {
+		if err := p.kernel.expect(slices.Collect(maps.Keys(expected))); err != nil {
+			slog.Warn("some answers by UDP may not find their way", "err", err)
+		}
+	}
+	// What has become stale since then is among the next suspects.
+	n, err = forgetFlows(s, func(f flow) bool { return stale(f) && (expected[f] || !answers(f)) })
+	if err == nil && len(expected) > 0 {
 		select {
 		case <-ctx.Done():
-			return 0, ctx.Err()
 		case <-time.After(lastAnswers):
 		}
 	}
-	return forgetFlows(s, stale)
+	return n, err
 }
 
 // localAddresses returns the node's own, but for loopback.
@@ -267,14 +279,20 @@ func parseFlow(entry []byte) (f flow, ok bool) {
 	askedPort, answeredPort := attributes(asked[nl.CTA_TUPLE_PROTO]), attributes(answered[nl.CTA_TUPLE_PROTO])
 	dst, ok1 := netip.AddrFromSlice(askedAddr[nl.CTA_IP_V4_DST])
 	src, ok2 := netip.AddrFromSlice(answeredAddr[nl.CTA_IP_V4_SRC])
+	askedSrc, _ := netip.AddrFromSlice(askedAddr[nl.CTA_IP_V4_SRC])
 	proto, dstPort, srcPort := askedPort[nl.CTA_PROTO_NUM], askedPort[nl.CTA_PROTO_DST_PORT], answeredPort[nl.CTA_PROTO_SRC_PORT]
 	if !ok1 || !ok2 || len(proto) != 1 || len(dstPort) != 2 || len(srcPort) != 2 {
 		return flow{}, false
 	}
-	return flow{
+	f = flow{
 		dialed: frontend{dst, protocol(proto[0]), binary.BigEndian.Uint16(dstPort)},
 		answer: netip.AddrPortFrom(src, binary.BigEndian.Uint16(srcPort)),
-	}, true
+	}
+	client, _ := netip.AddrFromSlice(answeredAddr[nl.CTA_IP_V4_DST])
+	if port := answeredPort[nl.CTA_PROTO_DST_PORT]; client.IsValid() && client == askedSrc && len(port) == 2 {
+		f.client = netip.AddrPortFrom(client, binary.BigEndian.Uint16(port))
+	}
+	return f, true
 }
 
 // attributes returns the netlink attributes in b by type; none if it is broken.

@@ -71,7 +71,7 @@ func TestStale(t *testing.T) {
 		{"a stream to the world", tcp, "198.51.100.1:443", "198.51.100.1:443", false},
 	} {
 		dialed := netip.MustParseAddrPort(tc.dialed)
-		f := flow{frontend{dialed.Addr(), tc.proto, dialed.Port()}, netip.MustParseAddrPort(tc.answer)}
+		f := flow{dialed: frontend{dialed.Addr(), tc.proto, dialed.Port()}, answer: netip.MustParseAddrPort(tc.answer)}
 		if got := r.stale(f, local); got != tc.want {
 			t.Errorf("%s: stale is %v, want %v", tc.name, got, tc.want)
 		}

@@ -13,6 +13,8 @@ import (
 
 // load reads the elements that the kernel holds. errDamaged: it must be told everything.
 func (t *table) load() (elements map[key]value, err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	defer t.closeOnError(&err)
 	conn, err := t.dial()
 	if err != nil {
@@ -50,7 +52,7 @@ func (t *table) checkMaps(conn *nftables.Conn) error {
 	for _, m := range verdictMaps() {
 		want = append(want, m.name)
 	}
-	want = append(want, affinity)
+	want = append(append(want, affinity), lateMaps()...)
 	var have []string
 	for _, s := range sets {
 		have = append(have, s.Name)

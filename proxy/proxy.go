@@ -109,6 +109,7 @@ type kernel interface {
 	load() (map[key]value, error)
 	replace(all map[key]value) error
 	commit(d diff) error
+	expect(late []flow) error // Of these connections, which are about to be forgotten, answers are still to come through.
 	watch(changed func()) (stop func(), err error)
 	close()
 }

@@ -110,7 +110,7 @@ func chains(c Config, in choices) []chain {
 			keepOut(c), guard(), jumpOutsiders(c), jump("services")}},
 		chain{name: "output", hook: "type nat hook output priority -100;", rules: []rule{guard(), jump("services")}},
 		chain{name: "postrouting", hook: "type nat hook postrouting priority 100;", rules: []rule{masqueradeMarked(), masqueradeHairpin()}},
-		settledChain(), limitChain(outgoing), limitChain(incoming), forwardChain(),
+		lateChain(), settledChain(), limitChain(outgoing), limitChain(incoming), forwardChain(),
 	)
 }
 

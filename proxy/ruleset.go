@@ -258,6 +258,9 @@ func writeTable(b *strings.Builder, c Config, elements map[key]value, note func(
 	}
 	fmt.Fprintf(b, "\tmap %s {\n\t\ttypeof ip daddr . meta l4proto . th dport . ip saddr : meta priority\n", affinity)
 	fmt.Fprintf(b, "\t\tsize %d\n\t\tflags dynamic,timeout\n\t}\n", maxClients)
+	for _, name := range lateMaps() {
+		b.WriteString(lateMapText(name))
+	}
 	ways := choicesOf(elements)
 	for _, v := range verdictMaps() {
 		fmt.Fprintf(b, "\tmap %s {\n\t\ttype mark : verdict\n\t\telements = {\n", v.name)

@@ -6,6 +6,7 @@ import (
 	"hash/crc32"
 	"maps"
 	"slices"
+	"sync"
 	"sync/atomic"
 
 	"github.com/google/nftables"
@@ -17,10 +18,10 @@ import (
 )
 
 // A table is the proxy's own table in the kernel. Whatever it writes goes out as one batch, which the kernel takes as a
-// whole or not at all. It is not for several goroutines at once,
-// but for watch.
+// whole or not at all.
 type table struct {
 	config Config
+	mu     sync.Mutex     // Held by whoever uses what follows.
 	conn   *nftables.Conn // Or nil.
 	port   atomic.Uint32  // Of conn: changes that come from there are its own.
 	have   choices        // The pick chains that the kernel holds. They stay when nobody needs them: the next rollout will.
@@ -76,6 +77,8 @@ func (t *table) ref() *nftables.Table {
 
 // replace puts the whole table into the kernel in place of the one that may be there.
 func (t *table) replace(elements map[key]value) (err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	defer t.closeOnError(&err)
 	conn, err := t.dial()
 	if err != nil {
@@ -96,6 +99,11 @@ func (t *table) replace(elements map[key]value) (err error) {
 	}
 	if err := conn.AddSet(t.affinitySet(), nil); err != nil {
 		return fmt.Errorf("add map %s: %w", affinity, err)
+	}
+	for i, name := range lateMaps() {
+		if err := conn.AddSet(t.lateSet(name, len(elementMaps())+len(verdictMaps())+2+i), nil); err != nil {
+			return fmt.Errorf("add map %s: %w", name, err)
+		}
 	}
 	want := choicesOf(elements)
 	all := chains(t.config, want)
@@ -119,6 +127,8 @@ func (t *table) replace(elements map[key]value) (err error) {
 
 // commit changes the elements by d, and adds the pick chains that they need.
 func (t *table) commit(d diff) (err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	defer t.closeOnError(&err)
 	conn, err := t.dial()
 	if err != nil {
@@ -161,13 +171,15 @@ func (t *table) addChain(conn *nftables.Conn, ch chain) {
 		c.Hooknum, c.Priority = nftables.ChainHookPrerouting, nftables.ChainPriorityNATDest
 	case "output":
 		c.Hooknum, c.Priority = nftables.ChainHookOutput, nftables.ChainPriorityNATDest
+	case "late":
+		c.Hooknum, c.Priority = nftables.ChainHookPostrouting, nftables.ChainPriorityRef(150)
 	case "postrouting":
 		c.Hooknum, c.Priority = nftables.ChainHookPostrouting, nftables.ChainPriorityNATSource
 	case "forward":
 		c.Hooknum, c.Priority = nftables.ChainHookForward, nftables.ChainPriorityFilter
 	}
 	switch {
-	case ch.name == "forward":
+	case ch.name == "forward", ch.name == "late":
 		c.Type = nftables.ChainTypeFilter
 	case c.Hooknum != nil:
 		c.Type = nftables.ChainTypeNAT
