@@ -16,7 +16,7 @@ STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 RACE := ./agent ./apiserver/... ./controller ./dns ./proxy ./reconcile ./scheduler ./store/...
 
 .DEFAULT_GOAL := build
-.PHONY: build images up down test unit cluster-test lint bench bench-start bench-pods bench-idle bench-api bench-net bench-store bench-dns clean help
+.PHONY: build images up down test unit cluster-test lint bench bench-start bench-pods bench-rollout bench-idle bench-api bench-net bench-store bench-dns clean help
 
 build: ## bin/skiff, and bin/kubectl, the real one
 	go build -trimpath -tags grpcnotrace -ldflags "-s -w -X main.version=$(VERSION)" -o bin/skiff ./cmd/skiff
@@ -52,13 +52,16 @@ cluster-test: build images ## the promises of the README, each against a real cl
 	@scripts/etcd.sh
 	@test "$$(id -u)" != 0 || { set -x; go test -count=1 -timeout=15m ./test; }
 
-bench: bench-start bench-pods bench-idle bench-api bench-net bench-store bench-dns ## how fast and how small it is, against the floor of this machine (as root)
+bench: bench-start bench-pods bench-rollout bench-idle bench-api bench-net bench-store bench-dns ## how fast and how small it is, against the floor of this machine (as root)
 
 bench-start: build images ## from an empty directory until the API answers and the node is Ready
 	go test -count=1 -v -timeout=10m -run=NONE -benchtime=1x -bench=Start ./test
 
 bench-pods: build images ## from apply until Ready, for 1 pod and for 50, and the same containers without a cluster
 	go test -count=1 -v -timeout=20m -run=NONE -benchtime=1x -bench=Pods ./test
+
+bench-rollout: build images ## 20 pods replaced under load: requests lost and time taken, and the same in Kubernetes' order
+	go test -count=1 -v -timeout=20m -run=NONE -benchtime=1x -bench=Rollout ./test
 
 bench-idle: build images ## memory, processor time and disk writes in a minute without change
 	go test -count=1 -v -timeout=10m -run=NONE -benchtime=1x -bench=Idle ./test

@@ -148,14 +148,17 @@ func (n *node) components(ctx context.Context, client kubernetes.Interface, runt
 	if err != nil {
 		return nil, nil, err
 	}
-	a, err = agent.New(agent.Config{
+	config := agent.Config{
 		NodeName: n.nodeName, NodeIP: n.address.String(),
 		DataDir: n.data, RunDir: n.dirs.run,
 		ClusterDNS: n.dns.String(), ClusterDomain: n.clusterDomain, CgroupRoot: n.cgroupRoot(),
 		EvictionHard: n.thresholds, EvictionPause: n.evictionPause, Reserved: n.reserved,
 		TLS: tlsConfig, Metrics: []prometheus.Collector{p, d}, Version: kubernetesVersion + "+skiff",
-		Traffic: traffic,
-	}, client, n.factory, runtime, podNetwork{net})
+	}
+	if !n.racing {
+		config.Traffic = traffic
+	}
+	a, err = agent.New(config, client, n.factory, runtime, podNetwork{net})
 	if err != nil {
 		return nil, nil, err
 	}

@@ -94,6 +94,7 @@ type options struct {
 	nodePorts     string
 	containerd    string
 	noAgent       bool
+	racing        bool
 	logLevel      string
 }
 
@@ -114,6 +115,8 @@ func (o *options) flags(cmd *cobra.Command) {
 	f.BoolVar(&o.noAgent, "no-agent", false, "run the control plane only: this machine is no node")
 	o.names.flags(f)
 	o.reserve.flags(f)
+	f.BoolVar(&o.racing, "racing-stop", false, "stop pods as Kubernetes does, while requests may still come: what `make bench-rollout` compares with")
+	_ = f.MarkHidden("racing-stop") // It fails for flags that are not there.
 	o.storage.flags(f)
 	f.StringVar(&o.logLevel, "log-level", "info", "how much to log: debug, info, warn or error")
 }

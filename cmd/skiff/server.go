@@ -423,10 +423,14 @@ func (p *plane) singletons(client kubernetes.Interface) []singleton {
 			if err != nil {
 				return nil, err
 			}
-			return controller.New(client, factory, controller.Config{
+			config := controller.Config{
 				RootCA: p.ca.PEM(), SecretToken: sign, ClusterCIDR: p.clusterRange,
-				ReservedPorts: []uint16{p.port, agentPort}, Traffic: traffic,
-			})
+				ReservedPorts: []uint16{p.port, agentPort},
+			}
+			if !p.racing {
+				config.Traffic = traffic
+			}
+			return controller.New(client, factory, config)
 		}},
 		{"kube-scheduler", func(_ context.Context, factory informers.SharedInformerFactory) (component, error) {
 			return scheduler.New(client, factory, scheduler.Config{})
