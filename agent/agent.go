@@ -13,7 +13,7 @@
 // The agent also answers the API server's questions about its containers: logs, exec, attach and port-forward (server.go).
 //
 // In Kubernetes: the kubelet. Left out so far: ephemeral containers, volumes that need a driver, static pods, eviction,
-// device plugins, garbage collection of images, and the pod sandbox container: the pod's namespaces are bind mounts, which
+// device plugins, and the pod sandbox container: the pod's namespaces are bind mounts, which
 // need no process.
 package agent
 
@@ -132,6 +132,8 @@ type Agent struct {
 	shares   groupShares
 	reclaims reclaims
 	pressure *pressure
+	uses     imageUses
+	disk     func(dir string) (percent int, err error) // How much of it is used.
 	capacity v1.ResourceList
 	ready    chan struct{} // Closed when the API knows the Node as Ready.
 }
@@ -161,6 +163,7 @@ func New(config Config, client kubernetes.Interface, factory informers.SharedInf
 		cast:     record.NewBroadcaster(),
 		ready:    make(chan struct{}),
 		pressure: newPressure(config),
+		disk:     diskShare,
 		usages:   usages{fs: cgroup.Host()},
 	}
 	a.synced = []cache.InformerSynced{a.pods.HasSynced, factory.Core().V1().Services().Informer().HasSynced}
@@ -231,6 +234,11 @@ func (a *Agent) Run(ctx context.Context) error {
 	wg.Go(func() { a.runNode(ctx) })
 	wg.Go(func() { a.watchPressure(ctx) })
 	wg.Go(func() { a.runPods(ctx) })
+	wg.Go(func() {
+		if cache.WaitForCacheSync(ctx.Done(), a.synced...) { // An image is unused only if all pods are known.
+			a.runImages(ctx)
+		}
+	})
 	err := a.serve(ctx)
 	cancel()
 	wg.Wait()

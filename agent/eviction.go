@@ -166,6 +166,15 @@ func (a *Agent) relieve(ctx context.Context) (near bool) {
 	if i := slices.IndexFunc(crossed, func(t Threshold) bool { return t.Signal == memoryAvailable }); i >= 0 {
 		first = crossed[i] // Without memory nothing goes on, the eviction neither.
 	}
+	if first.Signal != memoryAvailable { // Images that nobody needs go before pods do.
+		deleted, err := a.deleteUnusedImages(ctx, now)
+		if err != nil {
+			slog.Warn("unused images cannot be deleted", "err", err)
+		}
+		if deleted {
+			return true
+		}
+	}
 	return a.evictFor(ctx, first, host[first.Signal])
 }
 

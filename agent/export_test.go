@@ -30,6 +30,19 @@ func (a *Agent) Quit() {
 	a.listener.Close()
 }
 
+// SetDiskShare says how full the disk is.
+func (a *Agent) SetDiskShare(percent func() int) {
+	a.disk = func(string) (int, error) { return percent(), nil }
+}
+
+// RunImages collects images until stop is called.
+func (a *Agent) RunImages(ctx context.Context) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() { a.runImages(ctx); close(done) }()
+	return func() { cancel(); <-done }
+}
+
 // Dirs tells where the agent keeps what a pod left.
 func (a *Agent) Dirs() (pods, secrets, logs string) {
 	return a.dirs.pods(), a.dirs.secrets(), a.dirs.logs()

@@ -36,6 +36,9 @@ type Runtime interface {
 	// Images lists the local images.
 	Images(ctx context.Context) ([]Image, error)
 
+	// RemoveImage takes a full name off an image, and deletes what only that name needed. No error if it is gone already.
+	RemoveImage(ctx context.Context, name string) error
+
 	// Start makes a container and starts its process. When it fails nothing is left. Its error is what a user reads as
 	// the container's message.
 	Start(ctx context.Context, c ContainerConfig) error
@@ -84,6 +87,9 @@ type Image struct {
 	Names  []string // Full names, "docker.io/library/nginx:latest".
 	Digest string   // Of its manifest, "sha256:...". ContainerStatus.imageID is made of it.
 	Size   int64    // Bytes, compressed.
+
+	Created time.Time // Here, not when it was built.
+	Kept    bool      // It was imported, and is not for the agent to delete.
 
 	// What the image asks for, where the pod does not say otherwise.
 	User string // "", "101", "nginx", "101:101".

@@ -82,6 +82,7 @@ func (r *Runtime) Images(ctx context.Context) ([]agent.Image, error) {
 	for _, image := range all {
 		if known := byDigest[image.Target().Digest.String()]; known != nil {
 			known.Names = append(known.Names, image.Name())
+			known.Kept = known.Kept || isKept(image)
 			continue
 		}
 		described, err := r.describeImage(ctx, image)
@@ -111,5 +112,23 @@ func (r *Runtime) describeImage(ctx context.Context, image containerd.Image) (ag
 	if err != nil {
 		return agent.Image{}, fmt.Errorf("size of image %s: %w", image.Name(), err)
 	}
-	return agent.Image{Names: []string{image.Name()}, Digest: image.Target().Digest.String(), Size: size, User: spec.Config.User}, nil
+	return agent.Image{
+		Names: []string{image.Name()}, Digest: image.Target().Digest.String(), Size: size, User: spec.Config.User,
+		Created: image.Metadata().UpdatedAt, Kept: isKept(image),
+	}, nil
+}
+
+// isKept says that an image was imported: from a file in the folder, or by hand.
+func isKept(image containerd.Image) bool {
+	labels := image.Labels()
+	return labels[labelImageFile] != "" || labels[labelImageKept] != ""
+}
+
+// RemoveImage takes a full name off an image. Its layers go with the last name that needs them.
+func (r *Runtime) RemoveImage(ctx context.Context, name string) error {
+	err := r.client.ImageService().Delete(r.in(ctx), name, images.SynchronousDelete())
+	if err != nil && !errdefs.IsNotFound(err) {
+		return fmt.Errorf("remove image %s: %w", name, err)
+	}
+	return nil
 }

@@ -13,18 +13,21 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-containerregistry/pkg/compression"
 	"github.com/google/go-containerregistry/pkg/registry"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/layout"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
+	"github.com/google/go-containerregistry/pkg/v1/types"
 
 	"skiff/agent"
 )
@@ -35,6 +38,8 @@ func TestImages(t *testing.T) {
 	t.Run("watch", func(t *testing.T) { testWatch(t, n) })
 	t.Run("pull", func(t *testing.T) { testPull(t, n) })
 	t.Run("login", func(t *testing.T) { testLogin(t, n) })
+	t.Run("index", func(t *testing.T) { testIndex(t, n) })
+	t.Run("remove", func(t *testing.T) { testRemove(t, n) })
 }
 
 func testImport(t *testing.T, n *node) {
@@ -285,6 +290,76 @@ func testLogin(t *testing.T, n *node) {
 	}
 	if _, err := n.runtime.Pull(t.Context(), ref, []agent.Login{bad, good}, nil); err != nil {
 		t.Errorf("pull with a login: %v", err)
+	}
+}
+
+// Of an image for several machines the one for this machine is pulled, its layers in zstd as well as in gzip.
+func testIndex(t *testing.T, n *node) {
+	file := archive(t, map[string]string{"here": "zstd"})
+	layer, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(file)), nil },
+		tarball.WithCompression(compression.ZStd), tarball.WithMediaType(types.OCILayerZStd))
+	if err != nil {
+		t.Fatal(err)
+	}
+	mine, err := mutate.AppendLayers(boxImage(t), layer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	index := mutate.AppendManifests(mutate.IndexMediaType(empty.Index, types.OCIImageIndex),
+		mutate.IndexAddendum{Add: boxImage(t), Descriptor: v1.Descriptor{Platform: &v1.Platform{OS: "linux", Architecture: "s390x"}}},
+		mutate.IndexAddendum{Add: mine, Descriptor: v1.Descriptor{Platform: &v1.Platform{OS: "linux", Architecture: runtime.GOARCH}}})
+	handler := registry.New(registry.Logger(log.New(io.Discard, "", 0)))
+	for _, image := range []v1.Image{boxImage(t), mine} {
+		digest, err := image.Digest()
+		if err != nil {
+			t.Fatal(err)
+		}
+		push(t, handler, "several", digest.String(), image)
+	}
+	manifest, err := index.RawManifest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	request := httptest.NewRequest(http.MethodPut, "/v2/several/manifests/latest", bytes.NewReader(manifest))
+	request.Header.Set("Content-Type", string(types.OCIImageIndex))
+	answer := httptest.NewRecorder()
+	if handler.ServeHTTP(answer, request); answer.Code != http.StatusCreated {
+		t.Fatalf("put the index: %d %s", answer.Code, answer.Body)
+	}
+	server := httptest.NewServer(handler)
+	t.Cleanup(server.Close)
+	ref := strings.TrimPrefix(server.URL, "http://") + "/several"
+	image, err := n.runtime.Pull(t.Context(), ref, nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want, err := index.Digest(); err != nil || image.Digest != want.String() || image.Kept {
+		t.Errorf("pulled %+v, want the index %s (%v), which may be collected", image, want, err)
+	}
+	if err := n.runtime.RemoveImage(t.Context(), image.Names[0]); err != nil {
+		t.Error(err)
+	}
+}
+
+// What was imported is kept until somebody removes it. A name that is removed is gone, and twice is no error.
+func testRemove(t *testing.T, n *node) {
+	if _, err := n.runtime.Import(t.Context(), n.saveImage("removed.tar", "removed:1")); err != nil {
+		t.Fatal(err)
+	}
+	image, err := n.runtime.Image(t.Context(), "removed:1")
+	if err != nil || !image.Kept || image.Created.IsZero() {
+		t.Errorf("an imported image is %+v, %v; want it kept", image, err)
+	}
+	for range 2 {
+		if err := n.runtime.RemoveImage(t.Context(), "docker.io/library/removed:1"); err != nil {
+			t.Error(err)
+		}
+	}
+	if _, err := n.runtime.Image(t.Context(), "removed:1"); !errors.Is(err, agent.ErrNoImage) {
+		t.Errorf("an image that was removed: %v, want ErrNoImage", err)
+	}
+	if _, err := n.runtime.Image(t.Context(), "box"); err != nil {
+		t.Errorf("another name of the same image: %v", err)
 	}
 }
 

@@ -16,9 +16,9 @@ import (
 )
 
 // Import reads the images of an OCI or docker tar, plain or compressed by gzip or zstd, unpacks them, and returns their
-// names. Those that are there under the same names are replaced.
+// names. Those that are there under the same names are replaced. They are kept until somebody removes them.
 func (r *Runtime) Import(ctx context.Context, path string) ([]string, error) {
-	return r.importFile(ctx, path, nil)
+	return r.importFile(ctx, path, map[string]string{labelImageKept: "true"})
 }
 
 func (r *Runtime) importFile(ctx context.Context, path string, labels map[string]string) ([]string, error) {

@@ -37,6 +37,7 @@ const (
 	labelStdinOnce    = labelPrefix + "stdin-once"
 	labelCgroup       = labelPrefix + "cgroup"
 	labelImageFile    = labelPrefix + "file" // Of an image: the file that it was imported from.
+	labelImageKept    = labelPrefix + "kept" // Of an image that somebody has imported by hand.
 )
 
 func labelsOf(c agent.ContainerConfig, imageID string) map[string]string {

@@ -37,6 +37,7 @@ type Runtime struct {
 	guards     map[string]agent.Login // By full name: who may pull it. Others are for anybody.
 	noRegistry error
 	startError error
+	onRemove   func(name string)
 	stubborn   bool
 	commands   map[string]Command
 	containers map[string]*container
@@ -239,6 +240,27 @@ func (r *Runtime) Images(context.Context) ([]agent.Image, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return slices.SortedFunc(maps.Values(r.images), func(a, b agent.Image) int { return slices.Compare(a.Names, b.Names) }), r.down
+}
+
+// OnRemove calls do after each image that was removed.
+func (r *Runtime) OnRemove(do func(name string)) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.onRemove = do
+}
+
+// RemoveImage implements [agent.Runtime].
+func (r *Runtime) RemoveImage(_ context.Context, name string) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.down != nil {
+		return r.down
+	}
+	delete(r.images, name)
+	if r.onRemove != nil {
+		r.onRemove(name)
+	}
+	return nil
 }
 
 // Start implements [agent.Runtime].

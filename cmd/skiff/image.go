@@ -5,17 +5,19 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"text/tabwriter"
 
+	"skiff/agent"
 	"skiff/agent/containerd"
 
 	"github.com/spf13/cobra"
 )
 
 func imageCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "image", Short: "Import and list the node's images"}
-	cmd.AddCommand(imageImportCommand(), imageListCommand())
+	cmd := &cobra.Command{Use: "image", Short: "Import, list and remove the node's images"}
+	cmd.AddCommand(imageImportCommand(), imageListCommand(), imageRemoveCommand())
 	return cmd
 }
 
@@ -71,6 +73,53 @@ func imageListCommand() *cobra.Command {
 	}
 	d.flags(cmd)
 	return cmd
+}
+
+func imageRemoveCommand() *cobra.Command {
+	var d dirs
+	cmd := &cobra.Command{
+		Use:   "rm NAME...",
+		Short: "Remove images that no container uses",
+		Long:  "Remove images that no container uses. What a file in DATA/images holds comes back with the next start: remove the file too.",
+		Args:  cobra.MinimumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return withRuntime(cmd.Context(), d, func(r *containerd.Runtime) error {
+				for _, ref := range args {
+					name, err := removeImage(cmd.Context(), r, ref)
+					if err != nil {
+						return err
+					}
+					fmt.Fprintln(cmd.OutOrStdout(), "removed", name)
+				}
+				return nil
+			})
+		},
+	}
+	d.flags(cmd)
+	return cmd
+}
+
+// removeImage takes a name off an image, unless it is the last one of an image that a container was made of.
+func removeImage(ctx context.Context, r *containerd.Runtime, ref string) (name string, err error) {
+	image, err := r.Image(ctx, ref)
+	if err != nil {
+		return "", err
+	}
+	images, err := r.Images(ctx)
+	if err != nil {
+		return "", err
+	}
+	i := slices.IndexFunc(images, func(other agent.Image) bool { return other.Digest == image.Digest })
+	containers, err := r.Containers(ctx)
+	if err != nil {
+		return "", err
+	}
+	for _, c := range containers {
+		if c.ImageID == image.Digest && (i < 0 || len(images[i].Names) < 2) {
+			return "", fmt.Errorf("image %s is used by pod %s/%s: delete the pod first", image.Names[0], c.Pod.Namespace, c.Pod.Name)
+		}
+	}
+	return image.Names[0], r.RemoveImage(ctx, image.Names[0])
 }
 
 func listImages(ctx context.Context, r *containerd.Runtime, out io.Writer) error {
