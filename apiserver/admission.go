@@ -3,6 +3,7 @@ package apiserver
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"skiff/api"
@@ -27,9 +28,9 @@ func ptr[T any](v T) *T { return &v }
 
 func seconds(n int64) time.Duration { return time.Duration(n) * time.Second }
 
-// admit does to a new object what Kubernetes' default admission plugins do: ServiceAccount (the name only: no token is
-// mounted before RBAC is enforced), DefaultTolerationSeconds, Priority, PodTopologyLabels, DefaultStorageClass, StorageObjectInUseProtection and
-// DefaultIngressClass. A request for a certificate gets the name of who makes it.
+// admit does to a new object what Kubernetes' default admission plugins do: ServiceAccount (the name and the secrets for
+// pulling images; no token is mounted before RBAC is enforced), DefaultTolerationSeconds, Priority,
+// PodTopologyLabels, DefaultStorageClass, StorageObjectInUseProtection and DefaultIngressClass. A request for a certificate gets the name of who makes it.
 // https://kubernetes.io/docs/reference/access-authn-authz/admission-controllers/
 func (s *Server) admit(ctx context.Context, obj runtime.Object) error {
 	switch o := obj.(type) {
@@ -81,9 +82,21 @@ func (s *Server) admitPod(pod *corev1.Pod) error {
 		pod.Spec.ServiceAccountName = "default"
 		pod.Spec.DeprecatedServiceAccount = "default"
 	}
+	s.lendPullSecrets(pod)
 	addLabels(pod, s.topologyOf(pod.Spec.NodeName))
 	tolerateForAWhile(pod)
 	return s.prioritize(pod)
+}
+
+// lendPullSecrets gives a pod that names no secrets for pulling images those of its ServiceAccount. The image of a static pod is
+// its node's business.
+func (s *Server) lendPullSecrets(pod *corev1.Pod) {
+	if len(pod.Spec.ImagePullSecrets) > 0 || metav1.HasAnnotation(pod.ObjectMeta, corev1.MirrorPodAnnotationKey) {
+		return
+	}
+	if it := s.shelf("serviceaccounts").get(objectKey(pod.Namespace, pod.Spec.ServiceAccountName)); it != nil {
+		pod.Spec.ImagePullSecrets = slices.Clone(it.obj.(*corev1.ServiceAccount).ImagePullSecrets)
+	}
 }
 
 // admitUpdate completes a pod that is written anew by somebody who does not know what was added to it at its creation. The

@@ -145,3 +145,23 @@ func TestReplacePodByItsManifest(t *testing.T) {
 		t.Errorf("the spec changed (-before +after):\n%s", diff)
 	}
 }
+
+// A pod that names no secrets for pulling images gets those of its ServiceAccount.
+func TestPullSecrets(t *testing.T) {
+	s := start(t)
+	s.do(t, "POST", "/api/v1/namespaces/default/serviceaccounts", `{"metadata":{"name":"robot"},"imagePullSecrets":[{"name":"login"},{"name":"other"}]}`).want(t, 201)
+	for _, tc := range []struct{ name, more, want string }{
+		{"robots", `"serviceAccountName":"robot",`, "login other"},
+		{"own", `"serviceAccountName":"robot","imagePullSecrets":[{"name":"mine"}],`, "mine"},
+		{"nobodys", "", ""},
+	} {
+		made := s.do(t, "POST", podsPath, `{"metadata":{"name":"`+tc.name+`"},"spec":{`+tc.more+`"containers":[{"name":"c","image":"i"}]}}`).want(t, 201)
+		var names []string
+		for _, ref := range parse[corev1.Pod](t, made).Spec.ImagePullSecrets {
+			names = append(names, ref.Name)
+		}
+		if got := strings.Join(names, " "); got != tc.want {
+			t.Errorf("pod %s has the secrets %q, want %q", tc.name, got, tc.want)
+		}
+	}
+}

@@ -39,6 +39,7 @@ func TestCluster(t *testing.T) {
 		{"a service does not answer to the outside", testOutside},
 		{"the lessons about services are true", testServiceLessons},
 		{"the lessons about volumes are true", testVolumeLessons},
+		{"images are listed, and kept while they are used", testImageCommand},
 		{"the anonymous are told next to nothing", testAnonymous},
 		{"no packet of the cluster leaves the node", testNoLeak},
 		{"a deleted pod is replaced", testReplaced},

@@ -184,3 +184,15 @@ func (w *slowWriter) send(data []byte) (int, error) {
 	w.sent += n
 	return n, err
 }
+
+// testImageCommand lists the node's images, and removes none that a pod uses.
+func testImageCommand(t *testing.T, s *shell) {
+	image := func(line string) string {
+		return repository("bin/skiff") + " image " + line + " --data-dir " + s.data + " --run-dir " + s.run
+	}
+	s.do("kubectl run user --image=busybox --image-pull-policy=IfNotPresent -- sleep 1000")
+	s.do("kubectl wait --for=condition=Ready pod/user --timeout=60s")
+	s.says(image("ls"), `(?s)NAME +DIGEST +SIZE\ndocker.io/library/busybox:latest +[0-9a-f]{12} +\d+\.\d MB\n.*`)
+	s.fails(image("rm busybox"), 1, `(?s).*image docker.io/library/busybox:latest is used by pod .*: delete the pod first`)
+	s.fails(image("rm nonsense"), 1, `(?s).*docker.io/library/nonsense:latest: image not found`)
+}
