@@ -226,7 +226,7 @@ func TestWithoutApt(t *testing.T) {
 
 func TestUnknownImage(t *testing.T) {
 	err := run(context.Background(), []string{"-out", t.TempDir(), "postgres"}, io.Discard, io.Discard)
-	if want := `no image "postgres": there are nginx, busybox`; err == nil || err.Error() != want {
+	if want := `no image "postgres": there are nginx, busybox, resolver`; err == nil || err.Error() != want {
 		t.Errorf("error %v, want %q", err, want)
 	}
 }

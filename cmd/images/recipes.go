@@ -47,7 +47,7 @@ func recipes() []recipe {
 			packages: []string{
 				"nginx", "libnginx-mod-stream", "curl", // What the image is for, and what one looks at it with.
 				"base-files", "base-passwd", "ncurses-base", // /etc/os-release, users, terminals.
-				"bash", "coreutils", "dash", "grep", "procps", "sed", // Comfort for kubectl exec.
+				"bash", "coreutils", "dash", "grep", "libc-bin", "procps", "sed", // Comfort for kubectl exec.
 				"busybox-static", // And small versions of everything else: vi, nslookup, ip, nc, less.
 			},
 			without: []string{"perl*", "lib*perl*", "usrmerge", "debconf", "dpkg", "init-system-helpers", "iproute2", "libcap2-bin", "mawk", "tar"},
@@ -65,6 +65,16 @@ func recipes() []recipe {
 			without:  []string{"debconf", "gcc-*", "libc6", "libcrypt1", "libdebconfclient0", "libgcc-s1", "libpcre2-*", "libselinux1", "perl-base"},
 			finish:   finishBusybox,
 			config:   v1.Config{Cmd: []string{"sh"}, Env: []string{searchPath}},
+		},
+		{
+			name: "resolver",
+			packages: []string{
+				"bind9-dnsutils", "libc-bin", // dig, and getent for glibc's resolver.
+				"base-passwd", "busybox-static", "musl-dev",
+			},
+			without: []string{"debconf", "perl*", "lib*perl*", "linux-libc-dev", "gcc*", "cpp*", "binutils*", "libgcc-*-dev", "libgprofng*"}, // gcc is the host's.
+			finish:  finishResolver,
+			config:  v1.Config{Cmd: []string{"sleep", "infinity"}, Env: []string{searchPath}},
 		},
 	}
 }
