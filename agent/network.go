@@ -25,6 +25,8 @@ type Network interface {
 // PodNetworkConfig is what a pod wants of the network.
 type PodNetworkConfig struct {
 	UID         string
+	Namespace   string
+	Name        string
 	Hostname    string
 	HostNetwork bool
 }

@@ -110,7 +110,8 @@ func (a *Agent) prepare(ctx context.Context, s seen, d decision, m *memory) erro
 		if err != nil {
 			return a.complain(pod, m, "FailedCreatePodSandBox", "Failed to create pod sandbox: ", err)
 		}
-		network, err := a.network.Setup(ctx, PodNetworkConfig{UID: string(pod.UID), Hostname: hostname, HostNetwork: pod.Spec.HostNetwork})
+		network, err := a.network.Setup(ctx, PodNetworkConfig{
+			UID: string(pod.UID), Namespace: pod.Namespace, Name: pod.Name, Hostname: hostname, HostNetwork: pod.Spec.HostNetwork})
 		if err != nil {
 			return a.complain(pod, m, "FailedCreatePodSandBox", "Failed to create pod sandbox: ", err)
 		}

@@ -23,8 +23,10 @@
 // container. Beside them stands a file with the pod's address. Nothing else is remembered: a new [Network] reads it back.
 // Processes that use the mounts (containerd) must be in the mount namespace of this one.
 //
+// Where [Config.CNI] is set, plugins connect the pods instead.
+//
 // In Kubernetes: the pause container of the container runtime, and a CNI plugin (bridge, host-local, loopback). Left out:
-// CNI itself, IPv6, host ports, bandwidth limits, and routes to other nodes.
+// IPv6, host ports, bandwidth limits, and routes to other nodes.
 package network
 
 import (
@@ -56,11 +58,15 @@ type Config struct {
 	LocalAddresses []netip.Addr
 
 	MTU int // Of the pods' interfaces; 0 is the kernel's default.
+
+	CNI *CNI // Who connects the pods; nil: this package.
 }
 
 // Pod is what a pod wants.
 type Pod struct {
 	UID         string
+	Namespace   string // It and the name are for CNI plugins.
+	Name        string
 	Hostname    string
 	HostNetwork bool // No network namespace and no address of its own.
 }
@@ -136,11 +142,12 @@ func (n *Network) adopt() error {
 		if err == nil && !n.pinned(uid, addr.IsValid()) {
 			err = errors.New("its namespaces are gone")
 		}
-		if err == nil && addr.IsValid() {
+		if err == nil && addr.IsValid() && n.config.CNI == nil {
 			err = n.addresses.take(addr)
 		}
 		if err != nil {
 			n.log.Warn("removing the rest of a pod's network", "pod", uid, "why", err)
+			n.forget(uid)
 			if err := n.unpin(uid); err != nil {
 				return err
 			}
@@ -149,6 +156,16 @@ func (n *Network) adopt() error {
 		n.pods[uid] = addr
 	}
 	return nil
+}
+
+// forget tells plugins of a pod whose network is not whole any more. What they cannot take back they find at the pod's next try.
+func (n *Network) forget(uid string) {
+	if n.config.CNI == nil {
+		return
+	}
+	if err := n.removeCNI(context.Background(), uid); err != nil {
+		n.log.Warn("CNI plugins keep what a pod had", "pod", uid, "err", err)
+	}
 }
 
 // Setup makes the pod's namespaces and connects them. For a pod that has them already, it returns the same.
@@ -164,11 +181,11 @@ func (n *Network) Setup(ctx context.Context, pod Pod) (Result, error) {
 	addr, known := n.pods[pod.UID]
 	if !known {
 		var err error
-		if addr, err = n.make(pod); err != nil {
+		if addr, err = n.make(ctx, pod); err != nil {
 			return Result{}, fmt.Errorf("set up the network of pod %s: %w", pod.UID, err)
 		}
 		n.pods[pod.UID] = addr
-	} else if addr.IsValid() {
+	} else if addr.IsValid() && n.config.CNI == nil {
 		if err := n.connect(n.path(pod.UID, "net"), addr); err != nil {
 			return Result{}, fmt.Errorf("connect pod %s: %w", pod.UID, err)
 		}
@@ -182,15 +199,19 @@ func (n *Network) Setup(ctx context.Context, pod Pod) (Result, error) {
 
 // make does the whole work for a new pod, or leaves nothing. The address file is written last: it says that the rest is
 // there.
-func (n *Network) make(pod Pod) (addr netip.Addr, err error) {
+func (n *Network) make(ctx context.Context, pod Pod) (addr netip.Addr, err error) {
+	byPlugins := n.config.CNI != nil && !pod.HostNetwork
 	defer func() {
 		if err != nil {
+			if byPlugins {
+				n.forget(pod.UID)
+			}
 			err = errors.Join(err, n.unpin(pod.UID))
 			n.addresses.free(addr)
 			addr = netip.Addr{}
 		}
 	}()
-	if !pod.HostNetwork {
+	if !pod.HostNetwork && !byPlugins {
 		if addr, err = n.addresses.next(); err != nil {
 			return addr, err
 		}
@@ -198,7 +219,11 @@ func (n *Network) make(pod Pod) (addr netip.Addr, err error) {
 	if err := n.pin(pod); err != nil {
 		return addr, err
 	}
-	if addr.IsValid() {
+	if byPlugins {
+		if addr, err = n.addCNI(ctx, pod); err != nil {
+			return addr, err
+		}
+	} else if addr.IsValid() {
 		if err := n.connect(n.path(pod.UID, "net"), addr); err != nil {
 			return addr, err
 		}
@@ -207,18 +232,22 @@ func (n *Network) make(pod Pod) (addr netip.Addr, err error) {
 }
 
 // Teardown removes what Setup made. The pod's processes should have ended: the kernel keeps a namespace while it is used.
-func (n *Network) Teardown(_ context.Context, podUID string) error {
+func (n *Network) Teardown(ctx context.Context, podUID string) error {
 	if err := checkUID(podUID); err != nil {
 		return err
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return n.teardown(podUID)
+	return n.teardown(ctx, podUID)
 }
 
-func (n *Network) teardown(podUID string) error {
+func (n *Network) teardown(ctx context.Context, podUID string) error {
 	addr := n.pods[podUID]
-	if addr.IsValid() {
+	if addr.IsValid() && n.config.CNI != nil {
+		if err := n.removeCNI(ctx, podUID); err != nil {
+			return fmt.Errorf("disconnect pod %s: %w", podUID, err)
+		}
+	} else if addr.IsValid() {
 		// The kernel removes the pair some time after its namespace; the route must not lead there meanwhile.
 		if err := n.disconnect(addr); err != nil {
 			return fmt.Errorf("remove the route of pod %s: %w", podUID, err)
@@ -249,7 +278,7 @@ func (n *Network) Purge(ctx context.Context) error {
 	defer n.mu.Unlock()
 	var errs []error
 	for uid := range n.pods {
-		errs = append(errs, n.teardown(uid))
+		errs = append(errs, n.teardown(ctx, uid))
 	}
 	errs = append(errs, n.removeLinks(ctx), n.restoreNode(), os.RemoveAll(n.config.Dir))
 	return errors.Join(errs...)

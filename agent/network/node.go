@@ -19,6 +19,11 @@ const tableName = "skiff_network"
 
 // prepareNode makes what all pods share. It may be done again and again.
 func (n *Network) prepareNode() error {
+	if n.config.CNI != nil {
+		if err := n.letBridgesBeSeen(); err != nil {
+			return err
+		}
+	}
 	return inOrder(
 		func() error { return sysctl("net/ipv4/ip_forward", "1") },
 		n.addNodeDevice,
@@ -40,7 +45,10 @@ func (n *Network) addNodeDevice() error {
 	if err := withoutIPv6(nodeDevice); err != nil {
 		return err
 	}
-	wanted := append([]netip.Addr{n.config.gateway()}, n.config.LocalAddresses...)
+	wanted := n.config.LocalAddresses
+	if n.config.CNI == nil {
+		wanted = append([]netip.Addr{n.config.gateway()}, wanted...)
+	}
 	for _, a := range wanted {
 		if err := netlink.AddrReplace(link, &netlink.Addr{IPNet: host(a)}); err != nil {
 			return fmt.Errorf("add address %s to %s: %w", a, nodeDevice, err)
@@ -78,9 +86,16 @@ func (n *Network) addRoutes() error {
 	if err != nil {
 		return err
 	}
-	services := netlink.Route{LinkIndex: link.Attrs().Index, Dst: ipNet(n.config.ServiceCIDR), Scope: netlink.SCOPE_LINK, Src: n.config.gateway().AsSlice()}
+	from := n.config.gateway()
+	if n.config.CNI != nil {
+		from = n.config.CNI.NodeAddress
+	}
+	services := netlink.Route{LinkIndex: link.Attrs().Index, Dst: ipNet(n.config.ServiceCIDR), Scope: netlink.SCOPE_LINK, Src: from.AsSlice()}
 	if err := netlink.RouteReplace(&services); err != nil {
 		return fmt.Errorf("route %s to %s: %w", n.config.ServiceCIDR, nodeDevice, err)
+	}
+	if n.config.CNI != nil { // Its plugins know which addresses are pods'.
+		return nil
 	}
 	if err := netlink.RouteReplace(n.unreachable()); err != nil {
 		return fmt.Errorf("make the rest of %s unreachable: %w", n.config.ClusterCIDR, err)
@@ -174,17 +189,24 @@ func (n *Network) writeRules() error {
 		conn.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: exprs})
 	}
 
+	if n.config.CNI == nil {
+		n.masquerade(conn, table)
+	}
+	n.addUntracked(conn, table)
+	if err := conn.Flush(); err != nil {
+		return fmt.Errorf("write nft table %s: %w", tableName, err)
+	}
+	return nil
+}
+
+// masquerade has what leaves the cluster come from the node. CNI plugins see to that themselves.
+func (n *Network) masquerade(conn *nftables.Conn, table *nftables.Table) {
 	post := conn.AddChain(&nftables.Chain{Name: "postrouting", Table: table, Type: nftables.ChainTypeNAT,
 		Hooknum: nftables.ChainHookPostrouting, Priority: nftables.ChainPriorityNATSource})
 	exprs := source(n.config.PodCIDR, expr.CmpOpEq)
 	exprs = append(exprs, destination(n.config.ClusterCIDR, expr.CmpOpNeq)...)
 	exprs = append(exprs, destination(n.config.ServiceCIDR, expr.CmpOpNeq)...)
 	conn.AddRule(&nftables.Rule{Table: table, Chain: post, Exprs: append(exprs, &expr.Masq{})})
-	n.addUntracked(conn, table)
-	if err := conn.Flush(); err != nil {
-		return fmt.Errorf("write nft table %s: %w", tableName, err)
-	}
-	return nil
 }
 
 // addUntracked keeps what goes to and from the node's own DNS out of connection tracking.

@@ -195,16 +195,16 @@ func stopNetwork(ctx context.Context, d dirs, l *left) error {
 	if err := errors.Join(err1, err2, err3, err4); err != nil {
 		return fmt.Errorf("read what the server uses: %w", err)
 	}
-	n, err := network.New(networkConfig(d, pods, cluster, service, address))
+	n, err := network.New(networkConfig(d, pods, cluster, service, address, l.CNI))
 	if err != nil {
 		return err
 	}
 	return n.Purge(ctx)
 }
 
-func networkConfig(d dirs, pods, cluster, service netip.Prefix, address netip.Addr) network.Config {
+func networkConfig(d dirs, pods, cluster, service netip.Prefix, address netip.Addr, cni *network.CNI) network.Config {
 	return network.Config{
 		Dir: filepath.Join(d.run, "ns"), PodCIDR: pods, ClusterCIDR: cluster, ServiceCIDR: service,
-		LocalAddresses: []netip.Addr{address},
+		LocalAddresses: []netip.Addr{address}, CNI: cni,
 	}
 }

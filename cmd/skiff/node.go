@@ -125,7 +125,7 @@ func (d dirs) untilWritable(ctx context.Context) bool {
 }
 
 func (n *node) components(ctx context.Context, client kubernetes.Interface, runtime *containerd.Runtime, pods netip.Prefix) (a *agent.Agent, others []component, err error) {
-	net, err := network.New(networkConfig(n.dirs, pods, n.clusterRange, n.serviceRange, n.dns))
+	net, err := network.New(networkConfig(n.dirs, pods, n.clusterRange, n.serviceRange, n.dns, n.cni()))
 	if err != nil {
 		return nil, nil, err
 	}
@@ -169,7 +169,16 @@ func (n *node) left(pods netip.Prefix) left {
 	return left{
 		Containerd: n.settings.containerd, PodCIDR: pods.String(),
 		ClusterCIDR: n.clusterRange.String(), ServiceCIDR: n.serviceRange.String(), ClusterDNS: n.dns.String(),
+		CNI: n.cni(),
 	}
+}
+
+// cni returns the plugins that connect the pods, if there is a directory for their configuration.
+func (n *node) cni() *network.CNI {
+	if n.cniConfDir == "" {
+		return nil
+	}
+	return &network.CNI{ConfDir: n.cniConfDir, BinDirs: n.cniBinDirs, NodeAddress: n.address}
 }
 
 // startContainerd starts the private containerd, unless a socket was given.
@@ -241,7 +250,7 @@ type podNetwork struct{ *network.Network }
 var _ agent.Network = podNetwork{}
 
 func (p podNetwork) Setup(ctx context.Context, pod agent.PodNetworkConfig) (agent.PodNetwork, error) {
-	got, err := p.Network.Setup(ctx, network.Pod{UID: pod.UID, Hostname: pod.Hostname, HostNetwork: pod.HostNetwork})
+	got, err := p.Network.Setup(ctx, network.Pod{UID: pod.UID, Namespace: pod.Namespace, Name: pod.Name, Hostname: pod.Hostname, HostNetwork: pod.HostNetwork})
 	if err != nil {
 		return agent.PodNetwork{}, err
 	}

@@ -93,6 +93,8 @@ type options struct {
 	clusterDomain string
 	nodePorts     string
 	containerd    string
+	cniConfDir    string
+	cniBinDirs    []string
 	noAgent       bool
 	racing        bool
 	logLevel      string
@@ -111,6 +113,8 @@ func (o *options) flags(cmd *cobra.Command) {
 	f.StringVar(&o.clusterDNS, "cluster-dns", "10.43.0.10", "address of the cluster's DNS, one of the Services'")
 	f.StringVar(&o.clusterDomain, "cluster-domain", "cluster.local", "domain of the cluster's names")
 	f.StringVar(&o.nodePorts, "service-node-port-range", "30000-32767", "ports for Services of type NodePort")
+	f.StringVar(&o.cniConfDir, "cni-conf-dir", "", "directory of a CNI configuration, whose plugins connect pods (default: skiff does)")
+	f.StringSliceVar(&o.cniBinDirs, "cni-bin-dir", []string{"/opt/cni/bin", "/usr/lib/cni"}, "directories of the CNI plugins")
 	f.StringVar(&o.containerd, "containerd", "", "socket of a containerd that runs already (default: start a private one)")
 	f.BoolVar(&o.noAgent, "no-agent", false, "run the control plane only: this machine is no node")
 	o.names.flags(f)

@@ -15,6 +15,8 @@ import (
 	"syscall"
 	"time"
 
+	"skiff/agent/network"
+
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 	"golang.org/x/sys/unix"
@@ -180,6 +182,8 @@ type left struct {
 	ServiceCIDR string `json:"serviceCIDR"`
 	ClusterDNS  string `json:"clusterDNS"`
 	PodCIDR     string `json:"podCIDR"`
+
+	CNI *network.CNI `json:"cni,omitempty"`
 }
 
 func (d dirs) leftFile() string { return filepath.Join(d.run, "server.json") }

@@ -1,0 +1,132 @@
+package network
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	gocni "github.com/containerd/go-cni"
+)
+
+// CNI says which network plugins connect the pods, instead of this package: those of the first configuration in ConfDir, as
+// https://www.cni.dev/docs/spec/ has it. The namespaces stay this package's, and so does what keeps packets for Services from leaving
+// the node.
+type CNI struct {
+	ConfDir string
+	BinDirs []string // Where the plugins are. None: /opt/cni/bin and /usr/lib/cni.
+
+	NodeAddress netip.Addr // From which the node talks to Services.
+}
+
+// pluginTime bounds how long plugins may take over one pod.
+const pluginTime = time.Minute
+
+// podFile says for whom a pod's namespaces are: plugins are told when it goes, too.
+const podFile = "pod"
+
+// plugins reads the configuration, each time: who installs a network plugin does so while the node runs.
+func (c *CNI) plugins() (gocni.CNI, error) {
+	dirs := c.BinDirs
+	if len(dirs) == 0 {
+		dirs = []string{"/opt/cni/bin", "/usr/lib/cni"}
+	}
+	plugins, err := gocni.New(gocni.WithPluginConfDir(c.ConfDir), gocni.WithPluginDir(dirs), gocni.WithMinNetworkCount(2))
+	if err != nil {
+		return nil, err
+	}
+	if err := plugins.Load(gocni.WithLoNetwork, gocni.WithDefaultConf); err != nil {
+		return nil, fmt.Errorf("load a CNI configuration from %s: %w", c.ConfDir, err)
+	}
+	return plugins, nil
+}
+
+// add has the plugins connect a namespace, and returns the address that they gave it.
+func (c *CNI) add(ctx context.Context, pod Pod, nsPath string) (netip.Addr, error) {
+	ctx, cancel := context.WithTimeout(ctx, pluginTime)
+	defer cancel()
+	plugins, err := c.plugins()
+	if err != nil {
+		return netip.Addr{}, err
+	}
+	labels := gocni.WithLabels(podArguments(pod))
+	_ = plugins.Remove(ctx, pod.UID, nsPath, labels) // What a try that was killed may have left; mostly there is nothing.
+	result, err := plugins.Setup(ctx, pod.UID, nsPath, labels)
+	if err != nil {
+		return netip.Addr{}, fmt.Errorf("CNI plugins: %w", err)
+	}
+	if inside, ok := result.Interfaces[podDevice]; ok {
+		for _, config := range inside.IPConfigs {
+			if addr, ok := netip.AddrFromSlice(config.IP); ok && addr.Unmap().Is4() {
+				return addr.Unmap(), nil
+			}
+		}
+	}
+	return netip.Addr{}, errors.Join(fmt.Errorf("CNI plugins gave the pod no IPv4 address on %s", podDevice), plugins.Remove(ctx, pod.UID, nsPath, labels))
+}
+
+// remove has the plugins take back what add did.
+func (c *CNI) remove(ctx context.Context, pod Pod, nsPath string) error {
+	ctx, cancel := context.WithTimeout(ctx, pluginTime)
+	defer cancel()
+	plugins, err := c.plugins()
+	if err != nil {
+		return err
+	}
+	if err := plugins.Remove(ctx, pod.UID, nsPath, gocni.WithLabels(podArguments(pod))); err != nil {
+		return fmt.Errorf("CNI plugins: %w", err)
+	}
+	return nil
+}
+
+// podArguments are what plugins for Kubernetes know a pod by.
+func podArguments(pod Pod) map[string]string {
+	return map[string]string{
+		"IgnoreUnknown":              "1",
+		"K8S_POD_NAMESPACE":          pod.Namespace,
+		"K8S_POD_NAME":               pod.Name,
+		"K8S_POD_UID":                pod.UID,
+		"K8S_POD_INFRA_CONTAINER_ID": pod.UID,
+	}
+}
+
+// addCNI connects a new pod by plugins.
+func (n *Network) addCNI(ctx context.Context, pod Pod) (netip.Addr, error) {
+	if err := os.WriteFile(n.path(pod.UID, podFile), []byte(pod.Namespace+"/"+pod.Name+"\n"), 0o644); err != nil {
+		return netip.Addr{}, err
+	}
+	return n.config.CNI.add(ctx, pod, n.path(pod.UID, "net"))
+}
+
+// removeCNI has plugins forget a pod. After a reboot its namespace is not there any more, which they must be able to bear.
+func (n *Network) removeCNI(ctx context.Context, uid string) error {
+	text, err := os.ReadFile(n.path(uid, podFile))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil // It never had plugins, or they have forgotten it.
+	}
+	if err != nil {
+		return err
+	}
+	namespace, name, _ := strings.Cut(strings.TrimSpace(string(text)), "/")
+	nsPath := n.path(uid, "net")
+	if !n.pinned(uid, true) {
+		nsPath = ""
+	}
+	return n.config.CNI.remove(ctx, Pod{UID: uid, Namespace: namespace, Name: name}, nsPath)
+}
+
+// letBridgesBeSeen has packets between two ports of a bridge pass the node's rules: otherwise a Service does not answer a pod that is
+// behind the same bridge as its endpoint. Kernels without that module have the parameter only when the plugin has loaded it.
+func (n *Network) letBridgesBeSeen() error {
+	for _, family := range []string{"iptables", "ip6tables"} {
+		name := filepath.Join("net/bridge", "bridge-nf-call-"+family)
+		if err := sysctl(name, "1"); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
+}

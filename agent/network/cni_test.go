@@ -1,0 +1,135 @@
+package network
+
+import (
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// newCNI writes a configuration of the reference plugins: a bridge, with addresses of 10.42.7.0/24.
+func newCNI(t *testing.T) *CNI {
+	t.Helper()
+	const bin = "/usr/lib/cni" // Where the package containernetworking-plugins puts them.
+	if _, err := os.Stat(filepath.Join(bin, "bridge")); err != nil {
+		t.Skip("needs the reference CNI plugins")
+	}
+	// Plugins remember in /var/lib/cni; this mount is the test's own.
+	if err := inOrder(
+		func() error { return unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, "") },
+		func() error { return unix.Mount("tmpfs", "/var/lib", "tmpfs", 0, "") },
+	); err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	conf := fmt.Sprintf(`{"cniVersion": "1.0.0", "name": "test", "plugins": [{"type": "bridge", "bridge": "cni0", "isGateway": true,
+		"ipam": {"type": "host-local", "subnet": "10.42.7.0/24", "routes": [{"dst": "0.0.0.0/0"}], "dataDir": %q}}]}`, filepath.Join(dir, "addresses"))
+	if err := os.WriteFile(filepath.Join(dir, "10-test.conflist"), []byte(conf), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return &CNI{ConfDir: dir, BinDirs: []string{bin}, NodeAddress: netip.MustParseAddr("10.42.7.1")}
+}
+
+// addresses lists what the plugins have given out.
+func (c *CNI) addresses(t *testing.T) (all []string) {
+	t.Helper()
+	entries, err := os.ReadDir(filepath.Join(c.ConfDir, "addresses", "test"))
+	if err != nil && !os.IsNotExist(err) {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), "10.") {
+			all = append(all, e.Name())
+		}
+	}
+	return all
+}
+
+// TestCNI has plugins connect two pods, over a restart, and take back what they gave.
+func TestCNI(t *testing.T) {
+	if !alone(t) {
+		return
+	}
+	c := testConfig(t)
+	c.CNI = newCNI(t)
+	// The route of Services needs the node's address, which in this namespace is that of the bridge.
+	bridge := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "cni0"}}
+	if err := netlink.LinkAdd(bridge); err != nil {
+		t.Fatal(err)
+	}
+	if err := netlink.AddrAdd(bridge, &netlink.Addr{IPNet: ipNet(netip.MustParsePrefix("10.42.7.1/24"))}); err != nil {
+		t.Fatal(err)
+	}
+	n := newNetwork(t, c)
+	a, b := setup(t, n, "a"), setup(t, n, "b")
+	if pods := netip.MustParsePrefix("10.42.7.0/24"); a.Addr == b.Addr || !pods.Contains(a.Addr) || !pods.Contains(b.Addr) {
+		t.Fatalf("addresses %s and %s, want two of %s", a.Addr, b.Addr, pods)
+	}
+	serve(t, a.NetNS, a.Addr.String()+":80")
+	serve(t, b.NetNS, b.Addr.String()+":80")
+	reach := func() {
+		t.Helper()
+		for _, tc := range []struct{ name, from, to, seen string }{
+			{"node to pod", "", a.Addr.String(), "10.42.7.1"},
+			{"pod to pod", a.NetNS, b.Addr.String(), a.Addr.String()},
+			{"and back", b.NetNS, a.Addr.String(), b.Addr.String()},
+		} {
+			if seen, err := ask(tc.from, tc.to+":80"); err != nil || seen != tc.seen {
+				t.Errorf("%s: seen as %q, %v; want %s", tc.name, seen, err, tc.seen)
+			}
+		}
+	}
+	reach()
+
+	again, err := New(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := setup(t, again, "a"); got != a {
+		t.Errorf("after a restart: %+v, want %+v as before", got, a)
+	}
+	reach()
+	for _, uid := range []string{"a", "b"} {
+		if err := again.Teardown(t.Context(), uid); err != nil {
+			t.Fatal(err)
+		}
+		if err := n.Teardown(t.Context(), uid); err != nil {
+			t.Errorf("once more: %v", err)
+		}
+	}
+	if left := c.CNI.addresses(t); len(left) > 0 {
+		t.Errorf("plugins still keep %v", left)
+	}
+}
+
+// TestCNIWaits: without a configuration no pod is connected, and with one that comes it is.
+func TestCNIWaits(t *testing.T) {
+	if !alone(t) {
+		return
+	}
+	c := testConfig(t)
+	c.CNI = newCNI(t)
+	file := filepath.Join(c.CNI.ConfDir, "10-test.conflist")
+	if err := os.Rename(file, file+".later"); err != nil {
+		t.Fatal(err)
+	}
+	c.CNI.NodeAddress = netip.MustParseAddr("10.43.0.10") // The only one there is.
+	n := newNetwork(t, c)
+	if _, err := n.Setup(t.Context(), Pod{UID: "a", Namespace: "default", Name: "a", Hostname: "a"}); err == nil || !strings.Contains(err.Error(), c.CNI.ConfDir) {
+		t.Fatalf("without a configuration: %v, want an error that names its directory", err)
+	}
+	if host, err := n.Setup(t.Context(), Pod{UID: "h", Hostname: "h", HostNetwork: true}); err != nil || host.Addr.IsValid() {
+		t.Fatalf("a pod of the host's network: %+v, %v", host, err)
+	}
+	if err := os.Rename(file+".later", file); err != nil {
+		t.Fatal(err)
+	}
+	if got := setup(t, n, "a"); !got.Addr.IsValid() {
+		t.Errorf("with a configuration: %+v", got)
+	}
+}
