@@ -50,6 +50,7 @@ func newMetrics(s *Server) *metrics {
 	registry.MustRegister(m.requests, m.durations, m.longRunning, stored{s},
 		inFlight("readOnly", func() int { return len(s.limits.reading) }), inFlight("mutating", func() int { return len(s.limits.changing) }),
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	registry.MustRegister(s.config.Collectors...)
 	m.handler = promhttp.HandlerFor(registry, promhttp.HandlerOpts{MaxRequestsInFlight: 4})
 	return m
 }

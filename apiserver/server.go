@@ -30,6 +30,7 @@ import (
 	"skiff/store"
 
 	"github.com/go-chi/chi/v5"
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -50,6 +51,7 @@ type Config struct {
 	AccountKey *ecdsa.PrivateKey // Signs those tokens. On the curve P-256.
 	// NodeTransport connects to nodes, which serve logs, exec, attach and port-forward. It has a certificate of ours.
 	NodeTransport *http.Transport
+	Collectors    []prometheus.Collector // What /metrics tells besides what is the server's own. May be empty.
 }
 
 // Server serves the API from a store.

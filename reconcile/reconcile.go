@@ -29,6 +29,7 @@ type Loop struct {
 	name  string
 	do    Func
 	queue workqueue.TypedRateLimitingInterface[string]
+	clock quietClock // Of the queue.
 }
 
 // Back-off of a key whose Func fails: soon at first, because a conflict is the usual reason, and at most this rare.
@@ -37,10 +38,12 @@ const (
 	lastRetry  = 30 * time.Second
 )
 
-// New makes a loop; name stands in its log lines.
+// New makes a loop; name stands in its log lines and metrics.
 func New(name string, do Func) *Loop {
 	limiter := workqueue.NewTypedItemExponentialFailureRateLimiter[string](firstRetry, lastRetry)
-	return &Loop{name: name, do: do, queue: workqueue.NewTypedRateLimitingQueue(limiter)}
+	l := &Loop{name: name, do: do, clock: quietClock{stopped: make(chan time.Time)}}
+	l.queue = workqueue.NewTypedRateLimitingQueueWithConfig(limiter, workqueue.TypedRateLimitingQueueConfig[string]{Name: name, Clock: l.clock})
+	return l
 }
 
 // Add asks for key to be reconciled soon. It never blocks.
@@ -92,6 +95,7 @@ func (l *Loop) Run(ctx context.Context, workers int) {
 	}
 	<-ctx.Done()
 	l.queue.ShutDown()
+	close(l.clock.stopped)
 	wg.Wait()
 }
 

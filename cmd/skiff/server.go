@@ -24,9 +24,11 @@ import (
 	"skiff/controller"
 	"skiff/handover"
 	"skiff/pki"
+	"skiff/reconcile"
 	"skiff/scheduler"
 	"skiff/store"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
@@ -35,6 +37,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/util/workqueue"
 )
 
 func serverCommand() *cobra.Command {
@@ -65,6 +68,7 @@ type plane struct {
 	api      *apiserver.Server
 	listener net.Listener
 	progress *handover.Progress // Of this machine's proxy; nil, if it is no node.
+	queues   *reconcile.Metrics // Of all components' loops.
 }
 
 // serve runs everything until ctx ends. It stops in the order of dependence: the components first, which may still write,
@@ -150,7 +154,8 @@ func (s settings) open(ctx context.Context) (*plane, error) {
 		lock.Close()
 		return nil, err
 	}
-	p := &plane{settings: s, lock: lock, store: db}
+	p := &plane{settings: s, lock: lock, store: db, queues: reconcile.NewMetrics()}
+	workqueue.SetProvider(p.queues)
 	if !s.noAgent {
 		p.progress = handover.NewProgress(s.nodeName)
 	}
@@ -257,6 +262,7 @@ func (p *plane) newAPI(ctx context.Context) (*apiserver.Server, error) {
 		Issuer:        "https://kubernetes.default.svc." + p.clusterDomain,
 		AccountKey:    p.account,
 		NodeTransport: transport,
+		Collectors:    []prometheus.Collector{p.queues},
 	})
 }
 
