@@ -28,15 +28,15 @@ func newTable(r *api.Resource, req *http.Request, f format, items []*item, colum
 	}
 	for _, it := range items {
 		row := metav1.TableRow{Cells: r.Row(it.obj)}
-		switch include {
-		case metav1.IncludeNone:
-		case metav1.IncludeObject:
+		switch {
+		case include == metav1.IncludeNone && !endsInitialEvents(it):
+		case include == metav1.IncludeObject:
 			raw, err := it.shown(r).jsonBytes()
 			if err != nil {
 				return nil, err
 			}
 			row.Object.Raw = raw
-		case "", metav1.IncludeMetadata:
+		case include == "", include == metav1.IncludeMetadata, include == metav1.IncludeNone:
 			raw, err := json.Marshal(partial(f, it.shown(r)))
 			if err != nil {
 				return nil, fmt.Errorf("encode the metadata of %s: %w", it.key, err)
@@ -48,6 +48,11 @@ func newTable(r *api.Resource, req *http.Request, f format, items []*item, colum
 		t.Rows = append(t.Rows, row)
 	}
 	return t, nil
+}
+
+// endsInitialEvents tells the bookmark whose annotation says so. A client must get it, whatever else it wants.
+func endsInitialEvents(it *item) bool {
+	return it.meta().GetAnnotations()[metav1.InitialEventsAnnotationKey] == "true"
 }
 
 // partial is an object's metadata alone.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"net/http/httptest"
 	"strings"
 	"testing"
 
@@ -71,6 +72,29 @@ func TestEveryKindHasATable(t *testing.T) {
 		}
 		if len(r.Columns) == 0 || len(r.Row(r.Stored().New())) != len(r.Columns) {
 			t.Errorf("%s: %d columns, %d cells", r.Kind, len(r.Columns), len(r.Row(r.Stored().New())))
+		}
+	}
+}
+
+// A bookmark in a Table is a row of an object that has nothing but a revision. It can be printed, and says where the initial
+// events end whatever is to be included.
+func TestBookmarksInTables(t *testing.T) {
+	s := start(t)
+	for _, r := range s.table {
+		if !r.Keeps() {
+			continue
+		}
+		for _, include := range []string{"", "None", "Metadata", "Object"} {
+			req := httptest.NewRequest("GET", "/?includeObject="+include, nil)
+			marked := &item{rev: 7, obj: bookmarkObject(r, 7, true)}
+			table, err := newTable(r, req, format{media: typeJSON, as: "Table", asOf: "v1"}, []*item{marked}, false)
+			if err != nil || len(table.Rows) != 1 || len(table.Rows[0].Cells) != len(r.Columns) {
+				t.Errorf("%s, include %q: %+v, error %v; want one row of %d cells", r.Name, include, table, err, len(r.Columns))
+				continue
+			}
+			if object := string(table.Rows[0].Object.Raw); !strings.Contains(object, `"`+metav1.InitialEventsAnnotationKey+`":"true"`) || !strings.Contains(object, `"resourceVersion":"7"`) {
+				t.Errorf("%s, include %q: the row's object is %s", r.Name, include, object)
+			}
 		}
 	}
 }

@@ -188,11 +188,7 @@ func (e *eventWriter) object(ev event, initialEnd bool) ([]byte, error) {
 	}
 	switch e.format.as {
 	case "Table":
-		items := []*item{it}
-		if ev.kind == watch.Bookmark {
-			items = nil
-		}
-		t, err := newTable(e.shelf.resource, e.r, e.format, items, !e.rows)
+		t, err := newTable(e.shelf.resource, e.r, e.format, []*item{it}, !e.rows)
 		if err != nil {
 			return nil, err
 		}
