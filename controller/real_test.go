@@ -29,15 +29,18 @@ import (
 // node go as soon as they are deleted.
 
 type cluster struct {
-	*testing.T
+	testing.TB
 	ctx    context.Context
 	client kubernetes.Interface
+	config Config
+	// restart ends the controllers, which lose all that they know, and starts others.
+	restart func()
 }
 
 const rootCA = "-----BEGIN CERTIFICATE-----\n"
 
 // startCluster runs an API server and all controllers until the test ends.
-func startCluster(t *testing.T) *cluster {
+func startCluster(t testing.TB) *cluster {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	store, err := bolt.Open(filepath.Join(t.TempDir(), "state.db"))
@@ -70,21 +73,17 @@ func startCluster(t *testing.T) *cluster {
 	if err != nil {
 		t.Fatal(err)
 	}
-	factory := informers.NewSharedInformerFactory(client, 0)
-	controllers, err := New(client, factory, Config{RootCA: []byte(rootCA), SecretToken: sign, ClusterCIDR: netip.MustParsePrefix("10.42.0.0/16")})
-	if err != nil {
-		t.Fatal(err)
-	}
 	var running sync.WaitGroup
 	running.Go(func() {
 		if err := server.Run(ctx); err != nil && !errors.Is(err, context.Canceled) {
 			t.Errorf("API server: %v", err)
 		}
 	})
+	c := &cluster{TB: t, ctx: ctx, client: client, restart: func() {},
+		config: Config{RootCA: []byte(rootCA), SecretToken: sign, ClusterCIDR: netip.MustParsePrefix("10.42.0.0/16")}}
 	t.Cleanup(func() {
 		cancel()
 		running.Wait()
-		factory.Shutdown()
 		if err := store.Close(); err != nil {
 			t.Errorf("close the store: %v", err)
 		}
@@ -92,13 +91,31 @@ func startCluster(t *testing.T) *cluster {
 	if err := server.Bootstrap(ctx); err != nil {
 		t.Fatal(err)
 	}
+	stop := c.runControllers()
+	t.Cleanup(func() { stop() })
+	c.restart = func() { stop(); stop = c.runControllers() }
+	return c
+}
+
+// runControllers starts the controllers and returns what ends them.
+func (c *cluster) runControllers() (stop func()) {
+	c.Helper()
+	ctx, cancel := context.WithCancel(c.ctx)
+	factory := informers.NewSharedInformerFactory(c.client, 0)
+	controllers, err := New(c.client, factory, c.config)
+	if err != nil {
+		c.Fatal(err)
+	}
 	factory.Start(ctx.Done())
-	running.Go(func() {
-		if err := controllers.Run(ctx); err != nil {
-			t.Errorf("controllers: %v", err)
+	ended := make(chan error, 1)
+	go func() { ended <- controllers.Run(ctx) }()
+	return func() {
+		cancel()
+		if err := <-ended; err != nil && !errors.Is(err, context.Canceled) { // Before they had begun.
+			c.Errorf("controllers: %v", err)
 		}
-	})
-	return &cluster{T: t, ctx: ctx, client: client}
+		factory.Shutdown()
+	}
 }
 
 // eventually waits until what returns "", and fails with the last thing that it returned instead.
