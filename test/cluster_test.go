@@ -38,6 +38,7 @@ func TestCluster(t *testing.T) {
 		{"a service without pods refuses at once", testScaledToZero},
 		{"a service does not answer to the outside", testOutside},
 		{"the lessons about services are true", testServiceLessons},
+		{"a proxy works alone", testProxyAlone},
 		{"the lessons about volumes are true", testVolumeLessons},
 		{"images are listed, and kept while they are used", testImageCommand},
 		{"the anonymous are told next to nothing", testAnonymous},

@@ -25,11 +25,11 @@ func testServiceLessons(t *testing.T, s *shell) {
 		strings.TrimSpace(s.do("kubectl get pods -l app=web -o jsonpath='{range .items[*]}{.status.podIP}{\"\\n\"}{end}' | sort -u")))
 
 	s.do("kubectl apply -f services/03-nodeport.yaml")
-	s.untilAnswers("http://"+nodeAddr+":30080", name+`\n`)
+	s.untilAnswers("http://"+nodeAddr+":30080", "/", name+`\n`)
 
 	s.do("kubectl apply -f services/04-loadbalancer.yaml")
 	s.until("kubectl get service web-outside -o jsonpath={.status.loadBalancer.ingress[0].ip}", nodeAddr)
-	s.untilAnswers("http://"+nodeAddr+":8080", name+`\n`)
+	s.untilAnswers("http://"+nodeAddr+":8080", "/", name+`\n`)
 
 	s.do("kubectl apply -f services/05-affinity.yaml")
 	s.until("kubectl exec client -- curl -sS web-sticky", name)
@@ -47,11 +47,11 @@ func testServiceLessons(t *testing.T, s *shell) {
 	s.do("kubectl delete -f services/")
 }
 
-// untilAnswers waits for a page at url, from a machine outside.
-func (s *shell) untilAnswers(url, want string) {
+// untilAnswers waits for a page, from a machine outside.
+func (s *shell) untilAnswers(url, path, want string) {
 	s.t.Helper()
 	eventually(s.t, patience, func() error {
-		if r := s.get(s.outside, url, "/"); !matches(want, r.stdout) {
+		if r := s.get(s.outside, url, path); !matches(want, r.stdout) {
 			return fmt.Errorf("%v\nwant: %s", r, want)
 		}
 		return nil
