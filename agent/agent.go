@@ -62,6 +62,8 @@ type Config struct {
 	Traffic Traffic                // nil: containers are stopped without asking who sends them requests.
 	Metrics []prometheus.Collector // What else of this node is counted, shown with the agent's own.
 
+	Pretend bool // There is nothing behind the pods' addresses: who would be asked there by a probe or a hook is taken to be well.
+
 	Version           string            // The Node's kubeletVersion. "": "v1.37.2+skiff".
 	Labels            map[string]string // More labels for the Node, set when it is registered.
 	CgroupRoot        string            // Parent of the pods' cgroups. "": "/skiff".
@@ -110,7 +112,6 @@ type Agent struct {
 	runtime  Runtime
 	network  Network
 	pods     cache.SharedIndexInformer
-	podIndex string // Name of the index of this node's pods by UID.
 	services corelisters.ServiceLister
 	synced   []cache.InformerSynced
 	listener net.Listener
@@ -156,7 +157,6 @@ func New(config Config, client kubernetes.Interface, factory informers.SharedInf
 		runtime:  runtime,
 		network:  network,
 		pods:     factory.Core().V1().Pods().Informer(),
-		podIndex: "agent/" + config.NodeName,
 		services: factory.Core().V1().Services().Lister(),
 		dirs:     dirs{data: config.DataDir, run: config.RunDir},
 		boot:     strings.TrimSpace(string(boot)),
@@ -172,6 +172,7 @@ func New(config Config, client kubernetes.Interface, factory informers.SharedInf
 	a.sources = newSources(client, a.loop.Add)
 	a.pulls = newPulls(runtime, a.loop.Add)
 	checker := newChecker(runtime)
+	checker.pretend = config.Pretend
 	a.probes = newProbes(checker, a.loop.Add, a.tell)
 	a.hooks = newHooks(checker, a.loop.Add, a.tell)
 	if err := errors.Join(a.watchPods(), a.watchVolumes(factory)); err != nil {
@@ -206,20 +207,57 @@ func (a *Agent) watchPods() error {
 		}
 		return nil
 	}
-	byUID := cache.Indexers{a.podIndex: func(obj any) ([]string, error) { return mine(obj), nil }}
-	if err := a.pods.AddIndexers(byUID); err != nil {
-		return fmt.Errorf("index the pods of node %s: %w", a.NodeName, err)
+	for name, index := range map[string]cache.IndexFunc{byNode: indexByNode, byUID: indexByUID} {
+		if _, ok := a.pods.GetIndexer().GetIndexers()[name]; ok {
+			continue // Another agent of this process has added it.
+		}
+		if err := a.pods.AddIndexers(cache.Indexers{name: index}); err != nil {
+			return fmt.Errorf("index the pods: %w", err)
+		}
 	}
 	return a.loop.Watch(a.pods, mine)
 }
 
+// The indexes of pods: by the node that they are on, and by that and their UID.
+const (
+	byNode = "agent/node"
+	byUID  = "agent/uid"
+)
+
+func indexByNode(obj any) ([]string, error) {
+	if pod, ok := obj.(*v1.Pod); ok && pod.Spec.NodeName != "" {
+		return []string{pod.Spec.NodeName}, nil
+	}
+	return nil, nil
+}
+
+func indexByUID(obj any) ([]string, error) {
+	if pod, ok := obj.(*v1.Pod); ok && pod.Spec.NodeName != "" {
+		return []string{pod.Spec.NodeName + "/" + string(pod.UID)}, nil
+	}
+	return nil, nil
+}
+
 // pod returns the pod with this UID if it belongs to this node and is known. It is shared: read only.
 func (a *Agent) pod(uid string) *v1.Pod {
-	found, err := a.pods.GetIndexer().ByIndex(a.podIndex, uid)
+	found, err := a.pods.GetIndexer().ByIndex(byUID, a.NodeName+"/"+uid)
 	if err != nil || len(found) == 0 {
 		return nil
 	}
 	return found[0].(*v1.Pod)
+}
+
+// ownPods are the pods of this node that are known. They are shared: read only.
+func (a *Agent) ownPods() []*v1.Pod {
+	found, err := a.pods.GetIndexer().ByIndex(byNode, a.NodeName)
+	if err != nil {
+		return nil
+	}
+	pods := make([]*v1.Pod, 0, len(found))
+	for _, obj := range found {
+		pods = append(pods, obj.(*v1.Pod))
+	}
+	return pods
 }
 
 // Run registers the node, keeps it alive, and runs its pods until ctx ends. The containers run on when it returns.
@@ -292,7 +330,10 @@ func (a *Agent) runPods(ctx context.Context) {
 
 // addAll asks for every pod that is wanted, and for every one that has left something on this node.
 func (a *Agent) addAll(ctx context.Context) {
-	uids := a.pods.GetIndexer().ListIndexFuncValues(a.podIndex)
+	var uids []string
+	for _, pod := range a.ownPods() {
+		uids = append(uids, string(pod.UID))
+	}
 	if containers, err := a.runtime.Containers(ctx); err == nil {
 		for _, c := range containers {
 			uids = append(uids, c.Pod.UID)

@@ -59,6 +59,7 @@ type target struct {
 type checker struct {
 	runtime Runtime
 	client  *http.Client
+	pretend bool // Ask nobody by network.
 }
 
 func newChecker(runtime Runtime) *checker {
@@ -98,6 +99,8 @@ func (k *checker) probe(ctx context.Context, t target, p *v1.Probe) (verdict, st
 	switch {
 	case p.Exec != nil:
 		return k.probeExec(ctx, t, p.Exec.Command, timeout)
+	case k.pretend:
+		return passed, ""
 	case p.HTTPGet != nil:
 		return k.probeHTTP(ctx, t, p.HTTPGet)
 	case p.TCPSocket != nil:

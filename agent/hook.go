@@ -144,6 +144,8 @@ func (k *checker) hook(ctx context.Context, t target, handler *v1.LifecycleHandl
 			err = fmt.Errorf("%q exited with %d: %s", strings.Join(handler.Exec.Command, " "), code, output)
 		}
 		return err
+	case handler.HTTPGet != nil && k.pretend:
+		return nil
 	case handler.HTTPGet != nil:
 		request, err := httpRequest(ctx, t, handler.HTTPGet, hookAgent)
 		if err != nil {

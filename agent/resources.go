@@ -194,17 +194,6 @@ func (g *groupShares) set(ctx context.Context, a *Agent) error {
 	return nil
 }
 
-// ownPods are the pods of this node that are known. They are shared: read only.
-func (a *Agent) ownPods() []*v1.Pod {
-	var pods []*v1.Pod
-	for _, uid := range a.pods.GetIndexer().ListIndexFuncValues(a.podIndex) {
-		if pod := a.pod(uid); pod != nil {
-			pods = append(pods, pod)
-		}
-	}
-	return pods
-}
-
 // ended says that a pod's containers have ended for good.
 func ended(pod *v1.Pod) bool {
 	return pod.Status.Phase == v1.PodSucceeded || pod.Status.Phase == v1.PodFailed

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"net"
+	"net/netip"
 	"slices"
 	"sync"
 
@@ -17,14 +18,18 @@ var _ agent.Network = (*Network)(nil)
 type Network struct {
 	mu     sync.Mutex
 	broken error
-	last   int
+	first  netip.Addr
+	taken  map[netip.Addr]bool
 	pods   map[string]agent.PodNetwork
 	ports  map[string]func(net.Conn)
 }
 
 // NewNetwork makes a network that gives out addresses from 10.42.0.2 on.
-func NewNetwork() *Network {
-	return &Network{last: 1, pods: map[string]agent.PodNetwork{}, ports: map[string]func(net.Conn){}}
+func NewNetwork() *Network { return NewNetworkFrom(netip.AddrFrom4([4]byte{10, 42, 0, 2})) }
+
+// NewNetworkFrom makes a network that gives out the first free address from this one on.
+func NewNetworkFrom(first netip.Addr) *Network {
+	return &Network{first: first, taken: map[netip.Addr]bool{}, pods: map[string]agent.PodNetwork{}, ports: map[string]func(net.Conn){}}
 }
 
 // Break makes every call fail with err; nil mends it.
@@ -53,8 +58,12 @@ func (n *Network) Setup(_ context.Context, pod agent.PodNetworkConfig) (agent.Po
 	}
 	got := agent.PodNetwork{IPCNS: "/run/ns/" + pod.UID + "/ipc", UTSNS: "/run/ns/" + pod.UID + "/uts"}
 	if !pod.HostNetwork {
-		n.last++
-		got.IPs, got.NetNS = []string{fmt.Sprintf("10.42.0.%d", n.last)}, "/run/ns/"+pod.UID+"/net"
+		addr := n.first
+		for n.taken[addr] {
+			addr = addr.Next()
+		}
+		n.taken[addr] = true
+		got.IPs, got.NetNS = []string{addr.String()}, "/run/ns/"+pod.UID+"/net"
 	}
 	n.pods[pod.UID] = got
 	return got, nil
@@ -64,10 +73,14 @@ func (n *Network) Setup(_ context.Context, pod agent.PodNetworkConfig) (agent.Po
 func (n *Network) Teardown(_ context.Context, podUID string) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if n.broken == nil {
-		delete(n.pods, podUID)
+	if n.broken != nil {
+		return n.broken
 	}
-	return n.broken
+	for _, ip := range n.pods[podUID].IPs {
+		delete(n.taken, netip.MustParseAddr(ip))
+	}
+	delete(n.pods, podUID)
+	return nil
 }
 
 // Pods implements [agent.Network].

@@ -61,7 +61,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	})
 	root.AddCommand(
 		serverCommand(), upCommand(), downCommand(), statusCommand(), checkCommand(), kubectlCommand(), imageCommand(), snapshotCommand(),
-		controllerCommand(), schedulerCommand(), proxyCommand(), dnsCommand(), versionCommand(),
+		controllerCommand(), schedulerCommand(), proxyCommand(), dnsCommand(), agentCommand(), versionCommand(),
 	)
 	quietLibraries()
 	err := root.ExecuteContext(ctx)

@@ -1,0 +1,35 @@
+package test
+
+import (
+	"os"
+	"path/filepath"
+	"syscall"
+	"testing"
+)
+
+// TestPretended runs a control plane with many nodes that only pretend their containers. To its users it is a cluster.
+func TestPretended(t *testing.T) {
+	n := newNode(t, "--no-agent")
+	n.launch()
+	n.awaitLog("the API answers")
+	agents := in(n.netns, repository("bin/skiff"), "agent", "--kubeconfig", filepath.Join(n.data, "admin.kubeconfig"), "--fake-runtime",
+		"--nodes", "30", "--pki-dir", filepath.Join(n.data, "pki"))
+	agents.Stderr = os.Stderr
+	if err := agents.Start(); err != nil {
+		t.Fatal(err)
+	}
+	s := n.shell(t)
+	s.until("kubectl get nodes --no-headers", `(fake-\d+ +Ready .*\n?){30}`)
+	s.do("kubectl create deployment web --image=nginx --replicas=100")
+	s.until("kubectl get deployment web --no-headers", `web +100/100 .*`)
+	s.do("kubectl exec deploy/web -- true")
+	s.says("kubectl logs deploy/web", "")
+	s.do("kubectl delete deployment web")
+	s.until("kubectl get pods --no-headers", "")
+	if err := agents.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Error(err)
+	}
+	if err := agents.Wait(); err != nil {
+		t.Errorf("the agents ended with %v", err)
+	}
+}
