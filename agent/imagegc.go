@@ -104,9 +104,8 @@ func (a *Agent) usedImages(ctx context.Context, now time.Time) (digests, names m
 		digests[c.ImageID] = true
 	}
 	a.uses.note(digests, now)
-	for _, uid := range a.pods.GetIndexer().ListIndexFuncValues(a.podIndex) {
-		pod := a.pod(uid)
-		if pod == nil || over(pod) {
+	for _, pod := range a.ownPods() {
+		if over(pod) {
 			continue
 		}
 		for _, ref := range imagesOf(&pod.Spec) {
