@@ -13,6 +13,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
+	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 )
 
@@ -206,12 +207,20 @@ func forgetMatching(filter []*nl.RtAttr, stale func(flow) bool) (n int, err erro
 	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) { // What came and went meanwhile was decided by the rules of now.
 		return 0, fmt.Errorf("list connections: %w", err)
 	}
+	socket := &nl.SocketHandle{} // One for all: to close one takes the kernel longer than everything else.
+	defer socket.Close()
 	for _, entry := range entries {
 		f, ok := parseFlow(entry)
 		if !ok || !stale(f) {
 			continue
 		}
+		if socket.Socket == nil {
+			if socket.Socket, err = nl.GetNetlinkSocketAt(netns.None(), netns.None(), unix.NETLINK_NETFILTER); err != nil {
+				return n, fmt.Errorf("dial conntrack: %w", err)
+			}
+		}
 		remove := conntrackRequest(nl.IPCTNL_MSG_CT_DELETE, unix.NLM_F_ACK)
+		remove.Sockets = map[int]*nl.SocketHandle{unix.NETLINK_NETFILTER: socket}
 		remove.AddRawData(entry[nl.SizeofNfgenmsg:])
 		switch _, err := remove.Execute(unix.NETLINK_NETFILTER, 0); {
 		case err == nil:

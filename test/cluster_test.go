@@ -45,6 +45,7 @@ func TestCluster(t *testing.T) {
 		{"no packet of the cluster leaves the node", testNoLeak},
 		{"a deleted pod is replaced", testReplaced},
 		{"a rollout loses no request", testRollout},
+		{"the lessons of rollouts", testRolloutLessons},
 		{"a container that exits is restarted with back-off", testBackOff},
 		{"an image that does not exist is told of", testMissingImage},
 		{"a wrong name is not found", testNotFound},
