@@ -80,7 +80,7 @@ bench-store: ## writes to the store against the disk alone; how large its file i
 
 bench-dns: ## questions a second and how long one takes, against an echo; SKIFF_COREDNS names a CoreDNS binary to compare with
 	@scripts/dnsperf.sh
-	go test -count=1 -timeout=20m -run=NONE -benchtime=1x -bench='Queries|Latency|Changes' ./dns
+	go test -count=1 -timeout=20m -run=NONE -benchtime=1x -bench='Queries|Latency|Changes|Visible' ./dns
 
 clean: ## remove what was built
 	rm -rf bin

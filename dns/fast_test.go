@@ -211,6 +211,39 @@ func FuzzBothWaysAgree(f *testing.F) {
 	f.Fuzz(func(t *testing.T, packet []byte) { agree(t, s, packet[:min(len(packet), maxRequest)]) })
 }
 
+// Whatever an upstream answers, what is kept of it is a message, and says the same.
+func FuzzAnswersOfOthers(f *testing.F) {
+	s := bareServer(f)
+	for i, packet := range questions(f) {
+		if i%50 == 0 {
+			f.Add(s.withCare(packet))
+		}
+	}
+	now := time.Now()
+	f.Fuzz(func(t *testing.T, packet []byte) {
+		reply := new(dns.Msg)
+		if reply.Unpack(packet) != nil || len(reply.Question) != 1 {
+			return
+		}
+		name := reply.Question[0].Name
+		wire, ok := wireName(name)
+		if !ok {
+			return
+		}
+		m, err := newMessage(keyOf(wire, reply), reply, now)
+		if err != nil {
+			return
+		}
+		kept, err := m.unpack(name, now)
+		if err != nil {
+			t.Fatalf("unpack what is kept of %x: %v", packet, err)
+		}
+		if len(kept.Answer) != len(reply.Answer) || len(kept.Ns) != len(reply.Ns) {
+			t.Errorf("of %d answers and %d authorities, %d and %d are kept", len(reply.Answer), len(reply.Ns), len(kept.Answer), len(kept.Ns))
+		}
+	})
+}
+
 func TestTheFastPathDoesNotAllocate(t *testing.T) {
 	s := bareServer(t)
 	for _, tc := range []struct {

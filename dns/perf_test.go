@@ -23,6 +23,10 @@ import (
 	"github.com/miekg/dns"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes/fake"
+	"k8s.io/client-go/tools/cache"
 )
 
 // The server under dnsperf, in the same run as what no server can surpass: sockets that send each packet back. Client and
@@ -135,6 +139,39 @@ func BenchmarkChanges(b *testing.B) {
 	b.ReportMetric(float64(records), "records")
 	b.ReportMetric(took.Seconds(), "seconds")
 	b.ReportMetric(float64(answered.Load()), "answered-meanwhile")
+	b.ReportMetric(0, "ns/op")
+}
+
+// BenchmarkVisible measures from the moment at which the informer tells of a changed Service until it is answered with.
+func BenchmarkVisible(b *testing.B) {
+	quietLog(b)
+	client := fake.NewClientset(namespace("default"), service("default", "web", "10.43.0.1"))
+	factory := informers.NewSharedInformerFactory(client, 0)
+	told := make(chan time.Time, 1)
+	_, err := factory.Core().V1().Services().Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{
+		UpdateFunc: func(any, any) { told <- time.Now() },
+	})
+	if err != nil {
+		b.Fatal(err)
+	}
+	s := newServer(b, Config{}, factory)
+	run(b, s, factory)
+	wire, _ := wireName("web.default.svc.cluster.local.")
+	var took []float64
+	for i := range 200 {
+		ip := netip.AddrFrom4([4]byte{10, 43, 1, byte(i)})
+		if _, err := client.CoreV1().Services("default").Update(b.Context(), service("default", "web", ip.String()), metav1.UpdateOptions{}); err != nil {
+			b.Fatal(err)
+		}
+		start := <-told
+		for s.index.find([]byte(wire)).of(wire, dns.TypeA)[0].(*dns.A).A.String() != ip.String() {
+			runtime.Gosched()
+		}
+		took = append(took, float64(time.Since(start).Microseconds()))
+	}
+	slices.Sort(took)
+	b.ReportMetric(took[len(took)/2], "p50-us")
+	b.ReportMetric(took[len(took)*99/100], "p99-us")
 	b.ReportMetric(0, "ns/op")
 }
 

@@ -336,18 +336,23 @@ func TestDNSIsNotTracked(t *testing.T) {
 			}
 		}
 	}
+	serve(t, "", "10.43.0.10:53")
+	serve(t, "", "10.43.0.10:54")
+	for _, to := range []string{"10.43.0.10:53", "10.43.0.10:54"} {
+		if got, err := ask(a.NetNS, to); err != nil || got != "10.42.0.2" {
+			t.Errorf("by TCP to %s: seen as %q, %v", to, got, err)
+		}
+	}
 	flows, err := netlink.ConntrackTableList(netlink.ConntrackTable, unix.AF_INET)
 	if err != nil {
 		t.Fatal(err)
 	}
 	tracked := map[uint16]int{}
 	for _, flow := range flows {
-		if flow.Forward.Protocol == unix.IPPROTO_UDP {
-			tracked[flow.Forward.DstPort]++
-		}
+		tracked[flow.Forward.DstPort]++
 	}
-	if tracked[53] != 0 || tracked[54] != 2 {
-		t.Errorf("connections tracked by port: %v; want none to 53, and two to 54, or we see nothing", tracked)
+	if tracked[53] != 0 || tracked[54] != 3 {
+		t.Errorf("connections tracked by port: %v; want none to 53, and three to 54, or we see nothing", tracked)
 	}
 }
 

@@ -152,18 +152,18 @@ func (n *Network) removeRules() error {
 //		}
 //		chain untracked-prerouting {
 //			type filter hook prerouting priority raw; policy accept;
-//			ip daddr LOCAL meta l4proto udp udp dport 53 notrack
+//			ip daddr LOCAL meta l4proto { tcp, udp } th dport 53 notrack
 //		}
 //		chain untracked-output {
 //			type filter hook output priority raw; policy accept;
-//			ip daddr LOCAL meta l4proto udp udp dport 53 notrack
-//			ip saddr LOCAL meta l4proto udp udp sport 53 notrack
+//			ip daddr LOCAL meta l4proto { tcp, udp } th dport 53 notrack
+//			ip saddr LOCAL meta l4proto { tcp, udp } th sport 53 notrack
 //		}
 //	}
 //
 // The proxy's chains have priority -100. Once they have translated a connection, the kernel asks no later nat chain.
 //
-// Questions to the node's own DNS and their answers are not translated, so that there is no need to track them either: a
+// (A rule for each protocol, where nft would make a set.) Questions to the node's own DNS and their answers are not translated, so that there is no need to track them either: a
 // busy pod would fill the table of connections, and two questions from one socket would race for one entry there, which
 // costs the loser its packet and the pod five seconds.
 func (n *Network) writeRules() error {
@@ -217,30 +217,33 @@ func (n *Network) addUntracked(conn *nftables.Conn, table *nftables.Table) {
 		Hooknum: nftables.ChainHookOutput, Priority: nftables.ChainPriorityRaw})
 	for _, addr := range n.config.LocalAddresses {
 		p := netip.PrefixFrom(addr, addr.BitLen())
-		question := append(destination(p, expr.CmpOpEq), udpPort(destinationPortOffset)...)
-		answer := append(source(p, expr.CmpOpEq), udpPort(sourcePortOffset)...)
-		for _, rule := range []struct {
-			chain *nftables.Chain
-			exprs []expr.Any
-		}{{in, question}, {out, question}, {out, answer}} {
-			conn.AddRule(&nftables.Rule{Table: table, Chain: rule.chain, Exprs: append(slices.Clone(rule.exprs), &expr.Notrack{})})
+		for _, protocol := range []byte{unix.IPPROTO_UDP, unix.IPPROTO_TCP} {
+			question := append(destination(p, expr.CmpOpEq), toDNS(protocol, destinationPortOffset)...)
+			answer := append(source(p, expr.CmpOpEq), toDNS(protocol, sourcePortOffset)...)
+			for _, rule := range []struct {
+				chain *nftables.Chain
+				exprs []expr.Any
+			}{{in, question}, {out, question}, {out, answer}} {
+				conn.AddRule(&nftables.Rule{Table: table, Chain: rule.chain, Exprs: append(slices.Clone(rule.exprs), &expr.Notrack{})})
+			}
 		}
 	}
 }
 
 const icmpPortUnreachable = 3
 
-// dnsPort is the port of DNS, and where ports stand in the headers of UDP.
+// The port of DNS, and where ports stand in the headers of UDP and TCP.
 const (
 	dnsPort               = 53
 	sourcePortOffset      = 0
 	destinationPortOffset = 2
 )
 
-func udpPort(offset uint32) []expr.Any {
+// toDNS matches a protocol and the port of DNS, which stands at offset.
+func toDNS(protocol byte, offset uint32) []expr.Any {
 	return []expr.Any{
 		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{unix.IPPROTO_UDP}},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{protocol}},
 		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: offset, Len: 2},
 		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{0, dnsPort}},
 	}
