@@ -16,7 +16,7 @@ STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 RACE := ./agent ./apiserver/... ./controller ./dns ./proxy ./reconcile ./scheduler ./store/...
 
 .DEFAULT_GOAL := build
-.PHONY: build images up down test unit cluster-test lint bench bench-start bench-pods bench-rollout bench-idle bench-api bench-net bench-store bench-dns clean help
+.PHONY: build images up down test unit cluster-test lint bench bench-start bench-pods bench-rollout bench-idle bench-api bench-net bench-store bench-dns bench-deployments clean help
 
 build: ## bin/skiff, and bin/kubectl, the real one
 	go build -trimpath -tags grpcnotrace -ldflags "-s -w -X main.version=$(VERSION)" -o bin/skiff ./cmd/skiff
@@ -52,7 +52,7 @@ cluster-test: build images ## the promises of the README, each against a real cl
 	@scripts/etcd.sh
 	@test "$$(id -u)" != 0 || { set -x; go test -count=1 -timeout=15m ./test; }
 
-bench: bench-start bench-pods bench-rollout bench-idle bench-api bench-net bench-store bench-dns ## how fast and how small it is, against the floor of this machine (as root)
+bench: bench-start bench-pods bench-rollout bench-idle bench-api bench-net bench-store bench-dns bench-deployments ## how fast and how small it is, against the floor of this machine (as root)
 
 bench-start: build images ## from an empty directory until the API answers and the node is Ready
 	go test -count=1 -v -timeout=10m -run=NONE -benchtime=1x -bench=Start ./test
@@ -81,6 +81,9 @@ bench-store: ## writes to the store against the disk alone; how large its file i
 bench-dns: ## questions a second and how long one takes, against an echo; SKIFF_COREDNS names a CoreDNS binary to compare with
 	@scripts/dnsperf.sh
 	go test -count=1 -timeout=20m -run=NONE -benchtime=1x -bench='Queries|Latency|Changes|Visible' ./dns
+
+bench-deployments: ## 100 Deployments scaled from nothing to 5,000 pods: time, processor time, memory
+	go test -count=1 -timeout=20m -run=NONE -benchtime=1x -bench=Deployments ./controller
 
 clean: ## remove what was built
 	rm -rf bin

@@ -30,7 +30,7 @@ var actors = map[string]string{
 	"CSINode":                   "stored, for a driver that none can use yet",
 	"CSIStorageCapacity":        "stored, for a driver that none can use yet",
 	"CustomResourceDefinition":  "the API server: the kind is served as soon as its names are accepted, and its objects go before it",
-	"Deployment":                "RollingUpdate and Recreate, rollback, progress deadline, pause",
+	"Deployment":                "RollingUpdate and Recreate, rollback, progress deadline, pause; a rollout loses no request: [rollouts.md](rollouts.md)",
 	"EndpointSlice":             "written for each Service with a selector; read by proxy and DNS",
 	"Endpoints":                 "written for each Service with a selector; those made by hand for one without are mirrored to EndpointSlices, which are what proxy and DNS read",
 	"Event":                     "written by scheduler, controllers and agent; gone after an hour",

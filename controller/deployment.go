@@ -291,6 +291,7 @@ func (c *deployments) createNew(ctx context.Context, r *rollout) error {
 	}
 	if err != nil {
 		noteCreateFailure(r, rs.Name, err)
+		c.events.Eventf(r.d, corev1.EventTypeWarning, reasonFailed, "Failed to create new replica set %q: %v", rs.Name, err)
 		if _, werr := c.finish(ctx, r); werr != nil {
 			return werr
 		}
