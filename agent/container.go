@@ -42,6 +42,9 @@ func (a *Agent) containerConfig(ctx context.Context, pod *v1.Pod, s start, r *re
 	if err != nil {
 		return ContainerConfig{}, err
 	}
+	if security.Profile, err = a.seccompProfile(pod, c, security); err != nil {
+		return ContainerConfig{}, err
+	}
 	memory := a.allocatable()[v1.ResourceMemory]
 	return ContainerConfig{
 		ID:      fmt.Sprintf("%s-%s-%d", pod.UID, c.Name, s.attempt),
@@ -131,6 +134,9 @@ func securityOf(pod *v1.Pod, c *v1.Container, image Image) (Security, error) {
 		s.Privileged = isTrue(sc.Privileged)
 		s.ReadOnlyRootFS = isTrue(sc.ReadOnlyRootFilesystem)
 		s.NoNewPrivileges = sc.AllowPrivilegeEscalation != nil && !*sc.AllowPrivilegeEscalation
+	}
+	if s.Seccomp == "" {
+		s.Seccomp = string(v1.SeccompProfileTypeRuntimeDefault) // As a kubelet with --seccomp-default.
 	}
 	if isTrue(nonRoot) {
 		if err := checkNonRoot(s.UID, image.User); err != nil {

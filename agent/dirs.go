@@ -19,9 +19,11 @@ import (
 //	DATA/pods/UID/volumes/NAME                           emptyDir, configMap, downwardAPI
 //	DATA/pods/UID/parts/CONTAINER-ATTEMPT/NUMBER         mounts of a subPath
 //	DATA/volumes/HANDLE                                  volumes of the class "local", which no pod's end touches
+//	DATA/seccomp/NAME                                    seccomp profiles of the node's own, put there by its administrator
 //	RUN/secrets/UID/NAME                                 secret, projected
 type dirs struct{ data, run string }
 
+func (d dirs) seccomp() string             { return filepath.Join(d.data, "seccomp") }
 func (d dirs) logs() string                { return filepath.Join(d.data, "logs") }
 func (d dirs) pods() string                { return filepath.Join(d.data, "pods") }
 func (d dirs) secrets() string             { return filepath.Join(d.run, "secrets") }

@@ -157,7 +157,8 @@ type Security struct {
 	ReadOnlyRootFS     bool
 	AddCapabilities    []string // "NET_ADMIN"; "ALL".
 	DropCapabilities   []string
-	Seccomp            string // "" or "Unconfined", "RuntimeDefault".
+	Seccomp            string // "" or "Unconfined", "RuntimeDefault", "Localhost".
+	Profile            []byte // Of "Localhost": JSON, as in the OCI runtime specification.
 }
 
 // State is a container's place in its life.

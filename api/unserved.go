@@ -76,7 +76,7 @@ func unserved(pod *corev1.Pod) []string {
 			add(!safeSysctl(pod, s.Name), "spec.securityContext.sysctls[%d] (%s)", i, s.Name)
 		}
 		add(sc.SupplementalGroupsPolicy != nil && *sc.SupplementalGroupsPolicy != corev1.SupplementalGroupsPolicyMerge, "spec.securityContext.supplementalGroupsPolicy")
-		unservedProfiles(add, sc.SeccompProfile, sc.AppArmorProfile, "spec.securityContext")
+		unservedProfile(add, sc.AppArmorProfile, "spec.securityContext")
 	}
 	for i := range spec.InitContainers {
 		c := &spec.InitContainers[i]
@@ -131,7 +131,7 @@ func unservedContainer(add adder, pod *corev1.Pod, c *corev1.Container, path str
 		add(sc.SELinuxOptions != nil, "%s.securityContext.seLinuxOptions", path)
 		add(sc.WindowsOptions != nil, "%s.securityContext.windowsOptions", path)
 		add(sc.ProcMount != nil && *sc.ProcMount != corev1.DefaultProcMount, "%s.securityContext.procMount", path)
-		unservedProfiles(add, sc.SeccompProfile, sc.AppArmorProfile, path+".securityContext")
+		unservedProfile(add, sc.AppArmorProfile, path+".securityContext")
 	}
 }
 
@@ -150,8 +150,7 @@ func isLoopback(text string) bool {
 	return err == nil && addr.IsLoopback()
 }
 
-func unservedProfiles(add adder, seccomp *corev1.SeccompProfile, armor *corev1.AppArmorProfile, path string) {
-	add(seccomp != nil && seccomp.Type == corev1.SeccompProfileTypeLocalhost, "%s.seccompProfile.localhostProfile", path)
+func unservedProfile(add adder, armor *corev1.AppArmorProfile, path string) {
 	add(armor != nil && armor.Type != corev1.AppArmorProfileTypeUnconfined, "%s.appArmorProfile", path)
 }
 

@@ -120,6 +120,12 @@ func testSpec(t *testing.T, n *node) {
 			c.Args = []string{"show", "/proc/self/status"}
 			c.Security = agent.Security{NoNewPrivileges: true, Seccomp: "RuntimeDefault", DropCapabilities: []string{"ALL"}, AddCapabilities: []string{"CHOWN"}}
 		}, []string{"NoNewPrivs:\t1", "Seccomp:\t2", "CapEff:\t0000000000000001"}},
+		{"a seccomp profile of one's own", func(c *agent.ContainerConfig) {
+			c.Args = []string{"write", "/x", "x"}
+			c.Security = agent.Security{Seccomp: "Localhost", Profile: []byte(`{"defaultAction": "SCMP_ACT_ALLOW",
+				"syscalls": [{"names": ["openat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 95,
+				"args": [{"index": 2, "value": 64, "valueTwo": 64, "op": "SCMP_CMP_MASKED_EQ"}]}]}`)} // O_CREAT
+		}, []string{"operation not supported"}},
 		{"read-only root", func(c *agent.ContainerConfig) {
 			c.Args, c.Security = []string{"write", "/x", "x"}, agent.Security{ReadOnlyRootFS: true}
 		}, []string{"read-only file system"}},
@@ -164,7 +170,8 @@ func testStartFails(t *testing.T, n *node) {
 		{"no such program", func(c *agent.ContainerConfig) { c.Command = []string{"/nonsense"} }, `exec: "/nonsense": stat /nonsense: no such file or directory`},
 		{"no such image", func(c *agent.ContainerConfig) { c.Image = "nonsense" }, "docker.io/library/nonsense:latest: image not found"},
 		{"no such mount", func(c *agent.ContainerConfig) { c.Mounts = []agent.Mount{{Source: "/nonsense", Target: "/x"}} }, "/nonsense"},
-		{"no such seccomp profile", func(c *agent.ContainerConfig) { c.Security.Seccomp = "Localhost" }, `seccomp profile "Localhost" is not supported`},
+		{"no such seccomp profile", func(c *agent.ContainerConfig) { c.Security.Seccomp = "Remote" }, `seccomp profile "Remote" is not known`},
+		{"a seccomp profile that is none", func(c *agent.ContainerConfig) { c.Security.Seccomp, c.Security.Profile = "Localhost", []byte("{") }, "read the seccomp profile"},
 	}
 	for _, tc := range tests {
 		config := n.config("fails")

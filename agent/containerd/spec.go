@@ -3,6 +3,7 @@ package containerd
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"fmt"
 	"os"
 	"slices"
@@ -193,12 +194,25 @@ func security(sec agent.Security) []oci.SpecOpts {
 	case "", "Unconfined":
 	case "RuntimeDefault":
 		opts = append(opts, seccomp.WithDefaultProfile()) // Last: it depends on the capabilities.
+	case "Localhost":
+		opts = append(opts, ownProfile(sec.Profile))
 	default:
 		opts = append(opts, func(context.Context, oci.Client, *containers.Container, *oci.Spec) error {
-			return fmt.Errorf("seccomp profile %q is not supported: only RuntimeDefault and Unconfined are", sec.Seccomp)
+			return fmt.Errorf("seccomp profile %q is not known: RuntimeDefault, Localhost and Unconfined are", sec.Seccomp)
 		})
 	}
 	return opts
+}
+
+// ownProfile takes a seccomp profile as the user wrote it.
+func ownProfile(text []byte) oci.SpecOpts {
+	return func(_ context.Context, _ oci.Client, _ *containers.Container, s *oci.Spec) error {
+		s.Linux.Seccomp = &specs.LinuxSeccomp{}
+		if err := json.Unmarshal(text, s.Linux.Seccomp); err != nil {
+			return fmt.Errorf("read the seccomp profile: %w", err)
+		}
+		return nil
+	}
 }
 
 // capabilities changes the default set: what ALL says first, then one by one, and a drop wins over nothing but ALL.

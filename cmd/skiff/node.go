@@ -149,7 +149,8 @@ func (n *node) components(ctx context.Context, client kubernetes.Interface, runt
 		return nil, nil, err
 	}
 	config := agent.Config{
-		NodeName: n.nodeName, NodeIP: n.address.String(),
+		MaxRestartBackoff: n.maxBackoff,
+		NodeName:          n.nodeName, NodeIP: n.address.String(),
 		DataDir: n.data, RunDir: n.dirs.run,
 		ClusterDNS: n.dns.String(), ClusterDomain: n.clusterDomain, CgroupRoot: n.cgroupRoot(),
 		EvictionHard: n.thresholds, EvictionPause: n.evictionPause, Reserved: n.reserved,

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"skiff/apiserver"
 
@@ -96,6 +97,7 @@ type options struct {
 	cniConfDir    string
 	cniBinDirs    []string
 	noAgent       bool
+	maxBackoff    time.Duration
 	racing        bool
 	logLevel      string
 }
@@ -121,6 +123,7 @@ func (o *options) flags(cmd *cobra.Command) {
 	o.reserve.flags(f)
 	f.BoolVar(&o.racing, "racing-stop", false, "stop pods as Kubernetes does, while requests may still come: what `make bench-rollout` compares with")
 	_ = f.MarkHidden("racing-stop") // It fails for flags that are not there.
+	f.DurationVar(&o.maxBackoff, "max-restart-backoff", 5*time.Minute, "how long at most a container that failed again and again waits for its restart: a second at least")
 	o.storage.flags(f)
 	f.StringVar(&o.logLevel, "log-level", "info", "how much to log: debug, info, warn or error")
 }
@@ -151,6 +154,9 @@ func (o options) parse() (settings, error) {
 }
 
 func (s *settings) mayRun() error {
+	if s.maxBackoff < time.Second {
+		return fmt.Errorf("--max-restart-backoff %s: it must be a second at least", s.maxBackoff)
+	}
 	if os.Getuid() != 0 && !s.noAgent {
 		return errors.New("a node needs root: run it with sudo, or with --no-agent for the control plane alone")
 	}
