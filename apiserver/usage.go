@@ -81,6 +81,7 @@ func (s *Server) summary(ctx context.Context, node string) (*stats.Summary, erro
 	if err := json.NewDecoder(io.LimitReader(resp.Body, summaryBytes)).Decode(&summary); err != nil {
 		return nil, fmt.Errorf("read what node %s uses: %w", node, err)
 	}
+	summary.Node.Name = node // Whatever it calls itself: it speaks for no other.
 	return &summary, nil
 }
 

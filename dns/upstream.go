@@ -203,10 +203,13 @@ func (u *upstream) askWithCookie(ctx context.Context, network string, query *dns
 			u.plain = true
 			u.mu.Unlock()
 			continue
+		case network == "udp" && u.expectsCookie() && cookieIn(opt) == nil:
+			network = "tcp" // Not its answer, perhaps, but nobody can forge that one.
+			continue
 		case opt == nil:
 			return reply, nil
 		default:
-			if err := u.takeCookie(opt); err != nil {
+			if err := u.takeCookie(cookieIn(opt)); err != nil {
 				return nil, err
 			}
 			if reply.Rcode == dns.RcodeBadCookie {
@@ -234,20 +237,40 @@ func (u *upstream) withCookie(query *dns.Msg) *dns.Msg {
 	return sent
 }
 
-func (u *upstream) takeCookie(opt *dns.OPT) error {
-	for _, option := range opt.Option {
-		cookie, ok := option.(*dns.EDNS0_COOKIE)
-		if !ok {
-			continue
-		}
-		got, err := hex.DecodeString(cookie.Cookie)
-		u.mu.Lock()
-		defer u.mu.Unlock()
-		if err != nil || len(got) < 8 || len(got) > 40 || !bytes.Equal(got[:8], u.cookie[:8]) {
-			return errors.New("the answer has another's cookie")
-		}
-		u.cookie = got
+// expectsCookie tells whether the server has given a cookie: then all its answers have one (RFC 7873, section 5.3).
+func (u *upstream) expectsCookie() bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return len(u.cookie) > clientCookie && !u.plain
+}
+
+// clientCookie is the length of our own part of a cookie, which comes first.
+const clientCookie = 8
+
+// cookieIn is the first cookie of an answer; nil if it has none.
+func cookieIn(opt *dns.OPT) *dns.EDNS0_COOKIE {
+	if opt == nil {
+		return nil
 	}
+	for _, option := range opt.Option {
+		if cookie, ok := option.(*dns.EDNS0_COOKIE); ok {
+			return cookie
+		}
+	}
+	return nil
+}
+
+func (u *upstream) takeCookie(cookie *dns.EDNS0_COOKIE) error {
+	if cookie == nil {
+		return nil
+	}
+	got, err := hex.DecodeString(cookie.Cookie)
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if err != nil || len(got) < clientCookie || len(got) > 40 || !bytes.Equal(got[:clientCookie], u.cookie[:clientCookie]) {
+		return errors.New("the answer has another's cookie")
+	}
+	u.cookie = got
 	return nil
 }
 

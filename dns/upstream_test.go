@@ -173,7 +173,8 @@ func TestCookies(t *testing.T) {
 		reply.SetReply(question)
 		reply.SetEdns0(1232, false)
 		sent := cookieOf(question)
-		reply.IsEdns0().Option = append(reply.IsEdns0().Option, &dns.EDNS0_COOKIE{Code: dns.EDNS0COOKIE, Cookie: sent[:16] + "00112233445566ff"})
+		cookie := &dns.EDNS0_COOKIE{Code: dns.EDNS0COOKIE, Cookie: sent[:16] + "00112233445566ff"}
+		reply.IsEdns0().Option = append(reply.IsEdns0().Option, cookie, cookie) // The second one does not count.
 		if network == "udp" && len(sent) == 16 {
 			without.Add(1)
 			reply.Rcode = dns.RcodeBadCookie
@@ -203,6 +204,34 @@ func TestAnswersWithAnothersCookieAreNotTaken(t *testing.T) {
 	})
 	s, _ := forwarding(t, port, "127.0.0.2")
 	check(t, query(t, s, "udp", "example.com.", dns.TypeA, nil), dns.RcodeServerFailure, 0)
+}
+
+// An answer without the cookie that a server is known to give is perhaps another's: it is asked again in a way that nobody can
+// forge.
+func TestAnswersWithoutAKnownCookieAreNotTaken(t *testing.T) {
+	_, port := startServerOf(t, "127.0.0.2", 0, func(network string, question *dns.Msg) *dns.Msg {
+		reply := new(dns.Msg)
+		reply.SetReply(question)
+		sent := cookieOf(question)
+		if network == "udp" && len(sent) > 16 {
+			answers("192.0.2.66")(network, reply)
+			return reply
+		}
+		if network == "udp" {
+			reply.SetEdns0(1232, false)
+			reply.IsEdns0().Option = []dns.EDNS0{&dns.EDNS0_COOKIE{Code: dns.EDNS0COOKIE, Cookie: sent[:16] + "00112233445566ff"}}
+		}
+		answers("192.0.2.1")(network, reply)
+		return reply
+	})
+	s, _ := forwarding(t, port, "127.0.0.2")
+	for i := range 3 {
+		reply := query(t, s, "udp", fmt.Sprintf("%d.example.com.", i), dns.TypeA, nil)
+		check(t, reply, dns.RcodeSuccess, 1)
+		if got := reply.Answer[0].(*dns.A).A.String(); got != "192.0.2.1" {
+			t.Errorf("answer %d is %s, a forged one", i, got)
+		}
+	}
 }
 
 func cookieOf(m *dns.Msg) string {

@@ -76,6 +76,7 @@ type Proxy struct {
 	services    corelisters.ServiceLister
 	slices      cache.Indexer
 	pods        corelisters.PodLister // nil without host ports and policies.
+	nodes       corelisters.NodeLister
 	policies    networkinglisters.NetworkPolicyLister
 	namespaces  corelisters.NamespaceLister
 	cachesReady []cache.InformerSynced
@@ -155,9 +156,10 @@ func newProxy(c Config, factory informers.SharedInformerFactory, k kernel) (*Pro
 	if err := p.rulesLoop.Watch(sliceInformer, p.heardOf(p.touched(serviceOf))); err != nil {
 		return nil, err
 	}
-	nodes := factory.Core().V1().Nodes().Informer()
-	p.cachesReady = append(p.cachesReady, nodes.HasSynced)
-	if err := p.rulesLoop.Watch(nodes, p.touched(p.nodeChanged)); err != nil {
+	nodes := factory.Core().V1().Nodes()
+	p.nodes = nodes.Lister()
+	p.cachesReady = append(p.cachesReady, nodes.Informer().HasSynced)
+	if err := p.rulesLoop.Watch(nodes.Informer(), p.touched(p.nodeChanged)); err != nil {
 		return nil, err
 	}
 	if c.HostPorts || c.Policies {

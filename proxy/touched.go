@@ -81,6 +81,9 @@ func (p *Proxy) nodeChanged(obj any) []string {
 
 // touchAll notes everything: the informers may know them before they have told.
 func (p *Proxy) touchAll() error {
+	if err := eachOf(p.nodes.List, func(n *corev1.Node) { p.nodeChanged(n) }); err != nil {
+		return err
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	note := func(obj any, names func(any) []string) {

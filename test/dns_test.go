@@ -139,10 +139,8 @@ func testResolvers(t *testing.T, s *shell) {
 			}
 		}
 		for _, name := range []string{"nobody", "nobody.default.svc.cluster.local", "x.app", "none.example.com"} {
-			start := time.Now()
-			r := s.try("kubectl exec resolver -- " + command + " " + name)
-			if took := time.Since(start); r.status != 2 || took > 5*time.Second {
-				t.Errorf("%s: a name that does not exist took %v: %v", library, took, r)
+			if r := s.try("kubectl exec resolver -- " + command + " " + name); r.status != 2 {
+				t.Errorf("%s: a name that does not exist: %v", library, r)
 			}
 		}
 	}

@@ -175,8 +175,11 @@ func (h *holder) hold(id string, files ...*os.File) error {
 
 // revive starts the process again if somebody has killed it. What waits in the sockets waits as long as we have them too.
 func (h *holder) revive() error {
-	n, err := unix.Poll([]unix.PollFd{{Fd: int32(h.process), Events: unix.POLLIN}}, 0)
-	if n == 0 && err == nil {
+	ended, err := unix.Poll([]unix.PollFd{{Fd: int32(h.process), Events: unix.POLLIN}}, 0)
+	for err == unix.EINTR {
+		ended, err = unix.Poll([]unix.PollFd{{Fd: int32(h.process), Events: unix.POLLIN}}, 0)
+	}
+	if ended == 0 && err == nil {
 		return nil
 	}
 	h.log.Warn("the process that holds the containers' output was killed, starting another")

@@ -77,7 +77,7 @@ func (n *node) run(ctx context.Context, ready func()) error {
 		return err
 	}
 	defer runtime.Close()
-	a, others, err := n.components(ctx, client, runtime, pods)
+	a, p, d, err := n.components(ctx, client, runtime, pods)
 	if err != nil {
 		return err
 	}
@@ -86,16 +86,22 @@ func (n *node) run(ctx context.Context, ready func()) error {
 	group.Go(func() error { return handover.Publish(ctx, client, n.progress, nodes) })
 	imported := make(chan struct{})
 	group.Go(func() error { return runtime.WatchImages(ctx, n.images(), func() { close(imported) }) })
-	for _, c := range others {
-		group.Go(func() error { return c.Run(ctx) })
-	}
+	group.Go(func() error { return p.Run(ctx) })
+	group.Go(func() error { return d.Run(ctx) })
 	group.Go(func() error {
 		select {
 		case <-imported: // Before that a pod whose image lies there would look for it in a registry.
-			return a.Run(ctx)
 		case <-ctx.Done():
 			return nil
 		}
+		select {
+		case <-p.Synced(): // Before that no NetworkPolicy holds what a pod does, and what it has begun goes on.
+		case <-time.After(rulesTime):
+			slog.Warn("the kernel does not have the rules for Services and NetworkPolicies yet; pods run without them")
+		case <-ctx.Done():
+			return nil
+		}
+		return a.Run(ctx)
 	})
 	group.Go(func() error {
 		select {
@@ -124,29 +130,32 @@ func (d dirs) untilWritable(ctx context.Context) bool {
 	return true
 }
 
-func (n *node) components(ctx context.Context, client kubernetes.Interface, runtime *containerd.Runtime, pods netip.Prefix) (a *agent.Agent, others []component, err error) {
+// rulesTime is how long a node's pods wait for the rules. A kernel that never takes them says so in the log again and again.
+const rulesTime = 10 * time.Second
+
+func (n *node) components(ctx context.Context, client kubernetes.Interface, runtime *containerd.Runtime, pods netip.Prefix) (a *agent.Agent, p *proxy.Proxy, d *dns.Server, err error) {
 	net, err := network.New(networkConfig(n.dirs, pods, n.clusterRange, n.serviceRange, n.dns, n.cni()))
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	tlsConfig, err := n.agentTLS()
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	traffic, err := handover.New(ctx, n.factory, n.progress)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	proxyConfig := n.proxyConfig()
 	proxyConfig.HostPorts, proxyConfig.Policies, proxyConfig.Took = true, true, n.progress.Took
 	proxyConfig.Socket = n.dirs.proxySocket()
-	p, err := proxy.New(proxyConfig, n.factory)
+	p, err = proxy.New(proxyConfig, n.factory)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
-	d, err := dns.New(n.dnsConfig(), n.factory)
+	d, err = dns.New(n.dnsConfig(), n.factory)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	config := agent.Config{
 		MaxRestartBackoff: n.maxBackoff,
@@ -161,9 +170,9 @@ func (n *node) components(ctx context.Context, client kubernetes.Interface, runt
 	}
 	a, err = agent.New(config, client, n.factory, runtime, podNetwork{net})
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
-	return a, []component{p, d}, nil
+	return a, p, d, nil
 }
 
 func (n *node) left(pods netip.Prefix) left {
