@@ -24,8 +24,9 @@ func boundClaim(name string, source v1.PersistentVolumeSource) (*v1.PersistentVo
 	return claim, &v1.PersistentVolume{
 		ObjectMeta: metav1.ObjectMeta{Name: "pv-" + name, UID: "uid-pv"},
 		Spec: v1.PersistentVolumeSpec{
-			PersistentVolumeSource: source,
-			ClaimRef:               &v1.ObjectReference{Namespace: "default", Name: name, UID: "uid-claim"},
+			PersistentVolumeSource:        source,
+			PersistentVolumeReclaimPolicy: v1.PersistentVolumeReclaimDelete,
+			ClaimRef:                      &v1.ObjectReference{Namespace: "default", Name: name, UID: "uid-claim"},
 			NodeAffinity: &v1.VolumeNodeAffinity{Required: &v1.NodeSelector{NodeSelectorTerms: []v1.NodeSelectorTerm{{
 				MatchExpressions: []v1.NodeSelectorRequirement{{Key: v1.LabelHostname, Operator: v1.NodeSelectorOpIn, Values: []string{nodeName}}},
 			}}}},
@@ -49,10 +50,20 @@ func thisNode() *v1.Node {
 	return &v1.Node{ObjectMeta: metav1.ObjectMeta{Name: nodeName, Labels: map[string]string{v1.LabelHostname: nodeName}}}
 }
 
-// The data of a volume is there from the first pod on, outlives it, and goes when the volume is deleted.
+// The data of a volume is there from the first pod on, outlives it, and goes when the volume is deleted, unless it is to be retained:
+// then the next volume with that handle has it.
 func TestLocalVolume(t *testing.T) {
+	for policy, kept := range map[v1.PersistentVolumeReclaimPolicy]bool{
+		v1.PersistentVolumeReclaimDelete: false, v1.PersistentVolumeReclaimRetain: true, v1.PersistentVolumeReclaimRecycle: true,
+	} {
+		t.Run(string(policy), func(t *testing.T) { testLocalVolume(t, policy, kept) })
+	}
+}
+
+func testLocalVolume(t *testing.T, policy v1.PersistentVolumeReclaimPolicy, kept bool) {
 	synctest.Test(t, func(t *testing.T) {
 		claim, pv := boundClaim("data", localSource("one"))
+		pv.Spec.PersistentVolumeReclaimPolicy = policy
 		n := newNode(t, claim, pv, thisNode())
 		n.create(newPod("web", ofClaim("data")))
 		n.want("web", "Running app=running/0")
@@ -74,11 +85,23 @@ func TestLocalVolume(t *testing.T) {
 			t.Fatal(err)
 		}
 		settle(t)
-		if _, err := os.Stat(dir); !os.IsNotExist(err) {
+		if _, err := os.Stat(filepath.Join(dir, "file")); os.IsNotExist(err) == kept {
 			t.Errorf("the data of a deleted volume: %v", err)
 		}
 		if got, err = volumes.Get(t.Context(), pv.Name, metav1.GetOptions{}); err == nil && len(got.Finalizers) > 0 {
 			t.Errorf("the volume is kept by %v", got.Finalizers)
+		}
+		if !kept {
+			return
+		}
+		_, again := boundClaim("data", localSource("one"))
+		if _, err := volumes.Update(t.Context(), again, metav1.UpdateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		n.create(newPod("next", ofClaim("data")))
+		n.want("next", "Running app=running/0")
+		if data, err := os.ReadFile(filepath.Join(dir, "file")); err != nil || string(data) != "precious" {
+			t.Errorf("the next volume with that handle holds %q (%v)", data, err)
 		}
 	})
 }

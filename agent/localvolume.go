@@ -25,7 +25,7 @@ import (
 
 // A volume of the class "local" is a directory below DATA/volumes. It is made when the first pod comes, and from then on a finalizer
 // on the PersistentVolume says that there is data of it here: a directory that is gone is then an error, and not an empty volume;
-// and the volume is not gone before its data is.
+// and the volume is not gone before its data is, unless the data is to be retained.
 
 // localVolume returns the directory of a volume.
 func (a *Agent) localVolume(ctx context.Context, pv *v1.PersistentVolume) (string, error) {
@@ -68,7 +68,7 @@ func makeLocalVolume(dir string) error {
 	return parent.Sync()
 }
 
-// reclaims deletes the data of deleted volumes.
+// reclaims deletes the data of deleted volumes, where their policy says so.
 type reclaims struct {
 	volumes corelisters.PersistentVolumeLister
 	loop    *reconcile.Loop
@@ -88,12 +88,13 @@ func (a *Agent) watchVolumes(factory informers.SharedInformerFactory) error {
 	})
 }
 
-// toReclaim tells a volume that is to go with its data. One that is bound is still in use.
+// toReclaim tells a volume that is to go. One that is bound is still in use.
 func toReclaim(pv *v1.PersistentVolume) bool {
 	return api.IsLocal(pv) && pv.DeletionTimestamp != nil && pv.Status.Phase != v1.VolumeBound && slices.Contains(pv.Finalizers, api.LocalFinalizer)
 }
 
-// reclaim deletes a volume's data if it is on this node, and then lets the volume go.
+// reclaim lets a volume go whose data is on this node, after the data if that is to be deleted. What is retained a later volume
+// with the same handle finds again. https://kubernetes.io/docs/concepts/storage/persistent-volumes/#retain
 func (a *Agent) reclaim(ctx context.Context, name string) (time.Duration, error) {
 	pv, err := a.reclaims.volumes.Get(name)
 	if apierrors.IsNotFound(err) {
@@ -109,15 +110,10 @@ func (a *Agent) reclaim(ctx context.Context, name string) (time.Duration, error)
 	if storagevolume.CheckNodeAffinity(pv, node.Labels) != nil {
 		return 0, nil
 	}
-	dir, err := a.dirs.localVolume(pv.Spec.CSI.VolumeHandle)
-	if err != nil {
-		return 0, err
-	}
-	if err := unmountBelow(dir); err != nil {
-		return 0, err
-	}
-	if err := os.RemoveAll(dir); err != nil {
-		return 0, fmt.Errorf("delete the data of volume %s: %w", name, err)
+	if pv.Spec.PersistentVolumeReclaimPolicy == v1.PersistentVolumeReclaimDelete {
+		if err := a.deleteData(pv); err != nil {
+			return 0, fmt.Errorf("delete the data of volume %s: %w", name, err)
+		}
 	}
 	patch := []byte(`{"metadata":{"uid":"` + string(pv.UID) + `","$deleteFromPrimitiveList/finalizers":["` + api.LocalFinalizer + `"]}}`)
 	_, err = a.client.CoreV1().PersistentVolumes().Patch(ctx, name, types.StrategicMergePatchType, patch, metav1.PatchOptions{})
@@ -125,6 +121,17 @@ func (a *Agent) reclaim(ctx context.Context, name string) (time.Duration, error)
 		return 0, fmt.Errorf("let volume %s go: %w", name, err)
 	}
 	return 0, nil
+}
+
+func (a *Agent) deleteData(pv *v1.PersistentVolume) error {
+	dir, err := a.dirs.localVolume(pv.Spec.CSI.VolumeHandle)
+	if err != nil {
+		return err
+	}
+	if err := unmountBelow(dir); err != nil {
+		return err
+	}
+	return os.RemoveAll(dir)
 }
 
 // sweepVolumes removes directories that an agent made just before it was killed, and whose volume has gone since: empty ones, as
