@@ -20,7 +20,7 @@ import (
 const (
 	tokenMaxAge = 24 * time.Hour
 	tokenJitter = 10 * time.Second // So that pods that were made together do not ask together.
-	tokenRetry  = time.Minute      // After a renewal that failed.
+	tokenRetry  = time.Minute      // After a renewal that failed, and at least between two.
 )
 
 // tokens gets the ServiceAccount tokens that pods have in volumes. Each is bound to its pod: it is worth nothing when the pod
@@ -91,10 +91,11 @@ func (t *tokens) request(ctx context.Context, pod *v1.Pod, key tokenKey) (token,
 		life = *given.Spec.ExpirationSeconds
 	}
 	expires := given.Status.ExpirationTimestamp.Time
-	return token{
-		text: given.Status.Token, expires: expires,
-		due: tokenDue(expires, time.Duration(life)*time.Second).Add(-rand.N(tokenJitter)),
-	}, nil
+	due := tokenDue(expires, time.Duration(life)*time.Second).Add(-rand.N(tokenJitter))
+	if soonest := time.Now().Add(tokenRetry); due.Before(soonest) { // By this node's clock, which may be ahead of the API server's.
+		due = soonest
+	}
+	return token{text: given.Status.Token, expires: expires, due: due}, nil
 }
 
 // tokenDue is when a token is to be renewed that lives until expires.

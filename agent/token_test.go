@@ -18,8 +18,9 @@ import (
 
 // issuer answers TokenRequests: "NUMBER for AUDIENCE of POD".
 type issuer struct {
-	given int
-	down  bool
+	given  int
+	down   bool
+	behind time.Duration // How far its clock is behind the node's.
 }
 
 func (i *issuer) answer(action clienttesting.Action) (bool, runtime.Object, error) {
@@ -33,7 +34,7 @@ func (i *issuer) answer(action clienttesting.Action) (bool, runtime.Object, erro
 	r := action.(clienttesting.CreateActionImpl).GetObject().(*authenticationv1.TokenRequest).DeepCopy()
 	r.Status = authenticationv1.TokenRequestStatus{
 		Token:               fmt.Sprintf("%d for %v of %s", i.given, r.Spec.Audiences, r.Spec.BoundObjectRef.UID),
-		ExpirationTimestamp: metav1.NewTime(time.Now().Add(time.Duration(*r.Spec.ExpirationSeconds) * time.Second)),
+		ExpirationTimestamp: metav1.NewTime(time.Now().Add(-i.behind + time.Duration(*r.Spec.ExpirationSeconds)*time.Second)),
 	}
 	return true, r, nil
 }
@@ -79,6 +80,21 @@ func TestTokenIsRenewed(t *testing.T) {
 		after(t, 2*time.Hour)
 		if issuer.given != 3 {
 			t.Errorf("%d tokens were asked for, the last ones for a pod that is gone", issuer.given)
+		}
+	})
+}
+
+// A node whose clock is ahead of the API server's holds every token for one that is due, and yet does not ask all the time.
+func TestTokenByAnotherClock(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNode(t)
+		issuer := &issuer{behind: 2 * time.Hour}
+		n.client.PrependReactor("create", "serviceaccounts", issuer.answer)
+		n.create(newPod("web", tokenVolume("vault", 3600)))
+		n.want("web", "Running app=running/0")
+		after(t, 10*time.Minute)
+		if issuer.given < 2 || issuer.given > 12 {
+			t.Errorf("in ten minutes %d tokens were asked for", issuer.given)
 		}
 	})
 }
