@@ -1,12 +1,16 @@
 package network
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -131,5 +135,65 @@ func TestCNIWaits(t *testing.T) {
 	}
 	if got := setup(t, n, "a"); !got.Addr.IsValid() {
 		t.Errorf("with a configuration: %+v", got)
+	}
+}
+
+// hangingPlugin takes its time over the pod "slow": until somebody reads its pipe.
+const hangingPlugin = `#!/bin/sh
+case "$CNI_COMMAND $CNI_IFNAME $CNI_ARGS" in "ADD eth0 "*K8S_POD_NAME=slow*) echo > %s ;; esac
+echo '{"cniVersion": "1.0.0", "interfaces": [{"name": "'$CNI_IFNAME'", "sandbox": "'$CNI_NETNS'"}], "ips": [{"address": "10.42.7.5/24", "interface": 0}]}'
+`
+
+// TestCNIHangs: while a plugin hangs over one pod, others come and go.
+func TestCNIHangs(t *testing.T) {
+	if !alone(t) {
+		return
+	}
+	dir := t.TempDir()
+	pipe := filepath.Join(dir, "pipe")
+	plugin := fmt.Appendf(nil, hangingPlugin, pipe)
+	if err := inOrder(
+		func() error { return unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, "") },
+		func() error { return unix.Mount("tmpfs", "/var/lib", "tmpfs", 0, "") },
+		func() error { return unix.Mkfifo(pipe, 0o600) },
+		func() error { return os.WriteFile(filepath.Join(dir, "hanging"), plugin, 0o755) },
+		func() error { return os.WriteFile(filepath.Join(dir, "loopback"), plugin, 0o755) },
+		func() error {
+			return os.WriteFile(filepath.Join(dir, "10.conflist"), []byte(`{"cniVersion": "1.0.0", "name": "test", "plugins": [{"type": "hanging"}]}`), 0o644)
+		},
+	); err != nil {
+		t.Fatal(err)
+	}
+	c := testConfig(t)
+	c.CNI = &CNI{ConfDir: dir, BinDirs: []string{dir}, NodeAddress: netip.MustParseAddr("10.43.0.10")}
+	n := newNetwork(t, c)
+	slow := make(chan error, 1)
+	go func() {
+		_, err := n.Setup(t.Context(), Pod{UID: "slow", Namespace: "default", Name: "slow", Hostname: "slow"})
+		slow <- err
+	}()
+	began := func() bool { _, err := os.Stat(n.path("slow", podFile)); return err == nil }
+	for deadline := time.Now().Add(30 * time.Second); !began(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("the pod's setup does not begin")
+		}
+	}
+	setup(t, n, "quick")
+	if pods, err := n.Pods(t.Context()); err != nil || !slices.Equal(pods, []string{"quick"}) {
+		t.Errorf("meanwhile there are the pods %q (%v)", pods, err)
+	}
+	if err := n.Teardown(t.Context(), "quick"); err != nil {
+		t.Error(err)
+	}
+	impatient, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := n.Teardown(impatient, "slow"); !errors.Is(err, context.Canceled) {
+		t.Errorf("tearing down what is being set up: %v, want to wait for it", err)
+	}
+	if _, err := os.ReadFile(pipe); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-slow; err != nil {
+		t.Error(err)
 	}
 }

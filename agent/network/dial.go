@@ -9,9 +9,7 @@ import (
 
 // Dial connects to a TCP port on the pod's loopback: 127.0.0.1, then ::1.
 func (n *Network) Dial(ctx context.Context, podUID string, port uint16) (net.Conn, error) {
-	n.mu.Lock()
-	addr, known := n.pods[podUID]
-	n.mu.Unlock()
+	addr, known := n.address(podUID)
 	if !known {
 		return nil, fmt.Errorf("pod %s has no network here", podUID)
 	}

@@ -77,15 +77,16 @@ type Result struct {
 	NetNS, IPCNS, UTSNS string     // Paths; NetNS is empty with HostNetwork.
 }
 
-// Network sets up pods. Its methods may be called from many goroutines; the changes are made one after another, as the
-// kernel does it anyway.
+// Network sets up pods. Its methods may be called from many goroutines; the changes to one pod are made one after another, and no
+// pod waits for another, whose CNI plugin may hang.
 type Network struct {
 	config Config
 	log    *slog.Logger
 
 	mu        sync.Mutex
 	addresses *pool
-	pods      map[string]netip.Addr // By UID; the zero Addr for pods on the host's network.
+	pods      map[string]netip.Addr    // By UID; the zero Addr for pods on the host's network.
+	changing  map[string]chan struct{} // By UID: closed when the change that is under way has ended.
 }
 
 // New prepares the node and takes over the pods that an earlier process left. What it had not finished is removed.
@@ -96,7 +97,8 @@ func New(c Config) (*Network, error) {
 	if err := os.MkdirAll(c.Dir, 0o755); err != nil {
 		return nil, err
 	}
-	n := &Network{config: c, log: slog.With("component", "network"), addresses: newPool(c.PodCIDR), pods: map[string]netip.Addr{}}
+	n := &Network{config: c, log: slog.With("component", "network"), addresses: newPool(c.PodCIDR),
+		pods: map[string]netip.Addr{}, changing: map[string]chan struct{}{}}
 	if err := n.prepareNode(); err != nil {
 		return nil, err
 	}
@@ -176,15 +178,17 @@ func (n *Network) Setup(ctx context.Context, pod Pod) (Result, error) {
 	if err := ctx.Err(); err != nil {
 		return Result{}, err
 	}
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	addr, known := n.pods[pod.UID]
+	end, err := n.change(ctx, pod.UID)
+	if err != nil {
+		return Result{}, err
+	}
+	defer end()
+	addr, known := n.address(pod.UID)
 	if !known {
-		var err error
 		if addr, err = n.make(ctx, pod); err != nil {
 			return Result{}, fmt.Errorf("set up the network of pod %s: %w", pod.UID, err)
 		}
-		n.pods[pod.UID] = addr
+		n.remember(pod.UID, addr)
 	} else if addr.IsValid() && n.config.CNI == nil {
 		if err := n.connect(n.path(pod.UID, "net"), addr); err != nil {
 			return Result{}, fmt.Errorf("connect pod %s: %w", pod.UID, err)
@@ -207,12 +211,12 @@ func (n *Network) make(ctx context.Context, pod Pod) (addr netip.Addr, err error
 				n.forget(pod.UID)
 			}
 			err = errors.Join(err, n.unpin(pod.UID))
-			n.addresses.free(addr)
+			n.forgetAddress(pod.UID, addr)
 			addr = netip.Addr{}
 		}
 	}()
 	if !pod.HostNetwork && !byPlugins {
-		if addr, err = n.addresses.next(); err != nil {
+		if addr, err = n.nextAddress(); err != nil {
 			return addr, err
 		}
 	}
@@ -236,13 +240,12 @@ func (n *Network) Teardown(ctx context.Context, podUID string) error {
 	if err := checkUID(podUID); err != nil {
 		return err
 	}
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return n.teardown(ctx, podUID)
-}
-
-func (n *Network) teardown(ctx context.Context, podUID string) error {
-	addr := n.pods[podUID]
+	end, err := n.change(ctx, podUID)
+	if err != nil {
+		return err
+	}
+	defer end()
+	addr, _ := n.address(podUID)
 	if addr.IsValid() && n.config.CNI != nil {
 		if err := n.removeCNI(ctx, podUID); err != nil {
 			return fmt.Errorf("disconnect pod %s: %w", podUID, err)
@@ -256,8 +259,7 @@ func (n *Network) teardown(ctx context.Context, podUID string) error {
 	if err := n.unpin(podUID); err != nil {
 		return fmt.Errorf("remove the namespaces of pod %s: %w", podUID, err)
 	}
-	delete(n.pods, podUID)
-	n.addresses.free(addr)
+	n.forgetAddress(podUID, addr)
 	return nil
 }
 
@@ -274,11 +276,10 @@ func (n *Network) Pods(context.Context) ([]string, error) {
 
 // Purge removes every pod and what New made. The Network must not be used afterwards.
 func (n *Network) Purge(ctx context.Context) error {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	var errs []error
-	for uid := range n.pods {
-		errs = append(errs, n.teardown(ctx, uid))
+	uids, err := n.Pods(ctx)
+	errs := []error{err}
+	for _, uid := range uids {
+		errs = append(errs, n.Teardown(ctx, uid))
 	}
 	errs = append(errs, n.removeLinks(ctx), n.restoreNode(), os.RemoveAll(n.config.Dir))
 	return errors.Join(errs...)
