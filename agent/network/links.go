@@ -157,6 +157,7 @@ func (n *Network) configureNode(addr netip.Addr) error {
 	}
 	index := link.Attrs().Index
 	return inOrder(
+		// Also where all/rp_filter is 2, which would be looser: the kernel is strict with a link that has no address.
 		func() error { return sysctl("net/ipv4/conf/"+name+"/rp_filter", "1") },
 		func() error { return withoutIPv6(name) },
 		func() error { return netlink.LinkSetUp(link) },

@@ -264,6 +264,57 @@ func TestReachability(t *testing.T) {
 	}
 }
 
+// What a pod sends as if it were another is dropped, whatever the node's own rp_filter is.
+func TestForgedSource(t *testing.T) {
+	if !alone(t) {
+		return
+	}
+	n := newNetwork(t, testConfig(t))
+	a, b := setup(t, n, "a"), setup(t, n, "b")
+	for _, all := range []string{"0", "1", "2"} {
+		t.Run(all, func(t *testing.T) {
+			if err := sysctl("net/ipv4/conf/all/rp_filter", all); err != nil {
+				t.Fatal(err)
+			}
+			testForgedSource(t, n, a, b)
+		})
+	}
+}
+
+func testForgedSource(t *testing.T, n *Network, a, b Result) {
+	t.Helper()
+	server, err := net.ListenUDP("udp4", &net.UDPAddr{IP: n.config.gateway().AsSlice()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer server.Close()
+	for _, sender := range []netip.Addr{b.Addr, a.Addr} { // Both by a.
+		if err := at(a.NetNS, func() error { return send(sender, server.LocalAddr().String()) }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := server.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	if _, from, err := server.ReadFromUDPAddrPort(make([]byte, 64)); err != nil || from.Addr() != a.Addr {
+		t.Errorf("a datagram came from %v (%v), want one of %s only", from, err, a.Addr)
+	}
+}
+
+// send sends a datagram from any address.
+func send(from netip.Addr, to string) error {
+	dialer := net.Dialer{LocalAddr: &net.UDPAddr{IP: from.AsSlice()}, Control: func(_, _ string, c syscall.RawConn) (err error) {
+		return errors.Join(c.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_IP, unix.IP_TRANSPARENT, 1) }), err)
+	}}
+	conn, err := dialer.Dial("udp4", to)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	_, err = conn.Write([]byte("hello"))
+	return err
+}
+
 // What belongs to nobody is refused at once and does not leave by the default route: not even without our nft table.
 func TestNothingLeaves(t *testing.T) {
 	if !alone(t) {
