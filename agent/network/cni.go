@@ -99,7 +99,11 @@ func (n *Network) addCNI(ctx context.Context, pod Pod) (netip.Addr, error) {
 	if err := os.WriteFile(n.path(pod.UID, podFile), []byte(pod.Namespace+"/"+pod.Name+"\n"), 0o644); err != nil {
 		return netip.Addr{}, err
 	}
-	return n.config.CNI.add(ctx, pod, n.path(pod.UID, "net"))
+	addr, err := n.config.CNI.add(ctx, pod, n.path(pod.UID, "net"))
+	if err != nil {
+		return addr, err
+	}
+	return addr, n.letBridgesBeSeen() // The plugin may have loaded the module.
 }
 
 // removeCNI has plugins forget a pod. After a reboot its namespace is not there any more, which they must be able to bear.
@@ -120,11 +124,16 @@ func (n *Network) removeCNI(ctx context.Context, uid string) error {
 }
 
 // letBridgesBeSeen has packets between two ports of a bridge pass the node's rules: otherwise a Service does not answer a pod that is
-// behind the same bridge as its endpoint. Kernels without that module have the parameter only when the plugin has loaded it.
+// behind the same bridge as its endpoint, and no policy is between the two. Without the module br_netfilter it can only be told.
 func (n *Network) letBridgesBeSeen() error {
 	for _, family := range []string{"iptables", "ip6tables"} {
-		name := filepath.Join("net/bridge", "bridge-nf-call-"+family)
-		if err := sysctl(name, "1"); err != nil && !errors.Is(err, os.ErrNotExist) {
+		err := sysctl(filepath.Join("net/bridge", "bridge-nf-call-"+family), "1")
+		if errors.Is(err, os.ErrNotExist) {
+			n.unseen.Do(func() {
+				n.log.Warn("the kernel module br_netfilter is not loaded: if a CNI plugin joins pods by a bridge, " +
+					"neither Services nor NetworkPolicies hold between those of this node; modprobe br_netfilter")
+			})
+		} else if err != nil {
 			return err
 		}
 	}

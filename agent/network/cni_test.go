@@ -1,9 +1,11 @@
 package network
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -195,5 +197,29 @@ func TestCNIHangs(t *testing.T) {
 	}
 	if err := <-slow; err != nil {
 		t.Error(err)
+	}
+}
+
+// TestCNIUnseenBridges: a kernel that hides bridged packets from the rules is told of once, and pods are connected all the same.
+func TestCNIUnseenBridges(t *testing.T) {
+	if !alone(t) {
+		return
+	}
+	c := testConfig(t)
+	c.CNI = newCNI(t)
+	c.CNI.NodeAddress = netip.MustParseAddr("10.43.0.10")
+	var log bytes.Buffer
+	n := newNetwork(t, c)
+	n.log = slog.New(slog.NewTextHandler(&log, nil))
+	if _, err := os.Stat("/proc/sys/net/bridge/bridge-nf-call-iptables"); err != nil {
+		t.Skipf("needs br_netfilter, to hide it: %v", err)
+	}
+	if err := unix.Mount("/proc/sys/debug", "/proc/sys/net/bridge", "", unix.MS_BIND, ""); err != nil {
+		t.Fatal(err)
+	}
+	setup(t, n, "a")
+	setup(t, n, "b")
+	if strings.Count(log.String(), "modprobe br_netfilter") != 1 {
+		t.Errorf("what is told of it: %q", log.String())
 	}
 }

@@ -82,6 +82,7 @@ type Result struct {
 type Network struct {
 	config Config
 	log    *slog.Logger
+	unseen sync.Once // The warning that bridges hide packets.
 
 	mu        sync.Mutex
 	addresses *pool
