@@ -68,6 +68,24 @@ func TestRollover(t *testing.T) {
 	})
 }
 
+// TestPausedFromTheBeginning promises that such a Deployment has no ReplicaSet until it is resumed.
+func TestPausedFromTheBeginning(t *testing.T) {
+	inWorld(t, workloads, func(w *world) {
+		d := web(2)
+		d.Spec.Paused = true
+		w.create(d)
+		if sets := w.sets(); len(sets) != 0 {
+			t.Errorf("replica sets %v, want none", sets)
+		}
+		if now := condition(w.deployment().Status.Conditions, appsv1.DeploymentProgressing); now == nil || now.Reason != "DeploymentPaused" {
+			t.Errorf("condition %v, want DeploymentPaused", now)
+		}
+		w.change(func(d *appsv1.Deployment) { d.Spec.Paused = false })
+		w.runPods()
+		w.expect("resumed", "2/2 updated 2 available 2 Available=True(MinimumReplicasAvailable) Progressing=True(NewReplicaSetAvailable)")
+	})
+}
+
 // TestDeploymentAdopts promises that a ReplicaSet of nobody with fitting labels and template is taken as the current one, and that one
 // whose labels fit no longer is let go.
 func TestDeploymentAdopts(t *testing.T) {

@@ -166,6 +166,8 @@ func resized(r *rollout) map[string]int32 {
 		return map[string]int32{r.new.Name: want}
 	case len(live) == 0 && len(r.old) > 0:
 		return map[string]int32{r.old[len(r.old)-1].Name: want}
+	case len(live) == 0: // Paused from the beginning.
+		return nil
 	case saturated(r):
 		sizes := map[string]int32{}
 		for _, rs := range active(r.old) {
