@@ -26,8 +26,12 @@ import (
 // The server shows what it knows and does over HTTP on a socket in the file system, to root alone: /dump, /log,
 // /metrics; and the metrics, which are no more than counts, to all whom it answers.
 
-// listenControl opens that socket. One that is there is a dead server's: a living one would hold the port.
+// listenControl opens that socket. One at which nobody answers is a dead server's.
 func listenControl(path string) (net.Listener, error) {
+	if conn, err := net.Dial("unix", path); err == nil {
+		conn.Close()
+		return nil, fmt.Errorf("another dns server answers at %s", path)
+	}
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return nil, fmt.Errorf("make a directory for the dns server's socket: %w", err)
 	}

@@ -64,6 +64,9 @@ func TestDumpAndMetrics(t *testing.T) {
 	query(t, s, "udp", "nobody.default.svc.cluster.local.", dns.TypeA, nil)
 	query(t, s, "tcp", "10-42-0-1.default.pod.cluster.local.", dns.TypeA, nil)
 	query(t, s, "udp", "1.0.43.10.in-addr.arpa.", dns.TypePTR, nil)
+	if _, err := listenControl(socket); err == nil || err.Error() != "another dns server answers at "+socket {
+		t.Errorf("the socket of a running server could be taken: %v", err)
+	}
 	dump := textOf(t, onSocket(t, socket, "/dump"))
 	for _, want := range []string{
 		"dns-version.cluster.local.\t28800\tIN\tTXT\t\"1.1.0\"\n", "; default.svc.cluster.local.\n",

@@ -11,8 +11,8 @@ import (
 // from bytes that were made when the records came, without allocating. It is no more than a shortcut: all else goes through
 // [Server.begin], which could answer these too, and a fuzz test holds that both say the same.
 
-// fast answers packet, if it can, and returns the answer, which is in packet's memory. limit is how long an answer may be
-// where the question does not say: 0 for UDP.
+// fast answers packet, if it can, and returns the answer, which is in packet's memory. limit is how long the answer may be;
+// 0 is over UDP, where the question says it.
 func (s *Server) fast(q *question, packet []byte, client netip.Addr, limit int) (reply []byte, ok bool) {
 	if !s.serves(client) || !q.parse(packet) || isMeta(q.rrtype) {
 		return nil, false

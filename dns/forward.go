@@ -162,6 +162,7 @@ func (f *forwarder) join(key string) *flight {
 	return fl
 }
 
+// land ends a flight: what it brought is kept, and those who wait get it.
 func (f *forwarder) land(key string, fl *flight) {
 	now := time.Now()
 	if kept, s := f.cache.get([]byte(key), now); s == stale && (fl.err != nil || fl.message.rcode == dns.RcodeServerFailure) {
@@ -179,7 +180,11 @@ func (f *forwarder) land(key string, fl *flight) {
 // refresh asks for a message again that will expire soon, while it still serves.
 func (f *forwarder) refresh(m *message) {
 	var nobody netip.Addr
-	if m.refreshing.Swap(true) || !f.places.enter(nobody) {
+	if !f.places.enter(nobody) {
+		return
+	}
+	if m.refreshing.Swap(true) {
+		f.places.leave(nobody)
 		return
 	}
 	fl := f.join(m.key)

@@ -24,7 +24,7 @@ func isQuestion(packet []byte) bool {
 }
 
 // answer answers a packet that fast could not: at once if it can, else from a goroutine of its own. write is called once.
-// limit is how long the answer may be, 0 for UDP. It does not keep packet.
+// limit is as in fast. It does not keep packet.
 func (s *Server) answer(ctx context.Context, packet []byte, client netip.Addr, limit int, write func([]byte)) {
 	question := new(dns.Msg)
 	if err := question.Unpack(packet); err != nil {
