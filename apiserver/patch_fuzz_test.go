@@ -5,7 +5,6 @@ import (
 	"net/http"
 	"testing"
 
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
 )
@@ -46,7 +45,7 @@ func FuzzPatch(f *testing.F) {
 		}
 		a := s.do(t, "PATCH", path+part+query, string(body), "Content-Type", string(media))
 		switch {
-		case a.code >= 500 && !(media == types.ApplyYAMLPatchType && parse[metav1.Status](t, a).Reason == metav1.StatusReasonUnknown): // Of which type a field is.
+		case isFailure(t, string(media), a):
 			t.Fatalf("%s: %d: %s", media, a.code, a.body)
 		case len(a.body) > maxGrown:
 			t.Fatalf("%s: %d bytes became %d", media, len(body), len(a.body))

@@ -8,7 +8,7 @@
 // Nothing is unpacked or built before somebody asks. A document is then kept for good, as the table does not change.
 //
 // In Kubernetes: k8s.io/kube-openapi (builder, builder3, handler, handler3) and pkg/generated/openapi. Left out: documents of
-// what is no group version (/version, /apis), and the deprecated /watch/ paths.
+// discovery and of /openid/v1/jwks, and the deprecated /watch/ paths.
 package openapi
 
 import (
@@ -36,7 +36,7 @@ import (
 // Documents are the OpenAPI documents of an API. They are safe for concurrent use.
 type Documents struct {
 	definitions source
-	own         map[string][]operation // Of the table's rows, by the path of the group version: "api/v1", "apis/apps/v1".
+	own         map[string][]operation // Of the table's rows, by the path of the group version: "api/v1", "apis/apps/v1"; and of "version".
 	custom      map[string][]*Custom   // What is described besides them.
 	index       *document
 	v3          map[string]*document
@@ -58,6 +58,7 @@ func New(resources []*api.Resource) (*Documents, error) {
 		key := strings.TrimPrefix(root(r), "/")
 		d.own[key] = append(d.own[key], ops...)
 	}
+	d.own["version"] = []operation{codeVersion}
 	from, own := d.definitions, d.own
 	for key, ops := range own {
 		d.v3[key] = newDocument(func() ([]byte, error) { return from.buildV3(ops, nil) }, protoV3)

@@ -374,7 +374,7 @@ func TestCaching(t *testing.T) {
 	if err := json.Unmarshal([]byte(body), &index); err != nil {
 		t.Fatalf("index %s: %v", body, err)
 	}
-	for _, key := range []string{"api/v1", "apis/apps/v1"} {
+	for _, key := range []string{"api/v1", "apis/apps/v1", "version"} {
 		if want := "/openapi/v3/" + key + "?hash="; !strings.HasPrefix(index.Paths[key].ServerRelativeURL, want) {
 			t.Errorf("index has %q for %s, want %s...", index.Paths[key].ServerRelativeURL, key, want)
 		}
@@ -527,5 +527,36 @@ func BenchmarkGroupVersion(b *testing.B) {
 			b.Fatal(err)
 		}
 		b.SetBytes(int64(len(doc)))
+	}
+}
+
+// What the server is is described too, though it is no object.
+func TestVersionIsDescribed(t *testing.T) {
+	d, err := New(api.Table())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, doc := range map[string]*document{"version": d.v3["version"], "v2": d.v2} {
+		c, err := doc.json()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got struct {
+			Paths      map[string]map[string]map[string]any
+			Components struct{ Schemas map[string]any }
+		}
+		if err := json.Unmarshal(c.data, &got); err != nil {
+			t.Fatal(err)
+		}
+		get := got.Paths["/version/"]["get"]
+		if _, ofKind := get["x-kubernetes-group-version-kind"]; get["operationId"] != "getCodeVersion" || ofKind {
+			t.Errorf("%s: GET /version/ is %v", name, get)
+		}
+		if name == "version" && (len(got.Paths) != 1 || got.Components.Schemas[codeVersion.answer] == nil) {
+			t.Errorf("%s has %d paths, and %v of what is answered; want one, and the schema", name, len(got.Paths), got.Components.Schemas[codeVersion.answer])
+		}
+		if _, err := doc.proto(); err != nil {
+			t.Errorf("%s as protobuf: %v", name, err)
+		}
 	}
 }

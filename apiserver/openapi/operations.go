@@ -53,6 +53,12 @@ var (
 	typesAny = []string{"*/*"}
 )
 
+// codeVersion asks what the server is. It is about no kind.
+var codeVersion = operation{
+	path: "/version/", method: "get", id: "getCodeVersion", tag: "version",
+	answer: "io.k8s.apimachinery.pkg.version.Info", produces: []string{"application/json"}, codes: []string{"200"},
+}
+
 // operations returns what a client can do with a resource and its subresources.
 func operations(r *api.Resource) ([]operation, error) {
 	kind, err := definitionOf(r, r.GroupVersionKind())

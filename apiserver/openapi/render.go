@@ -213,14 +213,12 @@ func renderV2(op operation, params []parameter) object {
 }
 
 func renderCommon(op operation) object {
-	return object{
-		"operationId":         op.id,
-		"tags":                []string{op.tag},
-		"x-kubernetes-action": op.action,
-		"x-kubernetes-group-version-kind": object{
-			"group": op.kind.Group, "version": op.kind.Version, "kind": op.kind.Kind,
-		},
+	o := object{"operationId": op.id, "tags": []string{op.tag}}
+	if !op.kind.Empty() {
+		o["x-kubernetes-action"] = op.action
+		o["x-kubernetes-group-version-kind"] = object{"group": op.kind.Group, "version": op.kind.Version, "kind": op.kind.Kind}
 	}
+	return o
 }
 
 func (p parameter) render() object {
