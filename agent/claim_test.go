@@ -7,10 +7,12 @@ import (
 	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"skiff/agent"
 	"skiff/api"
 )
 
@@ -157,3 +159,39 @@ func affinity(v *v1.PersistentVolume) *v1.NodeSelectorRequirement {
 func localPath(path string) v1.PersistentVolumeSource {
 	return v1.PersistentVolumeSource{Local: &v1.LocalVolumeSource{Path: path}}
 }
+
+// The image of a volume is pulled as a container's is: the pod waits for it, and is told when it cannot be had.
+func TestImageVolume(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNode(t)
+		ofImage := func(image string) func(*v1.Pod) {
+			return func(p *v1.Pod) {
+				p.Spec.Volumes = []v1.Volume{{Name: "model", VolumeSource: v1.VolumeSource{Image: &v1.ImageVolumeSource{Reference: image, PullPolicy: v1.PullIfNotPresent}}}}
+				p.Spec.Containers[0].VolumeMounts = []v1.VolumeMount{{Name: "model", MountPath: "/model"}}
+			}
+		}
+		n.runtime.Publish("models/small:1", agent.Image{})
+		n.create(newPod("web", ofImage("models/small:1")), newPod("none", ofImage("models/none")))
+		n.want("web", "Running app=running/0")
+		pods, _, _ := n.agent.Dirs()
+		if got, err := os.ReadFile(filepath.Join(pods, "uid-web", "volumes", "model", "image")); string(got) != "docker.io/models/small:1" {
+			t.Errorf("the volume shows %q (%v)", got, err)
+		}
+		n.want("none", "Pending app=ContainerCreating/0")
+		n.runtime.Publish("models/none", agent.Image{})
+		after(t, time.Minute)
+		n.want("none", "Running app=running/0")
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		if !slices.ContainsFunc(n.told, func(e *v1.Event) bool {
+			return e.Reason == "FailedMount" && strings.Contains(e.Message, `Failed to pull image "models/none"`)
+		}) {
+			t.Error("nobody is told that the image could not be pulled")
+		}
+		if slices.ContainsFunc(n.told, func(e *v1.Event) bool { return strings.Contains(e.Message, errImageComes) }) {
+			t.Error("that an image is on its way is told as a failure")
+		}
+	})
+}
+
+const errImageComes = "the image of a volume is being pulled"

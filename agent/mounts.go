@@ -37,7 +37,7 @@ func (a *Agent) mounts(pod *v1.Pod, s start, r *ready, env map[string]string) ([
 		target := path.Clean("/" + m.MountPath)
 		taken[target] = true
 		mounts = append(mounts, Mount{
-			Source: source, Target: target, ReadOnly: m.ReadOnly || v.readOnly, Propagation: propagation(m.MountPropagation),
+			Source: source, Target: target, ReadOnly: m.ReadOnly || v.readOnly, NoExec: v.noExec, Propagation: propagation(m.MountPropagation),
 			Recursive: m.RecursiveReadOnly != nil && *m.RecursiveReadOnly == v1.RecursiveReadOnlyEnabled,
 		})
 	}

@@ -49,6 +49,9 @@ func (a *Agent) reconcile(ctx context.Context, uid string) (time.Duration, error
 	if workErr != nil {
 		d.start = nil
 	}
+	if errors.Is(workErr, errImageComes) { // And brings the pod back.
+		workErr = nil
+	}
 	workErr = errors.Join(workErr, a.do(ctx, s, d, m))
 	if len(d.stop)+len(d.remove)+len(d.start)+len(d.resize) > 0 {
 		if containers, err = a.containers(ctx, uid); err != nil {
@@ -123,10 +126,13 @@ func (a *Agent) prepare(ctx context.Context, s seen, d decision, m *memory) erro
 	if len(d.start) == 0 && !showsObjects(pod) {
 		return nil
 	}
-	volumes, err := a.volumes(ctx, pod, m.ready.volumes)
+	volumes, err := a.volumes(ctx, pod, m)
 	if err != nil && len(d.start) == 0 {
 		m.due = s.now.Add(volumesRetry)
 		return nil // What runs keeps the contents that it has.
+	}
+	if errors.Is(err, errImageComes) {
+		return err
 	}
 	if err != nil {
 		return a.complain(pod, m, "FailedMount", "", err)

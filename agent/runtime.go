@@ -39,6 +39,10 @@ type Runtime interface {
 	// RemoveImage takes a full name off an image, and deletes what only that name needed. No error if it is gone already.
 	RemoveImage(ctx context.Context, name string) error
 
+	// MountImage shows the files of a local image in the directory dir for a pod, not to be written to, until RemovePod; dir is
+	// unmounted by whoever removes it. No error if they are there already.
+	MountImage(ctx context.Context, podUID, ref, dir string) error
+
 	// Start makes a container and starts its process. When it fails nothing is left. Its error is what a user reads as
 	// the container's message.
 	Start(ctx context.Context, c ContainerConfig) error
@@ -135,6 +139,7 @@ type Mount struct {
 	Source, Target string
 	ReadOnly       bool
 	Recursive      bool   // ReadOnly holds for what is mounted below Source too; the kernel must know how (5.12).
+	NoExec         bool   // No program in it can be run.
 	Propagation    string // "private" (default), "rslave", "rshared".
 }
 

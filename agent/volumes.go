@@ -27,17 +27,21 @@ type file struct {
 // volume is one that is ready to be mounted.
 type volume struct {
 	path     string
+	noExec   bool      // No program in it can be run.
 	readOnly bool      // Whatever the mount says.
 	due      time.Time // When its files have to be looked at again. Zero: when something changes.
 }
 
 // volumes makes the pod's volumes and brings those made of the API's objects up to date. Called again it changes only what
-// differs; had is what it returned the last time.
-func (a *Agent) volumes(ctx context.Context, pod *v1.Pod, had map[string]volume) (map[string]volume, error) {
+// differs.
+func (a *Agent) volumes(ctx context.Context, pod *v1.Pod, m *memory) (map[string]volume, error) {
 	all := map[string]volume{}
 	for i := range pod.Spec.Volumes {
 		v := &pod.Spec.Volumes[i]
-		made, err := a.volume(ctx, pod, v, had[v.Name])
+		made, err := a.volume(ctx, pod, v, m.ready.volumes[v.Name], m)
+		if errors.Is(err, errImageComes) {
+			return nil, err
+		}
 		if err != nil {
 			return nil, fmt.Errorf("MountVolume.SetUp failed for volume %q : %w", v.Name, err)
 		}
@@ -46,7 +50,7 @@ func (a *Agent) volumes(ctx context.Context, pod *v1.Pod, had map[string]volume)
 	return all, nil
 }
 
-func (a *Agent) volume(ctx context.Context, pod *v1.Pod, v *v1.Volume, had volume) (volume, error) {
+func (a *Agent) volume(ctx context.Context, pod *v1.Pod, v *v1.Volume, had volume, m *memory) (volume, error) {
 	group := fsGroup(pod)
 	data, secret := a.dirs.volume(pod.UID, v.Name), filepath.Join(a.dirs.secret(pod.UID), v.Name)
 	switch {
@@ -74,6 +78,8 @@ func (a *Agent) volume(ctx context.Context, pod *v1.Pod, v *v1.Volume, had volum
 		return had, nil
 	case v.PersistentVolumeClaim != nil, v.Ephemeral != nil:
 		return a.claimVolume(ctx, pod, v)
+	case v.Image != nil:
+		return a.imageVolume(ctx, pod, v, m)
 	}
 	return volume{}, errors.New(unservedMessage([]string{"spec.volumes"})) // api.Unserved has stopped it before.
 }

@@ -158,7 +158,8 @@ func unservedVolume(add adder, v *corev1.Volume, path string) {
 	switch {
 	case v.EmptyDir != nil:
 		add(v.EmptyDir.Medium != corev1.StorageMediumDefault && v.EmptyDir.Medium != corev1.StorageMediumMemory, "%s.emptyDir.medium", path)
-	case v.HostPath != nil, v.ConfigMap != nil, v.Secret != nil, v.DownwardAPI != nil, v.PersistentVolumeClaim != nil, v.Ephemeral != nil:
+	case v.HostPath != nil, v.ConfigMap != nil, v.Secret != nil, v.DownwardAPI != nil, v.PersistentVolumeClaim != nil, v.Ephemeral != nil,
+		v.Image != nil:
 	case v.Projected != nil:
 		for i, s := range v.Projected.Sources {
 			add(s.ClusterTrustBundle != nil, "%s.projected.sources[%d].clusterTrustBundle", path, i)

@@ -40,6 +40,7 @@ func TestCluster(t *testing.T) {
 		{"the lessons about services are true", testServiceLessons},
 		{"a proxy works alone", testProxyAlone},
 		{"the lessons about volumes are true", testVolumeLessons},
+		{"no path in a volume leads out of it", testPathAttacks},
 		{"images are listed, and kept while they are used", testImageCommand},
 		{"the anonymous are told next to nothing", testAnonymous},
 		{"no packet of the cluster leaves the node", testNoLeak},

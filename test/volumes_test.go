@@ -41,6 +41,32 @@ func testVolumeLessons(t *testing.T, s *shell) {
 	if _, err := os.Stat(filepath.Join(s.data, "volumes", room, "file")); err != nil {
 		t.Errorf("what the pod has written is not in its volume: %v", err)
 	}
+
+	s.says("kubectl apply -f volumes/04-image.yaml", `pod/reader created`)
+	s.do("kubectl wait --for=condition=Ready pod/reader --timeout=60s")
+	s.says("kubectl exec reader -- ls /nginx/etc/nginx/nginx.conf", "/nginx/etc/nginx/nginx.conf")
+	s.fails("kubectl exec reader -- touch /nginx/etc/nginx/nginx.conf", 1, `(?s).*Read-only file system.*`)
+	s.fails("kubectl exec reader -- /nginx/bin/sh -c true", 1, `(?s).*permission denied.*`)
 	s.do("kubectl delete --ignore-not-found -f volumes/")
 	s.until("kubectl get pv "+room+" 2>&1 || true", `Error from server \(NotFound\): .*`)
+}
+
+// testPathAttacks has a container put links into volumes of each kind, through which another one would see the node. It is not
+// started, and is told why; a path that says where it leads is refused at once.
+func testPathAttacks(t *testing.T, s *shell) {
+	host := filepath.Join(s.dir, "shared")
+	thief := func(subPath string) string {
+		return "sed -e 's#SUBPATH#" + subPath + "#; s#HOSTPATH#" + host + "#' " + repository("test/testdata/thief.yaml") + " | kubectl apply -f -"
+	}
+	for _, subPath := range []string{"root", "root/etc", "up", "up/etc", "in/etc", "in/etc/passwd"} {
+		s.do(thief(subPath))
+		s.until("kubectl get pod thief -o jsonpath='{.status.containerStatuses[*].state.waiting.reason}'",
+			"CreateContainerConfigError CreateContainerConfigError CreateContainerConfigError CreateContainerConfigError")
+		s.says("kubectl get pod thief -o jsonpath='{.status.containerStatuses[*].state.waiting.message}'",
+			`(failed to prepare subPath for volumeMount "\w+" of container "\w+": open `+subPath+`: [a-z -]+ ?){4}`)
+		s.do("kubectl delete pod thief && rm -r " + host)
+	}
+	for _, subPath := range []string{"../x", "in/../../x", "/etc"} {
+		s.fails(thief(subPath), 1, `(?s).*spec.containers\[0\].volumeMounts.subPath: Invalid value: "`+subPath+`": must.*`)
+	}
 }

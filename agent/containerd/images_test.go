@@ -19,6 +19,7 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-containerregistry/pkg/compression"
 	"github.com/google/go-containerregistry/pkg/registry"
@@ -28,6 +29,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 	"github.com/google/go-containerregistry/pkg/v1/types"
+	"golang.org/x/sys/unix"
 
 	"skiff/agent"
 )
@@ -40,6 +42,7 @@ func TestImages(t *testing.T) {
 	t.Run("login", func(t *testing.T) { testLogin(t, n) })
 	t.Run("index", func(t *testing.T) { testIndex(t, n) })
 	t.Run("remove", func(t *testing.T) { testRemove(t, n) })
+	t.Run("volume", func(t *testing.T) { testImageVolume(t, n) })
 }
 
 func testImport(t *testing.T, n *node) {
@@ -360,6 +363,38 @@ func testRemove(t *testing.T, n *node) {
 	}
 	if _, err := n.runtime.Image(t.Context(), "box"); err != nil {
 		t.Errorf("another name of the same image: %v", err)
+	}
+}
+
+// An image's files are in a directory, not to be written to, as long as the pod is there; and nothing of it is left then.
+func testImageVolume(t *testing.T, n *node) {
+	ctx, dir := t.Context(), filepath.Join(t.TempDir(), "files")
+	for range 2 {
+		if err := n.runtime.MountImage(ctx, "pod-1", "box", dir); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := os.Stat(filepath.Join(dir, "box")); err != nil {
+		t.Errorf("a file of the image: %v", err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "new"), nil, 0o600); !errors.Is(err, unix.EROFS) {
+		t.Errorf("to write there: %v, want a read-only file system", err)
+	}
+	if err := n.runtime.MountImage(ctx, "pod-1", "nonsense", filepath.Join(filepath.Dir(dir), "none")); !errors.Is(err, agent.ErrNoImage) {
+		t.Errorf("an image that is not there: %v, want ErrNoImage", err)
+	}
+	if err := errors.Join(unix.Unmount(dir, 0), n.runtime.RemovePod(ctx, "pod-1")); err != nil {
+		t.Error(err)
+	}
+	if is, err := isMountPoint(dir); is || err != nil {
+		t.Errorf("it was mounted twice (%v)", err)
+	}
+	err := n.runtime.client.SnapshotService(n.runtime.snapshotter).Walk(n.runtime.in(ctx), func(_ context.Context, s snapshots.Info) error {
+		t.Errorf("the view %s is left", s.Name)
+		return nil
+	}, fmt.Sprintf("labels.%q==pod-1", labelVolumeOf))
+	if err != nil {
+		t.Error(err)
 	}
 }
 

@@ -36,8 +36,9 @@ const (
 	labelLogPath      = labelPrefix + "log-path"
 	labelStdinOnce    = labelPrefix + "stdin-once"
 	labelCgroup       = labelPrefix + "cgroup"
-	labelImageFile    = labelPrefix + "file" // Of an image: the file that it was imported from.
-	labelImageKept    = labelPrefix + "kept" // Of an image that somebody has imported by hand.
+	labelImageFile    = labelPrefix + "file"      // Of an image: the file that it was imported from.
+	labelVolumeOf     = labelPrefix + "volume-of" // Of a snapshot that is a volume: the pod's UID.
+	labelImageKept    = labelPrefix + "kept"      // Of an image that somebody has imported by hand.
 )
 
 func labelsOf(c agent.ContainerConfig, imageID string) map[string]string {

@@ -142,7 +142,11 @@ func bind(m agent.Mount) specs.Mount {
 	case m.ReadOnly:
 		access = "ro"
 	}
-	return specs.Mount{Destination: m.Target, Type: "bind", Source: m.Source, Options: []string{"rbind", propagation, access}}
+	options := []string{"rbind", propagation, access}
+	if m.NoExec {
+		options = append(options, "noexec")
+	}
+	return specs.Mount{Destination: m.Target, Type: "bind", Source: m.Source, Options: options}
 }
 
 func resources(s *oci.Spec, want agent.Resources) {

@@ -282,7 +282,12 @@ func (r *Runtime) shm(c agent.ContainerConfig) (string, error) {
 
 func (r *Runtime) shmDir(podUID string) string { return filepath.Join(r.config.RunDir, "shm", podUID) }
 
+// isMountPoint says whether something is mounted on dir. A kernel older than 5.8 does not say it of a directory of the same disk.
 func isMountPoint(dir string) (bool, error) {
+	var self unix.Statx_t
+	if err := unix.Statx(unix.AT_FDCWD, dir, 0, unix.STATX_BASIC_STATS, &self); err == nil && self.Attributes_mask&unix.STATX_ATTR_MOUNT_ROOT != 0 {
+		return self.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0, nil
+	}
 	var own, parent unix.Stat_t
 	if err := errors.Join(unix.Stat(dir, &own), unix.Stat(filepath.Dir(dir), &parent)); err != nil {
 		return false, err

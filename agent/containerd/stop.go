@@ -157,6 +157,7 @@ func (r *Runtime) RemovePod(ctx context.Context, podUID string) error {
 		unmount(r.shmDir(podUID)),
 		os.RemoveAll(r.shmDir(podUID)),
 		r.clearPod(ctx, podUID),
+		r.removeViews(ctx, podUID),
 		removeDeadSocket(r.shimSocket(podUID)))...)
 	if err != nil {
 		return fmt.Errorf("remove the rest of pod %s: %w", podUID, err)

@@ -12,6 +12,7 @@ import (
 	"io"
 	"maps"
 	"os"
+	"path/filepath"
 	"slices"
 	"sync"
 	"syscall"
@@ -284,6 +285,24 @@ func (r *Runtime) RemoveImage(_ context.Context, name string) error {
 		r.onRemove(name)
 	}
 	return nil
+}
+
+// MountImage implements [agent.Runtime]: the image's files are its name.
+func (r *Runtime) MountImage(_ context.Context, _, ref, dir string) error {
+	r.mu.Lock()
+	_, ok := r.images[fullName(ref)]
+	err := r.down
+	r.mu.Unlock()
+	if err == nil && !ok {
+		err = fmt.Errorf("%s: %w", ref, agent.ErrNoImage)
+	}
+	if err == nil {
+		err = os.MkdirAll(dir, 0o755)
+	}
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(dir, "image"), []byte(fullName(ref)), 0o444)
 }
 
 // Start implements [agent.Runtime].
