@@ -13,7 +13,7 @@ KUBERNETES  := k8s.io/component-base/version
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
 # Packages where goroutines meet. The race detector costs a second build of everything that they import.
-RACE := ./agent ./apiserver/... ./controller ./dns ./proxy ./reconcile ./scheduler ./store/...
+RACE := ./agent ./apiserver/... ./controller ./dns ./handover ./proxy ./reconcile ./scheduler ./store/...
 
 .DEFAULT_GOAL := build
 .PHONY: build images up down test unit cluster-test lint bench bench-start bench-pods bench-rollout bench-idle bench-api bench-net bench-store bench-dns bench-deployments clean help
