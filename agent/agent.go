@@ -12,8 +12,8 @@
 //
 // The agent also answers the API server's questions about its containers: logs, exec, attach and port-forward (server.go).
 //
-// In Kubernetes: the kubelet. Left out so far: ephemeral containers, volumes that need a driver, static pods, eviction,
-// device plugins, and the pod sandbox container: the pod's namespaces are bind mounts, which
+// In Kubernetes: the kubelet. Left out so far: volumes that need a driver, device plugins, and the pod sandbox container: the
+// pod's namespaces are bind mounts, which
 // need no process.
 package agent
 
@@ -49,8 +49,9 @@ type Config struct {
 	NodeName string
 	NodeIP   string // The address that other nodes reach this one at; hostNetwork pods have it too.
 
-	DataDir string // Survives a reboot: logs/, and pods/ with the volumes.
-	RunDir  string // On a tmpfs: the contents of Secrets, which must not reach a disk.
+	PodFiles string // Folder with the files of static pods; they may lie beside the agent's own in DATA/pods. "": there are none.
+	DataDir  string // Survives a reboot: logs/, and pods/ with the volumes.
+	RunDir   string // On a tmpfs: the contents of Secrets, which must not reach a disk.
 
 	ClusterDNS    string // Address of the cluster's DNS. "": pods get the node's resolv.conf, whatever their dnsPolicy.
 	ClusterDomain string // "": "cluster.local".
@@ -135,6 +136,7 @@ type Agent struct {
 	pressure *pressure
 	uses     imageUses
 	disk     func(dir string) (percent int, err error) // How much of it is used.
+	statics  *statics
 	capacity v1.ResourceList
 	ready    chan struct{} // Closed when the API knows the Node as Ready.
 }
@@ -164,6 +166,7 @@ func New(config Config, client kubernetes.Interface, factory informers.SharedInf
 		ready:    make(chan struct{}),
 		pressure: newPressure(config),
 		disk:     diskShare,
+		statics:  newStatics(config.PodFiles, config.NodeName),
 		usages:   usages{fs: cgroup.Host()},
 	}
 	a.synced = []cache.InformerSynced{a.pods.HasSynced, factory.Core().V1().Services().Informer().HasSynced}
@@ -202,10 +205,11 @@ func (a *Agent) Ready() <-chan struct{} { return a.ready }
 // replaced by another of the same name while its own containers still end.
 func (a *Agent) watchPods() error {
 	mine := func(obj any) []string {
-		if pod, ok := obj.(*v1.Pod); ok && pod.Spec.NodeName == a.NodeName {
-			return []string{string(pod.UID)}
+		pod, ok := obj.(*v1.Pod)
+		if !ok || pod.Spec.NodeName != a.NodeName {
+			return nil
 		}
-		return nil
+		return []string{podKey(pod)}
 	}
 	for name, index := range map[string]cache.IndexFunc{byNode: indexByNode, byUID: indexByUID} {
 		if _, ok := a.pods.GetIndexer().GetIndexers()[name]; ok {
@@ -233,18 +237,32 @@ func indexByNode(obj any) ([]string, error) {
 
 func indexByUID(obj any) ([]string, error) {
 	if pod, ok := obj.(*v1.Pod); ok && pod.Spec.NodeName != "" {
-		return []string{pod.Spec.NodeName + "/" + string(pod.UID)}, nil
+		return []string{pod.Spec.NodeName + "/" + podKey(pod)}, nil
 	}
 	return nil, nil
 }
 
+// podKey is what the agent knows a pod by: its UID or, of the mirror of a static pod, that pod's.
+func podKey(pod *v1.Pod) string {
+	if static, is := pod.Annotations[v1.MirrorPodAnnotationKey]; is {
+		return static
+	}
+	return string(pod.UID)
+}
+
 // pod returns the pod with this UID if it belongs to this node and is known. It is shared: read only.
 func (a *Agent) pod(uid string) *v1.Pod {
+	if static := a.statics.get(uid); static != nil {
+		return seenOfStatic(static, a.mirrorOf(uid))
+	}
 	found, err := a.pods.GetIndexer().ByIndex(byUID, a.NodeName+"/"+uid)
 	if err != nil || len(found) == 0 {
 		return nil
 	}
-	return found[0].(*v1.Pod)
+	if pod := found[0].(*v1.Pod); string(pod.UID) == uid {
+		return pod
+	}
+	return nil // It mirrors what is not there any more.
 }
 
 // ownPods are the pods of this node that are known. They are shared: read only.
@@ -255,7 +273,14 @@ func (a *Agent) ownPods() []*v1.Pod {
 	}
 	pods := make([]*v1.Pod, 0, len(found))
 	for _, obj := range found {
-		pods = append(pods, obj.(*v1.Pod))
+		if pod := obj.(*v1.Pod); podKey(pod) == string(pod.UID) {
+			pods = append(pods, pod)
+		}
+	}
+	for _, uid := range a.statics.uids() {
+		if pod := a.pod(uid); pod != nil {
+			pods = append(pods, pod)
+		}
 	}
 	return pods
 }
@@ -270,7 +295,12 @@ func (a *Agent) Run(ctx context.Context) error {
 
 	var wg sync.WaitGroup
 	wg.Go(func() { a.runNode(ctx) })
-	wg.Go(func() { a.watchPressure(ctx) })
+	if len(a.EvictionHard) > 0 {
+		wg.Go(func() { a.watchPressure(ctx) })
+	}
+	if a.PodFiles != "" {
+		wg.Go(func() { a.watchStatics(ctx) })
+	}
 	wg.Go(func() { a.runPods(ctx) })
 	wg.Go(func() {
 		if cache.WaitForCacheSync(ctx.Done(), a.synced...) { // An image is unused only if all pods are known.
@@ -330,9 +360,11 @@ func (a *Agent) runPods(ctx context.Context) {
 
 // addAll asks for every pod that is wanted, and for every one that has left something on this node.
 func (a *Agent) addAll(ctx context.Context) {
-	var uids []string
-	for _, pod := range a.ownPods() {
-		uids = append(uids, string(pod.UID))
+	uids := a.statics.uids()
+	if found, err := a.pods.GetIndexer().ByIndex(byNode, a.NodeName); err == nil {
+		for _, obj := range found {
+			uids = append(uids, podKey(obj.(*v1.Pod)))
+		}
 	}
 	if containers, err := a.runtime.Containers(ctx); err == nil {
 		for _, c := range containers {
@@ -345,7 +377,9 @@ func (a *Agent) addAll(ctx context.Context) {
 	for _, dir := range []string{a.dirs.pods(), a.dirs.secrets()} {
 		entries, _ := os.ReadDir(dir)
 		for _, e := range entries {
-			uids = append(uids, e.Name())
+			if e.IsDir() { // Static pods are files.
+				uids = append(uids, e.Name())
+			}
 		}
 	}
 	logs, _ := filepath.Glob(filepath.Join(a.dirs.logs(), "*_*_*"))

@@ -115,7 +115,7 @@ func (a *Agent) tellNode() {
 
 // critical pods are what the cluster, or the node, cannot do without.
 func critical(pod *v1.Pod) bool {
-	return pod.Annotations[v1.MirrorPodAnnotationKey] != "" || pod.Spec.Priority != nil && *pod.Spec.Priority >= criticalPrio
+	return pod.Annotations[v1.MirrorPodAnnotationKey] != "" || isStatic(pod) || pod.Spec.Priority != nil && *pod.Spec.Priority >= criticalPrio
 }
 
 // watchPressure looks at memory and disk whenever the kernel says that tasks wait for memory, and now and then.

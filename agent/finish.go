@@ -36,6 +36,11 @@ func (a *Agent) finish(ctx context.Context, pod *v1.Pod, containers []Container,
 		return err
 	}
 	m.ready = nil
+	if isStatic(pod) { // Its mirror goes when this pod is looked for and not found.
+		a.statics.forget(uid)
+		a.loop.Add(uid)
+		return nil
+	}
 	err := a.client.CoreV1().Pods(pod.Namespace).Delete(ctx, pod.Name, metav1.DeleteOptions{
 		GracePeriodSeconds: new(int64), Preconditions: metav1.NewUIDPreconditions(uid),
 	})

@@ -23,7 +23,7 @@ func watchFile(path string) (*fileWatch, error) {
 		return nil, fmt.Errorf("watch %s: %w", path, err)
 	}
 	events := os.NewFile(uintptr(fd), "inotify") // Non-blocking: reads wait in the runtime's poller and end with Close.
-	if _, err := unix.InotifyAddWatch(fd, filepath.Dir(path), unix.IN_MODIFY|unix.IN_CREATE|unix.IN_MOVED_TO|unix.IN_DELETE_SELF); err != nil {
+	if _, err := unix.InotifyAddWatch(fd, filepath.Dir(path), unix.IN_MODIFY|unix.IN_CREATE|unix.IN_MOVED_TO|unix.IN_MOVED_FROM|unix.IN_DELETE|unix.IN_DELETE_SELF); err != nil {
 		events.Close()
 		return nil, fmt.Errorf("watch %s: %w", path, err)
 	}

@@ -35,6 +35,13 @@ func (a *Agent) reconcile(ctx context.Context, uid string) (time.Duration, error
 		return 0, err
 	}
 	pod := a.pod(uid)
+	var mirrorErr error
+	if pod == nil || isStatic(pod) {
+		mirrorErr = a.mirror(ctx, uid, pod) // It runs also where the API cannot be told.
+	}
+	if pod == nil && mirrorErr != nil {
+		return 0, mirrorErr
+	}
 	if pod == nil {
 		return a.reconcileOrphan(ctx, uid, containers)
 	}
@@ -60,7 +67,7 @@ func (a *Agent) reconcile(ctx context.Context, uid string) (time.Duration, error
 	}
 	s = a.see(ctx, pod, containers, m)
 	d = decide(s)
-	if err := errors.Join(workErr, a.writeStatus(ctx, s, d, m)); err != nil {
+	if err := errors.Join(workErr, mirrorErr, a.writeStatus(ctx, s, d, m)); err != nil {
 		return 0, err
 	}
 	if d.ended {
@@ -310,7 +317,15 @@ func (a *Agent) writeStatus(ctx context.Context, s seen, d decision, m *memory) 
 	if apiequality.Semantic.DeepEqual(status, s.pod.Status) {
 		return nil
 	}
-	patch, err := statusPatch(s.pod.UID, &s.pod.Status, &status)
+	uid := s.pod.UID
+	if isStatic(s.pod) {
+		mirror := a.mirrorOf(string(uid))
+		if mirror == nil {
+			return nil // There is nowhere to write it yet.
+		}
+		uid = mirror.UID
+	}
+	patch, err := statusPatch(uid, &s.pod.Status, &status)
 	if err != nil {
 		return err
 	}
@@ -322,6 +337,9 @@ func (a *Agent) writeStatus(ctx context.Context, s seen, d decision, m *memory) 
 		return fmt.Errorf("write the status of pod %s/%s: %w", s.pod.Namespace, s.pod.Name, err)
 	}
 	m.written = written
+	if isStatic(s.pod) {
+		m.written = seenOfStatic(s.pod, written)
+	}
 	if d.fail != nil && s.pod.Status.Reason != d.fail.reason {
 		a.events.Event(s.pod, v1.EventTypeWarning, d.fail.reason, d.fail.message)
 	}

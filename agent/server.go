@@ -124,6 +124,9 @@ func (a *Agent) podOf(r *http.Request) (*v1.Pod, error) {
 		return nil, fmt.Errorf("find pod %s/%s: %w", namespace, name, err)
 	}
 	if pod, _ := object.(*v1.Pod); ok && pod.Spec.NodeName == a.NodeName {
+		if static := a.pod(pod.Annotations[v1.MirrorPodAnnotationKey]); static != nil {
+			return static, nil
+		}
 		return pod, nil
 	}
 	return nil, refuse(http.StatusNotFound, "pod %q does not exist", name)

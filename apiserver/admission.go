@@ -78,7 +78,7 @@ func signRequest(ctx context.Context, c *certificatesv1.CertificateSigningReques
 }
 
 func (s *Server) admitPod(pod *corev1.Pod) error {
-	if pod.Spec.ServiceAccountName == "" {
+	if _, mirror := pod.Annotations[corev1.MirrorPodAnnotationKey]; pod.Spec.ServiceAccountName == "" && !mirror { // A node's own pod is nobody to the API.
 		pod.Spec.ServiceAccountName = "default"
 		pod.Spec.DeprecatedServiceAccount = "default"
 	}

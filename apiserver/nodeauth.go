@@ -18,7 +18,7 @@ func (s *Server) nodeMay(node string, a attributes) bool {
 		return read || a.name == node && (a.sub == "" || a.sub == "status") && (a.verb == "update" || a.verb == "patch") ||
 			a.verb == "create" && a.sub == ""
 	case "pods":
-		if a.sub == "" && read {
+		if a.sub == "" && (read || a.verb == "create") { // Of mirror pods only: createsOwn.
 			return true
 		}
 		own := s.onNode(node, objectKey(a.namespace, a.name))

@@ -31,6 +31,9 @@ func nodeOf(r *http.Request) (name string, ok bool) {
 // that it does not call itself what it may not.
 func (h *resource) createsOwn(r *http.Request, obj runtime.Object) error {
 	node, ok := nodeOf(r)
+	if pod, is := obj.(*corev1.Pod); ok && is {
+		return mirrorsOwn(node, pod)
+	}
 	if !ok || h.Kind != "Node" && h.Kind != "Lease" {
 		return nil
 	}
@@ -45,6 +48,45 @@ func (h *resource) createsOwn(r *http.Request, obj runtime.Object) error {
 		return apierrors.NewForbidden(h.GroupResource(), name, fmt.Errorf("node %q is not allowed to set the following labels: %s", node, strings.Join(keys, ", ")))
 	}
 	return nil
+}
+
+// mirrorsOwn holds that the pods which a node creates are mirrors of such as it runs anyway, and that they give it nothing: a node may
+// read the Secrets that its pods name.
+func mirrorsOwn(node string, pod *corev1.Pod) error {
+	refuse := func(format string, args ...any) error {
+		return apierrors.NewForbidden(corev1.Resource("pods"), pod.Name, fmt.Errorf(format, args...))
+	}
+	owned := len(pod.OwnerReferences) == 1 && pod.OwnerReferences[0].Kind == "Node" && pod.OwnerReferences[0].Name == node
+	switch _, mirror := pod.Annotations[corev1.MirrorPodAnnotationKey]; {
+	case !mirror:
+		return refuse("pod does not have %q annotation, node %q can only create mirror pods", corev1.MirrorPodAnnotationKey, node)
+	case pod.Spec.NodeName != node:
+		return refuse("node %q can only create pods with spec.nodeName set to itself", node)
+	case !owned:
+		return refuse("node %q can only create pods with an owner reference set to itself", node)
+	case pod.Spec.ServiceAccountName != "", len(pod.Spec.ImagePullSecrets) > 0, refersToObjects(&pod.Spec):
+		return refuse("node %q can not create pods that reference secrets, configmaps, service accounts or claims", node)
+	}
+	return nil
+}
+
+// refersToObjects tells whether a pod names objects of the API that are read on its behalf.
+func refersToObjects(spec *corev1.PodSpec) bool {
+	for _, v := range spec.Volumes {
+		if v.Secret != nil || v.ConfigMap != nil || v.PersistentVolumeClaim != nil || v.Ephemeral != nil ||
+			v.Projected != nil && slices.ContainsFunc(v.Projected.Sources, func(p corev1.VolumeProjection) bool { return p.DownwardAPI == nil }) {
+			return true
+		}
+	}
+	for _, c := range slices.Concat(spec.InitContainers, spec.Containers) {
+		refers := slices.ContainsFunc(c.Env, func(e corev1.EnvVar) bool {
+			return e.ValueFrom != nil && (e.ValueFrom.SecretKeyRef != nil || e.ValueFrom.ConfigMapKeyRef != nil)
+		})
+		if refers || len(c.EnvFrom) > 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // restricted is a change that is refused where a node makes it and may not.

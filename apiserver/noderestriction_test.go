@@ -64,3 +64,27 @@ func TestNodeKeepsWhatIsSaidOfIt(t *testing.T) {
 		t.Errorf("the spec is %+v", node.Spec)
 	}
 }
+
+// A node creates the mirrors of pods that it runs anyway, and no other pods: what a pod names, its node may read.
+func TestNodeMirrorsItsOwn(t *testing.T) {
+	s := start(t)
+	create := func(name, annotations, owner, spec string) answer {
+		return s.doAs(t, nodeUser, "POST", podsPath, `{"kind":"Pod","apiVersion":"v1","metadata":{"name":"`+name+`","annotations":{`+annotations+`},
+			"ownerReferences":[{"apiVersion":"v1","kind":"Node","name":"`+owner+`","uid":"u"}]},"spec":{"containers":[{"name":"c","image":"i"`+spec+`}}`)
+	}
+	const mirror, here = `"kubernetes.io/config.mirror":"h"`, `}],"nodeName":"n1"`
+	for _, tc := range []struct{ annotations, owner, spec, why string }{
+		{"", "n1", here, `pod does not have "kubernetes.io/config.mirror" annotation, node "n1" can only create mirror pods`},
+		{mirror, "n1", `}],"nodeName":"n2"`, `node "n1" can only create pods with spec.nodeName set to itself`},
+		{mirror, "n2", here, `node "n1" can only create pods with an owner reference set to itself`},
+		{mirror, "n1", here + `,"serviceAccountName":"default"`, "reference secrets, configmaps, service accounts or claims"},
+		{mirror, "n1", here + `,"volumes":[{"name":"v","secret":{"secretName":"s"}}]`, "reference secrets, configmaps, service accounts or claims"},
+		{mirror, "n1", `,"envFrom":[{"secretRef":{"name":"s"}}]` + here, "reference secrets, configmaps, service accounts or claims"},
+	} {
+		create("p", tc.annotations, tc.owner, tc.spec).refused(t, 403, metav1.StatusReasonForbidden, tc.why)
+	}
+	if pod := parse[corev1.Pod](t, create("p", mirror, "n1", here).want(t, 201)); pod.Spec.ServiceAccountName != "" {
+		t.Errorf("the mirror has the service account %q", pod.Spec.ServiceAccountName)
+	}
+	s.doAs(t, nodeUser, "DELETE", podsPath+"/p", `{"gracePeriodSeconds":0}`).want(t, 200)
+}

@@ -160,7 +160,7 @@ func (n *node) components(ctx context.Context, client kubernetes.Interface, runt
 	config := agent.Config{
 		MaxRestartBackoff: n.maxBackoff,
 		NodeName:          n.nodeName, NodeIP: n.address.String(),
-		DataDir: n.data, RunDir: n.dirs.run,
+		DataDir: n.data, RunDir: n.dirs.run, PodFiles: filepath.Join(n.data, "pods"),
 		ClusterDNS: n.dns.String(), ClusterDomain: n.clusterDomain, CgroupRoot: n.cgroupRoot(),
 		EvictionHard: n.thresholds, EvictionPause: n.evictionPause, Reserved: n.reserved,
 		TLS: tlsConfig, Metrics: []prometheus.Collector{p, d}, Version: kubernetesVersion + "+skiff",
