@@ -16,7 +16,7 @@ STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 RACE := ./agent ./apiserver/... ./controller ./dns ./handover ./proxy ./reconcile ./scheduler ./store/...
 
 .DEFAULT_GOAL := build
-.PHONY: build images up down test unit cluster-test lint bench bench-start bench-pods bench-rollout bench-idle bench-api bench-net bench-store bench-dns bench-deployments clean help
+.PHONY: build images up down test unit cluster-test lint bench bench-start bench-pods bench-agent bench-rollout bench-idle bench-api bench-net bench-store bench-dns bench-deployments clean help
 
 build: ## bin/skiff, and bin/kubectl, the real one
 	go build -trimpath -tags grpcnotrace -ldflags "-s -w -X main.version=$(VERSION)" -o bin/skiff ./cmd/skiff
@@ -52,7 +52,7 @@ cluster-test: build images ## the promises of the README, each against a real cl
 	@scripts/etcd.sh
 	@test "$$(id -u)" != 0 || { set -x; go test -count=1 -timeout=15m ./test; }
 
-bench: bench-start bench-pods bench-rollout bench-idle bench-api bench-net bench-store bench-dns bench-deployments ## how fast and how small it is, against the floor of this machine (as root)
+bench: bench-start bench-pods bench-agent bench-rollout bench-idle bench-api bench-net bench-store bench-dns bench-deployments ## how fast and how small it is, against the floor of this machine (as root)
 
 bench-start: build images ## from an empty directory until the API answers and the node is Ready
 	go test -count=1 -v -timeout=10m -run=NONE -benchtime=1x -bench=Start ./test
@@ -62,6 +62,9 @@ bench-pods: build images ## from apply until Ready, for 1 pod and for 50, and th
 
 bench-rollout: build images ## 20 pods replaced under load: requests lost and time taken, and the same in Kubernetes' order
 	go test -count=1 -v -timeout=20m -run=NONE -benchtime=1x -bench=Rollout ./test
+
+bench-agent: ## the agent's exec against containerd's own client, and its reading of three million lines
+	go test -count=1 -v -timeout=10m -run=NONE -benchtime=1x -bench='Exec|Log' ./agent/containerd
 
 bench-idle: build images ## memory, processor time and disk writes in a minute without change
 	go test -count=1 -v -timeout=10m -run=NONE -benchtime=1x -bench=Idle ./test

@@ -82,18 +82,21 @@ func BenchmarkPods(b *testing.B) {
 	var pod, container []time.Duration
 	for i := range rounds {
 		container = append(container, f.run(1, 1))
-		pod = append(pod, c.run(fmt.Sprintf("one-%d", i), 1))
+		ready, _ := c.run(fmt.Sprintf("one-%d", i), 1)
+		pod = append(pod, ready)
 	}
 	report(b, "1-pod-ms", pod)
 	report(b, "1-container-ms", container)
 	b.ReportMetric(float64(median(pod))/float64(median(container)), "1-pod/floor")
 
-	var pods, containers []time.Duration
+	var pods, ends, containers []time.Duration
 	for i := range 3 {
 		containers = append(containers, f.run(50, 4))
-		pods = append(pods, c.run(fmt.Sprintf("fifty-%d", i), 50))
+		ready, gone := c.run(fmt.Sprintf("fifty-%d", i), 50)
+		pods, ends = append(pods, ready), append(ends, gone)
 	}
 	report(b, "50-pods-ms", pods)
+	report(b, "50-pods-gone-ms", ends)
 	report(b, "50-containers-ms", containers)
 	b.ReportMetric(float64(median(pods))/float64(median(containers)), "50-pods/floor")
 }
@@ -121,8 +124,8 @@ func (n *node) client(b *testing.B) client {
 	return client{b, c}
 }
 
-// run measures from the request for a Deployment until all its pods are Ready, and removes it.
-func (c client) run(name string, replicas int32) time.Duration {
+// run measures from the request for a Deployment until all its pods are Ready, and from its deletion until they are gone.
+func (c client) run(name string, replicas int32) (up, gone time.Duration) {
 	c.b.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
@@ -150,10 +153,11 @@ func (c client) run(name string, replicas int32) time.Duration {
 		}
 		return len(ready) == int(replicas), nil
 	})
-	took := time.Since(start)
+	up = time.Since(start)
 	if err != nil {
 		c.b.Fatalf("%d of %d pods are Ready: %v", len(ready), replicas, err)
 	}
+	start = time.Now()
 	if err := c.AppsV1().Deployments("default").Delete(ctx, name, metav1.DeleteOptions{}); err != nil {
 		c.b.Fatal(err)
 	}
@@ -161,7 +165,7 @@ func (c client) run(name string, replicas int32) time.Duration {
 		left, err := pods.List(ctx, metav1.ListOptions{LabelSelector: "app=" + name})
 		return err == nil && len(left.Items) == 0
 	})
-	return took
+	return up, time.Since(start)
 }
 
 func isReady(pod *corev1.Pod) bool {

@@ -207,7 +207,7 @@ func (k *killing) settle() {
 			return fmt.Errorf("there are %d pods, want %d", len(pods.Items), len(k.pods))
 		}
 		for i := range pods.Items {
-			if !ready(&pods.Items[i]) {
+			if !isReady(&pods.Items[i]) {
 				return fmt.Errorf("pod %s is not ready: %+v", pods.Items[i].Name, pods.Items[i].Status)
 			}
 		}
@@ -237,12 +237,6 @@ func (k *killing) settle() {
 			k.t.Errorf("container %s was started %d times (%v)", mark.Name(), times, err)
 		}
 	}
-}
-
-func ready(pod *corev1.Pod) bool {
-	return slices.ContainsFunc(pod.Status.Conditions, func(c corev1.PodCondition) bool {
-		return c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue
-	})
 }
 
 // running are the first processes of a container.

@@ -2,6 +2,7 @@ package test
 
 import (
 	"os"
+	"os/exec"
 	"path/filepath"
 	"syscall"
 	"testing"
@@ -12,12 +13,7 @@ func TestPretended(t *testing.T) {
 	n := newNode(t, "--no-agent")
 	n.launch()
 	n.awaitLog("the API answers")
-	agents := in(n.netns, repository("bin/skiff"), "agent", "--kubeconfig", filepath.Join(n.data, "admin.kubeconfig"), "--fake-runtime",
-		"--nodes", "30", "--pki-dir", filepath.Join(n.data, "pki"))
-	agents.Stderr = os.Stderr
-	if err := agents.Start(); err != nil {
-		t.Fatal(err)
-	}
+	agents := n.launchAgents("--nodes", "30")
 	s := n.shell(t)
 	s.until("kubectl get nodes --no-headers", `(fake-\d+ +Ready .*\n?){30}`)
 	s.do("kubectl create deployment web --image=nginx --replicas=100")
@@ -32,4 +28,16 @@ func TestPretended(t *testing.T) {
 	if err := agents.Wait(); err != nil {
 		t.Errorf("the agents ended with %v", err)
 	}
+}
+
+// launchAgents starts the agents of pretended nodes.
+func (n *node) launchAgents(flags ...string) *exec.Cmd {
+	n.t.Helper()
+	cmd := in(n.netns, repository("bin/skiff"), append([]string{"agent", "--kubeconfig", filepath.Join(n.data, "admin.kubeconfig"), "--fake-runtime",
+		"--pki-dir", filepath.Join(n.data, "pki")}, flags...)...)
+	cmd.Stderr = os.Stderr
+	if err := cmd.Start(); err != nil {
+		n.t.Fatal(err)
+	}
+	return cmd
 }

@@ -625,20 +625,6 @@ func TestStartDaemonFails(t *testing.T) {
 	}
 }
 
-// A container with a pod of its own: the floor of what a pod costs.
-func BenchmarkStart(b *testing.B) {
-	n := newNode(b)
-	for b.Loop() {
-		config := n.config("bench", "hold")
-		if err := n.runtime.Start(b.Context(), config); err != nil {
-			b.Fatal(err)
-		}
-		b.StopTimer()
-		n.end(config.ID)
-		b.StartTimer()
-	}
-}
-
 // A process that containerd knows nothing of, left in a pod's cgroup by a start that was broken off, goes with the pod.
 func testForgottenProcess(t *testing.T, n *node) {
 	orphaned := testCgroup + "/pod-9"

@@ -42,6 +42,12 @@ func main() {
 			fmt.Fprintln(out, "line", i)
 		}
 		out.Flush()
+	case "numbers": // To N.
+		out := bufio.NewWriter(os.Stdout)
+		for i := range number(args[0]) {
+			fmt.Fprintln(out, i)
+		}
+		out.Flush()
 	case "bursts": // N, of a hundred lines.
 		out := bufio.NewWriter(os.Stdout)
 		for i := range number(args[0]) * 100 {
