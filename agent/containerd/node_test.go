@@ -34,7 +34,8 @@ type node struct {
 	runtime *Runtime
 }
 
-const testCgroup = "/skiff-test"
+// testCgroup is this process's own: others may test at the same time.
+var testCgroup = fmt.Sprintf("/skiff-test-%d", os.Getpid())
 
 // newNode starts a node and sees that nothing is left of it at the end.
 func newNode(t testing.TB) *node {
