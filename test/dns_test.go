@@ -172,9 +172,11 @@ func testDig(t *testing.T, s *shell) {
 func testDNSLog(t *testing.T, s *shell) {
 	skiff := repository("bin/skiff")
 	where := " --data-dir " + s.data + " --run-dir " + s.run
-	// The log begins at some time after the command: until it has shown a line, there is something to show.
+	// The log begins at some time after the command: until it has shown a line, there is something to show. One more line
+	// tells it that nobody reads any more.
+	ask := "kubectl exec resolver -- musl-lookup musl-was-here.www.example.com. >/dev/null 2>&1; "
 	s.says("timeout 60 "+skiff+" dns log --pod resolver"+where+" | grep -m1 musl-was-here & log=$!; "+
-		"while kill -0 $log 2>/dev/null; do kubectl exec resolver -- musl-lookup musl-was-here.www.example.com. >/dev/null 2>&1; done; wait $log",
+		"while kill -0 $log 2>/dev/null; do "+ask+"done; "+ask+"wait $log",
 		`\S+ 10\.42\.\d+\.\d+ musl-was-here\.www\.example\.com\. (A|AAAA) NXDOMAIN 0 answers, \d+ bytes, from (upstream|cache), \S+`)
 	s.says(skiff+" dns dump --run-dir "+s.run+" | grep -c '^app.default.svc.cluster.local.'", "1")
 	s.fails(skiff+" dns dump --run-dir /nonexistent/run", 1, `skiff: no DNS server answers at /nonexistent/run/dns.sock: .*`)
