@@ -93,7 +93,10 @@ func testAgentKilled(t *testing.T, n *node) {
 	}
 	n.eventually("the container ends with nobody to read it", func() bool { return len(n.processesOf(last.ID)) == 0 })
 	n.runtime = n.open()
-	n.waitExited(config.ID)
+	if c := n.waitExited(config.ID); c.ExitCode != 0 {
+		lines := n.log("writer")
+		t.Fatalf("after %d kills the writer has ended with %+v after %q", kills, c, lines[len(lines)-1])
+	}
 	n.waitLog("writer", fmt.Sprintf("stdout line %d", bursts*100-1))
 	for i, line := range n.log("writer") {
 		if want := fmt.Sprintf("stdout line %d", i); line != want {
