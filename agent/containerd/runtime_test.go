@@ -526,6 +526,9 @@ func (b *buffer) String() string {
 func TestReboot(t *testing.T) {
 	n := newNode(t)
 	config := n.start("rebooted", "hold")
+	if err := n.runtime.holder.end(); err != nil {
+		t.Error(err)
+	}
 	if err := n.runtime.Close(); err != nil {
 		t.Error(err)
 	}
@@ -561,6 +564,9 @@ func TestDaemonPurge(t *testing.T) {
 	n := newNode(t)
 	n.start("left", "hold")
 	n.waitLog("left", "stdout holding")
+	if err := n.runtime.holder.end(); err != nil {
+		t.Error(err)
+	}
 	if err := n.runtime.Close(); err != nil {
 		t.Error(err)
 	}
