@@ -196,6 +196,11 @@ func (s *Scheduler) nodeGone(node *corev1.Node) {
 func (s *Scheduler) retryMisfits(neighbourly bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.bringBack(neighbourly)
+}
+
+// bringBack is retryMisfits for who has locked.
+func (s *Scheduler) bringBack(neighbourly bool) {
 	for key, matters := range s.misfit {
 		if matters || !neighbourly {
 			s.loop.Add(key)
@@ -223,16 +228,12 @@ func (s *Scheduler) Reconcile(ctx context.Context, key string) (time.Duration, e
 	if !s.waiting(pod) {
 		return 0, nil
 	}
-	volumes, blocked, err := s.storage.read(pod)
-	if err != nil {
-		return 0, err
-	}
-	place, expired := s.reserved(pod, &volumes, blocked)
-	if expired {
-		return time.Minute, s.reject(ctx, pod, `running PreBind plugin "VolumeBinding": binding volumes: context deadline exceeded`)
-	}
-	node, failure := s.choose(pod, &volumes, blocked, place.node)
+	node, volumes, failure, err := s.choose(pod)
 	switch {
+	case errors.Is(err, errLate):
+		return time.Minute, s.reject(ctx, pod, err.Error())
+	case err != nil:
+		return 0, err
 	case failure != "":
 		return 0, s.reject(ctx, pod, failure)
 	case node == nil:
@@ -248,39 +249,47 @@ func (s *Scheduler) Reconcile(ctx context.Context, key string) (time.Duration, e
 	return time.Until(until) + time.Millisecond, nil // The claims' events bring it back sooner.
 }
 
-// giveUp takes a pod off the node that was chosen for it, and says whether that made room.
-func (s *Scheduler) giveUp(pod *corev1.Pod) (freed bool) {
+// giveUp takes a pod off the node that was chosen for it. If that made room, others may have been turned away for it meanwhile.
+func (s *Scheduler) giveUp(pod *corev1.Pod) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(s.reservations, pod.UID)
-	return s.known.forget(pod.UID)
+	s.release(pod)
 }
 
-// choose picks a node and counts the pod there from now on. Failure says why there is none; then the pod is noted to be
-// tried again when something changes. Both are empty for a pod that is counted on a node already, but for one that has kept a
-// place there.
-func (s *Scheduler) choose(pod *corev1.Pod, volumes *podVolumes, blocked, kept string) (node *corev1.Node, failure string) {
+// release is giveUp for who has locked.
+func (s *Scheduler) release(pod *corev1.Pod) {
+	delete(s.reservations, pod.UID)
+	if s.known.forget(pod.UID) {
+		s.bringBack(false)
+	}
+}
+
+// choose picks a node, and counts the pod there from now on; or returns the one where the pod has kept its place. Failure says why
+// there is none; then the pod is noted to be tried again when something changes. Both are empty for a pod that is counted on a node
+// already. All is read under the lock: what changes after that finds the pod noted.
+func (s *Scheduler) choose(pod *corev1.Pod) (node *corev1.Node, volumes podVolumes, failure string, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if kept != "" {
-		return s.known.nodes[kept].node, ""
+	volumes, blocked, err := s.storage.read(pod)
+	if err != nil {
+		return nil, volumes, "", err
 	}
-	if s.known.has(pod.UID) {
-		return nil, ""
+	if node, err = s.reserved(pod, &volumes, blocked); node != nil || err != nil || s.known.has(pod.UID) {
+		return node, volumes, "", err
 	}
 	wanted, failure := newRequest(pod, s.namespaces)
 	if failure == "" {
-		wanted.holdVolumes(volumes, blocked, s.known.claims)
+		wanted.holdVolumes(&volumes, blocked, s.known.claims)
 		var fitting []*nodeInfo
 		fitting, failure = feasible(wanted, s.known.sorted())
 		if failure == "" {
 			node = best(wanted, fitting).node
 			s.known.assume(pod, node.Name)
-			return node, ""
+			return node, volumes, "", nil
 		}
 	}
 	s.misfit[key(pod)] = len(affinityTerms(pod))+len(antiAffinityTerms(pod))+len(pod.Spec.TopologySpreadConstraints) > 0
-	return nil, failure
+	return nil, volumes, failure, nil
 }
 
 func (s *Scheduler) bind(ctx context.Context, pod *corev1.Pod, node string) error {
@@ -292,9 +301,7 @@ func (s *Scheduler) bind(ctx context.Context, pod *corev1.Pod, node string) erro
 		s.events.Eventf(pod, corev1.EventTypeNormal, "Scheduled", "Successfully assigned %s/%s to %s", pod.Namespace, pod.Name, node)
 		return nil
 	}
-	if s.giveUp(pod) { // Others may have been turned away for it meanwhile.
-		s.retryMisfits(false)
-	}
+	s.giveUp(pod)
 	if apierrors.IsNotFound(err) {
 		return nil
 	}

@@ -241,11 +241,10 @@ func TestDeletedWhileBinding(t *testing.T) {
 	}
 	s.nodeChanged(nil, aNode("a cpu=1"))
 	big, small := aPod("big cpu=800m"), aPod("small cpu=500m")
-	none := &podVolumes{}
-	if node, failure := s.choose(big, none, "", ""); node == nil {
-		t.Fatalf("the first pod: no node, %s", failure)
+	if node, _, failure, err := s.choose(big); node == nil {
+		t.Fatalf("the first pod: no node, %s (%v)", failure, err)
 	}
-	if node, _ := s.choose(small, none, "", ""); node != nil || len(s.misfit) != 1 {
+	if node, _, _, _ := s.choose(small); node != nil || len(s.misfit) != 1 {
 		t.Fatalf("the second pod: node %v, misfits %v; want it to wait for room", node, s.misfit)
 	}
 	if err := s.bind(t.Context(), big, "a"); err != nil {
@@ -254,7 +253,7 @@ func TestDeletedWhileBinding(t *testing.T) {
 	if len(s.misfit) != 0 {
 		t.Errorf("%v still wait, want them to be tried again", s.misfit)
 	}
-	if node, failure := s.choose(small, none, "", ""); node == nil {
-		t.Errorf("the second pod, again: no node, %s", failure)
+	if node, _, failure, err := s.choose(small); node == nil {
+		t.Errorf("the second pod, again: no node, %s (%v)", failure, err)
 	}
 }

@@ -190,22 +190,26 @@ type reservation struct {
 	until time.Time
 }
 
-// reserved is the place that a pod has kept, if it has. One that its volumes cannot come to is given up.
-func (s *Scheduler) reserved(pod *corev1.Pod, v *podVolumes, blocked string) (r reservation, expired bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+// errLate is why a pod loses its place when its volumes took too long.
+var errLate = errors.New(`running PreBind plugin "VolumeBinding": binding volumes: context deadline exceeded`)
+
+// reserved is the node on which a pod has kept its place, nil if on none. One that its volumes cannot come to is given up. The
+// caller has locked.
+func (s *Scheduler) reserved(pod *corev1.Pod, v *podVolumes, blocked string) (*corev1.Node, error) {
 	r, has := s.reservations[pod.UID]
 	if !has {
-		return reservation{}, false
+		return nil, nil
 	}
 	n := s.known.nodes[r.node]
-	expired = time.Now().After(r.until)
+	expired := time.Now().After(r.until)
 	if !expired && blocked == "" && n != nil && n.node != nil && !slices.ContainsFunc(v.waiting, deselected) && volumesFit(&request{pod: pod, volumes: *v}, n, nil) == nil {
-		return r, false
+		return n.node, nil
 	}
-	delete(s.reservations, pod.UID)
-	s.known.forget(pod.UID)
-	return reservation{}, expired
+	s.release(pod)
+	if expired {
+		return nil, errLate
+	}
+	return nil, nil
 }
 
 // deselected tells a claim whose provisioner wants it on another node.

@@ -177,6 +177,18 @@ func TestVolumeThatDoesNotCome(t *testing.T) {
 	}, storageNodes(aClaim("data class=local"))...)
 }
 
+// TestLatePlaceIsFree promises that a place that a pod had kept in vain goes to the one that was turned away for it.
+func TestLatePlaceIsFree(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.create("big claim=data cpu=800m")
+		w.create("small cpu=500m")
+		w.expectNode("small", "")
+		time.Sleep(bindTimeout)
+		w.settle()
+		w.expectNode("small", "a")
+	}, aNode("a cpu=1"), aClaim("data class=local"), aClass("local", "local.example.com", storagev1.VolumeBindingWaitForFirstConsumer))
+}
+
 func (w *world) claim(name string) *corev1.PersistentVolumeClaim {
 	w.Helper()
 	claim, err := w.client.CoreV1().PersistentVolumeClaims("default").Get(w.ctx, name, metav1.GetOptions{})
