@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -43,13 +44,33 @@ func newClaims(b *base, events record.EventRecorder) error {
 		client: b.client, claims: core.PersistentVolumeClaims().Lister(), volumes: core.PersistentVolumes().Lister(),
 		classes: classes.Lister(), nodes: core.Nodes().Lister(), events: events,
 	}
-	b.needs(core.Nodes().Informer())
 	loop := b.loop("claim", 2, c.Reconcile)
 	return errors.Join(
 		b.watch(loop, core.PersistentVolumeClaims().Informer(), reconcile.ObjectKey),
 		b.watch(loop, core.PersistentVolumes().Informer(), c.wanting),
 		b.watch(loop, classes.Informer(), c.wanting),
+		b.handle(core.Nodes().Informer(), cache.ResourceEventHandlerFuncs{
+			AddFunc: func(any) { c.addWaiting(loop) },
+			UpdateFunc: func(before, after any) {
+				if was, is := before.(*corev1.Node), after.(*corev1.Node); open(was) != open(is) || !maps.Equal(was.Labels, is.Labels) {
+					c.addWaiting(loop)
+				}
+			},
+		}),
 	)
+}
+
+// addWaiting brings back the claims that have no volume yet: a node that can have one has come.
+func (c *claims) addWaiting(loop *reconcile.Loop) {
+	all, err := c.claims.List(labels.Everything())
+	if err != nil {
+		return
+	}
+	for _, claim := range all {
+		if !bindCompleted(claim) {
+			loop.Add(claim.Namespace + "/" + claim.Name)
+		}
+	}
 }
 
 // wanting names the claims to which a volume or a class matters: the one that a volume is bound to, else those that wait.

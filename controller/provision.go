@@ -116,13 +116,16 @@ func chooseNode(nodes []*corev1.Node, name string, allowed []corev1.TopologySele
 		if !api.InTopology(allowed, n.Labels) {
 			return false
 		}
-		return n.Name == name || name == "" && !n.Spec.Unschedulable && nodeReady(n)
+		return n.Name == name || name == "" && open(n)
 	})
 	if i < 0 {
 		return nil
 	}
 	return nodes[i]
 }
+
+// open says that a node may have new pods.
+func open(n *corev1.Node) bool { return !n.Spec.Unschedulable && nodeReady(n) }
 
 func nodeReady(n *corev1.Node) bool {
 	return slices.ContainsFunc(n.Status.Conditions, func(c corev1.NodeCondition) bool {

@@ -223,6 +223,23 @@ func TestLocalVolumes(t *testing.T) {
 	c.toldOf("default", "block", "ProvisioningFailed", `failed to provision volume with StorageClass "local": volumeMode Block is not supported`)
 }
 
+// A volume that is to be made at once is made as soon as there is a node that may have it.
+func TestLocalVolumeWaitsForNode(t *testing.T) {
+	c := startCluster(t)
+	now := storagev1.VolumeBindingImmediate
+	_, err := c.client.StorageV1().StorageClasses().Create(c.ctx,
+		&storagev1.StorageClass{ObjectMeta: metav1.ObjectMeta{Name: "now"}, Provisioner: api.LocalDriver, VolumeBindingMode: &now}, metav1.CreateOptions{})
+	c.must(err)
+	claim := c.createClaim("data", "now", nil)
+	c.toldOf("default", "data", "ProvisioningFailed", "no node can have it")
+	c.claimIs("data", "Pending")
+	c.node("a")
+	_, err = c.client.CoreV1().Nodes().Patch(c.ctx, "a", types.StrategicMergePatchType, []byte(`{"status":{"conditions":[{"type":"Ready","status":"True"}]}}`),
+		metav1.PatchOptions{}, "status")
+	c.must(err)
+	c.claimIs("data", "Bound pvc-"+string(claim.UID)+" 1Gi")
+}
+
 // A class of somebody else's is left to him, and does not grow unless it says so.
 func TestForeignClasses(t *testing.T) {
 	c := startCluster(t)
