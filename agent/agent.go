@@ -338,8 +338,8 @@ func (a *Agent) runPods(ctx context.Context) {
 	}
 	var wg sync.WaitGroup
 	defer wg.Wait()
+	a.sweepVolumes() // Before anybody makes the directory of a volume that the lister does not know yet.
 	wg.Go(func() { a.loop.Run(ctx, a.Workers) })
-	a.sweepVolumes()
 	wg.Go(func() { a.reclaims.loop.Run(ctx, 1) })
 	a.addAll(ctx)
 	for ctx.Err() == nil {

@@ -37,7 +37,8 @@ func (a *Agent) claimVolume(ctx context.Context, pod *v1.Pod, v *v1.Volume) (vol
 		return volume{}, err
 	}
 	made.readOnly = v.PersistentVolumeClaim != nil && v.PersistentVolumeClaim.ReadOnly
-	if group := fsGroup(pod); group != nil && pv.Spec.HostPath == nil { // What is a host's own keeps its owner.
+	// What is a host's own keeps its owner; and what containers that run have made since keeps the mode that they gave it.
+	if group := fsGroup(pod); group != nil && pv.Spec.HostPath == nil && !hasRun(pod) {
 		err = giveToGroup(made.path, int(*group), made.readOnly, pod.Spec.SecurityContext.FSGroupChangePolicy)
 	}
 	return made, err
@@ -51,7 +52,7 @@ func (a *Agent) claim(ctx context.Context, pod *v1.Pod, v *v1.Volume) (*v1.Persi
 		return nil, fmt.Errorf("failed to fetch PVC from API server: %w", err)
 	case claim.DeletionTimestamp != nil && !hasRun(pod):
 		return nil, errors.New("PVC is being deleted")
-	case !isBound(claim):
+	case !hasVolume(claim):
 		return nil, errors.New("PVC is not bound")
 	case v.Ephemeral != nil:
 		err = claimowner.VolumeIsForPod(pod, claim)
@@ -59,8 +60,8 @@ func (a *Agent) claim(ctx context.Context, pod *v1.Pod, v *v1.Volume) (*v1.Persi
 	return claim, err
 }
 
-// isBound says that a claim has its volume. The annotation comes a moment before the phase.
-func isBound(claim *v1.PersistentVolumeClaim) bool {
+// hasVolume says that a claim has its volume, and has not lost it. The annotation comes a moment before the phase.
+func hasVolume(claim *v1.PersistentVolumeClaim) bool {
 	return claim.Spec.VolumeName != "" && claim.Status.Phase != v1.ClaimLost &&
 		(claim.Status.Phase == v1.ClaimBound || metav1.HasAnnotation(claim.ObjectMeta, storagevolume.AnnBindCompleted))
 }

@@ -195,3 +195,26 @@ func TestImageVolume(t *testing.T) {
 }
 
 const errImageComes = "the image of a volume is being pulled"
+
+// What a pod that runs has made in its volume keeps its mode when the agent starts again.
+func TestGroupIsGivenOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		claim, pv := boundClaim("data", localSource("one"))
+		n := newNode(t, claim, pv, thisNode())
+		n.create(newPod("web", ofClaim("data"), func(p *v1.Pod) {
+			p.Spec.SecurityContext = &v1.PodSecurityContext{FSGroup: new(int64(os.Getgid()))}
+			p.Spec.Volumes = append(p.Spec.Volumes, v1.Volume{Name: "about", VolumeSource: v1.VolumeSource{DownwardAPI: &v1.DownwardAPIVolumeSource{}}})
+		}))
+		n.want("web", "Running app=running/0")
+		file := filepath.Join(n.config.DataDir, "volumes", "one", "file")
+		if err := os.WriteFile(file, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		n.stop()
+		n.start()
+		n.want("web", "Running app=running/0")
+		if info, err := os.Stat(file); err != nil || info.Mode() != 0o600 {
+			t.Errorf("after a restart a file has the mode %v (%v)", info.Mode(), err)
+		}
+	})
+}
