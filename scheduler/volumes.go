@@ -105,7 +105,7 @@ func (s storage) add(v *podVolumes, claim *corev1.PersistentVolumeClaim) (blocke
 	if slices.Contains(claim.Spec.AccessModes, corev1.ReadWriteOncePod) {
 		v.alone = append(v.alone, claim.Namespace+"/"+claim.Name)
 	}
-	if isBound(claim) {
+	if bindingDone(claim) {
 		bound, err := s.volumes.Get(claim.Spec.VolumeName)
 		if err != nil && !apierrors.IsNotFound(err) {
 			return "", err
@@ -128,7 +128,8 @@ func (s storage) add(v *podVolumes, claim *corev1.PersistentVolumeClaim) (blocke
 	return "", nil
 }
 
-func isBound(claim *corev1.PersistentVolumeClaim) bool {
+// bindingDone says that a claim has a volume, be it lost since: the scheduler has no more to choose.
+func bindingDone(claim *corev1.PersistentVolumeClaim) bool {
 	return claim.Spec.VolumeName != "" && metav1.HasAnnotation(claim.ObjectMeta, volume.AnnBindCompleted)
 }
 
