@@ -130,10 +130,9 @@ func (p *Proxy) forgetSuspects(ctx context.Context, s suspects) (n int, err erro
 		defer p.mu.Unlock()
 		return p.rules.stale(f, local)
 	}
-	answers := func(f flow) bool { return f.dialed.proto == udp && f.client.IsValid() }
 	expected := map[flow]bool{}
 	_, err = forgetFlows(s, func(f flow) bool {
-		if answers(f) && stale(f) {
+		if f.dialed.proto == udp && f.client.IsValid() && stale(f) {
 			expected[f] = true
 		}
 		return false
@@ -146,8 +145,7 @@ func (p *Proxy) forgetSuspects(ctx context.Context, s suspects) (n int, err erro
 			slog.Warn("some answers by UDP may not find their way", "err", err)
 		}
 	}
-	// What has become stale since then is among the next suspects.
-	n, err = forgetFlows(s, func(f flow) bool { return stale(f) && (expected[f] || !answers(f)) })
+	n, err = forgetAll(func() (int, error) { return forgetFlows(s, stale) })
 	if err == nil && len(expected) > 0 {
 		select {
 		case <-ctx.Done():
@@ -155,6 +153,22 @@ func (p *Proxy) forgetSuspects(ctx context.Context, s suspects) (n int, err erro
 		}
 	}
 	return n, err
+}
+
+// mostPasses bounds how often the connections are looked through for stale ones.
+const mostPasses = 5
+
+// forgetAll repeats a pass until it finds nothing more: a packet that was under way by the old rules becomes a connection after
+// the list was read, and nothing would make it suspect again.
+func forgetAll(pass func() (int, error)) (n int, err error) {
+	for range mostPasses {
+		some, err := pass()
+		n += some
+		if err != nil || some == 0 {
+			return n, err
+		}
+	}
+	return n, nil
 }
 
 // localAddresses returns the node's own, but for loopback.

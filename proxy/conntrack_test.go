@@ -120,6 +120,22 @@ func TestForget(t *testing.T) {
 	}
 }
 
+// TestForgetAll: what becomes a connection after the list was read is found by another look, and looking has an end.
+func TestForgetAll(t *testing.T) {
+	passes := []int{3, 1, 0, 7}
+	n, err := forgetAll(func() (int, error) {
+		found := passes[0]
+		passes = passes[1:]
+		return found, nil
+	})
+	if err != nil || n != 4 || len(passes) != 1 {
+		t.Errorf("forgot %d (%v), passes left: %v; want to stop at the first that finds nothing", n, err, passes)
+	}
+	if n, err := forgetAll(func() (int, error) { return 1, nil }); err != nil || n != mostPasses {
+		t.Errorf("of what never ends %d were forgotten (%v)", n, err)
+	}
+}
+
 // BenchmarkForget looks for stale connections among 50,000, of which one endpoint answers one in a hundred.
 func BenchmarkForget(b *testing.B) {
 	requireRoot(b)
