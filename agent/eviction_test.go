@@ -69,3 +69,15 @@ func TestPressureLasts(t *testing.T) {
 		t.Error("others, or later, are refused")
 	}
 }
+
+// TestRefusedShrink says the same of a limit that is too small, however much the container holds by now.
+func TestRefusedShrink(t *testing.T) {
+	var r resizing
+	first := r.refuse(tooSmall{"app", 100, 150})
+	if again := r.refuse(tooSmall{"app", 100, 170}); again != first {
+		t.Errorf("it says %q, and then %q", first, again)
+	}
+	if other := r.refuse(tooSmall{"app", 120, 170}); other == first {
+		t.Errorf("of another limit it says %q", other)
+	}
+}

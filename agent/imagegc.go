@@ -39,12 +39,12 @@ func (a *Agent) runImages(ctx context.Context) {
 
 // collectImages deletes unused images if the disk is full.
 func (a *Agent) collectImages(ctx context.Context, now time.Time) error {
-	digests, names, err := a.usedImages(ctx, now)
-	if err != nil {
-		return err
-	}
 	share, err := a.disk(a.DataDir)
 	if err != nil || share < diskHighShare {
+		return err
+	}
+	digests, names, err := a.usedImages(ctx, now)
+	if err != nil {
 		return err
 	}
 	images, err := a.runtime.Images(ctx)
@@ -135,6 +135,15 @@ func imagesOf(spec *v1.PodSpec) []string {
 type imageUses struct {
 	mu   sync.Mutex
 	last map[string]time.Time
+}
+
+// noteOf notes the images of containers that go.
+func (u *imageUses) noteOf(containers []Container, now time.Time) {
+	digests := map[string]bool{}
+	for _, c := range containers {
+		digests[c.ImageID] = true
+	}
+	u.note(digests, now)
 }
 
 func (u *imageUses) note(digests map[string]bool, now time.Time) {

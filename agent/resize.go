@@ -39,6 +39,19 @@ type resizing struct {
 	pending     *failure  // Why the pod is not given what it wants.
 	resizeErr   string    // Why what it was given does not reach its containers.
 	resizeTried time.Time // When that was tried.
+
+	tooSmall map[string]tooSmall // By container name: the limits that were refused last.
+}
+
+// tooSmall is the refusal of a limit below what a container holds.
+type tooSmall struct {
+	container string
+	limit     int64
+	holds     uint64 // When it was refused first.
+}
+
+func (e tooSmall) Error() string {
+	return fmt.Sprintf("cannot decrease memory limits: attempting to set container %q memory limit (%d) below current usage (%d)", e.container, e.limit, e.holds)
 }
 
 // size is the CPU and memory of a container.
@@ -223,7 +236,7 @@ func (a *Agent) resize(ctx context.Context, s seen, d decision, m *memory) error
 	var errs []error
 	for _, r := range d.resize {
 		want := resourcesOf(s.pod, r.container, memory.Value())
-		err := a.mayShrink(r, want.MemoryLimit)
+		err := a.mayShrink(r, want.MemoryLimit, m)
 		if err == nil {
 			err = a.runtime.Resize(ctx, r.id, want, map[string]string{labelSize: sizeOf(r.container).String()})
 		}
@@ -250,15 +263,29 @@ func (m *memory) failResize(err error) error {
 }
 
 // mayShrink refuses a limit below what the container holds: the kernel would kill it.
-func (a *Agent) mayShrink(r resize, limit int64) error {
+func (a *Agent) mayShrink(r resize, limit int64, m *memory) error {
 	if limit <= 0 || r.cgroup == "" {
 		return nil
 	}
 	u, err := a.usages.fs.Usage(r.cgroup)
 	if err != nil || u.WorkingSet <= uint64(limit) {
+		delete(m.tooSmall, r.container.Name)
 		return nil // What is cache only gives way.
 	}
-	return fmt.Errorf("cannot decrease memory limits: attempting to set container %q memory limit (%d) below current usage (%d)", r.container.Name, limit, u.WorkingSet)
+	return m.refuse(tooSmall{r.container.Name, limit, u.WorkingSet})
+}
+
+// refuse says the same as long as the limit is: what a container holds always changes, and each new text would be written to the
+// status, and told in an Event.
+func (r *resizing) refuse(e tooSmall) error {
+	if before, ok := r.tooSmall[e.container]; ok && before.limit == e.limit {
+		return before
+	}
+	if r.tooSmall == nil {
+		r.tooSmall = map[string]tooSmall{}
+	}
+	r.tooSmall[e.container] = e
+	return e
 }
 
 // oversized says that a running container still has another size than it was given.
