@@ -40,7 +40,7 @@ lint: ## gofmt, go vet, staticcheck
 	cd test/clients && go vet . && go run $(STATICCHECK) .
 
 unit: ## the tests of each package; without root, those that need it are skipped
-	@test "$$(id -u)" != 0 || scripts/install.sh
+	@test "$$(id -u)" != 0 || { scripts/install.sh && scripts/testtools.sh; }
 	@scripts/etcd.sh
 	go test -race -timeout=20m $(RACE)
 	go test $$(go list ./... | grep -vxF "$$(go list $(RACE); echo skiff/test)")
@@ -48,9 +48,9 @@ unit: ## the tests of each package; without root, those that need it are skipped
 cluster-test: build images ## the promises of the README, each against a real cluster, and the libraries of other clients
 	cd test/clients && go test -count=1 .
 	@test "$$(id -u)" = 0 || { echo; echo "SKIPPED: the tests of whole clusters, which need root: sudo make test"; }
-	@test "$$(id -u)" != 0 || scripts/install.sh
+	@test "$$(id -u)" != 0 || { scripts/install.sh && scripts/testtools.sh; }
 	@scripts/etcd.sh
-	@test "$$(id -u)" != 0 || { set -x; go test -count=1 -timeout=15m ./test; }
+	@test "$$(id -u)" != 0 || { set -x; go test -count=1 -timeout=20m ./test; }
 
 bench: bench-start bench-pods bench-agent bench-rollout bench-idle bench-api bench-net bench-store bench-dns bench-deployments ## how fast and how small it is, against the floor of this machine (as root)
 
