@@ -12,9 +12,8 @@
 //
 // The agent also answers the API server's questions about its containers: logs, exec, attach and port-forward (server.go).
 //
-// In Kubernetes: the kubelet. Left out so far: volumes that need a driver, device plugins, and the pod sandbox container: the
-// pod's namespaces are bind mounts, which
-// need no process.
+// In Kubernetes: the kubelet. Left out so far: volumes that need a driver, device plugins, user namespaces, and the pod
+// sandbox container: the pod's namespaces are bind mounts, which need no process.
 package agent
 
 import (
