@@ -2,6 +2,7 @@ package agent_test
 
 import (
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -26,8 +27,9 @@ func TestImageGarbage(t *testing.T) {
 			}
 			n.runtime.AddImage(name, image)
 		}
-		full := 50
-		n.agent.SetDiskShare(func() int { return full })
+		var full atomic.Int64
+		full.Store(50)
+		n.agent.SetDiskShare(func() int { return int(full.Load()) })
 		stop := n.agent.RunImages(t.Context())
 		defer stop()
 		has := func(want string) {
@@ -51,15 +53,15 @@ func TestImageGarbage(t *testing.T) {
 		after(t, 6*time.Minute)
 		n.markDeleted("ran", 0)
 		has("busybox imported late nginx old older ran waiting")
-		full = 90
+		full.Store(90)
 		n.runtime.OnRemove(func(name string) {
 			if strings.Contains(name, "older") {
-				full = 79 // That was enough.
+				full.Store(79) // That was enough.
 			}
 		})
 		after(t, 5*time.Minute)
 		has("busybox imported late nginx old ran waiting")
-		full = 90
+		full.Store(90)
 		after(t, 5*time.Minute)
 		has("busybox imported nginx waiting")
 		n.mu.Lock()

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -18,8 +19,8 @@ import (
 
 // issuer answers TokenRequests: "NUMBER for AUDIENCE of POD".
 type issuer struct {
-	given  int
-	down   bool
+	given  atomic.Int32
+	down   atomic.Bool
 	behind time.Duration // How far its clock is behind the node's.
 }
 
@@ -27,13 +28,13 @@ func (i *issuer) answer(action clienttesting.Action) (bool, runtime.Object, erro
 	if action.GetSubresource() != "token" {
 		return false, nil, nil
 	}
-	if i.down {
+	if i.down.Load() {
 		return true, nil, errors.New("the issuer is away")
 	}
-	i.given++
+	given := i.given.Add(1)
 	r := action.(clienttesting.CreateActionImpl).GetObject().(*authenticationv1.TokenRequest).DeepCopy()
 	r.Status = authenticationv1.TokenRequestStatus{
-		Token:               fmt.Sprintf("%d for %v of %s", i.given, r.Spec.Audiences, r.Spec.BoundObjectRef.UID),
+		Token:               fmt.Sprintf("%d for %v of %s", given, r.Spec.Audiences, r.Spec.BoundObjectRef.UID),
 		ExpirationTimestamp: metav1.NewTime(time.Now().Add(-i.behind + time.Duration(*r.Spec.ExpirationSeconds)*time.Second)),
 	}
 	return true, r, nil
@@ -70,16 +71,16 @@ func TestTokenIsRenewed(t *testing.T) {
 		want("1 for [vault] of uid-web")
 		after(t, 2*time.Minute)
 		want("2 for [vault] of uid-web")
-		issuer.down = true
+		issuer.down.Store(true)
 		after(t, 55*time.Minute)
 		want("2 for [vault] of uid-web")
-		issuer.down = false
+		issuer.down.Store(false)
 		after(t, 2*time.Minute)
 		want("3 for [vault] of uid-web")
 		n.markDeleted("web", 0)
 		after(t, 2*time.Hour)
-		if issuer.given != 3 {
-			t.Errorf("%d tokens were asked for, the last ones for a pod that is gone", issuer.given)
+		if issuer.given.Load() != 3 {
+			t.Errorf("%d tokens were asked for, the last ones for a pod that is gone", issuer.given.Load())
 		}
 	})
 }
@@ -93,8 +94,8 @@ func TestTokenByAnotherClock(t *testing.T) {
 		n.create(newPod("web", tokenVolume("vault", 3600)))
 		n.want("web", "Running app=running/0")
 		after(t, 10*time.Minute)
-		if issuer.given < 2 || issuer.given > 12 {
-			t.Errorf("in ten minutes %d tokens were asked for", issuer.given)
+		if issuer.given.Load() < 2 || issuer.given.Load() > 12 {
+			t.Errorf("in ten minutes %d tokens were asked for", issuer.given.Load())
 		}
 	})
 }
@@ -103,7 +104,9 @@ func TestTokenByAnotherClock(t *testing.T) {
 func TestTokenIsRefused(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newNode(t)
-		n.client.PrependReactor("create", "serviceaccounts", (&issuer{down: true}).answer)
+		issuer := &issuer{}
+		issuer.down.Store(true)
+		n.client.PrependReactor("create", "serviceaccounts", issuer.answer)
 		n.create(newPod("web", tokenVolume("", 3600)))
 		n.want("web", "Pending app=ContainerCreating/0")
 		n.wantContainers("")
