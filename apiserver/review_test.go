@@ -25,7 +25,8 @@ func TestAccessReviewsTellTheTruth(t *testing.T) {
 		{administrator, what{Verb: "delete", Resource: "nodes", Name: "n1"}, true},
 		{administrator, what{Verb: "get", Group: "example.com", Resource: "ideas"}, true},
 		{nodeUser, what{Verb: "list", Resource: "pods"}, true},
-		{nodeUser, what{Verb: "create", Resource: "pods", Namespace: "default"}, false},
+		{nodeUser, what{Verb: "create", Resource: "pods", Namespace: "default"}, true}, // Mirrors of its static pods; others are refused later.
+		{nodeUser, what{Verb: "create", Resource: "configmaps", Namespace: "default"}, false},
 		{nodeUser, what{Verb: "patch", Resource: "nodes", Subresource: "status", Name: "n1"}, true},
 		{nodeUser, what{Verb: "patch", Resource: "nodes", Subresource: "status", Name: "n2"}, false},
 		{nodeUser, what{Verb: "get", Group: "example.com", Resource: "ideas"}, false},
