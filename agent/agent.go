@@ -1,19 +1,21 @@
 // Package agent is the node: it makes the containers that run here the ones that the API says should run here, and tells
 // the API how they are.
 //
-// Two sides move it, and neither is polled. The API's side is an informer: a pod of this node came, changed or is to go. The
-// kernel's side is [Runtime].Events: a container started or ended. Both only name a pod. For that name the agent looks at
-// what is wanted and at what there is, [decide]s (a pure function), does that, looks again, and writes the pod's status if
-// it has changed. Since nothing is remembered that could not be read again, an agent may be killed at any time: the
-// containers run on, and the next agent finds them by their labels and goes on from there.
+// Two sides move it, and neither is polled. The API's side is an informer: a pod of this node came, changed or is to go;
+// pods that are files of the node stand beside those (static.go). The kernel's side is [Runtime].Events: a container started
+// or ended. Both only name a pod. For that name the agent looks at what is wanted and at what there is, [decide]s (a pure
+// function), does that, looks again, and writes the pod's status if it has changed. Since nothing is remembered that could
+// not be read again, an agent may be killed at any time: the containers run on, and the next agent finds them by their
+// labels and goes on from there.
 //
 // What the agent cannot do yet, a pod must not silently run without: such a pod stays in Waiting, with a message that
 // names the field (see api.Unserved).
 //
 // The agent also answers the API server's questions about its containers: logs, exec, attach and port-forward (server.go).
 //
-// In Kubernetes: the kubelet. Left out so far: volumes that need a driver, device plugins, user namespaces, and the pod
-// sandbox container: the pod's namespaces are bind mounts, which need no process.
+// In Kubernetes: the kubelet. Left out so far: what api.Unserved lists (volumes that need a driver, user namespaces, runtime
+// classes and others), device plugins, and soft eviction thresholds. There is no pod sandbox container: the pod's namespaces
+// are bind mounts, which need no process.
 package agent
 
 import (

@@ -14,6 +14,7 @@ import (
 // dirs says where the agent keeps what:
 //
 //	DATA/logs/NAMESPACE_POD_UID/CONTAINER/ATTEMPT.log    written by the runtime
+//	DATA/pods/NAME.yaml                                  static pods, put there by the node's administrator
 //	DATA/pods/UID/hosts, resolv.conf, hostname           bind-mounted into each container
 //	DATA/pods/UID/messages/CONTAINER-ATTEMPT             termination messages
 //	DATA/pods/UID/volumes/NAME                           emptyDir, configMap, downwardAPI

@@ -29,8 +29,9 @@ func ptr[T any](v T) *T { return &v }
 func seconds(n int64) time.Duration { return time.Duration(n) * time.Second }
 
 // admit does to a new object what Kubernetes' default admission plugins do: ServiceAccount (the name and the secrets for
-// pulling images; no token is mounted before RBAC is enforced), DefaultTolerationSeconds, Priority,
-// PodTopologyLabels, DefaultStorageClass, StorageObjectInUseProtection and DefaultIngressClass. A request for a certificate gets the name of who makes it.
+// pulling images; no token is mounted before RBAC is enforced), DefaultTolerationSeconds, Priority, PodTopologyLabels,
+// DefaultStorageClass, StorageObjectInUseProtection and DefaultIngressClass. A request for a certificate gets the name of
+// who makes it.
 // https://kubernetes.io/docs/reference/access-authn-authz/admission-controllers/
 func (s *Server) admit(ctx context.Context, obj runtime.Object) error {
 	switch o := obj.(type) {

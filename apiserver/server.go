@@ -7,7 +7,8 @@
 // only the API. What clients from outside the process may cost is bounded before all that (limits.go).
 //
 // In Kubernetes: kube-apiserver, that is k8s.io/apiserver with pkg/registry and pkg/controlplane. Left out so far:
-// RBAC, admission webhooks and conversion webhooks of custom resources.
+// RBAC, quotas and limit ranges, admission webhooks and policies, conversion webhooks of custom resources, aggregated API
+// servers, auditing, encryption at rest, and priority among requests (limits.go treats all alike).
 package apiserver
 
 import (

@@ -22,7 +22,7 @@
 // A daemon of the agent's own is made with [StartDaemon].
 //
 // In Kubernetes: the container runtime interface (CRI) and containerd's plugin for it. Left out: the interface itself and
-// its sandboxes, runtime classes, user namespaces, checkpoints, Localhost seccomp profiles, AppArmor and SELinux.
+// its sandboxes, runtime classes, user namespaces, checkpoints, AppArmor and SELinux.
 package containerd
 
 import (

@@ -26,7 +26,7 @@
 // Where [Config.CNI] is set, plugins connect the pods instead.
 //
 // In Kubernetes: the pause container of the container runtime, and a CNI plugin (bridge, host-local, loopback). Left out:
-// IPv6, host ports, bandwidth limits, and routes to other nodes.
+// IPv6, bandwidth limits, and routes to other nodes. Host ports are the proxy's.
 package network
 
 import (
