@@ -18,7 +18,7 @@ import (
 // module is the module's own name, which its import paths begin with.
 const module = "skiff"
 
-// row is one of the table in DESIGN.md: what the packages in a folder may be made of.
+// row says what the packages in a folder may be made of.
 type row struct {
 	imports []string // Folders of this module whose packages it may import; everything, if it holds "*".
 	// kubernetes says that the package comment must tell what the package is in Kubernetes. It is the bridge for those who
@@ -26,7 +26,7 @@ type row struct {
 	kubernetes bool
 }
 
-// layout is that table. A folder below one of these is part of it, unless it has a row of its own.
+// layout is the arrows of ARCHITECTURE.md as a table. A folder below one of these is part of it, unless it has a row of its own.
 var layout = map[string]row{
 	"agent":            {imports: []string{"reconcile", "api", "agent/cgroup"}, kubernetes: true},
 	"agent/cgroup":     {kubernetes: true},
@@ -53,7 +53,7 @@ var layout = map[string]row{
 // replaced are the modules that skiff exists to replace. Importing them would defeat it.
 var replaced = []string{"k8s.io/kubernetes", "k8s.io/apiserver"}
 
-// TestLayout holds the house rules that DESIGN.md sets, on every Go file of the module.
+// TestLayout holds these house rules on every Go file of the module.
 func TestLayout(t *testing.T) {
 	comments := map[string]string{} // Package comments by folder.
 	for _, name := range goFiles(t) {
@@ -137,7 +137,7 @@ func forbidden(folder, imported string, isTest bool) string {
 	}
 	from, ok := rowOf(folder)
 	if !ok {
-		return fmt.Sprintf("the folder %s has no row in the table of DESIGN.md; give it one there and in layout_test.go", folder)
+		return fmt.Sprintf("the folder %s has no row in layout_test.go; give it one, and a place in ARCHITECTURE.md", folder)
 	}
 	to, ok := rowOf(strings.TrimPrefix(imported, module+"/"))
 	may := layout[from].imports
@@ -148,7 +148,7 @@ func forbidden(folder, imported string, isTest bool) string {
 	if len(may) > 0 {
 		list = "only " + strings.Join(may, " and ")
 	}
-	return fmt.Sprintf("%s may import %s of this module (DESIGN.md). Parts of skiff know each other through the Kubernetes API "+
+	return fmt.Sprintf("%s may import %s of this module. Parts of skiff know each other through the Kubernetes API "+
 		"and the interfaces that they own, so that each can be run, tested and replaced by itself; cmd joins them", from, list)
 }
 
@@ -157,7 +157,7 @@ func lacking(folder, comment string) string {
 	name, ok := rowOf(folder)
 	switch {
 	case !ok:
-		return "the folder has no row in the table of DESIGN.md; give it one there and in layout_test.go"
+		return "the folder has no row in layout_test.go; give it one, and a place in ARCHITECTURE.md"
 	case strings.TrimSpace(comment) == "":
 		return "no package comment; say what the package does, what it refuses to do, and who calls it"
 	case layout[name].kubernetes && !strings.Contains(comment, "In Kubernetes:"):
