@@ -1,7 +1,7 @@
-// Package fake is a container runtime and a pod network that live in memory, for tests of what stands on them. They keep the
-// promises of [agent.Runtime] and [agent.Network], their refusals included: an image that is not here cannot be started, an ID
-// is not used twice, a running container is not removed. What a real container would do by itself, a test does for it: it
-// exits, it says something.
+// Package fake is a container runtime and a pod network that live in memory, for tests of what stands on them, and for the
+// pretended nodes of `skiff agent`. They keep the promises of [agent.Runtime] and [agent.Network], their refusals included: an
+// image that is not here cannot be started, an ID is not used twice, a running container is not removed. What a real container
+// would do by itself, a test does for it: it exits, it says something.
 //
 // In Kubernetes: pkg/kubelet/container/testing. Left out: calls recorded one by one; tests look at what came of them.
 package fake

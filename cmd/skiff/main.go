@@ -1,7 +1,8 @@
 // Command skiff is a whole small cluster in one binary: an API server with its store, controllers, a scheduler, and a node
 // with its agent, proxy and DNS. `skiff server` runs it; `skiff up` does so in the background.
 //
-// This is the only place that knows concrete types, reads flags and exits. Each command has a file of its own.
+// This is the only place that knows concrete types, reads flags and exits. A command has a file of its own, but for the
+// components that run alone, which share components.go.
 package main
 
 import (
