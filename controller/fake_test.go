@@ -171,7 +171,9 @@ func (w *world) runPods() {
 			{Type: corev1.PodReady, Status: corev1.ConditionTrue, LastTransitionTime: metav1.Now()},
 		}}
 		_, err := w.client.CoreV1().Pods("default").Update(w.ctx, &pod, metav1.UpdateOptions{})
-		w.must(err)
+		if !apierrors.IsNotFound(err) { // A controller may have deleted it meanwhile.
+			w.must(err)
+		}
 	}
 	w.settle()
 }

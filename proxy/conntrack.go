@@ -131,8 +131,9 @@ func (p *Proxy) forgetSuspects(ctx context.Context, s suspects) (n int, err erro
 		return p.rules.stale(f, local)
 	}
 	expected := map[flow]bool{}
+	answered := func(f flow) bool { return f.dialed.proto == udp && f.client.IsValid() && stale(f) }
 	_, err = forgetFlows(s, func(f flow) bool {
-		if f.dialed.proto == udp && f.client.IsValid() && stale(f) {
+		if answered(f) {
 			expected[f] = true
 		}
 		return false
@@ -140,12 +141,16 @@ func (p *Proxy) forgetSuspects(ctx context.Context, s suspects) (n int, err erro
 	if err != nil {
 		return 0, err
 	}
-	if len(expected) > 0 {
-		if err := p.kernel.expect(slices.Collect(maps.Keys(expected))); err != nil {
-			slog.Warn("some answers by UDP may not find their way", "err", err)
-		}
-	}
-	n, err = forgetAll(func() (int, error) { return forgetFlows(s, stale) })
+	p.expect(slices.Collect(maps.Keys(expected)))
+	n, err = forgetAll(func() (int, error) {
+		return forgetFlows(s, func(f flow) bool {
+			if answered(f) && !expected[f] { // It has come since, or the kernel's list had a hole.
+				expected[f] = true
+				p.expect([]flow{f})
+			}
+			return stale(f)
+		})
+	})
 	if err == nil && len(expected) > 0 {
 		select {
 		case <-ctx.Done():
@@ -153,6 +158,15 @@ func (p *Proxy) forgetSuspects(ctx context.Context, s suspects) (n int, err erro
 		}
 	}
 	return n, err
+}
+
+func (p *Proxy) expect(late []flow) {
+	if len(late) == 0 {
+		return
+	}
+	if err := p.kernel.expect(late); err != nil {
+		slog.Warn("some answers by UDP may not find their way", "err", err)
+	}
 }
 
 // mostPasses bounds how often the connections are looked through for stale ones.
