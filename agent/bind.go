@@ -17,6 +17,9 @@ import (
 // part of a volume is a mount, through which the volume's own files would be deleted.
 func UnmountPods(dataDir string) error { return unmountBelow(dirs{data: dataDir}.pods()) }
 
+// UnmountVolumes takes away what somebody, or a container that may, has mounted into the volumes that DataDir holds.
+func UnmountVolumes(dataDir string) error { return unmountBelow(dirs{data: dataDir}.localVolumes()) }
+
 // unmountBelow takes away every mount below dir, the innermost first.
 func unmountBelow(dir string) error {
 	dir, err := filepath.EvalSymlinks(dir)

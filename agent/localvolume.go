@@ -10,6 +10,7 @@ import (
 	"slices"
 	"time"
 
+	"golang.org/x/sys/unix"
 	v1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -150,7 +151,7 @@ func (a *Agent) sweepVolumes() {
 	entries, _ := os.ReadDir(a.dirs.localVolumes())
 	for _, e := range entries {
 		if !known[e.Name()] {
-			_ = os.Remove(filepath.Join(a.dirs.localVolumes(), e.Name())) // What is not empty stays, for somebody to look at.
+			_ = unix.Rmdir(filepath.Join(a.dirs.localVolumes(), e.Name())) // What is no empty directory stays, for somebody to look at.
 		}
 	}
 }

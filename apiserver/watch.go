@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/http"
+	"sync"
 	"time"
 
 	"k8s.io/apimachinery/pkg/apis/meta/internalversion"
@@ -131,6 +132,7 @@ func (s *Server) serveWatch(w http.ResponseWriter, r *http.Request, sh *shelf, s
 	run := func(w http.ResponseWriter, r *http.Request) {
 		out := &eventWriter{w: w, r: r, server: s, shelf: sh, format: f}
 		out.start()
+		defer out.end()
 		if err := s.stream(r.Context(), sh, sel, o, out.emit); err != nil {
 			out.fail(err)
 		}
@@ -152,11 +154,20 @@ type eventWriter struct {
 	format format
 	rows   bool        // Whether a table with its column definitions was sent.
 	stuck  *time.Timer // Runs while a frame is written, and ends the stream.
+
+	mu   sync.Mutex
+	over bool // The handler returns: w must not be used any more.
 }
 
 func (e *eventWriter) start() {
 	// A deadline for each frame would go twice through the connection's own loop in HTTP/2.
-	e.stuck = time.AfterFunc(e.server.limits.frame, func() { _ = http.NewResponseController(e.w).SetWriteDeadline(time.Now()) })
+	e.stuck = time.AfterFunc(e.server.limits.frame, func() {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		if !e.over {
+			_ = http.NewResponseController(e.w).SetWriteDeadline(time.Now())
+		}
+	})
 	e.stuck.Stop()
 	media := e.format.media
 	if media != typeJSON {
@@ -166,6 +177,14 @@ func (e *eventWriter) start() {
 	e.w.Header().Set("Cache-Control", "no-cache, private")
 	e.w.WriteHeader(http.StatusOK)
 	e.flush()
+}
+
+// end must be called before the handler returns.
+func (e *eventWriter) end() {
+	e.stuck.Stop()
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.over = true
 }
 
 func (e *eventWriter) flush() {

@@ -188,6 +188,9 @@ func (c *claims) grow(ctx context.Context, v *corev1.PersistentVolume, claim *co
 		}
 	}
 	status := *claim.Status.DeepCopy()
+	if status.Capacity == nil {
+		status.Capacity = corev1.ResourceList{}
+	}
 	status.Capacity[storage] = wanted
 	if err := c.setStatus(ctx, claim, status); err != nil {
 		return err

@@ -73,6 +73,9 @@ func (d dirs) down(ctx context.Context, out io.Writer, purge bool) error {
 	if err := d.inUse(); err != nil {
 		return err
 	}
+	if err := agent.UnmountVolumes(d.data); err != nil {
+		return err
+	}
 	if err := errors.Join(os.RemoveAll(d.data), os.RemoveAll(d.run)); err != nil {
 		return fmt.Errorf("remove the cluster's files: %w", err)
 	}
