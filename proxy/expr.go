@@ -39,6 +39,22 @@ func isLocal() []expr.Any {
 	return []expr.Any{&expr.Fib{Register: reg(0), FlagDADDR: true, ResultADDRTYPE: true}, equal(reg(0), native(unix.RTN_LOCAL)...)}
 }
 
+// The states of a packet's connection: NF_CT_STATE_BIT of each.
+const (
+	establishedConnection = 1 << 1
+	relatedConnection     = 1 << 2
+	newConnection         = 1 << 3
+)
+
+// connectionIs asks whether the packet's connection is in one of these states.
+func connectionIs(states uint32) []expr.Any {
+	return []expr.Any{
+		&expr.Ct{Key: expr.CtKeySTATE, Register: reg(0)},
+		&expr.Bitwise{SourceRegister: reg(0), DestRegister: reg(0), Len: 4, Mask: native(states), Xor: native(0)},
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: reg(0), Data: native(0)},
+	}
+}
+
 func source(to uint32) expr.Any {
 	return &expr.Payload{DestRegister: to, Base: expr.PayloadBaseNetworkHeader, Offset: 12, Len: 4}
 }
@@ -50,6 +66,11 @@ func destination(to uint32) expr.Any {
 // port loads the destination port, at the same place in TCP, UDP and SCTP.
 func port(to uint32) expr.Any {
 	return &expr.Payload{DestRegister: to, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2}
+}
+
+// sourcePort is at the same place in them, too.
+func sourcePort(to uint32) expr.Any {
+	return &expr.Payload{DestRegister: to, Base: expr.PayloadBaseTransportHeader, Offset: 0, Len: 2}
 }
 
 func l4proto(to uint32) expr.Any { return &expr.Meta{Key: expr.MetaKeyL4PROTO, Register: to} }

@@ -62,13 +62,8 @@ func settledChain() chain {
 }
 
 func established() rule {
-	const establishedOrRelated = 2 | 4 // NF_CT_STATE_BIT of either.
-	return rule{"ct state established,related accept", []expr.Any{
-		&expr.Ct{Key: expr.CtKeySTATE, Register: reg(0)},
-		&expr.Bitwise{SourceRegister: reg(0), DestRegister: reg(0), Len: 4, Mask: native(establishedOrRelated), Xor: native(0)},
-		&expr.Cmp{Op: expr.CmpOpNeq, Register: reg(0), Data: native(0)},
-		&expr.Verdict{Kind: expr.VerdictAccept},
-	}}
+	return rule{"ct state established,related accept",
+		join(connectionIs(establishedConnection|relatedConnection), &expr.Verdict{Kind: expr.VerdictAccept})}
 }
 
 func dropUnknown(addr string, load func(uint32) expr.Any) rule {

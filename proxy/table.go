@@ -8,6 +8,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
@@ -21,10 +22,11 @@ import (
 // whole or not at all.
 type table struct {
 	config Config
-	mu     sync.Mutex     // Held by whoever uses what follows.
-	conn   *nftables.Conn // Or nil.
-	port   atomic.Uint32  // Of conn: changes that come from there are its own.
-	have   choices        // The pick chains that the kernel holds. They stay when nobody needs them: the next rollout will.
+	mu     sync.Mutex            // Held by whoever uses what follows.
+	conn   *nftables.Conn        // Or nil.
+	port   atomic.Uint32         // Of conn: changes that come from there are its own.
+	have   choices               // The pick chains that the kernel holds. They stay when nobody needs them: the next rollout will.
+	late   map[lateKey]time.Time // Until when the kernel holds what was last expected.
 }
 
 // errDamaged says that the kernel holds no such table, or not with the rules of this version of skiff.
@@ -121,7 +123,7 @@ func (t *table) replace(elements map[key]value) (err error) {
 	if err := conn.Flush(); err != nil {
 		return fmt.Errorf("replace table %s: %w", t.config.Table, err)
 	}
-	t.have = want
+	t.have, t.late = want, nil
 	return nil
 }
 
