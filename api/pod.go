@@ -19,7 +19,7 @@ func pod() *Resource {
 		Verbs:      allVerbs(),
 		Subs: []Sub{
 			{Name: "attach", Kind: "PodAttachOptions", Verbs: stream},
-			{Name: "binding", Kind: "Binding", Verbs: []string{"create"}},
+			bindingSub(),
 			ephemeralSub(),
 			{Name: "eviction", Kind: "Eviction", Group: "policy", Verbs: []string{"create"}},
 			{Name: "exec", Kind: "PodExecOptions", Verbs: stream},

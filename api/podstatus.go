@@ -14,7 +14,7 @@ import (
 // does not come back.
 func validatePodStatus(p, old *corev1.Pod) field.ErrorList {
 	path, s := field.NewPath("status"), &p.Status
-	errs := nonNegative(path.Child("observedGeneration"), s.ObservedGeneration)
+	errs := append(validateMirrorUpdate(p, old), nonNegative(path.Child("observedGeneration"), s.ObservedGeneration)...)
 	if s.NominatedNodeName != "" {
 		errs = append(errs, invalid(path.Child("nominatedNodeName"), s.NominatedNodeName, apivalidation.NameIsDNSSubdomain(s.NominatedNodeName, false))...)
 	}

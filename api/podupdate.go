@@ -13,6 +13,7 @@ import (
 // validatePodUpdate lets a pod change in the few ways that a running pod can follow.
 func validatePodUpdate(p, old *corev1.Pod) field.ErrorList {
 	path := field.NewPath("spec")
+	mirrorErrs := validateMirrorUpdate(p, old)
 	for _, c := range []struct {
 		field    string
 		now, was []corev1.Container
@@ -21,11 +22,11 @@ func validatePodUpdate(p, old *corev1.Pod) field.ErrorList {
 		{"initContainers", p.Spec.InitContainers, old.Spec.InitContainers},
 	} {
 		if len(c.now) != len(c.was) {
-			return field.ErrorList{field.Forbidden(path.Child(c.field), "pod updates may not add or remove containers")}
+			return append(mirrorErrs, field.Forbidden(path.Child(c.field), "pod updates may not add or remove containers"))
 		}
 	}
-	errs := validateDeadlineUpdate(path.Child("activeDeadlineSeconds"),
-		p.Spec.ActiveDeadlineSeconds, old.Spec.ActiveDeadlineSeconds)
+	errs := append(mirrorErrs, validateDeadlineUpdate(path.Child("activeDeadlineSeconds"),
+		p.Spec.ActiveDeadlineSeconds, old.Spec.ActiveDeadlineSeconds)...)
 	errs = append(errs, validateTolerationsUpdate(path.Child("tolerations"), p.Spec.Tolerations, old.Spec.Tolerations)...)
 	for i, gate := range p.Spec.SchedulingGates {
 		if !slices.Contains(old.Spec.SchedulingGates, gate) {

@@ -12,7 +12,8 @@ import (
 
 func validatePod(p *corev1.Pod) field.ErrorList {
 	path := field.NewPath("spec")
-	errs := validatePodSpec(path, &p.Spec)
+	errs := validateMirror(field.NewPath("metadata", "annotations"), p.Annotations, &p.Spec)
+	errs = append(errs, validatePodSpec(path, &p.Spec)...)
 	if p.Spec.NodeName != "" && len(p.Spec.SchedulingGates) > 0 {
 		errs = append(errs, field.Forbidden(path.Child("nodeName"), "cannot be set until all schedulingGates have been cleared"))
 	}

@@ -76,6 +76,7 @@ func validateTemplateLabels(path *field.Path, t *corev1.PodTemplateSpec, selecto
 func validatePodTemplate(path *field.Path, t *corev1.PodTemplateSpec) field.ErrorList {
 	errs := validateLabels(path.Child("labels"), t.Labels)
 	errs = append(errs, apivalidation.ValidateAnnotations(t.Annotations, path.Child("annotations"))...)
+	errs = append(errs, validateMirror(path.Child("annotations"), t.Annotations, &t.Spec)...)
 	spec := path.Child("spec")
 	errs = append(errs, validatePodSpec(spec, &t.Spec)...)
 	if len(t.Spec.EphemeralContainers) > 0 {

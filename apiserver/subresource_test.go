@@ -31,6 +31,10 @@ func TestBinding(t *testing.T) {
 		return s.do(t, "POST", podsPath+"/"+pod+"/binding", `{"kind":"Binding","apiVersion":"v1","metadata":{"name":"`+pod+`"`+more+`},"target":{"name":"n1"}}`)
 	}
 	binding("q", `,"uid":"another"`).refused(t, 409, metav1.StatusReasonConflict, "Precondition failed: UID in precondition: another")
+	binding("q", `,"annotations":{"kubernetes.io/config.mirror":"x"}`).refused(t, 422, metav1.StatusReasonInvalid, "may not add mirror pod annotation")
+	for _, path := range []string{"/q", "/q/status"} {
+		s.do(t, "PATCH", podsPath+path, `{"metadata":{"annotations":{"kubernetes.io/config.mirror":"x"}}}`, merge...).refused(t, 422, metav1.StatusReasonInvalid, "may not add mirror pod annotation")
+	}
 	gated := strings.Replace(podJSON("g"), `"containers"`, `"schedulingGates":[{"name":"skiff.test/wait"}],"containers"`, 1)
 	s.do(t, "POST", podsPath, gated).want(t, 201)
 	binding("g", "").refused(t, 409, metav1.StatusReasonConflict, "pod g has non-empty .spec.schedulingGates")
