@@ -64,7 +64,7 @@ func mirrorsOwn(node string, pod *corev1.Pod) error {
 		return refuse("node %q can only create pods with spec.nodeName set to itself", node)
 	case !owned:
 		return refuse("node %q can only create pods with an owner reference set to itself", node)
-	case pod.Spec.ServiceAccountName != "", len(pod.Spec.ImagePullSecrets) > 0, refersToObjects(&pod.Spec):
+	case pod.Spec.ServiceAccountName != "", pod.Spec.DeprecatedServiceAccount != "", len(pod.Spec.ImagePullSecrets) > 0, refersToObjects(&pod.Spec):
 		return refuse("node %q can not create pods that reference secrets, configmaps, service accounts or claims", node)
 	}
 	return nil

@@ -70,7 +70,7 @@ func TestNodeMirrorsItsOwn(t *testing.T) {
 	s := start(t)
 	create := func(name, annotations, owner, spec string) answer {
 		return s.doAs(t, nodeUser, "POST", podsPath, `{"kind":"Pod","apiVersion":"v1","metadata":{"name":"`+name+`","annotations":{`+annotations+`},
-			"ownerReferences":[{"apiVersion":"v1","kind":"Node","name":"`+owner+`","uid":"u"}]},"spec":{"containers":[{"name":"c","image":"i"`+spec+`}}`)
+			"ownerReferences":[{"apiVersion":"v1","kind":"Node","name":"`+owner+`","uid":"u"}]},"spec":{"containers":[{"name":"c","image":"i"`+spec+`}}`, "User-Agent", "skiff-agent") // Of which the defaults are set late.
 	}
 	const mirror, here = `"kubernetes.io/config.mirror":"h"`, `}],"nodeName":"n1"`
 	for _, tc := range []struct{ annotations, owner, spec, why string }{
@@ -78,6 +78,7 @@ func TestNodeMirrorsItsOwn(t *testing.T) {
 		{mirror, "n1", `}],"nodeName":"n2"`, `node "n1" can only create pods with spec.nodeName set to itself`},
 		{mirror, "n2", here, `node "n1" can only create pods with an owner reference set to itself`},
 		{mirror, "n1", here + `,"serviceAccountName":"default"`, "reference secrets, configmaps, service accounts or claims"},
+		{mirror, "n1", here + `,"serviceAccount":"default"`, "reference secrets, configmaps, service accounts or claims"},
 		{mirror, "n1", here + `,"volumes":[{"name":"v","secret":{"secretName":"s"}}]`, "reference secrets, configmaps, service accounts or claims"},
 		{mirror, "n1", `,"envFrom":[{"secretRef":{"name":"s"}}]` + here, "reference secrets, configmaps, service accounts or claims"},
 	} {
