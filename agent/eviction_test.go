@@ -39,14 +39,14 @@ func TestThresholds(t *testing.T) {
 			t.Errorf("%s is read", bad)
 		}
 	}
-	host := map[Signal]stock{memoryAvailable: {200 << 20, 8 << 30}, diskAvailable: {14, 100}, imagesAvailable: {14, 100}, inodesFree: {50, 100}, imagesInodesFree: {50, 100}}
+	host := map[Signal]stock{memoryAvailable: {200 << 20, 8 << 30}, diskAvailable: {6, 100}, imagesAvailable: {4, 100}, inodesFree: {50, 100}, imagesInodesFree: {50, 100}}
 	crossed, near := met(defaults, host)
 	if len(crossed) != 1 || crossed[0].Signal != imagesAvailable || !near {
 		t.Errorf("crossed: %v, near: %t; want that of images only", crossed, near)
 	}
 	capacity := v1.ResourceList{v1.ResourceMemory: resource.MustParse("1Gi"), v1.ResourceEphemeralStorage: resource.MustParse("100Gi"), v1.ResourceCPU: resource.MustParse("2")}
 	got := allocatableOf(capacity, v1.ResourceList{v1.ResourceCPU: resource.MustParse("500m"), v1.ResourceMemory: resource.MustParse("124Mi")}, defaults)
-	if got.Cpu().String() != "1500m" || got.Memory().String() != "800Mi" || got.StorageEphemeral().String() != "90Gi" {
+	if got.Cpu().String() != "1500m" || got.Memory().String() != "800Mi" || got.StorageEphemeral().String() != "95Gi" {
 		t.Errorf("allocatable: %v", got)
 	}
 }

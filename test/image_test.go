@@ -44,8 +44,8 @@ func TestMirror(t *testing.T) {
 	s.says("kubectl exec deploy/app1 -- curl -sS http://app2-service", welcome)
 	const events = "kubectl get events --field-selector involvedObject.kind=Pod -o jsonpath='{range .items[*]}{.message}{\"\\n\"}{end}'"
 	s.until(events+" | sort -u", `(?s).*Pulling image "nginx"
-Pulling image "nginx": [78]\.\d of 1[67]\.\d MB
-.*Successfully pulled image "nginx" in 1\d\.\d+s \(1\d\.\d+s including waiting\)\. Image size: 1[67]\d{6} bytes\..*`)
+Pulling image "nginx": [78]\.\d of 1[78]\.\d MB
+.*Successfully pulled image "nginx" in 1\d\.\d+s \(1\d\.\d+s including waiting\)\. Image size: 1[78]\d{6} bytes\..*`)
 
 	// The mirror answers for all of docker.io: it has no other image, and that is said.
 	s.do("kubectl run none --image=nobody/nothing")

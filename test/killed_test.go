@@ -276,7 +276,9 @@ func (k *killing) left() (found []string) {
 		found = append(found, "mount "+mount)
 	}
 	for _, dir := range n.cgroups() {
-		found = append(found, "cgroup "+dir)
+		if base := filepath.Base(dir); base != "besteffort" && base != "burstable" { // Those of the classes stay with the node.
+			found = append(found, "cgroup "+dir)
+		}
 	}
 	for _, socket := range n.sockets() {
 		found = append(found, "socket "+socket)
