@@ -7,7 +7,6 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	gocni "github.com/containerd/go-cni"
@@ -26,9 +25,6 @@ type CNI struct {
 // pluginTime bounds how long plugins may take over one pod.
 const pluginTime = time.Minute
 
-// podFile says for whom a pod's namespaces are: plugins are told when it goes, too.
-const podFile = "pod"
-
 // plugins reads the configuration, each time: who installs a network plugin does so while the node runs.
 func (c *CNI) plugins() (gocni.CNI, error) {
 	dirs := c.BinDirs
@@ -46,16 +42,10 @@ func (c *CNI) plugins() (gocni.CNI, error) {
 }
 
 // add has the plugins connect a namespace, and returns the address that they gave it.
-func (c *CNI) add(ctx context.Context, pod Pod, nsPath string) (netip.Addr, error) {
+func add(ctx context.Context, plugins gocni.CNI, pod Pod, nsPath string) (netip.Addr, error) {
 	ctx, cancel := context.WithTimeout(ctx, pluginTime)
 	defer cancel()
-	plugins, err := c.plugins()
-	if err != nil {
-		return netip.Addr{}, err
-	}
-	labels := gocni.WithLabels(podArguments(pod))
-	_ = plugins.Remove(ctx, pod.UID, nsPath, labels) // What a try that was killed may have left; mostly there is nothing.
-	result, err := plugins.Setup(ctx, pod.UID, nsPath, labels)
+	result, err := plugins.Setup(ctx, pod.UID, nsPath, gocni.WithLabels(podArguments(pod)))
 	if err != nil {
 		return netip.Addr{}, fmt.Errorf("CNI plugins: %w", err)
 	}
@@ -66,7 +56,7 @@ func (c *CNI) add(ctx context.Context, pod Pod, nsPath string) (netip.Addr, erro
 			}
 		}
 	}
-	return netip.Addr{}, errors.Join(fmt.Errorf("CNI plugins gave the pod no IPv4 address on %s", podDevice), plugins.Remove(ctx, pod.UID, nsPath, labels))
+	return netip.Addr{}, fmt.Errorf("CNI plugins gave the pod no IPv4 address on %s", podDevice)
 }
 
 // remove has the plugins take back what add did.
@@ -96,10 +86,14 @@ func podArguments(pod Pod) map[string]string {
 
 // addCNI connects a new pod by plugins.
 func (n *Network) addCNI(ctx context.Context, pod Pod) (netip.Addr, error) {
-	if err := os.WriteFile(n.path(pod.UID, podFile), []byte(pod.Namespace+"/"+pod.Name+"\n"), 0o644); err != nil {
+	plugins, err := n.config.CNI.plugins()
+	if err != nil {
 		return netip.Addr{}, err
 	}
-	addr, err := n.config.CNI.add(ctx, pod, n.path(pod.UID, "net"))
+	if err := n.writeNote(pod); err != nil {
+		return netip.Addr{}, err
+	}
+	addr, err := add(ctx, plugins, pod, n.path(pod.UID, "net"))
 	if err != nil {
 		return addr, err
 	}
@@ -108,19 +102,29 @@ func (n *Network) addCNI(ctx context.Context, pod Pod) (netip.Addr, error) {
 
 // removeCNI has plugins forget a pod. After a reboot its namespace is not there any more, which they must be able to bear.
 func (n *Network) removeCNI(ctx context.Context, uid string) error {
-	text, err := os.ReadFile(n.path(uid, podFile))
+	pod, err := n.readNote(uid)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil // It never had plugins, or they have forgotten it.
 	}
 	if err != nil {
 		return err
 	}
-	namespace, name, _ := strings.Cut(strings.TrimSpace(string(text)), "/")
 	nsPath := n.path(uid, "net")
 	if !n.pinned(uid, true) {
 		nsPath = ""
 	}
-	return n.config.CNI.remove(ctx, Pod{UID: uid, Namespace: namespace, Name: name}, nsPath)
+	if err := n.config.CNI.remove(ctx, pod, nsPath); err != nil {
+		return err
+	}
+	return os.Remove(n.note(uid))
+}
+
+// forget is removeCNI for a pod whose network is not whole. What plugins cannot take back they are asked for again when the pod is
+// torn down or made anew.
+func (n *Network) forget(uid string) {
+	if err := n.removeCNI(context.Background(), uid); err != nil {
+		n.log.Warn("CNI plugins keep what a pod had", "pod", uid, "err", err)
+	}
 }
 
 // letBridgesBeSeen has packets between two ports of a bridge pass the node's rules: otherwise a Service does not answer a pod that is

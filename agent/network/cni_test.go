@@ -113,6 +113,68 @@ func TestCNI(t *testing.T) {
 	}
 }
 
+// TestCNIReboot: namespaces do not outlive a reboot, but what plugins have given does. A start asks no plugin, which may hang; a pod
+// that is gone gives its address back when it is torn down, one that goes on when it is made anew.
+func TestCNIReboot(t *testing.T) {
+	if !alone(t) {
+		return
+	}
+	c := testConfig(t)
+	c.CNI = newCNI(t)
+	c.CNI.NodeAddress = netip.MustParseAddr("10.43.0.10")
+	before := newNetwork(t, c)
+	for _, uid := range []string{"gone", "stays", "half"} {
+		setup(t, before, uid)
+	}
+	for _, uid := range []string{"gone", "stays"} {
+		if err := before.unpin(uid); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Remove(before.path("half", addressFile)); err != nil { // As of a setup that was killed.
+		t.Fatal(err)
+	}
+
+	bins := c.CNI.BinDirs
+	asked := filepath.Join(t.TempDir(), "asked")
+	c.CNI.BinDirs = []string{filepath.Dir(asked)}
+	for _, plugin := range []string{"bridge", "loopback"} {
+		if err := os.WriteFile(filepath.Join(filepath.Dir(asked), plugin), []byte("#!/bin/sh\ntouch "+asked+"\nexit 1\n"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	n, err := New(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(asked); err == nil {
+		t.Error("the start asked a plugin")
+	}
+	if pods, err := n.Pods(t.Context()); err != nil || !slices.Equal(pods, []string{"gone", "half", "stays"}) {
+		t.Errorf("pods with something to remove: %q (%v)", pods, err)
+	}
+	if err := n.Teardown(t.Context(), "gone"); err == nil {
+		t.Error("a plugin that fails over a pod is not told of")
+	}
+
+	c.CNI.BinDirs = bins
+	stays := setup(t, n, "stays")
+	for _, uid := range []string{"gone", "half"} {
+		if err := n.Teardown(t.Context(), uid); err != nil {
+			t.Error(err)
+		}
+	}
+	if left := c.CNI.addresses(t); !slices.Equal(left, []string{stays.Addr.String()}) {
+		t.Errorf("plugins keep %v, want %s alone", left, stays.Addr)
+	}
+	if pods, err := n.Pods(t.Context()); err != nil || !slices.Equal(pods, []string{"stays"}) {
+		t.Errorf("in the end there are the pods %q (%v)", pods, err)
+	}
+	if err := n.Teardown(t.Context(), "stays"); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestCNIWaits: without a configuration no pod is connected, and with one that comes it is.
 func TestCNIWaits(t *testing.T) {
 	if !alone(t) {
@@ -131,6 +193,9 @@ func TestCNIWaits(t *testing.T) {
 	}
 	if host, err := n.Setup(t.Context(), Pod{UID: "h", Hostname: "h", HostNetwork: true}); err != nil || host.Addr.IsValid() {
 		t.Fatalf("a pod of the host's network: %+v, %v", host, err)
+	}
+	if err := n.Teardown(t.Context(), "a"); err != nil {
+		t.Errorf("tearing down what no plugin was asked for: %v", err)
 	}
 	if err := os.Rename(file+".later", file); err != nil {
 		t.Fatal(err)
@@ -174,14 +239,14 @@ func TestCNIHangs(t *testing.T) {
 		_, err := n.Setup(t.Context(), Pod{UID: "slow", Namespace: "default", Name: "slow", Hostname: "slow"})
 		slow <- err
 	}()
-	began := func() bool { _, err := os.Stat(n.path("slow", podFile)); return err == nil }
+	began := func() bool { _, err := os.Stat(n.note("slow")); return err == nil }
 	for deadline := time.Now().Add(30 * time.Second); !began(); time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("the pod's setup does not begin")
 		}
 	}
 	setup(t, n, "quick")
-	if pods, err := n.Pods(t.Context()); err != nil || !slices.Equal(pods, []string{"quick"}) {
+	if pods, err := n.Pods(t.Context()); err != nil || !slices.Equal(pods, []string{"quick", "slow"}) {
 		t.Errorf("meanwhile there are the pods %q (%v)", pods, err)
 	}
 	if err := n.Teardown(t.Context(), "quick"); err != nil {

@@ -20,7 +20,8 @@
 // seconds. As these are nat rules, they see the first packet of a connection only.
 //
 // The namespaces (network, IPC, UTS) belong to no process: they are bind mounts under Dir, so there is no pause
-// container. Beside them stands a file with the pod's address. Nothing else is remembered: a new [Network] reads it back.
+// container. Beside them stands a file with the pod's address. Nothing else is remembered, but for which pods CNI plugins were
+// asked: a new [Network] reads it back.
 // Processes that use the mounts (containerd) must be in the mount namespace of this one.
 //
 // Where [Config.CNI] is set, plugins connect the pods instead.
@@ -34,9 +35,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -59,7 +62,8 @@ type Config struct {
 
 	MTU int // Of the pods' interfaces; 0 is the kernel's default.
 
-	CNI *CNI // Who connects the pods; nil: this package.
+	CNI     *CNI   // Who connects the pods; nil: this package.
+	NoteDir string // Holds what CNI plugins are still to be told; it must outlive a reboot: DATA/cni.
 }
 
 // Pod is what a pod wants.
@@ -98,6 +102,11 @@ func New(c Config) (*Network, error) {
 	if err := os.MkdirAll(c.Dir, 0o755); err != nil {
 		return nil, err
 	}
+	if c.CNI != nil {
+		if err := os.MkdirAll(c.NoteDir, 0o755); err != nil {
+			return nil, err
+		}
+	}
 	n := &Network{config: c, log: slog.With("component", "network"), addresses: newPool(c.PodCIDR),
 		pods: map[string]netip.Addr{}, changing: map[string]chan struct{}{}}
 	if err := n.prepareNode(); err != nil {
@@ -112,6 +121,9 @@ func New(c Config) (*Network, error) {
 func (c Config) check() error {
 	if !filepath.IsAbs(c.Dir) {
 		return fmt.Errorf("the namespaces' directory %q is not absolute", c.Dir)
+	}
+	if c.CNI != nil && !filepath.IsAbs(c.NoteDir) {
+		return fmt.Errorf("the directory %q for what CNI plugins keep is not absolute", c.NoteDir)
 	}
 	for name, p := range map[string]netip.Prefix{"pod": c.PodCIDR, "cluster": c.ClusterCIDR, "service": c.ServiceCIDR} {
 		if !p.IsValid() || !p.Addr().Is4() || p != p.Masked() {
@@ -139,6 +151,10 @@ func (n *Network) adopt() error {
 	if err != nil {
 		return err
 	}
+	noted, err := n.noted()
+	if err != nil {
+		return err
+	}
 	for _, e := range entries {
 		uid := e.Name()
 		addr, err := n.readAddress(uid)
@@ -148,9 +164,11 @@ func (n *Network) adopt() error {
 		if err == nil && addr.IsValid() && n.config.CNI == nil {
 			err = n.addresses.take(addr)
 		}
+		if err != nil && slices.Contains(noted, uid) {
+			continue // Plugins may hang, and a start waits for nobody: it goes when the pod is torn down or made anew.
+		}
 		if err != nil {
 			n.log.Warn("removing the rest of a pod's network", "pod", uid, "why", err)
-			n.forget(uid)
 			if err := n.unpin(uid); err != nil {
 				return err
 			}
@@ -159,16 +177,6 @@ func (n *Network) adopt() error {
 		n.pods[uid] = addr
 	}
 	return nil
-}
-
-// forget tells plugins of a pod whose network is not whole any more. What they cannot take back they find at the pod's next try.
-func (n *Network) forget(uid string) {
-	if n.config.CNI == nil {
-		return
-	}
-	if err := n.removeCNI(context.Background(), uid); err != nil {
-		n.log.Warn("CNI plugins keep what a pod had", "pod", uid, "err", err)
-	}
 }
 
 // Setup makes the pod's namespaces and connects them. For a pod that has them already, it returns the same.
@@ -206,6 +214,9 @@ func (n *Network) Setup(ctx context.Context, pod Pod) (Result, error) {
 // there.
 func (n *Network) make(ctx context.Context, pod Pod) (addr netip.Addr, err error) {
 	byPlugins := n.config.CNI != nil && !pod.HostNetwork
+	if byPlugins {
+		n.forget(pod.UID) // What a reboot, or a try that was killed, has left.
+	}
 	defer func() {
 		if err != nil {
 			if byPlugins {
@@ -247,7 +258,7 @@ func (n *Network) Teardown(ctx context.Context, podUID string) error {
 	}
 	defer end()
 	addr, _ := n.address(podUID)
-	if addr.IsValid() && n.config.CNI != nil {
+	if n.config.CNI != nil {
 		if err := n.removeCNI(ctx, podUID); err != nil {
 			return fmt.Errorf("disconnect pod %s: %w", podUID, err)
 		}
@@ -264,15 +275,17 @@ func (n *Network) Teardown(ctx context.Context, podUID string) error {
 	return nil
 }
 
-// Pods lists the UIDs of the pods that have something for Teardown to remove.
+// Pods lists the UIDs of the pods that have something for Teardown to remove. With CNI plugins that may be all that a pod has left.
 func (n *Network) Pods(context.Context) ([]string, error) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	uids := make([]string, 0, len(n.pods))
-	for uid := range n.pods {
-		uids = append(uids, uid)
+	uids, err := n.noted()
+	if err != nil {
+		return nil, fmt.Errorf("list what CNI plugins may keep: %w", err)
 	}
-	return uids, nil
+	n.mu.Lock()
+	uids = slices.AppendSeq(uids, maps.Keys(n.pods))
+	n.mu.Unlock()
+	slices.Sort(uids)
+	return slices.Compact(uids), nil
 }
 
 // Purge removes every pod and what New made. The Network must not be used afterwards.

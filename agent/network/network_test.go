@@ -47,7 +47,7 @@ func alone(t *testing.T) bool {
 
 func testConfig(t *testing.T) Config {
 	return Config{
-		Dir: filepath.Join(t.TempDir(), "ns"), PodCIDR: netip.MustParsePrefix("10.42.0.0/24"),
+		Dir: filepath.Join(t.TempDir(), "ns"), NoteDir: filepath.Join(t.TempDir(), "cni"), PodCIDR: netip.MustParsePrefix("10.42.0.0/24"),
 		ClusterCIDR: netip.MustParsePrefix("10.42.0.0/16"), ServiceCIDR: netip.MustParsePrefix("10.43.0.0/16"),
 		LocalAddresses: []netip.Addr{netip.MustParseAddr("10.43.0.10")},
 	}

@@ -208,6 +208,6 @@ func stopNetwork(ctx context.Context, d dirs, l *left) error {
 func networkConfig(d dirs, pods, cluster, service netip.Prefix, address netip.Addr, cni *network.CNI) network.Config {
 	return network.Config{
 		Dir: filepath.Join(d.run, "ns"), PodCIDR: pods, ClusterCIDR: cluster, ServiceCIDR: service,
-		LocalAddresses: []netip.Addr{address}, CNI: cni,
+		LocalAddresses: []netip.Addr{address}, CNI: cni, NoteDir: filepath.Join(d.data, "cni"),
 	}
 }
