@@ -207,10 +207,14 @@ func (a *Agent) Ready() <-chan struct{} { return a.ready }
 func (a *Agent) watchPods() error {
 	mine := func(obj any) []string {
 		pod, ok := obj.(*v1.Pod)
-		if !ok || pod.Spec.NodeName != a.NodeName {
+		if !ok {
 			return nil
 		}
-		return []string{podKey(pod)}
+		keys := a.statics.named(pod.Namespace, pod.Name) // Whose mirror has to wait until another pod of its name is gone.
+		if pod.Spec.NodeName == a.NodeName {
+			keys = append(keys, podKey(pod))
+		}
+		return keys
 	}
 	for name, index := range map[string]cache.IndexFunc{byNode: indexByNode, byUID: indexByUID} {
 		if _, ok := a.pods.GetIndexer().GetIndexers()[name]; ok {
@@ -254,16 +258,18 @@ func podKey(pod *v1.Pod) string {
 // pod returns the pod with this UID if it belongs to this node and is known. It is shared: read only.
 func (a *Agent) pod(uid string) *v1.Pod {
 	if static := a.statics.get(uid); static != nil {
-		return seenOfStatic(static, a.mirrorOf(uid))
+		return seenOfStatic(static, a.mirrorOf(static))
 	}
 	found, err := a.pods.GetIndexer().ByIndex(byUID, a.NodeName+"/"+uid)
-	if err != nil || len(found) == 0 {
+	if err != nil {
 		return nil
 	}
-	if pod := found[0].(*v1.Pod); string(pod.UID) == uid {
-		return pod
+	for _, obj := range found { // Others say that they mirror it.
+		if pod := obj.(*v1.Pod); string(pod.UID) == uid {
+			return pod
+		}
 	}
-	return nil // It mirrors what is not there any more.
+	return nil
 }
 
 // ownPods are the pods of this node that are known. They are shared: read only.
@@ -315,8 +321,12 @@ func (a *Agent) Run(ctx context.Context) error {
 	return err
 }
 
-// begin sets when all that goes on in the background ends.
+// begin sets when all that goes on in the background ends. The static pods are read before anybody asks which pods there are: what
+// they left running is no orphan's.
 func (a *Agent) begin(ctx context.Context) {
+	if a.PodFiles != "" {
+		a.statics.read(time.Now())
+	}
 	a.sources.begin(ctx)
 	a.pulls.begin(ctx)
 	a.probes.begin(ctx)

@@ -85,10 +85,10 @@ func (p *pressure) forget(uid string) {
 	delete(p.evicted, uid)
 }
 
-// refuses says why a pod that has not started yet must not. https://kubernetes.io/docs/concepts/scheduling-eviction/node-pressure-eviction/#node-conditions
+// refuses says why a pod that has not started yet, and is not critical, must not. https://kubernetes.io/docs/concepts/scheduling-eviction/node-pressure-eviction/#node-conditions
 func (p *pressure) refuses(pod *v1.Pod, now time.Time) string {
 	hold := p.conditions(now)
-	if len(hold) == 0 || critical(pod) {
+	if len(hold) == 0 {
 		return ""
 	}
 	if hold[v1.NodeMemoryPressure] && len(hold) == 1 {
@@ -114,8 +114,8 @@ func (a *Agent) tellNode() {
 }
 
 // critical pods are what the cluster, or the node, cannot do without.
-func critical(pod *v1.Pod) bool {
-	return pod.Annotations[v1.MirrorPodAnnotationKey] != "" || isStatic(pod) || pod.Spec.Priority != nil && *pod.Spec.Priority >= criticalPrio
+func (a *Agent) critical(pod *v1.Pod) bool {
+	return a.isStatic(pod) || pod.Spec.Priority != nil && *pod.Spec.Priority >= criticalPrio
 }
 
 // watchPressure looks at memory and disk whenever the kernel says that tasks wait for memory, and now and then.
@@ -236,7 +236,7 @@ func (a *Agent) candidates(ctx context.Context, s Signal) ([]candidate, error) {
 	}
 	var all []candidate
 	for _, pod := range pods {
-		if critical(pod.Pod) || over(pod.Pod) || a.pressure.why(string(pod.UID)) != "" {
+		if a.critical(pod.Pod) || over(pod.Pod) || a.pressure.why(string(pod.UID)) != "" {
 			continue
 		}
 		c := candidate{pod: pod.Pod, containers: pod.containers, each: map[string]int64{}}

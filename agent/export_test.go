@@ -15,6 +15,9 @@ func (a *Agent) RunPods(ctx context.Context) {
 	a.wait()
 }
 
+// ReadStatics looks at the static pods' files, as a change in their folder makes the agent do.
+func (a *Agent) ReadStatics() { a.readStatics() }
+
 // OnEvent calls do with each Event that the agent makes.
 func (a *Agent) OnEvent(do func(*v1.Event)) { a.cast.StartEventWatcher(do) }
 

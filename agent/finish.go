@@ -36,9 +36,10 @@ func (a *Agent) finish(ctx context.Context, pod *v1.Pod, containers []Container,
 		return err
 	}
 	m.ready = nil
-	if isStatic(pod) { // Its mirror goes when this pod is looked for and not found.
+	if a.isStatic(pod) { // Its mirror goes when this pod is looked for and not found.
 		a.statics.forget(uid)
 		a.loop.Add(uid)
+		a.addNamed(pod.Namespace, pod.Name)
 		return nil
 	}
 	err := a.client.CoreV1().Pods(pod.Namespace).Delete(ctx, pod.Name, metav1.DeleteOptions{
@@ -90,5 +91,8 @@ func (a *Agent) reconcileOrphan(ctx context.Context, uid string, containers []Co
 		return 0, err
 	}
 	a.memories.forget(uid)
+	if len(containers) > 0 {
+		a.addNamed(containers[0].Pod.Namespace, containers[0].Pod.Name)
+	}
 	return 0, nil
 }

@@ -35,14 +35,20 @@ func (a *Agent) reconcile(ctx context.Context, uid string) (time.Duration, error
 		return 0, err
 	}
 	pod := a.pod(uid)
-	var mirrorErr error
-	if pod == nil || isStatic(pod) {
-		mirrorErr = a.mirror(ctx, uid, pod) // It runs also where the API cannot be told.
+	if pod == nil && a.statics.mayHave(uid) {
+		return staticAgain, nil
 	}
-	if pod == nil && mirrorErr != nil {
+	static := a.statics.get(uid)
+	if static != nil && static.DeletionTimestamp == nil && len(containers) == 0 {
+		if wait, err := a.mustWait(ctx, static); wait || err != nil {
+			return staticAgain, err
+		}
+	}
+	mirrorErr := a.mirror(ctx, uid, static) // A static pod runs also where the API cannot be told.
+	switch {
+	case pod == nil && (mirrorErr != nil || !plainName.MatchString(uid)): // What a mirror says that it shows may be anything.
 		return 0, mirrorErr
-	}
-	if pod == nil {
+	case pod == nil:
 		return a.reconcileOrphan(ctx, uid, containers)
 	}
 	if err := checkNames(pod); err != nil {
@@ -100,7 +106,7 @@ func (a *Agent) see(ctx context.Context, pod *v1.Pod, containers []Container, m 
 	}
 	s.resizing = m.resizing
 	s.evicted = a.pressure.why(string(pod.UID))
-	if s.evicted == "" && len(containers) == 0 && pod.Status.StartTime == nil {
+	if s.evicted == "" && len(containers) == 0 && pod.Status.StartTime == nil && !a.critical(pod) {
 		s.evicted = a.pressure.refuses(pod, s.now)
 	}
 	s.health = a.probes.follow(s, m.podIP(pod))
@@ -317,9 +323,9 @@ func (a *Agent) writeStatus(ctx context.Context, s seen, d decision, m *memory) 
 	if apiequality.Semantic.DeepEqual(status, s.pod.Status) {
 		return nil
 	}
-	uid := s.pod.UID
-	if isStatic(s.pod) {
-		mirror := a.mirrorOf(string(uid))
+	uid, static := s.pod.UID, a.isStatic(s.pod)
+	if static {
+		mirror := a.mirrorOf(s.pod)
 		if mirror == nil {
 			return nil // There is nowhere to write it yet.
 		}
@@ -337,7 +343,7 @@ func (a *Agent) writeStatus(ctx context.Context, s seen, d decision, m *memory) 
 		return fmt.Errorf("write the status of pod %s/%s: %w", s.pod.Namespace, s.pod.Name, err)
 	}
 	m.written = written
-	if isStatic(s.pod) {
+	if static {
 		m.written = seenOfStatic(s.pod, written)
 	}
 	if d.fail != nil && s.pod.Status.Reason != d.fail.reason {

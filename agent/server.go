@@ -124,8 +124,8 @@ func (a *Agent) podOf(r *http.Request) (*v1.Pod, error) {
 		return nil, fmt.Errorf("find pod %s/%s: %w", namespace, name, err)
 	}
 	if pod, _ := object.(*v1.Pod); ok && pod.Spec.NodeName == a.NodeName {
-		if static := a.pod(pod.Annotations[v1.MirrorPodAnnotationKey]); static != nil {
-			return static, nil
+		if static := a.statics.get(pod.Annotations[v1.MirrorPodAnnotationKey]); static != nil && static.Namespace == namespace && static.Name == name {
+			return seenOfStatic(static, pod), nil
 		}
 		return pod, nil
 	}

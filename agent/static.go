@@ -1,7 +1,6 @@
 package agent
 
 import (
-	"context"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -11,11 +10,12 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/yaml"
@@ -37,25 +37,39 @@ const (
 // maxStaticFile bounds the size of a static pod's file.
 const maxStaticFile = 1 << 20
 
+// staticUID is how many digits a static pod's UID has.
+const staticUID = 32
+
+// staticSettled is how old the last change of a file must be before the file's times tell the next one: what is written within one tick
+// of the kernel's clock has one time.
+const staticSettled = time.Second
+
 // statics are the static pods, by UID, which is a hash of the file.
 type statics struct {
 	dir  string
 	node string
+	row  func() *api.Resource
 
 	mu      sync.Mutex
+	known   bool // The folder was read.
 	pods    map[string]*v1.Pod
 	file    map[string]string // The UID that a file has.
+	stamps  map[string]stamp  // What a file was like when it was read.
 	ignored map[string]string // What was wrong with a file, told once.
 }
 
-func newStatics(dir, node string) *statics {
-	return &statics{dir: dir, node: node, pods: map[string]*v1.Pod{}, file: map[string]string{}, ignored: map[string]string{}}
+// stamp changes with a file.
+type stamp struct {
+	inode           uint64
+	size            int64
+	written, change syscall.Timespec
 }
 
-// isStatic tells a static pod. Its mirror is none.
-func isStatic(pod *v1.Pod) bool {
-	_, mirror := pod.Annotations[v1.MirrorPodAnnotationKey]
-	return !mirror && pod.Annotations[configSource] == "file" && pod.Annotations[configHash] == string(pod.UID)
+func newStatics(dir, node string) *statics {
+	return &statics{
+		dir: dir, node: node, row: sync.OnceValue(podRow),
+		pods: map[string]*v1.Pod{}, file: map[string]string{}, stamps: map[string]stamp{}, ignored: map[string]string{},
+	}
 }
 
 func (s *statics) get(uid string) *v1.Pod {
@@ -70,6 +84,26 @@ func (s *statics) uids() []string {
 	return slices.Collect(maps.Keys(s.pods))
 }
 
+// named lists those of a name: the one that is to run, and those that were before it and have not ended yet.
+func (s *statics) named(namespace, name string) []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var uids []string
+	for uid, pod := range s.pods {
+		if pod.Name == name && pod.Namespace == namespace {
+			uids = append(uids, uid)
+		}
+	}
+	return uids
+}
+
+// mayHave says of a UID that it may be a static pod's, for the folder could not be read yet. Those of the API are written with dashes.
+func (s *statics) mayHave(uid string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.dir != "" && !s.known && len(uid) == staticUID && !strings.Contains(uid, "-")
+}
+
 // forget drops a pod that was to end and has.
 func (s *statics) forget(uid string) {
 	s.mu.Lock()
@@ -81,39 +115,85 @@ func (s *statics) forget(uid string) {
 
 // read compares the files with the pods that are known, and returns the UIDs of those that came, or are to go.
 func (s *statics) read(now time.Time) (changed []string) {
-	files, _ := filepath.Glob(filepath.Join(s.dir, "*.yaml")) // The pattern is a good one.
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	have := map[string]bool{}
-	for _, file := range files {
-		have[file] = true
-		pod, err := s.parse(file)
-		if err != nil {
-			if errors.Is(err, fs.ErrNotExist) {
-				have[file] = false
-			} else if s.ignored[file] != err.Error() {
-				s.ignored[file] = err.Error()
-				slog.Warn("a static pod's file is passed over; what it was before runs on", "file", file, "err", err)
-			}
-			continue
+	entries, err := os.ReadDir(s.dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		s.complain(s.dir, "the static pods' folder cannot be read; what there was runs on", err)
+		return nil
+	}
+	delete(s.ignored, s.dir)
+	s.known = true
+	have, first := map[string]bool{}, map[string]string{}
+	for _, e := range entries { // By name.
+		if filepath.Ext(e.Name()) == ".yaml" {
+			file := filepath.Join(s.dir, e.Name())
+			uids, there := s.readFile(file, first, now)
+			changed, have[file] = append(changed, uids...), there
 		}
-		delete(s.ignored, file)
-		uid := string(pod.UID)
-		if s.file[file] == uid {
-			continue
+	}
+	for file := range s.stamps {
+		if !have[file] {
+			delete(s.stamps, file)
 		}
-		changed = append(changed, s.end(s.file[file], now)...)
-		s.file[file], s.pods[uid] = uid, pod
-		changed = append(changed, uid)
+	}
+	for file := range s.ignored {
+		if !have[file] {
+			delete(s.ignored, file)
+		}
 	}
 	for file, uid := range s.file {
 		if !have[file] {
 			delete(s.file, file)
-			delete(s.ignored, file)
 			changed = append(changed, s.end(uid, now)...)
 		}
 	}
 	return changed
+}
+
+// readFile is read for one file. first has the files before it by the pods' names: the first one of a name is the one that counts.
+func (s *statics) readFile(file string, first map[string]string, now time.Time) (changed []string, there bool) {
+	pod, err := s.look(file, now)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, false
+	}
+	if err != nil {
+		s.complain(file, "a static pod's file is passed over; what it was before runs on", err)
+	}
+	read := pod != nil
+	if !read {
+		pod = s.pods[s.file[file]]
+	}
+	if pod == nil {
+		return nil, true
+	}
+	name := pod.Namespace + "/" + pod.Name
+	if other, taken := first[name]; taken {
+		s.complain(file, "a static pod's file is passed over", fmt.Errorf("pod %s is that of %s", name, other))
+		changed = s.end(s.file[file], now)
+		delete(s.file, file)
+		delete(s.stamps, file) // For the other one may go.
+		return changed, true
+	}
+	first[name] = file
+	if read {
+		delete(s.ignored, file)
+	}
+	uid := string(pod.UID)
+	if s.file[file] == uid {
+		return nil, true
+	}
+	changed = append(s.end(s.file[file], now), uid)
+	s.file[file], s.pods[uid] = uid, pod
+	return changed, true
+}
+
+// complain tells once what is wrong with a file.
+func (s *statics) complain(file, what string, err error) {
+	if s.ignored[file] != err.Error() {
+		s.ignored[file] = err.Error()
+		slog.Warn(what, "file", file, "err", err)
+	}
 }
 
 // end marks a pod whose file is no more, as the API marks a deleted one.
@@ -129,12 +209,21 @@ func (s *statics) end(uid string, now time.Time) []string {
 	return []string{uid}
 }
 
-// parse reads a pod as the API server would, and makes it this node's.
-func (s *statics) parse(file string) (*v1.Pod, error) {
+// look reads a file, unless it is as it was: then there is neither a pod nor an error. The folder has more than these files, and all
+// that happens in it wakes who watches it.
+func (s *statics) look(file string, now time.Time) (*v1.Pod, error) {
 	info, err := os.Stat(file)
 	if err != nil {
 		return nil, err
 	}
+	is := stamp{size: info.Size()}
+	if sys, ok := info.Sys().(*syscall.Stat_t); ok {
+		is.inode, is.written, is.change = sys.Ino, sys.Mtim, sys.Ctim
+	}
+	if s.stamps[file] == is {
+		return nil, nil
+	}
+	delete(s.stamps, file)
 	if !info.Mode().IsRegular() || info.Size() > maxStaticFile {
 		return nil, fmt.Errorf("it must be a regular file of at most %d bytes", maxStaticFile)
 	}
@@ -142,6 +231,14 @@ func (s *statics) parse(file string) (*v1.Pod, error) {
 	if err != nil {
 		return nil, err
 	}
+	if now.Sub(time.Unix(is.change.Unix())) > staticSettled {
+		s.stamps[file] = is
+	}
+	return s.parse(file, text, info.ModTime())
+}
+
+// parse reads a pod as the API server would, and makes it this node's.
+func (s *statics) parse(file string, text []byte, written time.Time) (*v1.Pod, error) {
 	pod := &v1.Pod{}
 	if err := yaml.UnmarshalStrict(text, pod); err != nil {
 		return nil, err
@@ -152,20 +249,20 @@ func (s *statics) parse(file string) (*v1.Pod, error) {
 	hash := sha256.New()
 	fmt.Fprintf(hash, "%s\n%s\n", s.node, filepath.Base(file))
 	hash.Write(text)
-	uid := fmt.Sprintf("%x", hash.Sum(nil)[:16])
+	uid := fmt.Sprintf("%x", hash.Sum(nil)[:staticUID/2])
 	orDefault(&pod.Namespace, metav1.NamespaceDefault)
 	pod.Name, pod.UID, pod.Generation = pod.Name+"-"+s.node, types.UID(uid), 1
 	pod.Spec.NodeName = s.node
-	pod.CreationTimestamp = metav1.NewTime(info.ModTime())
+	pod.CreationTimestamp = metav1.NewTime(written)
 	pod.Annotations = maps.Clone(pod.Annotations)
 	if pod.Annotations == nil {
 		pod.Annotations = map[string]string{}
 	}
 	pod.Annotations[configHash], pod.Annotations[configSource] = uid, "file"
-	pod.Annotations[configSeen] = info.ModTime().UTC().Format(time.RFC3339Nano)
+	pod.Annotations[configSeen] = written.UTC().Format(time.RFC3339Nano)
 	// What must run here runs whatever is the matter with the node.
 	pod.Spec.Tolerations = append(pod.Spec.Tolerations, v1.Toleration{Operator: v1.TolerationOpExists, Effect: v1.TaintEffectNoExecute})
-	row := podRow()
+	row := s.row()
 	row.Default(pod)
 	row.PrepareCreate(pod)
 	if errs := append(row.Validate(pod), row.ValidateCreate(pod)...); len(errs) > 0 {
@@ -177,7 +274,7 @@ func (s *statics) parse(file string) (*v1.Pod, error) {
 	return pod, nil
 }
 
-// podRow has the rules of a pod. They are made when a file is read, which is seldom.
+// podRow has the rules of a pod.
 func podRow() *api.Resource {
 	table := api.Table()
 	return table[slices.IndexFunc(table, func(r *api.Resource) bool { return r.Group == "" && r.Kind == "Pod" })]
@@ -211,72 +308,4 @@ func refersToAPI(pod *v1.Pod) string {
 		}
 	}
 	return ""
-}
-
-// watchStatics follows the folder until ctx ends.
-func (a *Agent) watchStatics(ctx context.Context) {
-	w, err := watchFile(filepath.Join(a.statics.dir, "any"))
-	if err != nil {
-		slog.Warn("static pods are not followed", "dir", a.statics.dir, "err", err)
-		return
-	}
-	defer w.close()
-	never := make(chan struct{})
-	for ok := true; ok; ok = w.wait(ctx, never) {
-		for _, uid := range a.statics.read(time.Now()) {
-			a.loop.Add(uid)
-		}
-	}
-}
-
-// seenOfStatic is a static pod with the status that its mirror has.
-func seenOfStatic(pod, mirror *v1.Pod) *v1.Pod {
-	dressed := pod.DeepCopy()
-	if mirror != nil {
-		mirror.Status.DeepCopyInto(&dressed.Status)
-		dressed.ResourceVersion = mirror.ResourceVersion
-	}
-	return dressed
-}
-
-// mirrorOf is the mirror of a static pod as the API has it, or nil.
-func (a *Agent) mirrorOf(uid string) *v1.Pod {
-	found, err := a.pods.GetIndexer().ByIndex(byUID, a.NodeName+"/"+uid)
-	if err != nil || len(found) == 0 {
-		return nil
-	}
-	if pod := found[0].(*v1.Pod); pod.Annotations[v1.MirrorPodAnnotationKey] == uid {
-		return pod
-	}
-	return nil
-}
-
-// mirror sees to it that the API shows a static pod, and none that is gone: nil.
-func (a *Agent) mirror(ctx context.Context, uid string, pod *v1.Pod) error {
-	have := a.mirrorOf(uid)
-	if have != nil && (pod == nil || have.DeletionTimestamp != nil) {
-		err := a.client.CoreV1().Pods(have.Namespace).Delete(ctx, have.Name, metav1.DeleteOptions{
-			GracePeriodSeconds: new(int64), Preconditions: metav1.NewUIDPreconditions(string(have.UID)),
-		})
-		if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
-			return fmt.Errorf("delete mirror pod %s/%s: %w", have.Namespace, have.Name, err)
-		}
-		return nil // Its going is seen, and then another is made.
-	}
-	if have != nil || pod == nil || pod.DeletionTimestamp != nil {
-		return nil
-	}
-	node, err := a.client.CoreV1().Nodes().Get(ctx, a.NodeName, metav1.GetOptions{})
-	if err != nil {
-		return fmt.Errorf("find node %s for its mirror pods: %w", a.NodeName, err)
-	}
-	mirror := pod.DeepCopy()
-	mirror.Annotations[v1.MirrorPodAnnotationKey] = uid
-	mirror.UID, mirror.ResourceVersion, mirror.CreationTimestamp, mirror.Status = "", "", metav1.Time{}, v1.PodStatus{}
-	yes := true
-	mirror.OwnerReferences = []metav1.OwnerReference{{APIVersion: "v1", Kind: "Node", Name: node.Name, UID: node.UID, Controller: &yes}}
-	if _, err := a.client.CoreV1().Pods(mirror.Namespace).Create(ctx, mirror, metav1.CreateOptions{}); err != nil {
-		return fmt.Errorf("create mirror pod %s/%s: %w", mirror.Namespace, mirror.Name, err)
-	}
-	return nil
 }
