@@ -18,6 +18,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes/fake"
+
+	"skiff/control"
 )
 
 func noObjects() informers.SharedInformerFactory {
@@ -64,7 +66,7 @@ func TestDumpAndMetrics(t *testing.T) {
 	query(t, s, "udp", "nobody.default.svc.cluster.local.", dns.TypeA, nil)
 	query(t, s, "tcp", "10-42-0-1.default.pod.cluster.local.", dns.TypeA, nil)
 	query(t, s, "udp", "1.0.43.10.in-addr.arpa.", dns.TypePTR, nil)
-	if _, err := listenControl(socket); err == nil || err.Error() != "another dns server answers at "+socket {
+	if _, err := control.Listen(socket, "dns server"); err == nil || err.Error() != "another dns server answers at "+socket {
 		t.Errorf("the socket of a running server could be taken: %v", err)
 	}
 	dump := textOf(t, onSocket(t, socket, "/dump"))

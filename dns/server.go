@@ -44,6 +44,7 @@ import (
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/tools/cache"
 
+	"skiff/control"
 	"skiff/reconcile"
 )
 
@@ -142,7 +143,7 @@ func (s *Server) listenAbout() (err error) {
 		}
 	}
 	if s.cfg.Socket != "" {
-		if s.control, err = listenControl(s.cfg.Socket); err != nil {
+		if s.control, err = control.Listen(s.cfg.Socket, "dns server"); err != nil {
 			if s.scraped != nil {
 				s.scraped.Close()
 			}
@@ -198,10 +199,10 @@ func (s *Server) Run(ctx context.Context) error {
 	run(s.serveTCP)
 	run(s.follow)
 	if s.control != nil {
-		run(func(ctx context.Context) error { return serveHTTP(ctx, s.control, s.controlRoutes()) })
+		run(func(ctx context.Context) error { return control.Serve(ctx, s.control, s.controlRoutes()) })
 	}
 	if s.scraped != nil {
-		run(func(ctx context.Context) error { return serveHTTP(ctx, s.scraped, s.metricsRoutes()) })
+		run(func(ctx context.Context) error { return control.Serve(ctx, s.scraped, s.metricsRoutes()) })
 	}
 	var err error
 	select {

@@ -1,10 +1,6 @@
 package proxy
 
 import (
-	"context"
-	"io"
-	"net"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -13,6 +9,8 @@ import (
 	"testing"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"skiff/control"
 )
 
 // TestControl asks a running proxy what it does.
@@ -26,7 +24,7 @@ func TestControl(t *testing.T) {
 
 	t.Run("dump", func(t *testing.T) {
 		var b strings.Builder
-		must(t, Dump(t.Context(), config.Socket, &b))
+		must(t, control.Get(t.Context(), config.Socket, "/dump", &b))
 		if want := "10.43.0.80 . tcp . 80 . 0 : 10.42.0.11 . 8080, # default/web\n"; !strings.Contains(b.String(), want) {
 			t.Errorf("the dump has no line %s:\n%s", want, b.String())
 		}
@@ -60,15 +58,9 @@ func TestControl(t *testing.T) {
 
 func scrape(t *testing.T, socket string) string {
 	t.Helper()
-	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return new(net.Dialer).DialContext(ctx, "unix", socket)
-	}}}
-	response, err := client.Get("http://proxy/metrics")
-	must(t, err)
-	defer response.Body.Close()
-	body, err := io.ReadAll(response.Body)
-	must(t, err)
-	return string(body)
+	var b strings.Builder
+	must(t, control.Get(t.Context(), socket, "/metrics", &b))
+	return b.String()
 }
 
 func TestDumpTellsWhatNumbersMean(t *testing.T) {

@@ -41,6 +41,7 @@ import (
 	networkinglisters "k8s.io/client-go/listers/networking/v1"
 	"k8s.io/client-go/tools/cache"
 
+	"skiff/control"
 	"skiff/reconcile"
 )
 
@@ -176,7 +177,7 @@ func newProxy(c Config, factory informers.SharedInformerFactory, k kernel) (*Pro
 		}
 	}
 	if c.Socket != "" {
-		p.control, err = listenControl(c.Socket)
+		p.control, err = control.Listen(c.Socket, "proxy")
 	}
 	return p, err
 }

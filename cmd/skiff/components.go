@@ -166,7 +166,7 @@ element: which Service, pod or policy it is for. What the kernel has is printed 
 			if socket == "" {
 				socket = d.proxySocket()
 			}
-			return proxy.Dump(cmd.Context(), socket, cmd.OutOrStdout())
+			return lookInto(cmd.Context(), "proxy", socket, "/dump", cmd.OutOrStdout())
 		},
 	}
 	d.flags(cmd)

@@ -1,19 +1,16 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"io"
-	"net"
-	"net/http"
 	"net/netip"
 	"net/url"
 	"strconv"
-	"strings"
 	"time"
 
+	"skiff/control"
 	"skiff/dns"
 
 	"github.com/spf13/cobra"
@@ -174,30 +171,17 @@ func (d dirs) askDNS(ctx context.Context, path string, out io.Writer) error {
 	if err := d.absolute(); err != nil {
 		return err
 	}
-	client := &http.Client{Transport: &http.Transport{
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return new(net.Dialer).DialContext(ctx, "unix", d.dnsSocket())
-		},
-	}}
-	defer client.CloseIdleConnections()
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://dns"+path, nil)
-	if err != nil {
-		return err
+	return lookInto(ctx, "DNS server", d.dnsSocket(), path, out)
+}
+
+// lookInto copies what a component of a running node answers on its socket, until ctx ends.
+func lookInto(ctx context.Context, component, socket, path string, out io.Writer) error {
+	err := control.Get(ctx, socket, path, out)
+	switch {
+	case ctx.Err() != nil:
+		return nil
+	case errors.Is(err, control.ErrNobody):
+		return fmt.Errorf("no %s answers at %s: start the node with `skiff up`", component, socket)
 	}
-	response, err := client.Do(request)
-	if err != nil {
-		if ctx.Err() != nil {
-			return nil
-		}
-		return fmt.Errorf("no DNS server answers at %s: start the node with `skiff up`", d.dnsSocket())
-	}
-	defer response.Body.Close()
-	if response.StatusCode != http.StatusOK {
-		why, _ := bufio.NewReader(io.LimitReader(response.Body, 1<<10)).ReadString('\n')
-		return errors.New(strings.TrimSpace(why))
-	}
-	if _, err := io.Copy(out, response.Body); err != nil && ctx.Err() == nil {
-		return fmt.Errorf("read from the DNS server: %w", err)
-	}
-	return nil
+	return err
 }
