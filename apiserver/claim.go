@@ -173,7 +173,7 @@ func (a *allocation) written(ctx context.Context, err error) {
 func (a *allocation) release(ctx context.Context) {
 	ctx = context.WithoutCancel(ctx)
 	for _, c := range a.claims {
-		if _, err := a.server.cache.store.Delete(ctx, c.storeKey(), c.rev); err != nil {
+		if err := a.server.forgetRecord(ctx, c.storeKey(), c.rev); err != nil {
 			slog.Debug("a claim stays until it is repaired", "record", c.storeKey(), "err", err)
 			a.server.doubt()
 		}
@@ -270,7 +270,12 @@ func (s *Server) releaseOne(ctx context.Context, h holding, owner string) error 
 	if of != owner {
 		return nil
 	}
-	rev, err := s.cache.store.Delete(ctx, h.storeKey(), kv.Rev)
+	return s.forgetRecord(ctx, h.storeKey(), kv.Rev)
+}
+
+// forgetRecord removes a record of that revision. When it returns, who asks for the same next gets it.
+func (s *Server) forgetRecord(ctx context.Context, storeKey string, rev uint64) error {
+	rev, err := s.cache.store.Delete(ctx, storeKey, rev)
 	if err != nil {
 		return err
 	}

@@ -114,7 +114,7 @@ func (s *Server) repairOnce(ctx context.Context, suspects map[string]uint64) (ma
 		switch before, ok := suspects[h.storeKey()]; {
 		case needed[h]:
 		case suspects == nil, ok && before == rev:
-			_, err := s.cache.store.Delete(ctx, h.storeKey(), rev)
+			err := s.forgetRecord(ctx, h.storeKey(), rev)
 			if err != nil && !errors.Is(err, store.ErrConflict) && !errors.Is(err, store.ErrNotFound) {
 				return suspects, err
 			}
