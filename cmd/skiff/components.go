@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"net/netip"
 	"os"
 	"path/filepath"
 
@@ -92,14 +91,14 @@ func controllerCommand() *cobra.Command {
 	flags := func(cmd *cobra.Command) {
 		cmd.Flags().StringVar(&rootCA, "root-ca-file", "", "certificate authority to give to every namespace as kube-root-ca.crt")
 		cmd.Flags().StringVar(&accountKey, "service-account-private-key-file", "", "key, on the curve P-256, to sign the tokens with that Secrets of service accounts hold (default: they get none)")
-		cmd.Flags().StringVar(&clusterCIDR, "cluster-cidr", "10.42.0.0/16", "addresses of pods, a part of which each node gets")
+		cmd.Flags().StringVar(&clusterCIDR, "cluster-cidr", "10.42.0.0/16", "addresses of pods, a part of which each node gets: one range, or two of different families")
 	}
 	return alone("controller", "Run the controllers alone", flags, func(client kubernetes.Interface, factory informers.SharedInformerFactory) (component, error) {
-		cidr, err := parseRange("--cluster-cidr", clusterCIDR)
+		clusters, err := clusterFlag.parse(clusterCIDR)
 		if err != nil {
 			return nil, err
 		}
-		config := controller.Config{ClusterCIDR: cidr}
+		config := controller.Config{ClusterCIDR: clusters.v4()}
 		if rootCA != "" {
 			if config.RootCA, err = os.ReadFile(rootCA); err != nil {
 				return nil, fmt.Errorf("--root-ca-file: %w", err)
@@ -132,13 +131,10 @@ func proxyCommand() *cobra.Command {
 		cmd.Flags().StringVar(&socket, "socket", "", "where \"skiff proxy dump\" and who wants metrics may ask, as root")
 		cmd.Flags().BoolVar(&policies, "network-policies", true, "enforce NetworkPolicies; turn it off where the pod network does")
 		cmd.Flags().StringVar(&o.nodeName, "node-name", "", "name of this machine's Node (default: the host name)")
-		cmd.Flags().StringVar(&o.clusterCIDR, "cluster-cidr", "10.42.0.0/16", "addresses of pods")
-		cmd.Flags().StringVar(&o.serviceCIDR, "service-cidr", "10.43.0.0/16", "addresses of Services")
-		cmd.Flags().StringVar(&o.clusterDNS, "cluster-dns", "10.43.0.10", "address of the cluster's DNS, which is not translated")
+		o.rangeFlags(cmd.Flags())
 	}
 	cmd := alone("proxy", "Run the proxy of this machine alone", flags, func(_ kubernetes.Interface, factory informers.SharedInformerFactory) (component, error) {
 		s := settings{options: o}
-		s.nodePorts = "30000-32767"
 		if err := s.parseName(); err != nil {
 			return nil, err
 		}
@@ -182,7 +178,7 @@ const nftTable = "skiff"
 
 func (s *settings) proxyConfig() proxy.Config {
 	return proxy.Config{
-		NodeName: s.nodeName, ClusterCIDR: s.clusterRange, ServiceCIDR: s.serviceRange,
-		LocalAddresses: []netip.Addr{s.dns}, Table: nftTable,
+		NodeName: s.nodeName, ClusterCIDR: s.clusterRanges.v4(), ServiceCIDR: s.serviceRanges.v4(),
+		LocalAddresses: s.dns, Table: nftTable,
 	}
 }

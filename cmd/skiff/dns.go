@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"net/url"
 	"strconv"
+	"strings"
 	"time"
 
 	"skiff/control"
@@ -53,8 +54,8 @@ func (o *names) parse() error {
 
 func (s *settings) dnsConfig() dns.Config {
 	return dns.Config{
-		Address: s.dns, Port: 53, Metrics: dnsMetricsPort, Domain: s.clusterDomain,
-		ClusterCIDR: []netip.Prefix{s.clusterRange}, ServiceCIDR: []netip.Prefix{s.serviceRange},
+		Address: s.dns[0], Port: 53, Metrics: dnsMetricsPort, Domain: s.clusterDomain,
+		ClusterCIDR: s.clusterRanges, ServiceCIDR: s.serviceRanges,
 		Pods: dns.PodNames(s.pods), Autopath: s.autopath, Forwards: s.forwards, Socket: s.dnsSocket(),
 	}
 }
@@ -64,24 +65,28 @@ const dnsMetricsPort = 9153
 
 func dnsCommand() *cobra.Command {
 	var s settings
-	var address string
+	var addresses string
 	flags := func(cmd *cobra.Command) {
 		cmd.Flags().StringVar(&s.run, "run-dir", "/run/skiff", "where the socket for \"skiff dns log\" and \"dump\" is made")
-		cmd.Flags().StringVar(&address, "address", "10.43.0.10", "address to answer on")
+		cmd.Flags().StringVar(&addresses, "address", "10.43.0.10", "address to answer on; or two, of different families")
 		cmd.Flags().StringVar(&s.clusterDomain, "cluster-domain", "cluster.local", "domain of the cluster's names")
-		cmd.Flags().StringVar(&s.clusterCIDR, "cluster-cidr", "10.42.0.0/16", "addresses of pods")
-		cmd.Flags().StringVar(&s.serviceCIDR, "service-cidr", "10.43.0.0/16", "addresses of Services")
+		cmd.Flags().StringVar(&s.clusterCIDR, "cluster-cidr", "10.42.0.0/16", "addresses of pods: one range, or two of different families")
+		cmd.Flags().StringVar(&s.serviceCIDR, "service-cidr", "10.43.0.0/16", "addresses of Services: one range, or two of different families")
 		s.names.flags(cmd.Flags())
 	}
 	cmd := alone("dns", "Run the DNS server of this machine alone, or look into one that runs", flags, func(_ kubernetes.Interface, factory informers.SharedInformerFactory) (component, error) {
 		var err error
-		if s.dns, err = netip.ParseAddr(address); err != nil {
-			return nil, fmt.Errorf("--address %s: it must be an IP address", address)
+		for _, text := range strings.Split(addresses, ",") {
+			addr, err := netip.ParseAddr(text)
+			if err != nil {
+				return nil, fmt.Errorf("--address %s: it must be an IP address", text)
+			}
+			s.dns = append(s.dns, addr)
 		}
-		if s.clusterRange, err = parseRange("--cluster-cidr", s.clusterCIDR); err != nil {
+		if s.clusterRanges, err = clusterFlag.parse(s.clusterCIDR); err != nil {
 			return nil, err
 		}
-		if s.serviceRange, err = parseRange("--service-cidr", s.serviceCIDR); err != nil {
+		if s.serviceRanges, err = serviceFlag.parse(s.serviceCIDR); err != nil {
 			return nil, err
 		}
 		if err := s.names.parse(); err != nil {

@@ -192,22 +192,22 @@ func (s settings) stopContainers(ctx context.Context, purge bool) (err error) {
 
 func stopNetwork(ctx context.Context, d dirs, l *left) error {
 	pods, err1 := netip.ParsePrefix(l.PodCIDR)
-	cluster, err2 := netip.ParsePrefix(l.ClusterCIDR)
-	service, err3 := netip.ParsePrefix(l.ServiceCIDR)
-	address, err4 := netip.ParseAddr(l.ClusterDNS)
+	cluster, err2 := clusterFlag.parse(l.ClusterCIDR)
+	service, err3 := serviceFlag.parse(l.ServiceCIDR)
+	dns, err4 := parseClusterDNS(l.ClusterDNS, service)
 	if err := errors.Join(err1, err2, err3, err4); err != nil {
 		return fmt.Errorf("read what the server uses: %w", err)
 	}
-	n, err := network.New(networkConfig(d, pods, cluster, service, address, l.CNI))
+	n, err := network.New(networkConfig(d, pods, cluster, service, dns, l.CNI))
 	if err != nil {
 		return err
 	}
 	return n.Purge(ctx)
 }
 
-func networkConfig(d dirs, pods, cluster, service netip.Prefix, address netip.Addr, cni *network.CNI) network.Config {
+func networkConfig(d dirs, pods netip.Prefix, cluster, service ranges, dns []netip.Addr, cni *network.CNI) network.Config {
 	return network.Config{
-		Dir: filepath.Join(d.run, "ns"), PodCIDR: pods, ClusterCIDR: cluster, ServiceCIDR: service,
-		LocalAddresses: []netip.Addr{address}, CNI: cni, NoteDir: filepath.Join(d.data, "cni"),
+		Dir: filepath.Join(d.run, "ns"), PodCIDR: pods, ClusterCIDR: cluster.v4(), ServiceCIDR: service.v4(),
+		LocalAddresses: dns, CNI: cni, NoteDir: filepath.Join(d.data, "cni"),
 	}
 }

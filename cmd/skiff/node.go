@@ -134,7 +134,7 @@ func (d dirs) untilWritable(ctx context.Context) bool {
 const rulesTime = 10 * time.Second
 
 func (n *node) components(ctx context.Context, client kubernetes.Interface, runtime *containerd.Runtime, pods netip.Prefix) (a *agent.Agent, p *proxy.Proxy, d *dns.Server, err error) {
-	net, err := network.New(networkConfig(n.dirs, pods, n.clusterRange, n.serviceRange, n.dns, n.cni()))
+	net, err := network.New(networkConfig(n.dirs, pods, n.clusterRanges, n.serviceRanges, n.dns, n.cni()))
 	if err != nil {
 		return nil, nil, nil, err
 	}
@@ -161,7 +161,7 @@ func (n *node) components(ctx context.Context, client kubernetes.Interface, runt
 		MaxRestartBackoff: n.maxBackoff,
 		NodeName:          n.nodeName, NodeIP: n.address.String(),
 		DataDir: n.data, RunDir: n.dirs.run, PodFiles: filepath.Join(n.data, "pods"),
-		ClusterDNS: n.dns.String(), ClusterDomain: n.clusterDomain, CgroupRoot: n.cgroupRoot(),
+		ClusterDNS: n.dns[0].String(), ClusterDomain: n.clusterDomain, CgroupRoot: n.cgroupRoot(),
 		EvictionHard: n.thresholds, EvictionPause: n.evictionPause, Reserved: n.reserved,
 		TLS: tlsConfig, Metrics: []prometheus.Collector{p, d}, Version: kubernetesVersion + "+skiff",
 	}
@@ -178,7 +178,7 @@ func (n *node) components(ctx context.Context, client kubernetes.Interface, runt
 func (n *node) left(pods netip.Prefix) left {
 	return left{
 		Containerd: n.settings.containerd, PodCIDR: pods.String(),
-		ClusterCIDR: n.clusterRange.String(), ServiceCIDR: n.serviceRange.String(), ClusterDNS: n.dns.String(),
+		ClusterCIDR: n.clusterRanges.String(), ServiceCIDR: n.serviceRanges.String(), ClusterDNS: join(n.dns),
 		CNI: n.cni(),
 	}
 }

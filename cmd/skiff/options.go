@@ -110,9 +110,7 @@ func (o *options) flags(cmd *cobra.Command) {
 	f.Uint16Var(&o.port, "port", 6443, "port that the API listens on")
 	f.StringVar(&o.advertise, "advertise-address", "auto", "address at which others reach this machine; auto: that of the default route")
 	f.StringVar(&o.kubeconfigOut, "kubeconfig-out", "", "file for the administrator's kubeconfig (default DATA/admin.kubeconfig)")
-	f.StringVar(&o.clusterCIDR, "cluster-cidr", "10.42.0.0/16", "addresses of pods")
-	f.StringVar(&o.serviceCIDR, "service-cidr", "10.43.0.0/16", "addresses of Services")
-	f.StringVar(&o.clusterDNS, "cluster-dns", "10.43.0.10", "address of the cluster's DNS, one of the Services'")
+	o.rangeFlags(f)
 	f.StringVar(&o.clusterDomain, "cluster-domain", "cluster.local", "domain of the cluster's names")
 	f.StringVar(&o.nodePorts, "service-node-port-range", "30000-32767", "ports for Services of type NodePort")
 	f.StringVar(&o.cniConfDir, "cni-conf-dir", "", "directory of a CNI configuration, whose plugins connect pods (default: skiff does)")
@@ -131,10 +129,10 @@ func (o *options) flags(cmd *cobra.Command) {
 // settings are options, understood.
 type settings struct {
 	options
-	clusterRange, serviceRange netip.Prefix
-	dns                        netip.Addr
-	ports                      apiserver.PortRange
-	address                    netip.Addr // Where others reach this machine.
+	clusterRanges, serviceRanges ranges
+	dns                          []netip.Addr // Of the cluster's DNS, one of each of serviceRanges.
+	ports                        apiserver.PortRange
+	address                      netip.Addr // Where others reach this machine. Of the first family of Services.
 }
 
 func (o options) parse() (settings, error) {
@@ -145,7 +143,7 @@ func (o options) parse() (settings, error) {
 	if s.kubeconfigOut == "" {
 		s.kubeconfigOut = s.kubeconfig()
 	}
-	for _, parse := range []func() error{s.parseLog, s.parseName, s.parseRanges, s.names.parse, s.parseAddress, s.reserve.parse, s.mayRun} {
+	for _, parse := range []func() error{s.parseLog, s.parseName, s.parseRanges, s.parsePorts, s.names.parse, s.parseAddress, s.reserve.parse, s.mayRun} {
 		if err := parse(); err != nil {
 			return s, err
 		}
@@ -186,20 +184,7 @@ func (s *settings) parseName() error {
 	return nil
 }
 
-func (s *settings) parseRanges() error {
-	var err error
-	if s.clusterRange, err = parseRange("--cluster-cidr", s.clusterCIDR); err != nil {
-		return err
-	}
-	if s.serviceRange, err = parseRange("--service-cidr", s.serviceCIDR); err != nil {
-		return err
-	}
-	if s.clusterRange.Overlaps(s.serviceRange) {
-		return fmt.Errorf("--cluster-cidr %s and --service-cidr %s overlap", s.clusterRange, s.serviceRange)
-	}
-	if s.dns, err = netip.ParseAddr(s.clusterDNS); err != nil || !s.serviceRange.Contains(s.dns) {
-		return fmt.Errorf("--cluster-dns %s: it must be an address in --service-cidr %s", s.clusterDNS, s.serviceRange)
-	}
+func (s *settings) parsePorts() error {
 	first, last, ok := strings.Cut(s.nodePorts, "-")
 	from, err1 := strconv.ParseUint(first, 10, 16)
 	to, err2 := strconv.ParseUint(last, 10, 16)
@@ -210,51 +195,48 @@ func (s *settings) parseRanges() error {
 	return nil
 }
 
-func parseRange(flag, text string) (netip.Prefix, error) {
-	p, err := netip.ParsePrefix(text)
-	switch {
-	case err != nil:
-		return p, fmt.Errorf("%s %s: it must be a range of addresses, like 10.42.0.0/16", flag, text)
-	case !p.Addr().Is4():
-		return p, fmt.Errorf("%s %s: skiff has IPv4 only, so far", flag, text)
-	case p.Bits() > 24:
-		return p, fmt.Errorf("%s %s: it must be a /24 or larger", flag, text)
-	}
-	return p.Masked(), nil
-}
-
+// parseAddress wants an address of the first family of Services, as Kubernetes does: it is the endpoint of the Service "kubernetes".
 func (s *settings) parseAddress() error {
+	first := s.serviceRanges[0].Addr()
 	if s.advertise != "auto" {
 		addr, err := netip.ParseAddr(s.advertise)
 		switch {
-		case err != nil, !addr.Is4():
-			return fmt.Errorf("--advertise-address %s: it must be an IPv4 address of this machine", s.advertise)
+		case err != nil, family(addr) != family(first), addr.Zone() != "":
+			return fmt.Errorf("--advertise-address %s: it must be an %s address of this machine", s.advertise, family(first))
 		case !addr.IsGlobalUnicast():
 			return fmt.Errorf("--advertise-address %s: nobody but this machine itself can reach it there, pods included; leave the flag out, or give an address of a network", s.advertise)
-		case s.serviceRange.Contains(addr):
-			return fmt.Errorf("--advertise-address %s: it is one of the Services' addresses, --service-cidr %s", s.advertise, s.serviceRange)
+		case s.serviceRanges.contains(addr):
+			return fmt.Errorf("--advertise-address %s: it is one of the Services' addresses, --service-cidr %s", s.advertise, s.serviceRanges)
 		}
 		s.address = addr
 		return nil
 	}
-	s.address = hostAddress()
-	if !s.address.IsValid() && s.clusterRange.IsValid() {
+	s.address = hostAddress(first.Is6())
+	if !s.address.IsValid() {
 		// A machine without a network: the node's own side of the pod network will do.
-		s.address = s.clusterRange.Addr().Next()
+		pods := s.clusterRanges.v4()
+		if first.Is6() {
+			pods = s.clusterRanges.v6()
+		}
+		s.address = pods.Addr().Next()
 	}
 	return nil
 }
 
-// hostAddress is the machine's address on the default route, else the first one that is not local; none is not valid.
-func hostAddress() netip.Addr {
-	routes, err := netlink.RouteList(nil, netlink.FAMILY_V4)
+// hostAddress is the machine's address on the default route of a family, else the first one that is not local; none is not valid.
+func hostAddress(v6 bool) netip.Addr {
+	routesOf := netlink.FAMILY_V4
+	if v6 {
+		routesOf = netlink.FAMILY_V6
+	}
+	routes, err := netlink.RouteList(nil, routesOf)
 	if err == nil {
 		for _, r := range routes {
 			if r.Dst != nil && !r.Dst.IP.IsUnspecified() {
 				continue
 			}
 			if link, err := net.InterfaceByIndex(r.LinkIndex); err == nil {
-				if addr := firstAddress(*link); addr.IsValid() {
+				if addr := firstAddress(*link, v6); addr.IsValid() {
 					return addr
 				}
 			}
@@ -268,21 +250,21 @@ func hostAddress() netip.Addr {
 		if link.Flags&net.FlagLoopback != 0 || strings.HasPrefix(link.Name, "skiff") {
 			continue
 		}
-		if addr := firstAddress(link); addr.IsValid() {
+		if addr := firstAddress(link, v6); addr.IsValid() {
 			return addr
 		}
 	}
 	return netip.Addr{}
 }
 
-func firstAddress(link net.Interface) netip.Addr {
+func firstAddress(link net.Interface, v6 bool) netip.Addr {
 	addrs, err := link.Addrs()
 	if err != nil {
 		return netip.Addr{}
 	}
 	for _, a := range addrs {
 		p, err := netip.ParsePrefix(a.String())
-		if err == nil && p.Addr().Is4() && p.Addr().IsGlobalUnicast() {
+		if err == nil && p.Addr().Is6() == v6 && p.Addr().IsGlobalUnicast() {
 			return p.Addr()
 		}
 	}

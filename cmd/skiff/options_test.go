@@ -15,7 +15,7 @@ func TestAdvertiseAddress(t *testing.T) {
 		"::1": "must be an IPv4 address", "fd00::1": "must be an IPv4 address", "here": "must be an IPv4 address",
 		"10.43.0.7": "one of the Services' addresses",
 	} {
-		s := settings{options: options{advertise: address, clusterCIDR: "10.42.0.0/16", serviceCIDR: "10.43.0.0/16", clusterDNS: "10.43.0.10", nodePorts: "30000-32767"}}
+		s := settings{options: options{advertise: address, clusterCIDR: "10.42.0.0/16", serviceCIDR: "10.43.0.0/16", clusterDNS: "10.43.0.10"}}
 		if err := s.parseRanges(); err != nil {
 			t.Fatal(err)
 		}

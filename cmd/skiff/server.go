@@ -239,7 +239,7 @@ func (p *plane) listen() (err error) {
 func (p *plane) serverHosts() []string {
 	return []string{
 		"localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc." + p.clusterDomain,
-		p.nodeName, "127.0.0.1", p.loopback(), p.address.String(), p.serviceRange.Masked().Addr().Next().String(),
+		p.nodeName, "127.0.0.1", p.loopback(), p.address.String(), p.serviceRanges[0].Addr().Next().String(),
 	}
 }
 
@@ -255,10 +255,10 @@ func (p *plane) newAPI(ctx context.Context) (*apiserver.Server, error) {
 			Major: major, Minor: minor, GitVersion: kubernetesVersion + "+skiff", GitTreeState: "clean",
 			GoVersion: goruntime.Version(), Compiler: goruntime.Compiler, Platform: goruntime.GOOS + "/" + goruntime.GOARCH,
 		},
-		ServiceCIDR:   p.serviceRange,
+		ServiceCIDR:   p.serviceRanges[0],
 		NodePorts:     p.ports,
 		Advertise:     netip.AddrPortFrom(p.address, p.port),
-		ClusterDNS:    p.dns,
+		ClusterDNS:    p.dns[0],
 		Issuer:        "https://kubernetes.default.svc." + p.clusterDomain,
 		AccountKey:    p.account,
 		NodeTransport: transport,
@@ -430,7 +430,7 @@ func (p *plane) singletons(client kubernetes.Interface) []singleton {
 				return nil, err
 			}
 			config := controller.Config{
-				RootCA: p.ca.PEM(), SecretToken: sign, ClusterCIDR: p.clusterRange,
+				RootCA: p.ca.PEM(), SecretToken: sign, ClusterCIDR: p.clusterRanges.v4(),
 				ReservedPorts: []uint16{p.port, agentPort},
 			}
 			if !p.racing {

@@ -51,7 +51,7 @@ func TestLongHeaders(t *testing.T) {
 func startWeb(t *testing.T) (*tls.Config, string) {
 	t.Helper()
 	p := &plane{settings: settings{
-		options: options{dirs: dirs{data: t.TempDir()}, nodeName: "n1"}, address: netip.MustParseAddr("192.0.2.1"), serviceRange: netip.MustParsePrefix("10.43.0.0/16"),
+		options: options{dirs: dirs{data: t.TempDir()}, nodeName: "n1"}, address: netip.MustParseAddr("192.0.2.1"), serviceRanges: ranges{netip.MustParsePrefix("10.43.0.0/16")},
 	}}
 	var err error
 	if p.ca, err = pki.EnsureCA(p.pki()); err != nil {
