@@ -15,7 +15,7 @@
 //
 // In Kubernetes: the kubelet. Left out so far: what api.Unserved lists (volumes that need a driver, user namespaces, runtime
 // classes and others), device plugins, and soft eviction thresholds. There is no pod sandbox container: the pod's namespaces
-// are bind mounts, which need no process.
+// are bind mounts, which need no process; but for a process namespace, where the pod's containers share one.
 package agent
 
 import (

@@ -69,7 +69,7 @@ func (a *Agent) containerConfig(ctx context.Context, pod *v1.Pod, s start, r *re
 		Security:  security,
 
 		NetNS: r.network.NetNS, IPCNS: r.network.IPCNS, UTSNS: r.network.UTSNS,
-		HostPID: pod.Spec.HostPID, HostIPC: pod.Spec.HostIPC, Sysctls: sysctls(pod),
+		HostPID: pod.Spec.HostPID, HostIPC: pod.Spec.HostIPC, SharePID: isTrue(pod.Spec.ShareProcessNamespace), Sysctls: sysctls(pod),
 		CgroupParent: a.podCgroup(pod),
 	}, nil
 }

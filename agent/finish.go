@@ -18,6 +18,9 @@ func (a *Agent) finish(ctx context.Context, pod *v1.Pod, containers []Container,
 		if m.torn {
 			return nil
 		}
+		if err := a.runtime.EndPod(ctx, uid); err != nil {
+			return err
+		}
 		if err := a.network.Teardown(ctx, uid); err != nil {
 			return fmt.Errorf("tear down the network of pod %s/%s: %w", pod.Namespace, pod.Name, err)
 		}

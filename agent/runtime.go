@@ -64,6 +64,9 @@ type Runtime interface {
 	// Remove deletes an ended container with its writable layer; its log stays. No error if it is gone already.
 	Remove(ctx context.Context, id string) error
 
+	// EndPod ends what runs for a pod besides its containers, when those have ended. No error if there is nothing.
+	EndPod(ctx context.Context, podUID string) error
+
 	// RemovePod deletes what is left of a pod when its containers are removed: its cgroups, and what the runtime keeps for
 	// the whole pod. No error if it is gone already.
 	RemovePod(ctx context.Context, podUID string) error
@@ -126,7 +129,8 @@ type ContainerConfig struct {
 	// Paths of the pod's pinned namespaces. Empty NetNS means the host's network.
 	NetNS, IPCNS, UTSNS string
 	HostPID, HostIPC    bool
-	PIDOf               string            // ID of a running container whose process namespace it joins.
+	SharePID            bool              // It is in one process namespace with the pod's other containers.
+	PIDOf               string            // Else: ID of a running container whose process namespace it joins.
 	Sysctls             map[string]string // "net.ipv4.tcp_syncookies": "1"; of the pod's namespaces only.
 	CgroupParent        string            // "/skiff/<pod uid>"; the container gets a child of it.
 }

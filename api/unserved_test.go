@@ -12,14 +12,13 @@ import (
 )
 
 func TestUnserved(t *testing.T) {
-	yes, no := true, false
+	no := false
 	for field, change := range map[string]func(*corev1.Pod){
 		"": func(*corev1.Pod) {},
 		"spec.containers[0].ports[0].hostIP": func(p *corev1.Pod) {
 			p.Spec.Containers[0].Ports = []corev1.ContainerPort{{HostPort: 80, HostIP: "127.0.0.1"}}
 		},
-		"spec.shareProcessNamespace": func(p *corev1.Pod) { p.Spec.ShareProcessNamespace = &yes },
-		"spec.hostUsers":             func(p *corev1.Pod) { p.Spec.HostUsers = &no },
+		"spec.hostUsers": func(p *corev1.Pod) { p.Spec.HostUsers = &no },
 		"spec.volumes[1]": func(p *corev1.Pod) {
 			p.Spec.Volumes = []corev1.Volume{
 				{VolumeSource: corev1.VolumeSource{PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{}}},

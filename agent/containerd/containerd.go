@@ -1,7 +1,8 @@
 // Package containerd runs the agent's containers on containerd, 1.6 or newer.
 //
 // A container is a containerd container and its task, in a containerd namespace of its own. All containers of a pod share
-// one shim: the runc shim groups by an annotation of the OCI spec, so there is no pause container and no sandbox. What
+// one shim: the runc shim groups by an annotation of the OCI spec, so there is no sandbox, and a pause container only where a pod's
+// containers share a process namespace ([Runtime.pause]). What
 // the agent asks back later (whose container this is, where its log goes) is kept in the container's labels, so a new
 // [Runtime] finds everything again; only FIFOs, the time of start and runc's state are files, under RunDir.
 //
@@ -45,6 +46,7 @@ import (
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
+	"golang.org/x/sync/singleflight"
 
 	"skiff/agent"
 )
@@ -66,7 +68,8 @@ type Runtime struct {
 	log         *slog.Logger
 	buffers     sync.Pool // *[]byte, for the output's readers.
 	pulls       pulls
-	holder      *holder // nil of one that was made by Connect.
+	pauses      singleflight.Group // By pod UID: the process 1 of a pod is being made.
+	holder      *holder            // nil of one that was made by Connect.
 
 	mu       sync.Mutex
 	starting map[string]bool    // By containerd's ID: Start is at work.

@@ -54,7 +54,7 @@ func (r *Runtime) Start(ctx context.Context, c agent.ContainerConfig) error {
 	if err != nil {
 		return err
 	}
-	pidNS, err := r.pidNamespace(ctx, c.PIDOf)
+	pidNS, err := r.pidNamespace(ctx, c)
 	if err != nil {
 		return err
 	}
@@ -76,14 +76,17 @@ func (r *Runtime) Start(ctx context.Context, c agent.ContainerConfig) error {
 	return nil
 }
 
-// pidNamespace is the process namespace of a running container, "" for none.
-func (r *Runtime) pidNamespace(ctx context.Context, id string) (string, error) {
-	if id == "" {
+// pidNamespace is the process namespace that a container joins, "" if it gets its own, or the host's.
+func (r *Runtime) pidNamespace(ctx context.Context, c agent.ContainerConfig) (string, error) {
+	switch {
+	case c.SharePID:
+		return r.sharedProcesses(ctx, c)
+	case c.PIDOf == "":
 		return "", nil
 	}
-	task, _, err := r.running(ctx, id)
+	task, _, err := r.running(ctx, c.PIDOf)
 	if err != nil {
-		return "", fmt.Errorf("join the processes of container %s: %w", id, err)
+		return "", fmt.Errorf("join the processes of container %s: %w", c.PIDOf, err)
 	}
 	return fmt.Sprintf("/proc/%d/ns/pid", task.Pid()), nil
 }

@@ -142,8 +142,13 @@ func (r *Runtime) deleteGhost(ctx context.Context, id string) error {
 	return nil
 }
 
-// RemovePod deletes what is left of a pod when its containers are removed: its /dev/shm, its cgroups, with the processes that
-// are still in them, and the socket of a shim that was killed.
+// EndPod ends the process 1 of a pod that has one.
+func (r *Runtime) EndPod(ctx context.Context, podUID string) error {
+	return r.endPause(r.in(ctx), podUID)
+}
+
+// RemovePod deletes what is left of a pod when its containers are removed: its process 1, its /dev/shm, its cgroups, with the
+// processes that are still in them, and the socket of a shim that was killed.
 func (r *Runtime) RemovePod(ctx context.Context, podUID string) error {
 	if podUID == "" || podUID != filepath.Base(podUID) || podUID == "." || podUID == ".." {
 		return fmt.Errorf("%q is not a pod's UID", podUID)
@@ -154,6 +159,7 @@ func (r *Runtime) RemovePod(ctx context.Context, podUID string) error {
 		errs = append(errs, r.removeFiles(filepath.Base(dir)))
 	}
 	err := errors.Join(append(errs,
+		r.EndPod(ctx, podUID),
 		unmount(r.shmDir(podUID)),
 		os.RemoveAll(r.shmDir(podUID)),
 		r.clearPod(ctx, podUID),

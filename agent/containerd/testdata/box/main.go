@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"os/signal"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -91,6 +93,21 @@ func main() {
 		for _, file := range args {
 			text, err := os.ReadFile(file)
 			fmt.Printf("%s: %s %v\n", file, text, err)
+		}
+	case "orphan": // Leaves a child to process 1, which ends a moment later.
+		if err := exec.Command("/box", "nap").Start(); err != nil {
+			panic(err)
+		}
+	case "nap":
+		time.Sleep(20 * time.Millisecond)
+	case "processes": // NUMBER STATE COMMAND
+		files, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+		for _, file := range files {
+			dir := filepath.Dir(file)
+			command, _ := os.ReadFile(file)
+			stat, _ := os.ReadFile(dir + "/stat")
+			_, rest, _ := strings.Cut(string(stat), ") ")
+			fmt.Printf("%s %.1s %s\n", filepath.Base(dir), rest, strings.ReplaceAll(string(command), "\x00", " "))
 		}
 	case "write": // FILE TEXT
 		if err := os.WriteFile(args[0], []byte(args[1]), 0o644); err != nil {
