@@ -12,10 +12,14 @@ import (
 	"k8s.io/client-go/util/workqueue"
 )
 
-// runKubelets plays the agents until the test ends: every pod that is pending soon runs and is ready. Pods are not on a node, so that
-// they go as soon as they are deleted.
+// runKubelets plays the agents: every pod that is pending soon runs and is ready. Pods are not on a node, so that they go as
+// soon as they are deleted.
 func (c *cluster) runKubelets(workers int) {
-	ctx, cancel := context.WithCancel(c.ctx)
+	c.add(func(ctx context.Context) (stop func()) { return c.runPretended(ctx, workers) })
+}
+
+func (c *cluster) runPretended(ctx context.Context, workers int) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
 	factory := informers.NewSharedInformerFactory(c.client, 0)
 	queue := workqueue.NewTyped[string]()
 	add := func(obj any) {
@@ -45,12 +49,12 @@ func (c *cluster) runKubelets(workers int) {
 			}
 		})
 	}
-	c.Cleanup(func() {
+	return func() {
 		cancel()
 		queue.ShutDown()
 		running.Wait()
 		factory.Shutdown()
-	})
+	}
 }
 
 // setPod writes how a pod is. One that is gone is no error.

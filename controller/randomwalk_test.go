@@ -13,8 +13,8 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 )
 
-// TestRandomWalk changes a Deployment at random, has pods fail, vanish and get unready, and restarts the controllers, all without
-// waiting for what becomes of it. Whatever the way, it ends in what the Deployment says.
+// TestRandomWalk changes a Deployment at random, has pods fail, vanish and get unready, and restarts skiff, all without waiting for what
+// becomes of it. Whatever the way, it ends in what the Deployment says.
 func TestRandomWalk(t *testing.T) {
 	const walks, steps = 5, 60
 	c := startCluster(t)
@@ -47,7 +47,7 @@ func (w *walk) start() {
 	w.must(err)
 }
 
-// step does one thing to the Deployment, to a pod of it or to the controllers.
+// step does one thing to the Deployment, to a pod of it or to skiff.
 func (w *walk) step() {
 	switch n := w.random.IntN(20); {
 	case n < 12:

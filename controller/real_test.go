@@ -2,12 +2,15 @@ package controller
 
 import (
 	"context"
+	"crypto/ecdsa"
 	"errors"
 	"fmt"
+	"net/http"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"strings"
-	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -28,44 +31,25 @@ import (
 // These tests run all controllers against a real API server on a real store. There is no agent: pods that are not on a
 // node go as soon as they are deleted.
 
+// cluster is one skiff, whose parts end and begin together like those of a process.
 type cluster struct {
 	testing.TB
-	ctx    context.Context
-	client kubernetes.Interface
-	config Config
-	// restart ends the controllers, which lose all that they know, and starts others.
-	restart func()
+	ctx     context.Context
+	client  kubernetes.Interface // Of the server that runs now.
+	config  Config
+	parts   []part
+	running []func() // What ends each part.
 }
+
+// part starts one part and returns what ends it.
+type part func(context.Context) (stop func())
 
 const rootCA = "-----BEGIN CERTIFICATE-----\n"
 
 // startCluster runs an API server and all controllers until the test ends.
 func startCluster(t testing.TB) *cluster {
 	t.Helper()
-	ctx, cancel := context.WithCancel(context.Background())
-	store, err := bolt.Open(filepath.Join(t.TempDir(), "state.db"))
-	if err != nil {
-		t.Fatal(err)
-	}
 	key, err := pki.EnsureAccountKey(t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
-	server, err := apiserver.New(ctx, store, apiserver.Config{
-		Issuer: "https://kubernetes.default.svc.cluster.local", AccountKey: key,
-		Version:     version.Info{Major: "1", Minor: "37", GitVersion: "v1.37.0"},
-		ServiceCIDR: netip.MustParsePrefix("10.43.0.0/16"),
-		NodePorts:   apiserver.PortRange{First: 30000, Last: 32767},
-		Advertise:   netip.MustParseAddrPort("192.0.2.1:6443"),
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	client, err := kubernetes.NewForConfig(&rest.Config{
-		Host: "http://memory", QPS: -1,
-		Transport:     server.Transport(apiserver.User{Name: "test", Groups: []string{"system:masters"}}),
-		ContentConfig: rest.ContentConfig{ContentType: "application/vnd.kubernetes.protobuf"},
-	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -73,34 +57,88 @@ func startCluster(t testing.TB) *cluster {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var running sync.WaitGroup
-	running.Go(func() {
-		if err := server.Run(ctx); err != nil && !errors.Is(err, context.Canceled) {
-			t.Errorf("API server: %v", err)
-		}
+	ctx, cancel := context.WithCancel(context.Background())
+	var now serverOfNow
+	client, err := kubernetes.NewForConfig(&rest.Config{
+		Host: "http://memory", QPS: -1, Transport: &now, WarningHandler: rest.NoWarnings{},
+		ContentConfig: rest.ContentConfig{ContentType: "application/vnd.kubernetes.protobuf"},
 	})
-	c := &cluster{TB: t, ctx: ctx, client: client, restart: func() {},
-		config: Config{RootCA: []byte(rootCA), SecretToken: sign, ClusterCIDR: netip.MustParsePrefix("10.42.0.0/16")}}
-	t.Cleanup(func() {
-		cancel()
-		running.Wait()
-		if err := store.Close(); err != nil {
-			t.Errorf("close the store: %v", err)
-		}
-	})
-	if err := server.Bootstrap(ctx); err != nil {
+	if err != nil {
 		t.Fatal(err)
 	}
-	stop := c.runControllers()
-	t.Cleanup(func() { stop() })
-	c.restart = func() { stop(); stop = c.runControllers() }
+	c := &cluster{TB: t, ctx: ctx, client: client,
+		config: Config{RootCA: []byte(rootCA), SecretToken: sign, ClusterCIDR: netip.MustParsePrefix("10.42.0.0/16")}}
+	t.Cleanup(func() { c.stop(); cancel() })
+	file := filepath.Join(t.TempDir(), "state.db")
+	c.add(func(ctx context.Context) func() { return c.runServer(ctx, &now, file, key) })
+	c.add(c.runControllers)
 	return c
 }
 
-// runControllers starts the controllers and returns what ends them.
-func (c *cluster) runControllers() (stop func()) {
+// add starts one part more, which depends on those before it.
+func (c *cluster) add(p part) {
+	c.parts = append(c.parts, p)
+	c.running = append(c.running, p(c.ctx))
+}
+
+func (c *cluster) stop() {
+	for _, stop := range slices.Backward(c.running) {
+		stop()
+	}
+	c.running = nil
+}
+
+// restart ends skiff, which loses all that is not in its store, and starts it again.
+func (c *cluster) restart() {
 	c.Helper()
-	ctx, cancel := context.WithCancel(c.ctx)
+	c.stop()
+	for _, p := range c.parts {
+		c.running = append(c.running, p(c.ctx))
+	}
+}
+
+// serverOfNow makes requests of the server that runs now, as a client does with one address.
+type serverOfNow struct {
+	atomic.Pointer[http.RoundTripper]
+}
+
+func (s *serverOfNow) RoundTrip(req *http.Request) (*http.Response, error) {
+	return (*s.Load()).RoundTrip(req)
+}
+
+// runServer runs the API server on the store in that file.
+func (c *cluster) runServer(ctx context.Context, now *serverOfNow, file string, key *ecdsa.PrivateKey) (stop func()) {
+	c.Helper()
+	store, err := bolt.Open(file)
+	c.must(err)
+	ctx, cancel := context.WithCancel(ctx)
+	server, err := apiserver.New(ctx, store, apiserver.Config{
+		Issuer: "https://kubernetes.default.svc.cluster.local", AccountKey: key,
+		Version:     version.Info{Major: "1", Minor: "37", GitVersion: "v1.37.0"},
+		ServiceCIDR: netip.MustParsePrefix("10.43.0.0/16"),
+		NodePorts:   apiserver.PortRange{First: 30000, Last: 32767},
+		Advertise:   netip.MustParseAddrPort("192.0.2.1:6443"),
+	})
+	c.must(err)
+	ended := make(chan error, 1)
+	go func() { ended <- server.Run(ctx) }()
+	c.must(server.Bootstrap(ctx))
+	transport := server.Transport(apiserver.User{Name: "test", Groups: []string{"system:masters"}})
+	now.Store(&transport)
+	return func() {
+		cancel()
+		if err := <-ended; err != nil && !errors.Is(err, context.Canceled) {
+			c.Errorf("API server: %v", err)
+		}
+		if err := store.Close(); err != nil {
+			c.Errorf("close the store: %v", err)
+		}
+	}
+}
+
+func (c *cluster) runControllers(ctx context.Context) (stop func()) {
+	c.Helper()
+	ctx, cancel := context.WithCancel(ctx)
 	factory := informers.NewSharedInformerFactory(c.client, 0)
 	controllers, err := New(c.client, factory, c.config)
 	if err != nil {
