@@ -29,6 +29,13 @@ func (s seen) conditions(status *v1.PodStatus, at place) {
 		reason, message = s.gatesClosed(status)
 	}
 	set(v1.PodReady, reason == "", reason, message)
+	switch {
+	case !mayRenew(s.pod):
+	case s.begins && !ended(&v1.Pod{Status: *status}):
+		set(v1.AllContainersRestarting, true, "RestartAllContainersStarted", "container exited with restart policy rule")
+	default:
+		set(v1.AllContainersRestarting, false, "", "")
+	}
 	s.resizeConditions(status)
 }
 

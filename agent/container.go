@@ -52,7 +52,7 @@ func (a *Agent) containerConfig(ctx context.Context, pod *v1.Pod, s start, r *re
 		Name:    c.Name,
 		Attempt: s.attempt,
 		Image:   c.Image,
-		Labels:  map[string]string{labelBoot: a.boot, labelBackoff: s.backoff.String(), labelSize: sizeOf(c).String()},
+		Labels:  a.notes(s),
 
 		Command:    expandAll(c.Command, env.values),
 		Args:       expandAll(c.Args, env.values),
@@ -72,6 +72,15 @@ func (a *Agent) containerConfig(ctx context.Context, pod *v1.Pod, s start, r *re
 		HostPID: pod.Spec.HostPID, HostIPC: pod.Spec.HostIPC, SharePID: isTrue(pod.Spec.ShareProcessNamespace), Sysctls: sysctls(pod),
 		CgroupParent: a.podCgroup(pod),
 	}, nil
+}
+
+// notes are what the agent keeps with a container that it starts.
+func (a *Agent) notes(s start) map[string]string {
+	labels := map[string]string{labelBoot: a.boot, labelBackoff: s.backoff.String(), labelSize: sizeOf(s.container).String()}
+	if s.round > 0 {
+		labels[labelRound] = strconv.Itoa(s.round)
+	}
+	return labels
 }
 
 func stopSignal(c *v1.Container) string {

@@ -31,7 +31,7 @@ func ephemeral(pod *v1.Pod, name string) *v1.EphemeralContainer {
 // debug decides for the ephemeral containers.
 func (s seen) debug(d *decision) {
 	for i := range s.pod.Spec.EphemeralContainers {
-		s.keep(d, asContainer(&s.pod.Spec.EphemeralContainers[i]), v1.RestartPolicyNever)
+		s.keep(d, asContainer(&s.pod.Spec.EphemeralContainers[i]), restartPolicy{otherwise: v1.RestartPolicyNever})
 	}
 }
 

@@ -52,6 +52,7 @@ type start struct {
 	container *v1.Container
 	attempt   int
 	backoff   time.Duration // After this attempt.
+	round     int           // Of the pod's containers.
 }
 
 // resize gives a running container the size that its spec says.
@@ -72,6 +73,7 @@ func (d *decision) lookAgain(after time.Duration) {
 // decide is the agent's mind. It changes nothing and asks nobody.
 func decide(s seen) decision {
 	var d decision
+	s.round, s.begins = s.rounds()
 	s.discard(&d)
 	pod := s.pod
 	switch {
@@ -133,20 +135,23 @@ func (s seen) discard(d *decision) {
 func (s seen) run(d *decision) {
 	spec := &s.pod.Spec
 	s.debug(d) // Whatever the others wait for.
+	if s.renew(d) {
+		return
+	}
 	initialized := s.initialized()
 	for i := range spec.InitContainers {
 		c := &spec.InitContainers[i]
 		switch {
 		case isSidecar(c):
-			s.keep(d, c, v1.RestartPolicyAlways)
+			s.keep(d, c, policyOf(spec, c))
 			if !initialized && !s.started(c) || s.holdsUp(d, c) {
 				return
 			}
 		case initialized || s.initDone(c.Name):
 		default:
-			policy := initPolicy(spec.RestartPolicy)
-			if !s.thisBoot(c.Name) {
-				policy = v1.RestartPolicyAlways // However it ended, it is due again.
+			policy := policyOf(spec, c)
+			if !s.counts(s.latest(c.Name)) {
+				policy.otherwise = v1.RestartPolicyAlways // However it ended, it is due again.
 			}
 			if over := s.keep(d, c, policy); over {
 				s.end(d, gracePeriod(s.pod)) // It failed for good: the sidecars before it have nothing to wait for.
@@ -157,7 +162,7 @@ func (s seen) run(d *decision) {
 	over := true
 	for i := range spec.Containers {
 		c := &spec.Containers[i]
-		if !s.keep(d, c, spec.RestartPolicy) {
+		if !s.keep(d, c, policyOf(spec, c)) {
 			over = false
 		}
 		if s.holdsUp(d, c) {
@@ -179,16 +184,8 @@ func (s seen) holdsUp(d *decision, c *v1.Container) bool {
 	return starts || latest != nil && latest.State == Running && s.postStartRuns(latest.ID)
 }
 
-// initPolicy: an init container that succeeded is never started again.
-func initPolicy(policy v1.RestartPolicy) v1.RestartPolicy {
-	if policy == v1.RestartPolicyAlways {
-		return v1.RestartPolicyOnFailure
-	}
-	return policy
-}
-
 // keep decides for one container that is to run now, and says whether it has ended for good.
-func (s seen) keep(d *decision, c *v1.Container, policy v1.RestartPolicy) (over bool) {
+func (s seen) keep(d *decision, c *v1.Container, policy restartPolicy) (over bool) {
 	latest := s.latest(c.Name)
 	if latest != nil && latest.State == Running {
 		why, by := s.ailment(c, latest)
@@ -196,7 +193,7 @@ func (s seen) keep(d *decision, c *v1.Container, policy v1.RestartPolicy) (over 
 		case latest.Image != c.Image:
 			s.stop(d, latest, gracePeriod(s.pod), "Container "+c.Name+" definition changed, will be restarted")
 		case by != nil:
-			if policy != v1.RestartPolicyNever {
+			if policy.restarts(exitUnknown) {
 				why += ", will be restarted"
 			}
 			s.stop(d, latest, probeGrace(s.pod, by), why)
@@ -207,17 +204,16 @@ func (s seen) keep(d *decision, c *v1.Container, policy v1.RestartPolicy) (over 
 		}
 		return false
 	}
-	next := start{container: c, attempt: s.nextAttempt(c.Name)}
+	next := start{container: c, attempt: s.nextAttempt(c.Name), round: s.round}
 	if end := s.ending(c.Name, ""); end != nil {
-		if !s.replaced(c, latest) && !restarts(policy, end.ExitCode) && !s.recovers(c, latest, policy) {
+		due := s.replaced(c, latest) || s.outdated(latest)
+		if !due && !policy.restarts(end.ExitCode) && !s.recovers(c, latest, policy) {
 			return true
 		}
-		if latest == nil {
-			next.backoff = firstBackoff
-		} else {
+		next.backoff = s.nextBackoff(c, latest)
+		if latest != nil && !due {
 			delay := s.backoff(latest)
-			next.backoff = min(max(firstBackoff, 2*delay), s.maxBackoff)
-			if wait := latest.Finished.Add(delay).Sub(s.now); wait > 0 && !s.replaced(c, latest) {
+			if wait := latest.Finished.Add(delay).Sub(s.now); wait > 0 {
 				d.wait(c.Name, delay)
 				d.lookAgain(wait)
 				return false
@@ -261,12 +257,12 @@ func (s seen) fit(d *decision, c *v1.Container, latest *Container) {
 }
 
 // recovers says that the agent ended the container because it was not well: then it counts as failed, whatever its exit code.
-func (s seen) recovers(c *v1.Container, latest *Container, policy v1.RestartPolicy) bool {
+func (s seen) recovers(c *v1.Container, latest *Container, policy restartPolicy) bool {
 	if latest == nil {
 		return false
 	}
 	why, _ := s.ailment(c, latest)
-	return why != "" && restarts(policy, exitUnknown)
+	return why != "" && policy.restarts(exitUnknown)
 }
 
 func (d *decision) wait(name string, delay time.Duration) {
@@ -274,10 +270,6 @@ func (d *decision) wait(name string, delay time.Duration) {
 		d.waiting = map[string]time.Duration{}
 	}
 	d.waiting[name] = delay
-}
-
-func restarts(policy v1.RestartPolicy, exitCode int32) bool {
-	return policy == v1.RestartPolicyAlways || policy == v1.RestartPolicyOnFailure && exitCode != 0
 }
 
 // backoff is how long to wait after the end of c before the next attempt.

@@ -42,6 +42,8 @@ func have(t *testing.T, text string) []Container {
 				c.Labels[labelBackoff] = value
 			case "boot":
 				c.Labels[labelBoot] = value
+			case "round":
+				c.Labels[labelRound] = value
 			case "image":
 				c.Image = value
 			default:
@@ -119,6 +121,18 @@ func TestDecide(t *testing.T) {
 		look := v1.EphemeralContainerCommon{Name: "look", Image: "nginx"}
 		p.Spec.EphemeralContainers = []v1.EphemeralContainer{{EphemeralContainerCommon: look}}
 	}
+	own := func(policy v1.ContainerRestartPolicy) func(*v1.Pod) {
+		return func(p *v1.Pod) { p.Spec.Containers[0].RestartPolicy = &policy }
+	}
+	rule := func(op v1.ContainerRestartRuleOnExitCodesOperator, action v1.ContainerRestartRuleAction, codes ...int32) func(*v1.Pod) {
+		return func(p *v1.Pod) {
+			c := &p.Spec.Containers[0]
+			c.RestartPolicyRules = append(c.RestartPolicyRules, v1.ContainerRestartRule{Action: action,
+				ExitCodes: &v1.ContainerRestartRuleOnExitCodes{Operator: op, Values: codes}})
+		}
+	}
+	again := rule(v1.ContainerRestartRuleOnExitCodesOpIn, v1.ContainerRestartRuleActionRestart, 42)
+	anew := rule(v1.ContainerRestartRuleOnExitCodesOpIn, v1.ContainerRestartRuleActionRestartAllContainers, 42)
 	for _, tc := range []struct {
 		name        string
 		pod         []func(*v1.Pod)
@@ -207,6 +221,36 @@ func TestDecide(t *testing.T) {
 			p.Status.EphemeralContainerStatuses = []v1.ContainerStatus{{Name: "look", ContainerID: "containerd://x", State: v1.ContainerState{Running: &v1.ContainerStateRunning{}}}}
 		}}, have: "app-0 running", want: ""},
 		{name: "nothing waits for it", pod: []func(*v1.Pod){looked, policy(v1.RestartPolicyNever)}, have: "app-0 exited; look-0 running", want: "stop look-0, again 30s"},
+		{name: "its own policy goes before the pod's", pod: []func(*v1.Pod){own(v1.ContainerRestartPolicyNever), second}, have: "app-0 exited 1; two-0 exited 1", want: "start two-1 backoff=10s"},
+		{name: "on failure only", pod: []func(*v1.Pod){policy(v1.RestartPolicyNever), own(v1.ContainerRestartPolicyOnFailure)}, have: "app-0 exited", want: "ended"},
+		{name: "it failed, and the pod's others may not come back", pod: []func(*v1.Pod){policy(v1.RestartPolicyNever), own(v1.ContainerRestartPolicyOnFailure), second},
+			have: "app-0 exited 1; two-0 exited 1", want: "start app-1 backoff=10s"},
+		{name: "a container that always restarts is no sidecar", pod: []func(*v1.Pod){policy(v1.RestartPolicyNever), own(v1.ContainerRestartPolicyAlways), second},
+			have: "app-0 running; two-0 exited", want: ""},
+		{name: "an init container that may fail once only", pod: []func(*v1.Pod){inits, func(p *v1.Pod) {
+			p.Spec.InitContainers[1].RestartPolicy = new(v1.ContainerRestartPolicy)
+			*p.Spec.InitContainers[1].RestartPolicy = v1.ContainerRestartPolicyNever
+		}}, have: "side-0 running; init-0 exited 1", want: "stop side-0, again 30s"},
+		{name: "a rule for its exit code", pod: []func(*v1.Pod){own(v1.ContainerRestartPolicyNever), again}, have: "app-0 exited 42", want: "start app-1 backoff=10s"},
+		{name: "another exit code", pod: []func(*v1.Pod){own(v1.ContainerRestartPolicyNever), again}, have: "app-0 exited 41", want: "ended"},
+		{name: "all exit codes but", pod: []func(*v1.Pod){own(v1.ContainerRestartPolicyNever),
+			rule(v1.ContainerRestartRuleOnExitCodesOpNotIn, v1.ContainerRestartRuleActionRestart, 42)}, have: "app-0 exited 41", want: "start app-1 backoff=10s"},
+		{name: "all start anew: what runs is ended", pod: []func(*v1.Pod){inits, sideHook, own(v1.ContainerRestartPolicyNever), anew, second},
+			have: "side-0 running; init-0 exited; app-0 exited 42; two-0 running", want: "kill side-0, kill two-0, again 5s"},
+		{name: "then the first starts", pod: []func(*v1.Pod){inits, own(v1.ContainerRestartPolicyNever), anew},
+			have: "side-0 exited 137; init-0 exited; app-0 exited 42", want: "start side-1 backoff=0s"},
+		{name: "and the next", pod: []func(*v1.Pod){inits, own(v1.ContainerRestartPolicyNever), anew},
+			have: "side-0 exited 137; side-1 running round=1; init-0 exited; app-0 exited 42", want: "start init-1 backoff=0s"},
+		{name: "all of them", pod: []func(*v1.Pod){inits, policy(v1.RestartPolicyNever), own(v1.ContainerRestartPolicyNever), anew, second},
+			have: "side-1 running round=1; init-1 exited round=1; app-0 exited 42; two-0 exited", want: "start app-1 backoff=10s, start two-1 backoff=0s"},
+		{name: "then it is over", pod: []func(*v1.Pod){own(v1.ContainerRestartPolicyNever), anew, policy(v1.RestartPolicyNever), second},
+			have: "app-0 exited 42; app-1 exited round=1; two-1 exited round=1", want: "ended"},
+		{name: "or begins again, but not at once", pod: []func(*v1.Pod){own(v1.ContainerRestartPolicyNever), anew, second},
+			have: "app-1 exited 42 round=1 backoff=10s ago=4s; two-1 running round=1", want: "kill two-1, app waits 10s, again 5s"},
+		{name: "until it has waited", pod: []func(*v1.Pod){own(v1.ContainerRestartPolicyNever), anew, second},
+			have: "app-1 exited 42 round=1 backoff=10s ago=10s; two-1 exited 137 round=1 backoff=40s", want: "start app-2 backoff=20s, start two-2 backoff=40s"},
+		{name: "an ephemeral container stays", pod: []func(*v1.Pod){looked, own(v1.ContainerRestartPolicyNever), anew}, have: "app-0 exited 42; look-0 running",
+			want: "start app-1 backoff=10s"},
 		{name: "it does not come to a pod that is over", pod: []func(*v1.Pod){looked, policy(v1.RestartPolicyNever)}, have: "app-0 exited", want: "ended"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

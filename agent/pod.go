@@ -287,7 +287,7 @@ func (a *Agent) start(ctx context.Context, s seen, st start, m *memory) error {
 			return ctx.Err()
 		}
 		reason := reasonRunError
-		if !restarts(s.policy(c), exitStartError) {
+		if ephemeral(pod, c.Name) != nil || !policyOf(&pod.Spec, c).restarts(exitStartError) {
 			reason = reasonStartError
 		}
 		m.retry(c.Name, reason, err.Error(), time.Now(), a.MaxRestartBackoff)
@@ -298,19 +298,6 @@ func (a *Agent) start(ctx context.Context, s seen, st start, m *memory) error {
 	a.tell(pod, c.Name, v1.EventTypeNormal, "Started", "Container started")
 	a.hooks.start(pod, postStart, target{config.ID, m.podIP(pod), c})
 	return nil
-}
-
-// policy is a container's own restart policy.
-func (s seen) policy(c *v1.Container) v1.RestartPolicy {
-	switch {
-	case isSidecar(c):
-		return v1.RestartPolicyAlways
-	case ephemeral(s.pod, c.Name) != nil:
-		return v1.RestartPolicyNever
-	case slices.ContainsFunc(s.pod.Spec.InitContainers, func(i v1.Container) bool { return i.Name == c.Name }):
-		return initPolicy(s.pod.Spec.RestartPolicy)
-	}
-	return s.pod.Spec.RestartPolicy
 }
 
 // writeStatus tells the API how the pod is, if that has changed.

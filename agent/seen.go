@@ -21,6 +21,8 @@ type seen struct {
 	evicted    string             // Why the pod has to go, for the node is short of something.
 	parting    time.Duration      // A deleted pod's containers are left alone for so long, for requests may still come.
 	boot       string
+	round      int  // That the pod's containers are to be in; decide and podStatus find it.
+	begins     bool // None is yet.
 	maxBackoff time.Duration
 	now        time.Time
 
@@ -105,12 +107,11 @@ func (s seen) past(name string) *v1.ContainerStatus {
 	return nil
 }
 
-// initialized says that the init containers are behind us. Those of an earlier boot do not count: what they set up in the
-// pod's namespaces went with the boot.
+// initialized says that the init containers are behind us.
 func (s seen) initialized() bool {
 	for i := range s.pod.Spec.Containers {
 		for _, c := range s.attempts(s.pod.Spec.Containers[i].Name) {
-			if c.State != Created && c.Labels[labelBoot] == s.boot {
+			if c.State != Created && s.counts(c) {
 				return true
 			}
 		}
@@ -120,13 +121,13 @@ func (s seen) initialized() bool {
 
 func (s seen) initDone(name string) bool {
 	c := s.latest(name)
-	return s.thisBoot(name) && c.State == Exited && c.ExitCode == 0 && !c.Unknown
+	return s.counts(c) && c.State == Exited && c.ExitCode == 0 && !c.Unknown
 }
 
-// thisBoot says that the latest container of a name was started in this boot.
-func (s seen) thisBoot(name string) bool {
-	c := s.latest(name)
-	return c != nil && c.Labels[labelBoot] == s.boot
+// counts says that what an init container did before c is still there, or what c did: it was started in this boot, for what is set up
+// in the pod's namespaces goes with the boot, and in this round.
+func (s seen) counts(c *Container) bool {
+	return c != nil && c.Labels[labelBoot] == s.boot && roundOf(c) == s.round
 }
 
 func isSidecar(c *v1.Container) bool {

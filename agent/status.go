@@ -13,19 +13,20 @@ import (
 
 // Reasons of containers' states, as the kubelet spells them.
 const (
-	reasonCreating     = "ContainerCreating"
-	reasonInitializing = "PodInitializing"
-	reasonCrashLoop    = "CrashLoopBackOff"
-	reasonConfigError  = "CreateContainerConfigError"
-	reasonRunError     = "RunContainerError"
-	reasonStartError   = "StartError"
-	reasonPull         = "ErrImagePull"
-	reasonPullBackoff  = "ImagePullBackOff"
-	reasonNeverPull    = "ErrImageNeverPull"
-	reasonInspect      = "ImageInspectError"
-	reasonInvalidImage = "InvalidImageName"
-	reasonUnknown      = "ContainerStatusUnknown"
-	reasonEvicted      = "Evicted" // Of a pod.
+	reasonCreating      = "ContainerCreating"
+	reasonInitializing  = "PodInitializing"
+	reasonCrashLoop     = "CrashLoopBackOff"
+	reasonConfigError   = "CreateContainerConfigError"
+	reasonRunError      = "RunContainerError"
+	reasonStartError    = "StartError"
+	reasonPull          = "ErrImagePull"
+	reasonPullBackoff   = "ImagePullBackOff"
+	reasonNeverPull     = "ErrImageNeverPull"
+	reasonInspect       = "ImageInspectError"
+	reasonInvalidImage  = "InvalidImageName"
+	reasonUnknown       = "ContainerStatusUnknown"
+	reasonRestartingAll = "RestartingAllContainers"
+	reasonEvicted       = "Evicted" // Of a pod.
 )
 
 // Exit codes that no process has chosen.
@@ -51,6 +52,7 @@ type place struct {
 // podStatus is the status of a pod as seen, with d decided about it. It starts from the status that the pod has and keeps
 // what others have written there.
 func podStatus(s seen, d decision, at place) v1.PodStatus {
+	s.round, s.begins = s.rounds()
 	status := *s.pod.Status.DeepCopy()
 	status.ObservedGeneration = s.pod.Generation
 	if status.StartTime == nil {
@@ -143,6 +145,9 @@ func (s seen) waiting(c *v1.Container, d decision) *v1.ContainerStateWaiting {
 	if delay, ok := d.waiting[c.Name]; ok {
 		return &v1.ContainerStateWaiting{Reason: reasonCrashLoop, Message: fmt.Sprintf("back-off %s restarting failed container=%s pod=%s_%s(%s)",
 			delay, c.Name, s.pod.Name, s.pod.Namespace, s.pod.UID)}
+	}
+	if latest := s.latest(c.Name); s.outdated(latest) && latest.State == Exited {
+		return &v1.ContainerStateWaiting{Reason: reasonRestartingAll, Message: "The container is to start again because RestartAllContainers in place"}
 	}
 	t, ok := s.trouble[c.Name]
 	switch {
@@ -252,17 +257,18 @@ func (s seen) phase(status *v1.PodStatus, d decision) v1.PodPhase {
 			waiting++
 		}
 	}
-	policy := s.pod.Spec.RestartPolicy
 	switch {
 	case d.ended && (d.fail != nil || failed+waiting > 0 && s.pod.DeletionTimestamp != nil):
 		return v1.PodFailed
 	case d.ended && s.pod.DeletionTimestamp != nil:
 		return v1.PodSucceeded
-	case running+stopped == 0 && d.ended && s.initFailed(status):
+	case d.ended && s.initFailed(status):
 		return v1.PodFailed
+	case s.begins:
+		return v1.PodRunning
 	case waiting > 0 || len(s.initsOpen(status)) > 0:
 		return v1.PodPending
-	case running > 0 || policy == v1.RestartPolicyAlways || !d.ended:
+	case running > 0 || !d.ended:
 		return v1.PodRunning
 	case failed == 0:
 		return v1.PodSucceeded
@@ -272,8 +278,10 @@ func (s seen) phase(status *v1.PodStatus, d decision) v1.PodPhase {
 
 // initFailed says that an init container has failed and may not be tried again.
 func (s seen) initFailed(status *v1.PodStatus) bool {
-	return s.pod.Spec.RestartPolicy == v1.RestartPolicyNever && slices.ContainsFunc(status.InitContainerStatuses, func(cs v1.ContainerStatus) bool {
-		return s.sidecarIndex(cs.Name) < 0 && cs.State.Terminated != nil && cs.State.Terminated.ExitCode != 0
+	return slices.ContainsFunc(status.InitContainerStatuses, func(cs v1.ContainerStatus) bool {
+		end := cs.State.Terminated
+		return end != nil && end.ExitCode != 0 && s.sidecarIndex(cs.Name) < 0 &&
+			!policyOf(&s.pod.Spec, containerOf(s.pod, cs.Name)).restarts(end.ExitCode)
 	})
 }
 

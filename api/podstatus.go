@@ -39,6 +39,9 @@ func validatePodStatus(p, old *corev1.Pod) field.ErrorList {
 	}
 	errs = append(errs, validatePodAddresses(path.Child("podIPs"), ips, hadIPs)...)
 	errs = append(errs, validatePodAddresses(path.Child("hostIPs"), hostIPs, hadHostIPs)...)
+	if restartsAll(old.Spec.Containers) || restartsAll(old.Spec.InitContainers) { // Then no end is the last.
+		return errs
+	}
 	policy := old.Spec.RestartPolicy
 	errs = append(errs, validateEnds(path.Child("containerStatuses"), s.ContainerStatuses, old.Status.ContainerStatuses, old.Spec.Containers, policy)...)
 	errs = append(errs, validateEnds(path.Child("initContainerStatuses"), s.InitContainerStatuses, old.Status.InitContainerStatuses, old.Spec.InitContainers, policy)...)
@@ -48,7 +51,7 @@ func validatePodStatus(p, old *corev1.Pod) field.ErrorList {
 // podConditions are those that Kubernetes itself sets; whose name others choose has to be a label's.
 var podConditions = []corev1.PodConditionType{
 	corev1.PodScheduled, corev1.PodReady, corev1.PodInitialized, corev1.ContainersReady, corev1.DisruptionTarget,
-	corev1.PodReadyToStartContainers, corev1.PodResizePending, corev1.PodResizeInProgress,
+	corev1.PodReadyToStartContainers, corev1.AllContainersRestarting, corev1.PodResizePending, corev1.PodResizeInProgress,
 }
 
 func validatePodAddresses(path *field.Path, ips, had []string) field.ErrorList {
@@ -91,6 +94,15 @@ func validateEnds(path *field.Path, now, old []corev1.ContainerStatus, container
 		}
 	}
 	return errs
+}
+
+// restartsAll says that a rule may start all containers of the pod again.
+func restartsAll(containers []corev1.Container) bool {
+	return slices.ContainsFunc(containers, func(c corev1.Container) bool {
+		return slices.ContainsFunc(c.RestartPolicyRules, func(r corev1.ContainerRestartRule) bool {
+			return r.Action == corev1.ContainerRestartRuleActionRestartAllContainers
+		})
+	})
 }
 
 // mayRestart goes by the pod's policy, or by the container's own where it has one (a sidecar has Always).

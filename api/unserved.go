@@ -78,13 +78,10 @@ func unserved(pod *corev1.Pod) []string {
 		unservedProfile(add, sc.AppArmorProfile, "spec.securityContext")
 	}
 	for i := range spec.InitContainers {
-		c := &spec.InitContainers[i]
-		unservedContainer(add, pod, c, fmt.Sprintf("spec.initContainers[%d]", i))
-		add(c.RestartPolicy != nil && !isSidecar(c), "spec.initContainers[%d].restartPolicy", i)
+		unservedContainer(add, pod, &spec.InitContainers[i], fmt.Sprintf("spec.initContainers[%d]", i))
 	}
 	for i := range spec.Containers {
 		unservedContainer(add, pod, &spec.Containers[i], fmt.Sprintf("spec.containers[%d]", i))
-		add(spec.Containers[i].RestartPolicy != nil, "spec.containers[%d].restartPolicy", i)
 	}
 	return fields
 }
@@ -117,7 +114,6 @@ func safeSysctl(pod *corev1.Pod, name string) bool {
 type adder func(asked bool, format string, args ...any)
 
 func unservedContainer(add adder, pod *corev1.Pod, c *corev1.Container, path string) {
-	add(len(c.RestartPolicyRules) > 0, "%s.restartPolicyRules", path)
 	add(len(c.VolumeDevices) > 0, "%s.volumeDevices", path)
 	unservedResources(add, &c.Resources, path+".resources")
 	for i, p := range c.Ports {
