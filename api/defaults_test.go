@@ -231,8 +231,6 @@ status: {replicas: 0}`,
 metadata: {name: web}
 spec:
   internalTrafficPolicy: Cluster
-  ipFamilies: [IPv4]
-  ipFamilyPolicy: SingleStack
   ports: [{port: 80, protocol: TCP, targetPort: 80}, {name: b, port: 81, protocol: TCP, targetPort: http}]
   selector: {app: web}
   sessionAffinity: None
@@ -248,8 +246,6 @@ spec:
   clusterIPs: [10.43.0.5]
   externalTrafficPolicy: Cluster
   internalTrafficPolicy: Cluster
-  ipFamilies: [IPv4]
-  ipFamilyPolicy: SingleStack
   ports: [{port: 80, protocol: TCP, targetPort: 80}]
   sessionAffinity: ClientIP
   sessionAffinityConfig: {clientIP: {timeoutSeconds: 10800}}
@@ -264,8 +260,6 @@ spec:
   clusterIP: None
   clusterIPs: [None]
   internalTrafficPolicy: Cluster
-  ipFamilies: [IPv4, IPv6]
-  ipFamilyPolicy: RequireDualStack
   sessionAffinity: None
   type: ClusterIP
 status: {loadBalancer: {}}`,

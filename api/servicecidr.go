@@ -6,6 +6,7 @@ import (
 
 	networkingv1 "k8s.io/api/networking/v1"
 	"k8s.io/apimachinery/pkg/api/validate/content"
+	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/validation"
@@ -24,10 +25,8 @@ func serviceCIDR() *Resource {
 		Idle: true, Verbs: allVerbs(), Subs: []Sub{statusSub("ServiceCIDR")},
 		Columns: []metav1.TableColumnDefinition{nameColumn(), column("CIDRs", "string", spec["cidrs"]), ageColumn()},
 	}, rules[networkingv1.ServiceCIDR]{
-		Validate: validateServiceCIDR,
-		ValidateUpdate: func(c, old *networkingv1.ServiceCIDR) field.ErrorList {
-			return immutable(field.NewPath("spec", "cidrs"), c.Spec.CIDRs, old.Spec.CIDRs)
-		},
+		Validate:       validateServiceCIDR,
+		ValidateUpdate: validateServiceCIDRUpdate,
 		Row: func(c *networkingv1.ServiceCIDR) []any {
 			return []any{c.Name, strings.Join(c.Spec.CIDRs, ","), age(c.CreationTimestamp.Time)}
 		},
@@ -41,20 +40,34 @@ func validateServiceCIDR(c *networkingv1.ServiceCIDR) field.ErrorList {
 		return field.ErrorList{field.Required(at, "at least one CIDR required")}
 	case len(cidrs) > 2:
 		return field.ErrorList{field.Invalid(at, c.Spec, "may only hold up to 2 values")}
-	case len(cidrs) == 2 && !oneOfEachFamily(cidrs[0], cidrs[1]):
-		return field.ErrorList{field.Invalid(at, c.Spec, "may specify no more than one IP for each IP family, i.e 192.168.0.0/24 and 2001:db8::/64")}
 	}
 	var errs field.ErrorList
 	for i, cidr := range cidrs {
 		errs = append(errs, validation.IsValidCIDR(at.Index(i), cidr)...)
 	}
+	if len(cidrs) == 2 && ofOneFamily(cidrs[0], cidrs[1]) {
+		errs = append(errs, field.Invalid(at, cidrs, "may specify no more than one IP for each IP family, i.e 192.168.0.0/24 and 2001:db8::/64"))
+	}
 	return errs
 }
 
-func oneOfEachFamily(a, b string) bool {
+func ofOneFamily(a, b string) bool {
 	first, err := netip.ParsePrefix(a)
 	second, err2 := netip.ParsePrefix(b)
-	return err == nil && err2 == nil && first.Addr().Is4() != second.Addr().Is4()
+	return err == nil && err2 == nil && first.Addr().Is4() == second.Addr().Is4()
+}
+
+// validateServiceCIDRUpdate lets a range of the other family come to the one that is there, and nothing else.
+func validateServiceCIDRUpdate(c, old *networkingv1.ServiceCIDR) field.ErrorList {
+	at, now, before := field.NewPath("spec", "cidrs"), c.Spec.CIDRs, old.Spec.CIDRs
+	if len(now) != len(before) && (len(before) != 1 || len(now) != 2) {
+		return field.ErrorList{field.Invalid(at, now, apivalidation.FieldImmutableErrorMsg)}
+	}
+	var errs field.ErrorList
+	for i := range before {
+		errs = append(errs, immutable(at.Index(i), now[i], before[i])...)
+	}
+	return errs
 }
 
 // ipAddress is an address that somebody, nearly always a Service, has taken: its name is the address.

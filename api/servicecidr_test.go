@@ -7,7 +7,7 @@ func TestAddressRanges(t *testing.T) {
 	checkErrors(t, []errorTest{
 		{"ServiceCIDR", "{spec: {cidrs: [10.0.0.0/24, 'fd00::/112']}}", nil},
 		{"ServiceCIDR", "{}", []string{"spec.cidrs: Required value: at least one CIDR required"}},
-		{"ServiceCIDR", "{spec: {cidrs: [10.0.0.0/24, 10.1.0.0/24]}}", []string{`spec.cidrs: Invalid value: {"cidrs":["10.0.0.0/24","10.1.0.0/24"]}: ` + twice}},
+		{"ServiceCIDR", "{spec: {cidrs: [10.0.0.0/24, 10.1.0.0/24]}}", []string{`spec.cidrs: Invalid value: ["10.0.0.0/24","10.1.0.0/24"]: ` + twice}},
 		{"ServiceCIDR", "{spec: {cidrs: [10.0.0.0/24, 10.1.0.0/24, 'fd00::/112']}}", []string{
 			`spec.cidrs: Invalid value: {"cidrs":["10.0.0.0/24","10.1.0.0/24","fd00::/112"]}: may only hold up to 2 values`}},
 		{"ServiceCIDR", "{spec: {cidrs: ['FD00::/112']}}", []string{`spec.cidrs[0]: Invalid value: "FD00::/112": must be in canonical form ("fd00::/112")`}},
@@ -23,7 +23,10 @@ func TestAddressRanges(t *testing.T) {
 		{"VolumeAttributesClass", "{}", []string{"driverName: Required value", "parameters: Required value: must contain at least one key/value pair"}},
 	})
 	checkUpdates(t, []updateTest{
-		{"ServiceCIDR", "{spec: {cidrs: [10.0.0.0/24]}}", "{spec: {cidrs: [10.0.0.0/25]}}", []string{`spec.cidrs: Invalid value: ["10.0.0.0/25"]: field is immutable`}},
+		{"ServiceCIDR", "{spec: {cidrs: [10.0.0.0/24]}}", "{spec: {cidrs: [10.0.0.0/25]}}", []string{`spec.cidrs[0]: Invalid value: "10.0.0.0/25": field is immutable`}},
+		{"ServiceCIDR", "{spec: {cidrs: [10.0.0.0/24]}}", "{spec: {cidrs: [10.0.0.0/24, 'fd00::/112']}}", nil},
+		{"ServiceCIDR", "{spec: {cidrs: [10.0.0.0/24]}}", "{spec: {cidrs: ['fd00::/112', 10.0.0.0/24]}}", []string{`spec.cidrs[0]: Invalid value: "fd00::/112": field is immutable`}},
+		{"ServiceCIDR", "{spec: {cidrs: [10.0.0.0/24, 'fd00::/112']}}", "{spec: {cidrs: [10.0.0.0/24]}}", []string{`spec.cidrs: Invalid value: ["10.0.0.0/24"]: field is immutable`}},
 		{"IPAddress", "{spec: {parentRef: {name: a}}}", "{spec: {parentRef: {name: b}}}", []string{`spec.parentRef: Invalid value: {"name":"b"}: field is immutable`}},
 		{"VolumeAttributesClass", "{driverName: a, parameters: {a: b}}", "{driverName: b, parameters: {a: c}}", []string{
 			"driverName: Forbidden: updates to driverName are forbidden.", "parameters: Forbidden: updates to parameters are forbidden."}},

@@ -8,13 +8,12 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// prepareService makes a new service ready for the API server to give it an address and node ports: clusterIP and
-// clusterIPs agree, and the families are said.
+// prepareService makes a new service ready for the API server to give it families, addresses and node ports: clusterIP and
+// clusterIPs agree.
 func prepareService(s *corev1.Service) {
 	if s.Spec.ClusterIP != "" && len(s.Spec.ClusterIPs) == 0 {
 		s.Spec.ClusterIPs = []string{s.Spec.ClusterIP}
 	}
-	setFamilies(s, nil)
 }
 
 // prepareServiceUpdate lets a client send the same YAML again without what was allocated for it, and takes back what
@@ -23,7 +22,6 @@ func prepareServiceUpdate(s, old *corev1.Service) {
 	keepAllocated(s, old)
 	agreeClusterIPs(s, old)
 	releaseUnused(s, old)
-	setFamilies(s, old)
 }
 
 func keepAllocated(s, old *corev1.Service) {
@@ -59,13 +57,16 @@ func keepNodePorts(ports, old []corev1.ServicePort) {
 	}
 }
 
-// agreeClusterIPs brings clusterIPs after clusterIP where the client, knowing only the older field, changed that one.
+// agreeClusterIPs brings clusterIPs after clusterIP where the client, knowing only the older field, left the other one out or
+// changed that one alone.
 func agreeClusterIPs(s, old *corev1.Service) {
-	if s.Spec.ClusterIP == old.Spec.ClusterIP || !slices.Equal(s.Spec.ClusterIPs, old.Spec.ClusterIPs) {
-		return
-	}
-	s.Spec.ClusterIPs = nil
-	if s.Spec.ClusterIP != "" {
+	switch same := s.Spec.ClusterIP == old.Spec.ClusterIP; {
+	case same && len(s.Spec.ClusterIPs) == 0:
+		s.Spec.ClusterIPs = slices.Clone(old.Spec.ClusterIPs)
+	case same || !slices.Equal(s.Spec.ClusterIPs, old.Spec.ClusterIPs):
+	case s.Spec.ClusterIP == "":
+		s.Spec.ClusterIPs = nil
+	default:
 		s.Spec.ClusterIPs = []string{s.Spec.ClusterIP}
 	}
 }
@@ -105,35 +106,6 @@ func release[T any](field *T, old T) {
 	if reflect.DeepEqual(*field, old) {
 		var zero T
 		*field = zero
-	}
-}
-
-// setFamilies says which IP families a service has. A cluster has one, IPv4; only a service without both address and
-// selector, whose endpoints the user writes, may have both.
-func setFamilies(s, old *corev1.Service) {
-	if !needsClusterIP(s) {
-		return
-	}
-	dual := s.Spec.ClusterIP == corev1.ClusterIPNone && len(s.Spec.Selector) == 0
-	if s.Spec.IPFamilyPolicy == nil {
-		policy := corev1.IPFamilyPolicySingleStack
-		switch {
-		case old != nil && old.Spec.IPFamilyPolicy != nil:
-			policy = *old.Spec.IPFamilyPolicy
-		case dual:
-			policy = corev1.IPFamilyPolicyRequireDualStack
-		}
-		s.Spec.IPFamilyPolicy = &policy
-	}
-	if len(s.Spec.IPFamilies) == 0 {
-		s.Spec.IPFamilies = []corev1.IPFamily{familyOf(s.Spec.ClusterIP)}
-	}
-	if dual && len(s.Spec.IPFamilies) == 1 && *s.Spec.IPFamilyPolicy != corev1.IPFamilyPolicySingleStack {
-		other := corev1.IPv6Protocol
-		if s.Spec.IPFamilies[0] == corev1.IPv6Protocol {
-			other = corev1.IPv4Protocol
-		}
-		s.Spec.IPFamilies = append(s.Spec.IPFamilies, other)
 	}
 }
 

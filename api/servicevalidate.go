@@ -126,83 +126,6 @@ func validateAffinityOfService(path *field.Path, s *corev1.ServiceSpec) field.Er
 	return errs
 }
 
-func validateClusterIPs(path *field.Path, s *corev1.Service) field.ErrorList {
-	if !needsClusterIP(s) {
-		return nil // validateServiceType has said that there may be none.
-	}
-	var errs field.ErrorList
-	ips, at := s.Spec.ClusterIPs, path.Child("clusterIPs")
-	switch {
-	case s.Spec.ClusterIP == "" && len(ips) > 0:
-		errs = append(errs, field.Invalid(at, ips, "must be empty when `clusterIP` is not specified"))
-	case s.Spec.ClusterIP != "" && len(ips) == 0:
-		errs = append(errs, field.Required(at, ""))
-	case s.Spec.ClusterIP != "" && ips[0] != s.Spec.ClusterIP:
-		errs = append(errs, field.Invalid(at, ips, "first value must match `clusterIP`"))
-	}
-	errs = append(errs, validateFamilies(path, s)...)
-	for i, ip := range ips {
-		if i == 0 && ip == corev1.ClusterIPNone {
-			if len(ips) > 1 {
-				errs = append(errs, field.Invalid(at, ips, "'None' must be the first and only value"))
-			}
-			continue
-		}
-		bad := validateIP(at.Index(i), ip)
-		errs = append(errs, bad...)
-		if len(bad) == 0 && i < len(s.Spec.IPFamilies) && familyOf(ip) != s.Spec.IPFamilies[i] {
-			errs = append(errs, field.Invalid(at.Index(i), ip,
-				fmt.Sprintf("expected an %s value as indicated by `ipFamilies[%d]`", s.Spec.IPFamilies[i], i)))
-		}
-	}
-	if len(ips) > 2 {
-		errs = append(errs, field.Invalid(at, ips, "may only hold up to 2 values"))
-	}
-	if len(ips) > 1 && (len(ips) > 2 || familyOf(ips[0]) == familyOf(ips[1])) && ips[0] != corev1.ClusterIPNone {
-		errs = append(errs, field.Invalid(at, ips, "may specify no more than one IP for each IP family"))
-	}
-	return errs
-}
-
-// validateFamilies also says what a cluster of one family, IPv4, can't do.
-func validateFamilies(path *field.Path, s *corev1.Service) field.ErrorList {
-	var errs field.ErrorList
-	at, policyAt := path.Child("ipFamilies"), path.Child("ipFamilyPolicy")
-	var names []string
-	for i, f := range s.Spec.IPFamilies {
-		errs = append(errs, oneOf(at.Index(i), f, corev1.IPv4Protocol, corev1.IPv6Protocol)...)
-		names = append(names, string(f))
-	}
-	errs = append(errs, unique(at, names, "")...)
-	policy := deref(s.Spec.IPFamilyPolicy)
-	errs = append(errs, oneOfOrNone(policyAt, policy, corev1.IPFamilyPolicyPreferDualStack,
-		corev1.IPFamilyPolicyRequireDualStack, corev1.IPFamilyPolicySingleStack)...)
-	if len(errs) > 0 {
-		return errs // What follows would only repeat it.
-	}
-	if policy == corev1.IPFamilyPolicySingleStack {
-		both := "must be 'RequireDualStack' or 'PreferDualStack' when multiple %s are specified"
-		if len(s.Spec.ClusterIPs) == 2 {
-			errs = append(errs, field.Invalid(policyAt, policy, fmt.Sprintf(both, "cluster IPs")))
-		}
-		if len(s.Spec.IPFamilies) == 2 {
-			errs = append(errs, field.Invalid(policyAt, policy, fmt.Sprintf(both, "IP families")))
-		}
-	}
-	if len(errs) > 0 || s.Spec.ClusterIP == corev1.ClusterIPNone && len(s.Spec.Selector) == 0 {
-		return errs
-	}
-	if policy == corev1.IPFamilyPolicyRequireDualStack {
-		errs = append(errs, field.Invalid(policyAt, policy, "this cluster is not configured for dual-stack services"))
-	}
-	for i, f := range s.Spec.IPFamilies {
-		if f != corev1.IPv4Protocol {
-			errs = append(errs, field.Invalid(at.Index(i), f, "not configured on this cluster"))
-		}
-	}
-	return errs
-}
-
 func validateLoadBalancer(path *field.Path, s *corev1.ServiceSpec) field.ErrorList {
 	var errs field.ErrorList
 	only := func(name string, set bool) {
@@ -254,26 +177,9 @@ func validateTrafficPolicies(path *field.Path, s *corev1.Service) field.ErrorLis
 	return errs
 }
 
-// validateServiceUpdate holds a service to the address that it was given.
 func validateServiceUpdate(s, old *corev1.Service) field.ErrorList {
-	if !needsClusterIP(s) || !needsClusterIP(old) {
-		return nil
-	}
-	var errs field.ErrorList
 	path := field.NewPath("spec")
-	if len(old.Spec.ClusterIPs) > 0 && (!isHeadless(s) || !isHeadless(old)) {
-		at := path.Child("clusterIPs").Index(0)
-		switch {
-		case len(s.Spec.ClusterIPs) == 0:
-			errs = append(errs, field.Invalid(at, s.Spec.ClusterIPs, "primary clusterIP can not be unset"))
-		case s.Spec.ClusterIPs[0] != old.Spec.ClusterIPs[0]:
-			errs = append(errs, field.Invalid(at, s.Spec.ClusterIPs, "may not change once set"))
-		}
-	}
-	if !isHeadless(s) && !isHeadless(old) && len(s.Spec.IPFamilies) > 0 && len(old.Spec.IPFamilies) > 0 &&
-		s.Spec.IPFamilies[0] != old.Spec.IPFamilies[0] {
-		errs = append(errs, field.Invalid(path.Child("ipFamilies").Index(0), s.Spec.IPFamilies, "may not change once set"))
-	}
+	errs := validateFamiliesUpdate(path, s, old)
 	if s.Spec.Type == corev1.ServiceTypeLoadBalancer && old.Spec.Type == corev1.ServiceTypeLoadBalancer &&
 		deref(s.Spec.LoadBalancerClass) != deref(old.Spec.LoadBalancerClass) {
 		errs = append(errs, field.Invalid(path.Child("loadBalancerClass"), s.Spec.LoadBalancerClass, "may not change once set"))

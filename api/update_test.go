@@ -4,6 +4,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/yaml"
 )
 
@@ -72,6 +73,9 @@ func TestServiceUpdate(t *testing.T) {
 			r := find(t, "Service")
 			old, got, want := parse(t, r, tc.old), parse(t, r, tc.given), parse(t, r, tc.want)
 			r.PrepareUpdate(got, old)
+			if errs := CompleteFamilies(got.(*corev1.Service), old.(*corev1.Service), []corev1.IPFamily{corev1.IPv4Protocol}); len(errs) > 0 {
+				t.Fatal(errs)
+			}
 			if diff := cmp.Diff(format(t, want), format(t, got)); diff != "" {
 				t.Errorf("stored %s\ngiven %s\n(-want +got):\n%s", tc.old, tc.given, diff)
 			}

@@ -102,13 +102,6 @@ func TestValidate(t *testing.T) {
 			{"Service", aService("clusterIP: 10.0.0.1, clusterIPs: [10.0.0.2], ports: [{port: 80}]"), []string{
 				"spec.clusterIPs: Invalid value: [\"10.0.0.2\"]: first value must match `clusterIP`",
 			}},
-			{"Service", aService("ipFamilyPolicy: RequireDualStack, ports: [{port: 80}]"), []string{
-				`spec.ipFamilyPolicy: Invalid value: "RequireDualStack": this cluster is not configured for dual-stack services`,
-			}},
-			{"Service", aService("ipFamilyPolicy: PreferDualStack, ports: [{port: 80}]"), nil},
-			{"Service", aService("ipFamilies: [IPv6], ports: [{port: 80}]"), []string{
-				`spec.ipFamilies[0]: Invalid value: "IPv6": not configured on this cluster`,
-			}},
 			{"Service", aService("sessionAffinity: Sticky, externalIPs: [127.0.0.1], ports: [{port: 80}]"), []string{
 				`spec.sessionAffinity: Unsupported value: "Sticky": supported values: "ClientIP", "None"`,
 				`spec.externalIPs[0]: Invalid value: "127.0.0.1": may not be in the loopback range (127.0.0.0/8, ::1/128)`,

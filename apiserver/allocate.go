@@ -9,6 +9,8 @@ import (
 	"sync"
 	"time"
 
+	"skiff/api"
+
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -30,7 +32,7 @@ func (r PortRange) String() string { return fmt.Sprintf("%d-%d", r.First, r.Last
 // https://kubernetes.io/docs/concepts/services-networking/cluster-ip-allocation/
 type allocator struct {
 	mu    sync.Mutex
-	cidr  netip.Prefix
+	cidrs []netip.Prefix // That the server was started with.
 	ports PortRange
 }
 
@@ -39,6 +41,8 @@ type allocation struct {
 	server *Server
 	shelf  *shelf
 	svc    *corev1.Service
+	old    *corev1.Service    // As it is stored; nil for a new one.
+	ranges serviceRanges      // Where addresses may be given from.
 	wish   corev1.ServiceSpec // As it was before anything was given to it.
 	taken  taken
 	before []holding // What the stored Service has.
@@ -46,17 +50,24 @@ type allocation struct {
 	since  time.Time // When the claims were begun.
 }
 
-// allocate completes a Service that is about to be written, unless only its part sub is. The caller calls done in the end.
-func (s *Server) allocate(sh *shelf, obj runtime.Object, sub string) (*allocation, error) {
+// allocate completes a Service that is about to be written, unless only its part sub is. old is the stored one that it is to
+// follow, nil for a new one. The caller calls done in the end.
+func (s *Server) allocate(sh *shelf, obj, old runtime.Object, sub string) (*allocation, error) {
 	svc, ok := obj.(*corev1.Service)
 	if !ok || sub != "" {
 		return nil, nil
 	}
-	s.allocator.mu.Lock()
-	a := &allocation{server: s, shelf: sh, svc: svc, wish: *svc.Spec.DeepCopy(), taken: s.takenBy(sh, svc)}
-	if it := sh.get(ownerOf(svc)); it != nil {
-		a.before = holdings(it.obj.(*corev1.Service))
+	a := &allocation{server: s, shelf: sh, svc: svc}
+	if old != nil {
+		a.old = old.(*corev1.Service)
+		a.before = holdings(a.old)
 	}
+	if errs := api.CompleteFamilies(svc, a.old, serviceRanges(s.allocator.cidrs).families()); len(errs) > 0 {
+		return nil, a.refuse(errs)
+	}
+	a.wish = *svc.Spec.DeepCopy()
+	s.allocator.mu.Lock()
+	a.ranges, a.taken = s.serviceRanges(), s.takenBy(sh, svc)
 	if errs := a.choose(); len(errs) > 0 {
 		a.done()
 		return nil, a.refuse(errs)
@@ -72,7 +83,7 @@ func (a *allocation) done() {
 
 // choose gives the Service what it lacks.
 func (a *allocation) choose() field.ErrorList {
-	errs := a.server.allocator.address(a.svc, a.taken)
+	errs := a.addresses()
 	return append(errs, a.server.allocator.nodePorts(a.svc, a.taken)...)
 }
 
@@ -116,7 +127,9 @@ func (s *Server) takenBy(sh *shelf, but *corev1.Service) taken {
 	sh.tree.Ascend(func(it *item) bool {
 		svc := it.obj.(*corev1.Service)
 		if it.key == key {
-			t.ownAddresses = svc.Spec.ClusterIPs
+			for _, ip := range svc.Spec.ClusterIPs {
+				t.ownAddresses = append(t.ownAddresses, canonical(ip))
+			}
 			t.ownPorts = append(t.ownPorts, svc.Spec.HealthCheckNodePort)
 			for _, p := range svc.Spec.Ports {
 				t.ownPorts = append(t.ownPorts, p.NodePort)
@@ -124,7 +137,7 @@ func (s *Server) takenBy(sh *shelf, but *corev1.Service) taken {
 			return true
 		}
 		for _, ip := range svc.Spec.ClusterIPs {
-			t.services.addresses[ip] = true
+			t.services.addresses[canonical(ip)] = true
 		}
 		for _, p := range svc.Spec.Ports {
 			t.services.ports[p.NodePort] = true // 0, for none, is never asked for.
@@ -145,46 +158,73 @@ func (s *Server) takenBy(sh *shelf, but *corev1.Service) taken {
 	return t
 }
 
-func (a *allocator) address(svc *corev1.Service, t taken) field.ErrorList {
-	switch svc.Spec.Type {
-	case corev1.ServiceTypeClusterIP, corev1.ServiceTypeNodePort, corev1.ServiceTypeLoadBalancer:
-	default:
+// addresses gives the Service an address of each of its families.
+func (a *allocation) addresses() field.ErrorList {
+	spec := &a.svc.Spec
+	first, ok := a.toGive()
+	if !ok {
 		return nil
 	}
-	if svc.Spec.ClusterIP == "" && len(svc.Spec.ClusterIPs) > 0 {
-		svc.Spec.ClusterIP = svc.Spec.ClusterIPs[0]
+	if missing := len(spec.IPFamilies) - len(spec.ClusterIPs); missing > 0 {
+		spec.ClusterIPs = append(slices.Clone(spec.ClusterIPs), make([]string, missing)...)
 	}
-	switch ip := svc.Spec.ClusterIP; ip {
-	case corev1.ClusterIPNone:
-	case "":
-		addr, ok := a.free(t)
-		if !ok {
-			return field.ErrorList{field.InternalError(field.NewPath("spec", "clusterIP"), fmt.Errorf("failed to allocate a serviceIP: range %s is full", a.cidr))}
-		}
-		svc.Spec.ClusterIP = addr.String()
-	default:
-		if err := a.mayHave(ip, t); err != nil {
-			return addressRefused(ip, err)
+	for i := first; i < len(spec.IPFamilies); i++ {
+		if err := a.giveAddress(i); err != nil {
+			return field.ErrorList{err}
 		}
 	}
-	if len(svc.Spec.ClusterIPs) == 0 {
-		svc.Spec.ClusterIPs = []string{svc.Spec.ClusterIP}
+	if len(spec.ClusterIPs) > 0 {
+		spec.ClusterIP = spec.ClusterIPs[0]
 	}
 	return nil
 }
 
-func (a *allocator) mayHave(ip string, t taken) error {
-	addr, err := netip.ParseAddr(ip)
-	if err != nil {
-		return nil // Validation finds the words for it.
+// toGive is the number of the first address that the Service is to get: all are new to it, or the second alone, or none.
+func (a *allocation) toGive() (first int, any bool) {
+	spec := &a.svc.Spec
+	switch spec.Type {
+	case corev1.ServiceTypeClusterIP, corev1.ServiceTypeNodePort, corev1.ServiceTypeLoadBalancer:
+	default:
+		return 0, false
 	}
-	if slices.Contains(t.ownAddresses, ip) {
+	switch {
+	case spec.ClusterIP == corev1.ClusterIPNone:
+		return 0, false
+	case a.old == nil || a.old.Spec.Type == corev1.ServiceTypeExternalName:
+		return 0, true
+	case a.old.Spec.ClusterIP == corev1.ClusterIPNone:
+		return 0, false
+	}
+	return 1, len(a.old.Spec.IPFamilies) == 1 && len(spec.IPFamilies) == 2
+}
+
+// giveAddress chooses the i-th address, of the i-th family, if the client did not.
+func (a *allocation) giveAddress(i int) *field.Error {
+	ips, ranges := a.svc.Spec.ClusterIPs, a.ranges.of(a.svc.Spec.IPFamilies[i])
+	if ips[i] != "" {
+		if err := a.mayHave(ips[i], ranges); err != nil {
+			return a.addressRefused(ips[i], err)
+		}
 		return nil
 	}
-	if !a.cidr.Contains(addr) {
-		return fmt.Errorf("the provided IP (%s) is not in the valid range. The range of valid IPs is %s", ip, a.cidr)
+	addr, ok := ranges.free(a.taken.address)
+	if !ok {
+		return field.InternalError(field.NewPath("spec", "clusterIPs").Index(i), fmt.Errorf("failed to allocate a serviceIP: range %s is full", ranges))
 	}
-	if t.address(ip) {
+	ips[i] = addr.String()
+	return nil
+}
+
+func (a *allocation) mayHave(ip string, ranges serviceRanges) error {
+	addr, err := netip.ParseAddr(ip)
+	switch {
+	case err != nil:
+		return err
+	case slices.Contains(a.taken.ownAddresses, addr.String()):
+		return nil
+	case !ranges.contain(addr):
+		return fmt.Errorf("the provided IP (%s) is not in the valid range. The range of valid IPs is %s", ip, ranges)
+	case a.taken.address(addr.String()):
 		return errAllocated
 	}
 	return nil
@@ -192,43 +232,8 @@ func (a *allocator) mayHave(ip string, t taken) error {
 
 var errAllocated = errors.New("provided IP is already allocated")
 
-func addressRefused(ip string, why error) field.ErrorList {
-	return field.ErrorList{field.Invalid(field.NewPath("spec", "clusterIPs"), []string{ip}, fmt.Sprintf("failed to allocate IP %s: %v", ip, why))}
-}
-
-// free picks an address by chance. The lowest ones of the range are left to those who ask for one by number.
-func (a *allocator) free(t taken) (netip.Addr, bool) {
-	size := uint64(1) << min(a.cidr.Addr().BitLen()-a.cidr.Bits(), 20)
-	first := min(max(16, size/16), 256)
-	if first >= size-1 {
-		first = 1
-	}
-	count := size - 1 - first // The last is the broadcast address of the range.
-	start := rand.Uint64N(count)
-	for i := range count {
-		addr := addTo(a.cidr.Masked().Addr(), first+(start+i)%count)
-		if !t.address(addr.String()) {
-			return addr, true
-		}
-	}
-	for i := uint64(1); i < first; i++ {
-		if addr := addTo(a.cidr.Masked().Addr(), i); !t.address(addr.String()) {
-			return addr, true
-		}
-	}
-	return netip.Addr{}, false
-}
-
-// addTo is the address n after addr. n is less than 2^20.
-func addTo(addr netip.Addr, n uint64) netip.Addr {
-	b := addr.AsSlice()
-	for i := len(b) - 1; i >= 0 && n > 0; i-- {
-		n += uint64(b[i])
-		b[i] = byte(n)
-		n >>= 8
-	}
-	out, _ := netip.AddrFromSlice(b)
-	return out
+func (a *allocation) addressRefused(ip string, why error) *field.Error {
+	return field.Invalid(field.NewPath("spec", "clusterIPs"), a.svc.Spec.ClusterIPs, fmt.Sprintf("failed to allocate IP %s: %v", ip, why))
 }
 
 // nodePorts gives the ports of a Service node ports where they are wanted, and one for the load balancer's health check.

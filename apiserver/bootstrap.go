@@ -3,6 +3,7 @@ package apiserver
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"slices"
 
 	"skiff/api"
@@ -51,14 +52,15 @@ func (s *Server) bootstrapStorage(ctx context.Context) error {
 	return s.ensure(ctx, drivers, driver)
 }
 
-// bootstrapRange shows the range that Services get their addresses from. One from an earlier start with another range goes.
+// bootstrapRange shows the ranges that Services get their addresses from. A second one is added to the first; ranges from an
+// earlier start with others go.
 func (s *Server) bootstrapRange(ctx context.Context) error {
-	cidr := &networkingv1.ServiceCIDR{
-		ObjectMeta: metav1.ObjectMeta{Name: api.DefaultServiceCIDR},
-		Spec:       networkingv1.ServiceCIDRSpec{CIDRs: []string{s.config.ServiceCIDR.Masked().String()}},
+	cidr := &networkingv1.ServiceCIDR{ObjectMeta: metav1.ObjectMeta{Name: api.DefaultServiceCIDR}}
+	for _, p := range s.config.ServiceCIDRs {
+		cidr.Spec.CIDRs = append(cidr.Spec.CIDRs, p.Masked().String())
 	}
 	sh := s.shelf(serviceCIDRs)
-	if it := sh.get(cidr.Name); it != nil && !slices.Equal(it.obj.(*networkingv1.ServiceCIDR).Spec.CIDRs, cidr.Spec.CIDRs) {
+	if it := sh.get(cidr.Name); it != nil && !extends(cidr.Spec.CIDRs, it.obj.(*networkingv1.ServiceCIDR).Spec.CIDRs) {
 		if err := s.cache.remove(ctx, sh, it.key, it.rev); err != nil {
 			return fmt.Errorf("delete %s %s: %w", serviceCIDRs, it.key, err)
 		}
@@ -66,15 +68,30 @@ func (s *Server) bootstrapRange(ctx context.Context) error {
 	if err := s.ensure(ctx, serviceCIDRs, cidr); err != nil {
 		return err
 	}
+	if _, err := s.modify(ctx, sh, cidr.Name, "", false, func(old runtime.Object) (runtime.Object, error) {
+		now := old.DeepCopyObject().(*networkingv1.ServiceCIDR)
+		now.Spec = cidr.Spec
+		return now, nil
+	}); err != nil {
+		return err
+	}
 	_, err := s.modify(ctx, sh, cidr.Name, "status", false, func(old runtime.Object) (runtime.Object, error) {
 		now := old.DeepCopyObject().(*networkingv1.ServiceCIDR)
+		if now.DeletionTimestamp != nil || meta.FindStatusCondition(now.Status.Conditions, networkingv1.ServiceCIDRConditionReady) != nil {
+			return now, nil // The controller's, from here on.
+		}
 		meta.SetStatusCondition(&now.Status.Conditions, metav1.Condition{
-			Type: networkingv1.ServiceCIDRConditionReady, Status: metav1.ConditionTrue, Message: "Kubernetes Service CIDR is ready",
+			Type: networkingv1.ServiceCIDRConditionReady, Status: metav1.ConditionTrue, Message: "Kubernetes default Service CIDR is ready",
 			LastTransitionTime: metav1.Now().Rfc3339Copy(),
 		})
 		return now, nil
 	})
 	return err
+}
+
+// extends tells ranges that are those before, or have a second one behind them.
+func extends(now, before []string) bool {
+	return len(before) > 0 && len(now) >= len(before) && slices.Equal(now[:len(before)], before)
 }
 
 // wellKnown is a Service without selector, whose endpoints the server knows.
@@ -85,14 +102,14 @@ type wellKnown struct {
 }
 
 func (s *Server) kubernetesService() wellKnown {
-	first := addTo(s.config.ServiceCIDR.Masked().Addr(), 1)
+	first := addTo(s.config.ServiceCIDRs[0].Masked().Addr(), 1)
 	return wellKnown{
 		service: &corev1.Service{
 			ObjectMeta: metav1.ObjectMeta{Name: "kubernetes", Namespace: metav1.NamespaceDefault,
 				Labels: map[string]string{"component": "apiserver", "provider": "kubernetes"}},
 			Spec: corev1.ServiceSpec{
-				ClusterIP: first.String(),
-				Ports:     []corev1.ServicePort{{Name: "https", Protocol: corev1.ProtocolTCP, Port: 443, TargetPort: intstr.FromInt32(int32(s.config.Advertise.Port()))}},
+				ClusterIP: first.String(), IPFamilyPolicy: ptr(corev1.IPFamilyPolicySingleStack),
+				Ports: []corev1.ServicePort{{Name: "https", Protocol: corev1.ProtocolTCP, Port: 443, TargetPort: intstr.FromInt32(int32(s.config.Advertise.Port()))}},
 			},
 		},
 		addresses: []string{s.config.Advertise.Addr().String()},
@@ -101,12 +118,16 @@ func (s *Server) kubernetesService() wellKnown {
 }
 
 func (s *Server) dnsService() wellKnown {
-	return wellKnown{
+	var addresses []string
+	for _, addr := range s.config.ClusterDNS {
+		addresses = append(addresses, addr.String())
+	}
+	k := wellKnown{
 		service: &corev1.Service{
 			ObjectMeta: metav1.ObjectMeta{Name: "kube-dns", Namespace: metav1.NamespaceSystem,
 				Labels: map[string]string{"k8s-app": "kube-dns", "kubernetes.io/name": "CoreDNS", "kubernetes.io/cluster-service": "true"}},
 			Spec: corev1.ServiceSpec{
-				ClusterIP: s.config.ClusterDNS.String(),
+				ClusterIPs: addresses, IPFamilyPolicy: ptr(corev1.IPFamilyPolicyPreferDualStack),
 				Ports: []corev1.ServicePort{
 					{Name: "dns", Protocol: corev1.ProtocolUDP, Port: 53, TargetPort: intstr.FromInt32(53)},
 					{Name: "dns-tcp", Protocol: corev1.ProtocolTCP, Port: 53, TargetPort: intstr.FromInt32(53)},
@@ -114,10 +135,14 @@ func (s *Server) dnsService() wellKnown {
 				},
 			},
 		},
-		// Every node answers on the Service's own address itself.
-		addresses: []string{s.config.ClusterDNS.String()},
+		// Every node answers on the Service's own addresses itself.
+		addresses: addresses,
 		ports:     []int32{53, 53, 9153},
 	}
+	if len(addresses) > 0 {
+		k.service.Spec.ClusterIP = addresses[0]
+	}
+	return k
 }
 
 // bootstrapKubernetes makes the Service "kubernetes", whose endpoints are the servers: this one, or all that use the store.
@@ -140,28 +165,57 @@ func (s *Server) bootstrapService(ctx context.Context, k wellKnown) error {
 	if err := s.ensure(ctx, "services", k.service); err != nil {
 		return err
 	}
+	if err := s.addAddress(ctx, k); err != nil {
+		return err
+	}
 	return s.setEndpoints(ctx, k)
+}
+
+// addAddress gives a Service its second address where the cluster had one family when it was made.
+func (s *Server) addAddress(ctx context.Context, k wellKnown) error {
+	wanted, sh, key := k.service.Spec, s.shelf("services"), objectKey(k.service.Namespace, k.service.Name)
+	it := sh.get(key)
+	if it == nil || len(wanted.ClusterIPs) < 2 || !slices.Equal(it.obj.(*corev1.Service).Spec.ClusterIPs, wanted.ClusterIPs[:1]) {
+		return nil
+	}
+	_, err := s.modify(ctx, sh, key, "", false, func(old runtime.Object) (runtime.Object, error) {
+		now := old.DeepCopyObject().(*corev1.Service)
+		now.Spec.IPFamilyPolicy, now.Spec.ClusterIPs = wanted.IPFamilyPolicy, wanted.ClusterIPs
+		return now, nil
+	})
+	if err != nil {
+		return fmt.Errorf("give service %s the address %s: %w", key, wanted.ClusterIPs[1], err)
+	}
+	return nil
 }
 
 func (s *Server) setEndpoints(ctx context.Context, k wellKnown) error {
 	if err := s.set(ctx, "endpoints", k.endpoints()); err != nil {
 		return err
 	}
-	slice := k.slice()
 	sh := s.shelf(endpointSlices)
-	if it := sh.get(objectKey(slice.Namespace, slice.Name)); it != nil && it.obj.(*discoveryv1.EndpointSlice).AddressType != slice.AddressType {
-		if err := s.cache.remove(ctx, sh, it.key, it.rev); err != nil { // A slice keeps its type for life.
-			return fmt.Errorf("delete %s %s: %w", endpointSlices, it.key, err)
+	for _, slice := range k.slices() {
+		it := sh.get(objectKey(slice.Namespace, slice.Name))
+		if it != nil && (len(slice.Endpoints) == 0 || it.obj.(*discoveryv1.EndpointSlice).AddressType != slice.AddressType) {
+			if err := s.cache.remove(ctx, sh, it.key, it.rev); err != nil { // A slice keeps its type for life.
+				return fmt.Errorf("delete %s %s: %w", endpointSlices, it.key, err)
+			}
+		}
+		if len(slice.Endpoints) == 0 {
+			continue
+		}
+		if err := s.set(ctx, endpointSlices, slice); err != nil {
+			return err
 		}
 	}
-	return s.set(ctx, endpointSlices, slice)
+	return nil
 }
 
 func (k wellKnown) endpoints() *corev1.Endpoints {
 	e := &corev1.Endpoints{ObjectMeta: k.meta(k.service.Name)}
 	e.Labels = map[string]string{discoveryv1.LabelSkipMirror: "true"}
 	subset := corev1.EndpointSubset{}
-	for _, address := range k.addresses {
+	for _, address := range k.addressesOf(k.family()) {
 		subset.Addresses = append(subset.Addresses, corev1.EndpointAddress{IP: address})
 	}
 	for i, p := range k.service.Spec.Ports {
@@ -171,10 +225,40 @@ func (k wellKnown) endpoints() *corev1.Endpoints {
 	return e
 }
 
-func (k wellKnown) slice() *discoveryv1.EndpointSlice {
-	slice := &discoveryv1.EndpointSlice{ObjectMeta: k.meta(k.service.Name), AddressType: discoveryv1.AddressTypeIPv4}
+// family is that of the first address.
+func (k wellKnown) family() corev1.IPFamily {
+	for _, text := range k.addresses {
+		if addr, err := netip.ParseAddr(text); err == nil {
+			return familyOf(addr)
+		}
+	}
+	return corev1.IPv4Protocol
+}
+
+func (k wellKnown) addressesOf(family corev1.IPFamily) (all []string) {
+	for _, text := range k.addresses {
+		if addr, err := netip.ParseAddr(text); err == nil && familyOf(addr) == family {
+			all = append(all, text)
+		}
+	}
+	return all
+}
+
+// slices are one for each family, that of the first address first. One without endpoints is not to be.
+func (k wellKnown) slices() []*discoveryv1.EndpointSlice {
+	families := []corev1.IPFamily{corev1.IPv4Protocol, corev1.IPv6Protocol}
+	if k.family() == corev1.IPv6Protocol {
+		slices.Reverse(families)
+	}
+	return []*discoveryv1.EndpointSlice{k.slice(k.service.Name, families[0]), k.slice(k.secondSlice(), families[1])}
+}
+
+func (k wellKnown) secondSlice() string { return k.service.Name + "-second" }
+
+func (k wellKnown) slice(name string, family corev1.IPFamily) *discoveryv1.EndpointSlice {
+	slice := &discoveryv1.EndpointSlice{ObjectMeta: k.meta(name), AddressType: discoveryv1.AddressType(family)}
 	slice.Labels = map[string]string{discoveryv1.LabelServiceName: k.service.Name}
-	for _, address := range k.addresses {
+	for _, address := range k.addressesOf(family) {
 		slice.Endpoints = append(slice.Endpoints, discoveryv1.Endpoint{Addresses: []string{address}, Conditions: discoveryv1.EndpointConditions{Ready: ptr(true)}})
 	}
 	for i, p := range k.service.Spec.Ports {

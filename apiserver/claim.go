@@ -64,7 +64,7 @@ func holdingOf(storeKey string) (holding, bool) {
 func holdings(svc *corev1.Service) (all []holding) {
 	for _, ip := range svc.Spec.ClusterIPs {
 		if ip != corev1.ClusterIPNone && ip != "" {
-			all = append(all, holding{address: ip})
+			all = append(all, holding{address: canonical(ip)})
 		}
 	}
 	ports := []int32{svc.Spec.HealthCheckNodePort}
@@ -183,7 +183,7 @@ func (a *allocation) release(ctx context.Context) {
 
 func (a *allocation) invalid(clash holding) error {
 	if clash.address != "" {
-		return a.refuse(addressRefused(clash.address, errAllocated))
+		return a.refuse(field.ErrorList{a.addressRefused(clash.address, errAllocated)})
 	}
 	path := field.NewPath("spec", "healthCheckNodePort")
 	for i, p := range a.svc.Spec.Ports {

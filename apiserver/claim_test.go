@@ -20,6 +20,8 @@ import (
 
 const addressesPath = "/apis/networking.k8s.io/v1/ipaddresses"
 
+const serviceCIDRsPath = "/apis/networking.k8s.io/v1/servicecidrs"
+
 // recorded are the keys of all records of addresses and node ports, less those of the Services that every cluster has.
 func (s *running) recorded(t testing.TB) (keys []string) {
 	t.Helper()

@@ -51,7 +51,7 @@ func (s *Server) foundationSteps() []func(context.Context) error {
 		steps = append(steps, func(ctx context.Context) error { return s.ensure(ctx, priorityClasses, class) })
 	}
 	steps = append(steps, s.bootstrapStorage, s.bootstrapRange, s.bootstrapKubernetes)
-	if s.config.ClusterDNS.IsValid() {
+	if len(s.config.ClusterDNS) > 0 {
 		steps = append(steps, func(ctx context.Context) error { return s.bootstrapService(ctx, s.dnsService()) })
 	}
 	return steps
@@ -134,16 +134,19 @@ func (s *Server) keepFoundation(ctx context.Context) error {
 
 // foundationKeys are the objects to look after, by resource.
 func (s *Server) foundationKeys() map[string]map[string]bool {
-	services := map[string]bool{}
+	services, slices := map[string]bool{}, map[string]bool{}
 	for _, k := range []wellKnown{s.kubernetesService(), s.dnsService()} {
 		services[objectKey(k.service.Namespace, k.service.Name)] = true
+		for _, slice := range k.slices() {
+			slices[objectKey(slice.Namespace, slice.Name)] = true
+		}
 	}
 	namespaces := map[string]bool{}
 	for _, name := range systemNamespaces {
 		namespaces[name] = true
 	}
 	return map[string]map[string]bool{
-		"namespaces": namespaces, "services": services, "endpoints": services, endpointSlices: services,
+		"namespaces": namespaces, "services": services, "endpoints": services, endpointSlices: slices,
 		serviceCIDRs: {api.DefaultServiceCIDR: true},
 	}
 }

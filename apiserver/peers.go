@@ -150,13 +150,13 @@ func (s *Server) lookAround(ctx context.Context, now time.Time) (alive []netip.A
 	return alive
 }
 
-// samePort picks the servers that listen on the same port as the first of them: endpoints have one for all, and all servers
-// must pick the same.
+// samePort picks the servers that listen on the same port, at an address of the same family, as the first of them: endpoints
+// have one for all, and all servers must pick the same.
 func samePort(servers []netip.AddrPort) (addresses []string, port uint16) {
 	slices.SortFunc(servers, netip.AddrPort.Compare)
 	port = servers[0].Port()
 	for _, server := range servers {
-		if server.Port() == port {
+		if server.Port() == port && server.Addr().Is6() == servers[0].Addr().Is6() {
 			addresses = append(addresses, server.Addr().String())
 		}
 	}

@@ -42,11 +42,11 @@ import (
 
 // Config says how the API is served. All fields are required but those that say otherwise.
 type Config struct {
-	Version     version.Info   // What /version answers.
-	ServiceCIDR netip.Prefix   // Where Services get their addresses from.
-	NodePorts   PortRange      // Where they get their node ports from.
-	Advertise   netip.AddrPort // Where pods reach the API: the endpoint of the Service "kubernetes".
-	ClusterDNS  netip.Addr     // Address of the Service "kube-dns"; none if not valid.
+	Version      version.Info   // What /version answers.
+	ServiceCIDRs []netip.Prefix // Where Services get their addresses from: one range, or one of each family. The first is the default.
+	NodePorts    PortRange      // Where they get their node ports from.
+	Advertise    netip.AddrPort // Where pods reach the API: the endpoint of the Service "kubernetes". Of the default family.
+	ClusterDNS   []netip.Addr   // Addresses of the Service "kube-dns", at most one of each family; without any there is none.
 	// Issuer is who the tokens of ServiceAccounts are from, and who they are for where they don't say otherwise: a URL.
 	Issuer     string
 	AccountKey *ecdsa.PrivateKey // Signs those tokens. On the curve P-256.
@@ -98,7 +98,7 @@ func New(ctx context.Context, s store.Store, config Config) (*Server, error) {
 		cache:      c,
 		limits:     newLimits(),
 		transport:  newPodTransport(),
-		allocator:  allocator{cidr: config.ServiceCIDR, ports: config.NodePorts},
+		allocator:  allocator{cidrs: config.ServiceCIDRs, ports: config.NodePorts},
 		foundation: foundation{laid: make(chan struct{})},
 		doubts:     make(chan struct{}, 1),
 	}

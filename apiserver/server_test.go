@@ -98,10 +98,10 @@ func testConfig(t testing.TB) Config {
 	}
 	return Config{
 		Version:       version.Info{Major: "1", Minor: "37", GitVersion: "v1.37.0+skiff"},
-		ServiceCIDR:   netip.MustParsePrefix("10.43.0.0/16"),
+		ServiceCIDRs:  []netip.Prefix{netip.MustParsePrefix("10.43.0.0/16")},
 		NodePorts:     PortRange{30000, 32767},
 		Advertise:     netip.MustParseAddrPort("192.0.2.1:6443"),
-		ClusterDNS:    netip.MustParseAddr("10.43.0.10"),
+		ClusterDNS:    []netip.Addr{netip.MustParseAddr("10.43.0.10")},
 		Issuer:        "https://kubernetes.default.svc.cluster.local",
 		AccountKey:    key,
 		NodeTransport: &http.Transport{},

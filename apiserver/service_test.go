@@ -27,8 +27,8 @@ func TestServiceAddressIsKept(t *testing.T) {
 	s := start(t)
 	svc := s.createService(t, "a", "")
 	ip, err := netip.ParseAddr(svc.Spec.ClusterIP)
-	if err != nil || !s.config.ServiceCIDR.Contains(ip) || len(svc.Spec.ClusterIPs) != 1 || svc.Spec.ClusterIPs[0] != svc.Spec.ClusterIP {
-		t.Fatalf("clusterIP %q, clusterIPs %v; want one address of %s", svc.Spec.ClusterIP, svc.Spec.ClusterIPs, s.config.ServiceCIDR)
+	if err != nil || !s.config.ServiceCIDRs[0].Contains(ip) || len(svc.Spec.ClusterIPs) != 1 || svc.Spec.ClusterIPs[0] != svc.Spec.ClusterIP {
+		t.Fatalf("clusterIP %q, clusterIPs %v; want one address of %s", svc.Spec.ClusterIP, svc.Spec.ClusterIPs, s.config.ServiceCIDRs)
 	}
 	again := parse[corev1.Service](t, s.do(t, "PUT", servicesPath+"/a", serviceJSON("a", "")).want(t, 200))
 	if again.Spec.ClusterIP != svc.Spec.ClusterIP || again.ResourceVersion != svc.ResourceVersion {
@@ -41,7 +41,7 @@ func TestServiceAddressIsKept(t *testing.T) {
 func TestServiceOfOtherRanges(t *testing.T) {
 	s := start(t)
 	before := s.createService(t, "a", `"type":"NodePort"`)
-	s.allocator.cidr = netip.MustParsePrefix("10.50.0.0/16")
+	s.allocator.cidrs = []netip.Prefix{netip.MustParsePrefix("10.50.0.0/16")}
 	s.allocator.ports = PortRange{20000, 20100}
 	again := parse[corev1.Service](t, s.do(t, "PUT", servicesPath+"/a", serviceJSON("a", `"type":"NodePort","publishNotReadyAddresses":true`)).want(t, 200))
 	if again.Spec.ClusterIP != before.Spec.ClusterIP || again.Spec.Ports[0].NodePort != before.Spec.Ports[0].NodePort {
@@ -130,7 +130,7 @@ func TestNodePorts(t *testing.T) {
 
 func TestServiceRangesThatAreFull(t *testing.T) {
 	s := start(t)
-	s.allocator.cidr = netip.MustParsePrefix("10.50.0.0/29") // Six addresses.
+	s.allocator.cidrs = []netip.Prefix{netip.MustParsePrefix("10.50.0.0/29")} // Six addresses.
 	s.allocator.ports = PortRange{30000, 30001}
 	have := map[string]bool{}
 	for i := range 6 {

@@ -77,7 +77,7 @@ func (s *Server) createNamed(ctx context.Context, sh *shelf, namespace string, o
 	if err := s.admit(ctx, obj); err != nil {
 		return nil, err
 	}
-	given, err := s.allocate(sh, obj, "")
+	given, err := s.allocate(sh, obj, nil, "")
 	if err != nil {
 		return nil, err
 	}
@@ -247,7 +247,7 @@ func (s *Server) replace(ctx context.Context, sh *shelf, it *item, obj runtime.O
 	if err != nil {
 		return nil, false, err
 	}
-	given, err := s.allocate(sh, obj, sub)
+	given, err := s.allocate(sh, obj, it.obj, sub)
 	if err != nil {
 		return nil, false, err
 	}

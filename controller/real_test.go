@@ -114,10 +114,10 @@ func (c *cluster) runServer(ctx context.Context, now *serverOfNow, file string, 
 	ctx, cancel := context.WithCancel(ctx)
 	server, err := apiserver.New(ctx, store, apiserver.Config{
 		Issuer: "https://kubernetes.default.svc.cluster.local", AccountKey: key,
-		Version:     version.Info{Major: "1", Minor: "37", GitVersion: "v1.37.0"},
-		ServiceCIDR: netip.MustParsePrefix("10.43.0.0/16"),
-		NodePorts:   apiserver.PortRange{First: 30000, Last: 32767},
-		Advertise:   netip.MustParseAddrPort("192.0.2.1:6443"),
+		Version:      version.Info{Major: "1", Minor: "37", GitVersion: "v1.37.0"},
+		ServiceCIDRs: []netip.Prefix{netip.MustParsePrefix("10.43.0.0/16")},
+		NodePorts:    apiserver.PortRange{First: 30000, Last: 32767},
+		Advertise:    netip.MustParseAddrPort("192.0.2.1:6443"),
 	})
 	c.must(err)
 	ended := make(chan error, 1)

@@ -95,7 +95,7 @@ func electorate(t *testing.T) kubernetes.Interface {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	srv, err := apiserver.New(ctx, db, apiserver.Config{
-		ServiceCIDR: netip.MustParsePrefix("10.43.0.0/16"), NodePorts: apiserver.PortRange{First: 30000, Last: 32767},
+		ServiceCIDRs: []netip.Prefix{netip.MustParsePrefix("10.43.0.0/16")}, NodePorts: apiserver.PortRange{First: 30000, Last: 32767},
 		Advertise: netip.MustParseAddrPort("192.0.2.1:6443"), NodeTransport: &http.Transport{},
 		Issuer: "https://kubernetes.default.svc", AccountKey: key,
 	})

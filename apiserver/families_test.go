@@ -1,0 +1,178 @@
+package apiserver
+
+import (
+	"fmt"
+	"net/netip"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"skiff/store/bolt"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// startRanges starts a server on the store in a file, with some ranges and the tenth address of each for the DNS.
+func startRanges(t testing.TB, file string, ranges ...string) *running {
+	t.Helper()
+	db, err := bolt.Open(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	config := testConfig(t)
+	config.ServiceCIDRs, config.ClusterDNS = nil, nil
+	for _, text := range ranges {
+		p := netip.MustParsePrefix(text)
+		config.ServiceCIDRs = append(config.ServiceCIDRs, p)
+		config.ClusterDNS = append(config.ClusterDNS, addTo(p.Addr(), 10))
+	}
+	if config.ServiceCIDRs[0].Addr().Is6() {
+		config.Advertise = netip.MustParseAddrPort("[2001:db8::1]:6443")
+	}
+	return startWith(t, db, config)
+}
+
+func startDual(t testing.TB) *running {
+	t.Helper()
+	return startRanges(t, filepath.Join(t.TempDir(), "store"), "10.43.0.0/16", "fd43::/112")
+}
+
+func (s *running) service(t testing.TB, path string) *corev1.Service {
+	t.Helper()
+	return parse[corev1.Service](t, s.do(t, "GET", path, "").want(t, 200))
+}
+
+// addressKeys are where the records of a Service's addresses lie.
+func addressKeys(svc *corev1.Service) (keys []string) {
+	for _, ip := range svc.Spec.ClusterIPs {
+		keys = append(keys, holding{address: ip}.storeKey())
+	}
+	slices.Sort(keys)
+	return keys
+}
+
+// A Service has an address of each family that it wants, on record for as long as it has it.
+func TestServiceOfBothFamilies(t *testing.T) {
+	s := startDual(t)
+	svc := s.createService(t, "a", `"ipFamilyPolicy":"PreferDualStack"`)
+	ips := svc.Spec.ClusterIPs
+	if len(ips) != 2 || ips[0] != svc.Spec.ClusterIP || !strings.HasPrefix(ips[0], "10.43.") || !strings.HasPrefix(ips[1], "fd43::") {
+		t.Fatalf("addresses %v, want one of each family", ips)
+	}
+	s.expectAddresses(t, "after the creation", addressKeys(svc)...)
+	record := parse[networkingv1.IPAddress](t, s.do(t, "GET", addressesPath+"/"+ips[1], "").want(t, 200))
+	if record.Labels[networkingv1.LabelIPAddressFamily] != "IPv6" || record.Spec.ParentRef.Name != "a" {
+		t.Errorf("the record is %s", toJSON(t, record))
+	}
+
+	again := parse[corev1.Service](t, s.do(t, "PUT", servicesPath+"/a", serviceJSON("a", "")).want(t, 200))
+	if !slices.Equal(again.Spec.ClusterIPs, ips) {
+		t.Errorf("the same YAML again gives addresses %v, want %v", again.Spec.ClusterIPs, ips)
+	}
+	single := parse[corev1.Service](t, s.do(t, "PATCH", servicesPath+"/a", `{"spec":{"ipFamilyPolicy":"SingleStack"}}`, merge...).want(t, 200))
+	if !slices.Equal(single.Spec.ClusterIPs, ips[:1]) || len(single.Spec.IPFamilies) != 1 {
+		t.Errorf("one family of two: %+v", single.Spec)
+	}
+	s.expectAddresses(t, "without the second", addressKeys(single)...)
+	s.do(t, "PATCH", servicesPath+"/a", `{"spec":{"ipFamilyPolicy":"RequireDualStack","clusterIPs":["`+ips[0]+`","fd43::77"]}}`, merge...).want(t, 200)
+	s.expectAddresses(t, "with another second", addressKeys(s.service(t, servicesPath+"/a"))...)
+	s.do(t, "PATCH", servicesPath+"/a", `{"spec":{"type":"ExternalName","externalName":"example.com"}}`, merge...).want(t, 200)
+	s.expectAddresses(t, "of another name")
+	back := parse[corev1.Service](t, s.do(t, "PATCH", servicesPath+"/a", `{"spec":{"type":"NodePort","ipFamilyPolicy":"RequireDualStack","ipFamilies":["IPv6"]}}`, merge...).want(t, 200))
+	if len(back.Spec.ClusterIPs) != 2 || !strings.HasPrefix(back.Spec.ClusterIP, "fd43::") || back.Spec.Ports[0].NodePort == 0 {
+		t.Errorf("with addresses again: %+v", back.Spec)
+	}
+	s.do(t, "DELETE", servicesPath+"/a", "").want(t, 200)
+	s.expectRecords(t, "when it is gone", ipAddresses+"/fd43::a")
+}
+
+// expectAddresses compares the records of addresses alone.
+func (s *running) expectAddresses(t testing.TB, when string, want ...string) {
+	t.Helper()
+	got := slices.DeleteFunc(s.recorded(t), func(key string) bool {
+		return !strings.HasPrefix(key, ipAddresses) || strings.HasSuffix(key, "/fd43::a") || strings.HasSuffix(key, "/fd43::1")
+	})
+	if !slices.Equal(got, want) {
+		t.Errorf("%s the records are %v, want %v", when, got, want)
+	}
+}
+
+// An address is one, however it is written, and what cannot be had of the second family is refused with the first.
+func TestServiceAddressOfSecondFamily(t *testing.T) {
+	s := startDual(t)
+	s.createService(t, "a", `"clusterIP":"fd43::5"`)
+	post := func(more string) answer { return s.do(t, "POST", servicesPath, serviceJSON("b", more)) }
+	post(`"clusterIP":"FD43:0::5"`).refused(t, 422, metav1.StatusReasonInvalid,
+		`spec.clusterIPs: Invalid value: ["FD43:0::5"]: failed to allocate IP FD43:0::5: provided IP is already allocated`)
+	post(`"ipFamilyPolicy":"RequireDualStack","clusterIP":"10.43.5.5","clusterIPs":["10.43.5.5","fd43::5"]`).refused(t, 422, metav1.StatusReasonInvalid,
+		`spec.clusterIPs: Invalid value: ["10.43.5.5","fd43::5"]: failed to allocate IP fd43::5: provided IP is already allocated`)
+	post(`"clusterIP":"fd44::5"`).refused(t, 422, metav1.StatusReasonInvalid, "the provided IP (fd44::5) is not in the valid range. The range of valid IPs is fd43::/112")
+	for _, ip := range []string{"fd43::", "10.43.0.0", "10.43.255.255"} {
+		post(`"clusterIP":"`+ip+`"`).refused(t, 422, metav1.StatusReasonInvalid, "the provided IP ("+ip+") is not in the valid range")
+	}
+	post(`"clusterIP":"fd43::ffff"`).want(t, 201)
+	s.do(t, "POST", servicesPath+"?dryRun=All", serviceJSON("c", `"ipFamilyPolicy":"PreferDualStack"`)).want(t, 201)
+	s.expectAddresses(t, "afterwards", ipAddresses+"/fd43::5", ipAddresses+"/fd43::ffff")
+}
+
+// A second address that a server left behind when it was killed is given back, and one without a record gets one.
+func TestRepairOfBothFamilies(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "store")
+	s := startRanges(t, file, "10.43.0.0/16", "fd43::/112")
+	svc := s.createService(t, "a", `"ipFamilyPolicy":"PreferDualStack"`)
+	ghost := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "ghost"}}
+	if _, err := s.record(t.Context(), holding{address: "fd43::6"}, ghost); err != nil {
+		t.Fatal(err)
+	}
+	s.do(t, "DELETE", addressesPath+"/"+svc.Spec.ClusterIPs[1], "").want(t, 200)
+	s.stop()
+	s = startRanges(t, file, "10.43.0.0/16", "fd43::/112")
+	s.expectAddresses(t, "after the start", addressKeys(svc)...)
+}
+
+// What every cluster begins with follows the ranges of the start: of one family, of both, of both where one was.
+func TestFoundationOfEachFamily(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "store")
+	dns := func(s *running) (what string) {
+		svc := s.service(t, "/api/v1/namespaces/kube-system/services/kube-dns")
+		what = fmt.Sprint(*svc.Spec.IPFamilyPolicy, svc.Spec.ClusterIPs)
+		list := parse[discoveryv1.EndpointSliceList](t, s.do(t, "GET", "/apis/discovery.k8s.io/v1/namespaces/kube-system/endpointslices", "").want(t, 200))
+		for _, slice := range list.Items {
+			what += fmt.Sprint(" ", slice.AddressType, slice.Endpoints[0].Addresses)
+		}
+		cidr := parse[networkingv1.ServiceCIDR](t, s.do(t, "GET", serviceCIDRsPath+"/kubernetes", "").want(t, 200))
+		return what + fmt.Sprint(" ", cidr.Spec.CIDRs)
+	}
+	check := func(s *running, want string) {
+		t.Helper()
+		if got := dns(s); got != want {
+			t.Errorf("with %v: %s\nwant %s", s.config.ServiceCIDRs, got, want)
+		}
+	}
+	s := startRanges(t, file, "10.43.0.0/16")
+	check(s, "PreferDualStack[10.43.0.10] IPv4[10.43.0.10] [10.43.0.0/16]")
+	first := parse[networkingv1.ServiceCIDR](t, s.do(t, "GET", serviceCIDRsPath+"/kubernetes", ""))
+	s.stop()
+	s = startRanges(t, file, "10.43.0.0/16", "fd43::/112")
+	check(s, "PreferDualStack[10.43.0.10 fd43::a] IPv4[10.43.0.10] IPv6[fd43::a] [10.43.0.0/16 fd43::/112]")
+	if now := parse[networkingv1.ServiceCIDR](t, s.do(t, "GET", serviceCIDRsPath+"/kubernetes", "")); now.UID != first.UID {
+		t.Error("the ServiceCIDR is another, want the first one with a second range")
+	}
+	s.stop()
+	s = startRanges(t, file, "10.43.0.0/16") // A Service that prefers both families keeps what it has.
+	check(s, "PreferDualStack[10.43.0.10 fd43::a] IPv4[10.43.0.10] [10.43.0.0/16]")
+
+	s = startRanges(t, filepath.Join(t.TempDir(), "store"), "fd43::/112", "10.43.0.0/16")
+	check(s, "PreferDualStack[fd43::a 10.43.0.10] IPv6[fd43::a] IPv4[10.43.0.10] [fd43::/112 10.43.0.0/16]")
+	kubernetes := s.service(t, servicesPath+"/kubernetes")
+	slice := parse[discoveryv1.EndpointSlice](t, s.do(t, "GET", slicesPath+"/kubernetes", "").want(t, 200))
+	if kubernetes.Spec.ClusterIP != "fd43::1" || len(kubernetes.Spec.ClusterIPs) != 1 || slice.AddressType != discoveryv1.AddressTypeIPv6 || slice.Endpoints[0].Addresses[0] != "2001:db8::1" {
+		t.Errorf("the Service kubernetes has %v, and the endpoint %s", kubernetes.Spec.ClusterIPs, toJSON(t, slice.Endpoints))
+	}
+	s.stop()
+	check(startRanges(t, filepath.Join(t.TempDir(), "store"), "fd43::/112"), "PreferDualStack[fd43::a] IPv6[fd43::a] [fd43::/112]")
+}
