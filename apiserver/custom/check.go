@@ -68,8 +68,7 @@ func checkVersion(at *field.Path, v *apiextensionsv1.CustomResourceDefinitionVer
 	if len(errs) > 0 {
 		return errs
 	}
-	_, wrong := rule.Compile(path, s)
-	errs = append(errs, wrong...)
+	errs = append(errs, rule.Check(path, s)...)
 	errs = append(errs, checkDefaults(path, s)...)
 	return append(errs, checkSelectable(at.Child("selectableFields"), v.SelectableFields, s)...)
 }

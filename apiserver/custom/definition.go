@@ -13,8 +13,7 @@
 // schema lets through.
 //
 // In Kubernetes: k8s.io/apiextensions-apiserver, of which the parts that do not need k8s.io/apiserver are used: structural
-// schemas, pruning and list types. Left out: conversion by webhook, the estimate of what a rule may cost at worst (what it
-// does cost is bounded), and ratcheting within the items of lists.
+// schemas, pruning and list types. Left out: conversion by webhook, and ratcheting within the items of lists.
 package custom
 
 import (

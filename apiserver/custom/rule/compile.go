@@ -34,36 +34,73 @@ type compiled struct {
 
 // Compile makes the rules of a custom resource's schema ready. The errors are those of rules that are wrong.
 func Compile(path *field.Path, s *schema.Structural) (*Rules, field.ErrorList) {
-	return compile(path, s, true, nil)
+	return compile(s, place{path: path, isResource: true, often: bounded(1)})
 }
 
 // CompileValue is Compile for the schema of a value within an object.
 func CompileValue(s *schema.Structural) *Rules {
-	r, _ := compile(nil, s, false, nil)
+	r, _ := compile(s, place{often: bounded(1)})
 	return r
 }
 
-// compile returns nil for a schema without rules. oldless is the list in which an item cannot be told which one it was before.
-func compile(path *field.Path, s *schema.Structural, isResource bool, oldless *field.Path) (*Rules, field.ErrorList) {
+// Check finds what is wrong with the rules of a custom resource's schema, what they could cost at worst included.
+func Check(path *field.Path, s *schema.Structural) field.ErrorList {
+	b := &bill{}
+	_, errs := compile(s, place{path: path, isResource: true, often: bounded(1), bill: b})
+	return append(errs, b.errors(path)...)
+}
+
+// place is where a schema stands in that of the object.
+type place struct {
+	path       *field.Path
+	isResource bool
+	oldless    *field.Path // The list in which an item cannot be told which one it was before.
+	often      *uint64     // How many values of the schema an object may have; nil where the schemas around it set no bound.
+	bill       *bill       // nil where nobody asks what the rules could cost.
+}
+
+func bounded(n uint64) *uint64 { return &n }
+
+// child is the place of a schema within this one. limit is how many such values there may be in one of this.
+func (p place) child(path *field.Path, limit *uint64) place {
+	p.path, p.isResource = path, false
+	if p.often != nil && limit != nil {
+		p.often = bounded(times(*p.often, *limit))
+	} else {
+		p.often = nil
+	}
+	return p
+}
+
+func limitOf(n *int64) *uint64 {
+	if n == nil {
+		return nil
+	}
+	return bounded(uint64(max(*n, 0)))
+}
+
+// compile returns nil for a schema without rules.
+func compile(s *schema.Structural, at place) (*Rules, field.ErrorList) {
 	if s == nil {
 		return nil, nil
 	}
-	r := &Rules{schema: s, isResource: isResource || s.XEmbeddedResource, properties: map[string]*Rules{}}
-	own, errs := r.compileOwn(path, oldless)
+	r := &Rules{schema: s, isResource: at.isResource || s.XEmbeddedResource, properties: map[string]*Rules{}}
+	own, errs := r.compileOwn(at)
 	r.own = own
-	below := oldless
-	if s.Type == "array" && (s.XListType == nil || *s.XListType != "map") && below == nil {
-		below = path
-	}
 	var more field.ErrorList
-	r.items, more = compile(path.Child("items"), s.Items, false, below)
+	items := at.child(at.path.Child("items"), limitOf(limitsOf(s).MaxItems))
+	if s.Type == "array" && (s.XListType == nil || *s.XListType != "map") && items.oldless == nil {
+		items.oldless = at.path
+	}
+	r.items, more = compile(s.Items, items)
 	errs = append(errs, more...)
 	if s.AdditionalProperties != nil {
-		r.values, more = compile(path.Child("additionalProperties"), s.AdditionalProperties.Structural, false, oldless)
+		values := at.child(at.path.Child("additionalProperties"), limitOf(limitsOf(s).MaxProperties))
+		r.values, more = compile(s.AdditionalProperties.Structural, values)
 		errs = append(errs, more...)
 	}
 	for name, prop := range s.Properties {
-		child, more := compile(path.Child("properties").Key(name), &prop, false, oldless)
+		child, more := compile(&prop, at.child(at.path.Child("properties").Key(name), bounded(1)))
 		errs = append(errs, more...)
 		if child != nil {
 			r.properties[name] = child
@@ -75,7 +112,7 @@ func compile(path *field.Path, s *schema.Structural, isResource bool, oldless *f
 	return r, errs
 }
 
-func (r *Rules) compileOwn(path, oldless *field.Path) ([]compiled, field.ErrorList) {
+func (r *Rules) compileOwn(place place) ([]compiled, field.ErrorList) {
 	var all []compiled
 	var errs field.ErrorList
 	envs := map[bool]func() (*cel.Env, error){} // By whether oldSelf is optional. Rules of one value share theirs.
@@ -83,18 +120,23 @@ func (r *Rules) compileOwn(path, oldless *field.Path) ([]compiled, field.ErrorLi
 		envs[optional] = sync.OnceValues(func() (*cel.Env, error) { return declare(r.schema, r.isResource, optional) })
 	}
 	for i, v := range r.schema.XValidations {
-		at := path.Child("x-kubernetes-validations").Index(i)
+		at := place.path.Child("x-kubernetes-validations").Index(i)
 		if wrong := checkTexts(at, v); len(wrong) > 0 {
 			errs = append(errs, wrong...)
 			continue
 		}
-		c, err := r.compileRule(at, v, envs[v.OptionalOldSelf != nil && *v.OptionalOldSelf])
-		switch {
-		case err != nil:
-			errs = append(errs, err)
+		env, err := envs[v.OptionalOldSelf != nil && *v.OptionalOldSelf]()
+		if err != nil {
+			errs = append(errs, field.Invalid(at.Child("rule"), v.Rule, err.Error()))
 			continue
-		case c.usesOld && oldless != nil:
-			errs = append(errs, field.Invalid(at.Child("rule"), v.Rule, fmt.Sprintf("oldSelf cannot be used on the uncorrelatable portion of the schema within %v", oldless)))
+		}
+		c, wrong := r.compileRule(place, at, v, env)
+		errs = append(errs, wrong...)
+		switch {
+		case len(wrong) > 0:
+			continue
+		case c.usesOld && place.oldless != nil:
+			errs = append(errs, field.Invalid(at.Child("rule"), v.Rule, fmt.Sprintf("oldSelf cannot be used on the uncorrelatable portion of the schema within %v", place.oldless)))
 		case !c.usesOld && v.OptionalOldSelf != nil:
 			errs = append(errs, field.Invalid(at.Child("optionalOldSelf"), *v.OptionalOldSelf, "may not be set if oldSelf is not used in rule"))
 		}
@@ -103,33 +145,54 @@ func (r *Rules) compileOwn(path, oldless *field.Path) ([]compiled, field.ErrorLi
 	return all, errs
 }
 
-func (r *Rules) compileRule(at *field.Path, v apiextensionsv1.ValidationRule, declared func() (*cel.Env, error)) (compiled, *field.Error) {
-	c := compiled{ValidationRule: v}
-	env, err := declared()
-	if err != nil {
-		return c, field.Invalid(at.Child("rule"), v.Rule, err.Error())
-	}
+func (r *Rules) compileRule(place place, at *field.Path, v apiextensionsv1.ValidationRule, env *cel.Env) (c compiled, errs field.ErrorList) {
+	c = compiled{ValidationRule: v}
 	ast, program, message := expression(env, v.Rule, cel.BoolType, "cel expression must evaluate to a bool")
 	if message != "" {
-		return c, field.Invalid(at.Child("rule"), v.Rule, message)
+		return c, field.ErrorList{field.Invalid(at.Child("rule"), v.Rule, message)}
 	}
 	c.program = program
 	for _, use := range ast.NativeRep().ReferenceMap() {
 		c.usesOld = c.usesOld || use.Name == "oldSelf"
 	}
+	if place.bill != nil {
+		errs = append(errs, r.charge(place, at.Child("rule"), "estimated rule cost", env, ast)...)
+	}
 	if v.MessageExpression != "" {
-		_, program, message = expression(env, v.MessageExpression, cel.StringType, "must evaluate to a string")
+		ast, program, message = expression(env, v.MessageExpression, cel.StringType, "must evaluate to a string")
 		if message != "" {
-			return c, field.Invalid(at.Child("messageExpression"), v.MessageExpression, "messageExpression "+message)
+			return c, append(errs, field.Invalid(at.Child("messageExpression"), v.MessageExpression, "messageExpression "+message))
 		}
 		c.message = program
-	}
-	if v.FieldPath != "" {
-		if c.at, err = fieldPath(r.schema, v.FieldPath); err != nil {
-			return c, field.Invalid(at.Child("fieldPath"), v.FieldPath, "must be a valid path")
+		if place.bill != nil {
+			place.often = bounded(1) // As in Kubernetes.
+			errs = append(errs, r.charge(place, at.Child("messageExpression"), "estimated messageExpression cost", env, ast)...)
 		}
 	}
-	return c, nil
+	if v.FieldPath != "" {
+		var err error
+		if c.at, err = fieldPath(r.schema, v.FieldPath); err != nil {
+			errs = append(errs, field.Invalid(at.Child("fieldPath"), v.FieldPath, "must be a valid path"))
+		}
+	}
+	return c, errs
+}
+
+// charge puts on the bill what an expression could cost in one object.
+func (r *Rules) charge(place place, at *field.Path, what string, env *cel.Env, ast *cel.Ast) field.ErrorList {
+	self := shapeOf(r.schema, r.isResource)
+	cost, err := atWorst(env, ast, self)
+	if err != nil {
+		return field.ErrorList{field.InternalError(at, fmt.Errorf("cost estimation failed: %w", err))}
+	}
+	often := self.often()
+	if place.often != nil {
+		often = *place.often
+	}
+	if err := place.bill.add(at, what, times(cost, often)); err != nil {
+		return field.ErrorList{err}
+	}
+	return nil
 }
 
 // maxExpression bounds an expression's length, and with it how deep the compiler goes.

@@ -3,13 +3,15 @@
 // https://kubernetes.io/docs/tasks/extend-kubernetes/custom-resources/custom-resource-definitions/#validation-rules
 //
 // A schema says what type each expression's self has: types.go makes CEL types of schemas, value.go CEL values of objects,
-// compile.go programs of rules, and eval.go walks an object and runs them. What an evaluation costs is counted and bounded, each
-// rule's by itself and those of an object together, by Kubernetes' own limits; the clock is a second bound.
+// compile.go programs of rules, and eval.go walks an object and runs them. What a rule could cost at worst is estimated when its
+// definition is written (estimate.go, from the sizes in shape.go), and one that is too dear is refused. What an evaluation does
+// cost is counted and bounded, each rule's by itself and those of an object together, by Kubernetes' own limits; the clock is a
+// second bound.
 //
 // Functions that neither CEL nor this package knows make a rule wrong when its definition is written: no rule is passed over.
 //
 // In Kubernetes: apiextensions-apiserver's pkg/apiserver/schema/cel, with the function libraries of
-// k8s.io/apiserver/pkg/cel/library. Left out: the estimate of what a rule could cost at worst.
+// k8s.io/apiserver/pkg/cel/library.
 package rule
 
 import (

@@ -100,9 +100,12 @@ func properties(s *schema.Structural, isResource bool) map[string]schema.Structu
 		return s.Properties
 	}
 	text := schema.Structural{Generic: schema.Generic{Type: "string"}}
+	said := s.Properties["metadata"].Properties
 	all := map[string]schema.Structural{
 		"apiVersion": text, "kind": text,
-		"metadata": {Generic: schema.Generic{Type: "object"}, Properties: map[string]schema.Structural{"name": text, "generateName": text}},
+		"metadata": {Generic: schema.Generic{Type: "object"}, Properties: map[string]schema.Structural{
+			"name": nameField(longestName, said["name"]), "generateName": nameField(longestBeginning, said["generateName"]),
+		}},
 	}
 	for name, prop := range s.Properties {
 		if _, own := all[name]; !own {
