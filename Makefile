@@ -81,7 +81,7 @@ bench-store: ## writes to the store against the disk alone; how large its file i
 	go test -count=1 -run=NONE -bench=Put ./store/bolt
 	go test -count=1 -timeout=20m -run=NONE -benchtime=1x -bench=Size ./store/bolt
 
-bench-dns: ## questions a second and how long one takes, against an echo; SKIFF_COREDNS names a CoreDNS binary to compare with
+bench-dns: build ## questions a second and how long one takes, against an echo; SKIFF_COREDNS names a CoreDNS binary to compare with
 	@scripts/dnsperf.sh
 	go test -count=1 -timeout=20m -run=NONE -benchtime=1x -bench='Queries|Latency|Changes|Visible' ./dns
 

@@ -53,8 +53,8 @@ func ParseForward(text string) (Forward, error) {
 
 // forwarder asks others what the zones do not hold, and remembers what they said.
 type forwarder struct {
-	self    netip.AddrPort // Never asked: it would be a loop.
-	port    uint16         // Of the servers in resolv.conf: 53.
+	self    []netip.AddrPort // Never asked: it would be a loop.
+	port    uint16           // Of the servers in resolv.conf: 53.
 	cache   *answerCache
 	places  *turnstile
 	metrics *metrics
@@ -77,7 +77,7 @@ type flight struct {
 	err     error
 }
 
-func newForwarder(resolv string, self netip.AddrPort, zones []Forward, roots *x509.CertPool, m *metrics) *forwarder {
+func newForwarder(resolv string, self []netip.AddrPort, zones []Forward, roots *x509.CertPool, m *metrics) *forwarder {
 	f := &forwarder{
 		self: self, port: 53, cache: newCache(maxCache), places: newTurnstile(maxForwards), metrics: m,
 		resolv: resolvConf{path: resolv, resolved: resolvedConf},
@@ -255,7 +255,7 @@ func (f *forwarder) hostServers() group {
 	var servers group
 	for _, addr := range f.resolv.servers {
 		at := address{addr: netip.AddrPortFrom(addr, f.port)}
-		if at.addr == f.self {
+		if slices.Contains(f.self, at.addr) {
 			continue
 		}
 		if i := slices.IndexFunc(f.host, func(u *upstream) bool { return u.address == at }); i >= 0 {

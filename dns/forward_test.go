@@ -38,7 +38,7 @@ func startUpstream(t testing.TB, address string, port uint16, handle func(networ
 // startServerOf is startUpstream with the whole question. No reply is a code below 0.
 func startServerOf(t testing.TB, address string, port uint16, answer func(network string, question *dns.Msg) *dns.Msg) (*resolver, uint16) {
 	t.Helper()
-	sockets, err := listen(netip.AddrPortFrom(netip.MustParseAddr(address), port))
+	sockets, err := listen([]netip.Addr{netip.MustParseAddr(address)}, port)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -47,7 +47,7 @@ func startServerOf(t testing.TB, address string, port uint16, answer func(networ
 	for _, conn := range sockets.udp {
 		servers = append(servers, &dns.Server{PacketConn: conn})
 	}
-	servers = append(servers, &dns.Server{Listener: sockets.tcp})
+	servers = append(servers, &dns.Server{Listener: sockets.tcp[0]})
 	for _, server := range servers {
 		server.Handler = dns.HandlerFunc(func(w dns.ResponseWriter, question *dns.Msg) {
 			if question.Question[0].Qtype != dns.TypeHINFO {
@@ -68,7 +68,7 @@ func startServerOf(t testing.TB, address string, port uint16, answer func(networ
 			}
 		})
 	}
-	return u, sockets.addr().Port()
+	return u, sockets.port()
 }
 
 // answers is an upstream that knows every name; silent one that takes questions and says nothing; fails one that cannot.
@@ -133,7 +133,7 @@ func newTestForwarder(t testing.TB, resolv string, port uint16, zones ...string)
 		forwards = append(forwards, forward)
 	}
 	none := func() float64 { return 0 }
-	f := newForwarder(resolv, netip.MustParseAddrPort("127.0.0.1:53"), forwards, nil, newMetrics(none, none))
+	f := newForwarder(resolv, []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:53")}, forwards, nil, newMetrics(none, none))
 	f.port = port
 	t.Cleanup(f.close)
 	return f

@@ -16,7 +16,7 @@ import (
 // However an index came to what its givers say now, it is the same as one that was told only that. So no change can leave
 // a name behind or take one away too early.
 func TestIndexDoesNotDependOnItsHistory(t *testing.T) {
-	apex := apexRecords("cluster.local.", []string{"43.10.in-addr.arpa."}, netip.MustParseAddr("10.43.0.10"), 1, PodsInsecure)
+	apex := apexRecords("cluster.local.", []string{"43.10.in-addr.arpa."}, []netip.Addr{netip.MustParseAddr("10.43.0.10")}, 1, PodsInsecure)
 	seed := rand.Uint64()
 	chance := rand.New(rand.NewPCG(seed, 0))
 	walked, now := newTestIndex(t, apex), map[string]recordSet{}
@@ -123,7 +123,7 @@ func TestReverseZones(t *testing.T) {
 
 // Ten thousand Services make an index quickly, and one change does not cost what ten thousand do.
 func BenchmarkIndexChange(b *testing.B) {
-	apex := apexRecords("cluster.local.", []string{"43.10.in-addr.arpa."}, netip.MustParseAddr("10.43.0.10"), 1, PodsInsecure)
+	apex := apexRecords("cluster.local.", []string{"43.10.in-addr.arpa."}, []netip.Addr{netip.MustParseAddr("10.43.0.10")}, 1, PodsInsecure)
 	for _, n := range []int{10, 10_000} {
 		x := newTestIndex(b, apex)
 		sets := make([]recordSet, n)
@@ -143,7 +143,7 @@ func BenchmarkIndexChange(b *testing.B) {
 }
 
 func BenchmarkLookup(b *testing.B) {
-	x := newTestIndex(b, apexRecords("cluster.local.", nil, netip.MustParseAddr("10.43.0.10"), 1, PodsInsecure))
+	x := newTestIndex(b, apexRecords("cluster.local.", nil, []netip.Addr{netip.MustParseAddr("10.43.0.10")}, 1, PodsInsecure))
 	name := "web.default.svc.cluster.local."
 	x.put("default/web", recordSet{name: {addressRecord(name, netip.MustParseAddr("10.43.0.80"))}})
 	b.ReportAllocs()

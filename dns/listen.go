@@ -29,52 +29,59 @@ const (
 	maxRequest = 4096    // Bytes of a question over UDP.
 )
 
-// sockets are all that listen at one address and port: several for UDP, among which the kernel divides the clients, so that
-// each core can answer by itself; and one for TCP.
+// sockets are all that listen at one port. At each address, there are several for UDP, among which the kernel divides the
+// clients, so that each core can answer by itself; and one for TCP.
 type sockets struct {
 	udp []*net.UDPConn
-	tcp net.Listener
+	tcp []net.Listener
 }
 
-func (s sockets) addr() netip.AddrPort { return s.udp[0].LocalAddr().(*net.UDPAddr).AddrPort() }
+// port is the one of all.
+func (s sockets) port() uint16 { return s.udp[0].LocalAddr().(*net.UDPAddr).AddrPort().Port() }
 
 func (s sockets) Close() {
 	for _, conn := range s.udp {
 		conn.Close()
 	}
-	if s.tcp != nil {
-		s.tcp.Close()
+	for _, listener := range s.tcp {
+		listener.Close()
 	}
 }
 
 // listen opens the sockets. Port 0 means any that is free for all. Whoever has the port already holds it for TCP, and that
 // is why we fail: UDP sockets share theirs.
-func listen(address netip.AddrPort) (sockets, error) {
+func listen(addresses []netip.Addr, port uint16) (sockets, error) {
 	for tries := 1; ; tries++ {
-		s, err := tryListen(address)
+		s, err := tryListen(addresses, port)
 		if err == nil {
 			return s, nil
 		}
 		s.Close()
-		if address.Port() != 0 || tries == 10 || !errors.Is(err, syscall.EADDRINUSE) {
+		if port != 0 || tries == 10 || !errors.Is(err, syscall.EADDRINUSE) {
 			return sockets{}, fmt.Errorf("listen for dns: %w", err)
 		}
 	}
 }
 
-func tryListen(address netip.AddrPort) (s sockets, err error) {
+func tryListen(addresses []netip.Addr, port uint16) (s sockets, err error) {
 	config := net.ListenConfig{Control: prepareSocket}
 	ctx := context.Background()
-	for range min(runtime.GOMAXPROCS(0), maxReaders) {
-		conn, err := config.ListenPacket(ctx, "udp", address.String())
+	for _, address := range addresses {
+		for range min(runtime.GOMAXPROCS(0), maxReaders) {
+			conn, err := config.ListenPacket(ctx, "udp", netip.AddrPortFrom(address, port).String())
+			if err != nil {
+				return s, err
+			}
+			s.udp = append(s.udp, conn.(*net.UDPConn))
+			port = s.port() // The next ones take the same.
+		}
+		listener, err := listenTCP(netip.AddrPortFrom(address, port))
 		if err != nil {
 			return s, err
 		}
-		s.udp = append(s.udp, conn.(*net.UDPConn))
-		address = s.addr() // The next ones take the same port.
+		s.tcp = append(s.tcp, listener)
 	}
-	s.tcp, err = listenTCP(address)
-	return s, err
+	return s, nil
 }
 
 func listenTCP(address netip.AddrPort) (net.Listener, error) {

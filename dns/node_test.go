@@ -24,7 +24,7 @@ func TestOnANode(t *testing.T) {
 	enterNamespace(t)
 	address := netip.MustParseAddr("10.43.0.10")
 	factory := informers.NewSharedInformerFactory(fake.NewClientset(), 0)
-	s, err := New(Config{Address: address, Port: 53, Resolv: "none"}, factory)
+	s, err := New(Config{Addresses: []netip.Addr{address}, Port: 53, Resolv: "none"}, factory)
 	if err != nil {
 		t.Fatalf("listen before the address exists: %v", err)
 	}

@@ -1,7 +1,6 @@
 package dns
 
 import (
-	"bytes"
 	"context"
 	"encoding/binary"
 	"fmt"
@@ -11,7 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"runtime"
+	goruntime "runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -25,14 +24,14 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes/fake"
 	"k8s.io/client-go/tools/cache"
 )
 
 // The server under dnsperf, in the same run as what no server can surpass: sockets that send each packet back. Client and
-// server share the machine in all cases. A CoreDNS can take part: its binary is named by the environment variable
-// SKIFF_COREDNS. It serves the same names from a file, with the plugins that a cluster usually has.
+// server share the machine in all cases. A CoreDNS can take part, see coredns_test.go.
 
 const (
 	perfServices = 10_000
@@ -45,7 +44,7 @@ func BenchmarkQueries(b *testing.B) {
 	if err != nil {
 		b.Skip("needs dnsperf: scripts/dnsperf.sh")
 	}
-	servers := perfTargets(b)
+	servers := append(perfTargets(b), coreDNSTargets(b)...)
 	for _, kind := range []struct {
 		name string
 		line func(i int) string
@@ -78,9 +77,10 @@ func BenchmarkQueries(b *testing.B) {
 				b.ReportMetric(median(rates[server.name]), server.name+"-queries/s")
 				b.ReportMetric(median(costs[server.name]), server.name+"-cpu-us/query")
 			}
-			b.ReportMetric(median(ratios(rates["skiff"], rates["echo"])), "of-echo")
-			if peer, ok := rates["coredns"]; ok {
-				b.ReportMetric(median(ratios(rates["skiff"], peer)), "of-coredns")
+			for _, server := range servers {
+				if server.name != "skiff" {
+					b.ReportMetric(median(ratios(rates["skiff"], rates[server.name])), "of-"+server.name)
+				}
 			}
 			b.ReportMetric(0, "ns/op")
 		})
@@ -170,7 +170,7 @@ func BenchmarkVisible(b *testing.B) {
 		}
 		start := <-told
 		for s.index.find([]byte(wire)).of(wire, dns.TypeA)[0].(*dns.A).A.String() != ip.String() {
-			runtime.Gosched()
+			goruntime.Gosched()
 		}
 		took = append(took, float64(time.Since(start).Microseconds()))
 	}
@@ -182,7 +182,7 @@ func BenchmarkVisible(b *testing.B) {
 
 // Ten thousand Services with two endpoints each, with a name and a port for everything, take at most 20 MB.
 func TestTenThousandServicesAreSmall(t *testing.T) {
-	x := newTestIndex(t, apexRecords("cluster.local.", []string{"42.10.in-addr.arpa."}, netip.MustParseAddr("10.43.0.10"), 1, PodsInsecure))
+	x := newTestIndex(t, apexRecords("cluster.local.", []string{"42.10.in-addr.arpa."}, []netip.Addr{netip.MustParseAddr("10.43.0.10")}, 1, PodsInsecure))
 	before := heap()
 	for i := range perfServices {
 		svc, slice := headlessPair(i, 0)
@@ -197,10 +197,10 @@ func TestTenThousandServicesAreSmall(t *testing.T) {
 
 // heap is what is in use.
 func heap() int64 {
-	var m runtime.MemStats
-	runtime.GC()
-	runtime.GC()
-	runtime.ReadMemStats(&m)
+	var m goruntime.MemStats
+	goruntime.GC()
+	goruntime.GC()
+	goruntime.ReadMemStats(&m)
 	return int64(m.HeapAlloc)
 }
 
@@ -224,12 +224,46 @@ type target struct {
 
 func perfTargets(b *testing.B) []target {
 	b.Helper()
-	targets := []target{{"echo", startPerfEcho(b), os.Getpid()}, {"skiff", perfServer(b).Addr(), os.Getpid()}}
-	if binary := os.Getenv("SKIFF_COREDNS"); binary != "" {
-		addr, pid := startCoreDNS(b, binary)
-		targets = append(targets, target{"coredns", addr, pid})
+	return []target{{"echo", startPerfEcho(b), os.Getpid()}, {"skiff", perfServer(b).Addr(), os.Getpid()}}
+}
+
+// coreDNSTargets are two, if there is a CoreDNS: as kubeadm sets it up, and with a cache for all names.
+func coreDNSTargets(b *testing.B) []target {
+	b.Helper()
+	binary := os.Getenv("SKIFF_COREDNS")
+	if binary == "" {
+		return nil
+	}
+	var objects []runtime.Object
+	for i := range perfServices {
+		svc, slice := perfService(i)
+		objects = append(objects, svc, slice)
+	}
+	kubeconfig, _ := startControlPlane(b, objects...)
+	_, upstream := startUpstream(b, "127.0.0.2", 0, answers("192.0.2.1"))
+	var targets []target
+	for _, kind := range []struct{ name, cache string }{{"coredns", cacheOutside}, {"coredns-caching-all", cacheAll}} {
+		addr, pid := startCoreDNS(b, binary, kubeconfig, kind.cache, upstream, fmt.Sprintf("svc-%d.default.svc.cluster.local.", perfServices-1))
+		targets = append(targets, target{kind.name, addr, pid})
 	}
 	return targets
+}
+
+// perfService is one of 10,000 Services, and its two endpoints.
+func perfService(i int) (*corev1.Service, *discoveryv1.EndpointSlice) {
+	svc := service("default", fmt.Sprintf("svc-%d", i), fmt.Sprintf("10.43.%d.%d", 1+i/250, 1+i%250))
+	svc.Spec.Ports[0].Name = "http"
+	name, number, protocol := "http", int32(8080), corev1.ProtocolTCP
+	slice := &discoveryv1.EndpointSlice{
+		ObjectMeta:  metav1.ObjectMeta{Namespace: "default", Name: svc.Name + "-1", Labels: map[string]string{discoveryv1.LabelServiceName: svc.Name}},
+		AddressType: discoveryv1.AddressTypeIPv4,
+		Ports:       []discoveryv1.EndpointPort{{Name: &name, Port: &number, Protocol: &protocol}},
+	}
+	for j := range 2 {
+		ip := netip.AddrFrom4([4]byte{10, 42, byte((2*i + j) >> 8), byte(2*i + j)})
+		slice.Endpoints = append(slice.Endpoints, discoveryv1.Endpoint{Addresses: []string{ip.String()}})
+	}
+	return svc, slice
 }
 
 // perfServer is a server with 10,000 Services, and a resolver behind it that knows every name.
@@ -239,9 +273,8 @@ func perfServer(b *testing.B) *Server {
 	_, port := startUpstream(b, "127.0.0.2", 0, answers("192.0.2.1"))
 	s, _ := forwarding(b, port, "127.0.0.2")
 	for i := range perfServices {
-		svc := service("default", fmt.Sprintf("svc-%d", i), fmt.Sprintf("10.43.%d.%d", i/250, i%250+1))
-		svc.Spec.Ports[0].Name = "http"
-		s.index.put("default/"+svc.Name, serviceRecords(s.domain, svc, nil))
+		svc, slice := perfService(i)
+		s.index.put("default/"+svc.Name, serviceRecords(s.domain, svc, []*discoveryv1.EndpointSlice{slice}))
 	}
 	return s
 }
@@ -249,7 +282,8 @@ func perfServer(b *testing.B) *Server {
 // startPerfEcho answers with the question itself, on as many sockets as the server has.
 func startPerfEcho(b *testing.B) netip.AddrPort {
 	b.Helper()
-	sockets, err := listen(netip.MustParseAddrPort("127.0.0.1:0"))
+	address := netip.MustParseAddr("127.0.0.1")
+	sockets, err := listen([]netip.Addr{address}, 0)
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -270,56 +304,7 @@ func startPerfEcho(b *testing.B) netip.AddrPort {
 			}
 		})
 	}
-	return sockets.addr()
-}
-
-// startCoreDNS starts a CoreDNS with the same names.
-func startCoreDNS(b *testing.B, binary string) (addr netip.AddrPort, pid int) {
-	b.Helper()
-	dir := b.TempDir()
-	_, upstream := startUpstream(b, "127.0.0.2", 0, answers("192.0.2.1"))
-	sockets, err := listen(netip.MustParseAddrPort("127.0.0.1:0"))
-	if err != nil {
-		b.Fatal(err)
-	}
-	addr = sockets.addr()
-	sockets.Close() // It is free now, and nobody else on this machine is likely to take it.
-	var zone strings.Builder
-	fmt.Fprintln(&zone, "$ORIGIN cluster.local.\n@ 5 IN SOA ns.dns hostmaster 1 7200 1800 86400 5\n@ 5 IN NS ns.dns\nns.dns 5 IN A 10.43.0.10")
-	for i := range perfServices {
-		fmt.Fprintf(&zone, "svc-%d.default.svc 5 IN A 10.43.%d.%d\n", i, i/250, i%250+1)
-		fmt.Fprintf(&zone, "_http._tcp.svc-%d.default.svc 5 IN SRV 0 100 80 svc-%d.default.svc\n", i, i)
-	}
-	corefile := fmt.Sprintf(`.:%d {
-	bind 127.0.0.1
-	errors
-	prometheus 127.0.0.1:0
-	file %s cluster.local
-	forward . 127.0.0.2:%d
-	cache 30
-	loop
-	loadbalance
-}
-`, addr.Port(), filepath.Join(dir, "zone"), upstream)
-	for name, text := range map[string]string{"zone": zone.String(), "Corefile": corefile} {
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
-			b.Fatal(err)
-		}
-	}
-	var out bytes.Buffer
-	cmd := exec.Command(binary, "-conf", filepath.Join(dir, "Corefile"))
-	cmd.Stdout, cmd.Stderr = &out, &out
-	if err := cmd.Start(); err != nil {
-		b.Fatal(err)
-	}
-	b.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
-	waitFor(b, "CoreDNS", func() bool {
-		question := new(dns.Msg)
-		question.SetQuestion("svc-1.default.svc.cluster.local.", dns.TypeA)
-		reply, _, err := new(dns.Client).Exchange(question, addr.String())
-		return err == nil && len(reply.Answer) == 1
-	})
-	return addr, cmd.Process.Pid
+	return netip.AddrPortFrom(address, sockets.port())
 }
 
 // processorTime is what a process has used so far. It tells what an answer costs also where others use the machine.

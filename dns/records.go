@@ -191,7 +191,8 @@ func endpointAddresses(endpoints []endpoint) []netip.Addr {
 	return slices.Compact(ips)
 }
 
-// endpointHost is the endpoint's hostname, else its address with dashes: 10-42-0-7, 2001-db8--1.
+// endpointHost is the endpoint's hostname, else its address with dashes: 10-42-0-7, 2001-db8--1. A label may not end with a
+// dash, so 2001:db8:: is 2001-db8--0.
 func endpointHost(ep discoveryv1.Endpoint, ip netip.Addr) string {
 	if ep.Hostname != nil && *ep.Hostname != "" {
 		return strings.ToLower(*ep.Hostname)
@@ -201,7 +202,13 @@ func endpointHost(ep discoveryv1.Endpoint, ip netip.Addr) string {
 
 var dashes = strings.NewReplacer(".", "-", ":", "-")
 
-func dashed(ip netip.Addr) string { return dashes.Replace(ip.String()) }
+func dashed(ip netip.Addr) string {
+	label := dashes.Replace(ip.String())
+	if strings.HasSuffix(label, "-") {
+		label += "0"
+	}
+	return label
+}
 
 // undashed is the way back; false if label is no address.
 func undashed(label string) (netip.Addr, bool) {

@@ -146,9 +146,10 @@ func (s *Server) inside(client netip.Addr, question *dns.Msg, wire string) (*dns
 	return reply, fromIndex, nil
 }
 
-// serves tells whether client is a pod or this node. The node's own packets to the server carry the server's own address.
+// serves tells whether client is a pod or this node. The node's own packets to the server carry the server's own
+// address.
 func (s *Server) serves(client netip.Addr) bool {
-	if client == s.cfg.Address || client.IsLoopback() {
+	if client.IsLoopback() || slices.Contains(s.cfg.Addresses, client) {
 		return true
 	}
 	for _, prefix := range s.cfg.ClusterCIDR {

@@ -19,7 +19,7 @@
 // at which a resolver asks again. And a name that exists without records of the wanted type is NODATA, not NXDOMAIN:
 // on this difference hangs how resolvers walk a pod's search list.
 //
-// Each node has its own server, on an address that exists on the node only. Whoever can route a packet to the node could
+// Each node has its own server, on an address (of each family of the cluster) that exists on the node only. Whoever can route a packet to the node could
 // still reach it, so it serves none but pods (by the cluster CIDR) and the node itself, and refuses the rest.
 //
 // In Kubernetes: CoreDNS with its plugins kubernetes, forward, cache, errors, loop, loadbalance, prometheus and, if asked
@@ -30,6 +30,7 @@ package dns
 import (
 	"context"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -50,9 +51,9 @@ import (
 
 // Config says where to listen and for what to answer.
 type Config struct {
-	Address netip.Addr // The cluster's DNS address, on which to listen. The host need not have it yet.
-	Port    uint16     // 53; 0 is any free one, see [Server.Addr].
-	Domain  string     // The cluster domain; "" is cluster.local.
+	Addresses []netip.Addr // The cluster's DNS addresses, on which to listen. The host need not have them yet.
+	Port      uint16       // 53; 0 is any that is free, see [Server.Addrs].
+	Domain    string       // The cluster domain; "" is cluster.local.
 
 	ClusterCIDR []netip.Prefix // Pods' addresses: reverse names of ours, and who may ask besides this node.
 	ServiceCIDR []netip.Prefix // Services' addresses: reverse names of ours.
@@ -89,8 +90,8 @@ type Server struct {
 	metrics *metrics
 	log     queryLog
 	sockets sockets
-	control net.Listener // Nil without Config.Socket.
-	scraped net.Listener // Nil without Config.Metrics.
+	control net.Listener   // Nil without Config.Socket.
+	scraped []net.Listener // At each address, if Config.Metrics says so.
 	source  source
 	loop    *reconcile.Loop
 	synced  atomic.Bool // All that the API server had at the start is in the index.
@@ -107,7 +108,7 @@ func New(cfg Config, factory informers.SharedInformerFactory) (*Server, error) {
 	}
 	s := &Server{cfg: cfg, domain: dns.CanonicalName(cfg.Domain)}
 	reverse := reverseZones(slices.Concat(cfg.ServiceCIDR, cfg.ClusterCIDR))
-	apex := apexRecords(s.domain, reverse, cfg.Address, uint32(time.Now().Unix()), cfg.Pods)
+	apex := apexRecords(s.domain, reverse, cfg.Addresses, uint32(time.Now().Unix()), cfg.Pods)
 	if s.index, err = newIndex(apex); err != nil {
 		return nil, err
 	}
@@ -121,7 +122,7 @@ func New(cfg Config, factory informers.SharedInformerFactory) (*Server, error) {
 	if s.source, err = newSource(s.domain, cfg, factory, s.loop); err != nil {
 		return nil, err
 	}
-	if s.sockets, err = listen(netip.AddrPortFrom(cfg.Address, cfg.Port)); err != nil {
+	if s.sockets, err = listen(cfg.Addresses, cfg.Port); err != nil {
 		return nil, err
 	}
 	if err := s.listenAbout(); err != nil {
@@ -131,32 +132,43 @@ func New(cfg Config, factory informers.SharedInformerFactory) (*Server, error) {
 	s.metrics = newMetrics(
 		func() float64 { return float64(len(s.forward.cache.all())) },
 		func() float64 { return float64(s.index.size()) })
-	s.forward = newForwarder(cfg.Resolv, s.Addr(), cfg.Forwards, cfg.Roots, s.metrics)
+	s.forward = newForwarder(cfg.Resolv, s.Addrs(), cfg.Forwards, cfg.Roots, s.metrics)
 	return s, nil
 }
 
 // listenAbout opens where the server tells about itself.
 func (s *Server) listenAbout() (err error) {
+	defer func() {
+		if err != nil {
+			for _, listener := range s.scraped {
+				listener.Close()
+			}
+		}
+	}()
 	if s.cfg.Metrics != 0 {
-		if s.scraped, err = listenTCP(netip.AddrPortFrom(s.cfg.Address, s.cfg.Metrics)); err != nil {
-			return fmt.Errorf("listen for readers of the dns metrics: %w", err)
+		for _, address := range s.cfg.Addresses {
+			listener, err := listenTCP(netip.AddrPortFrom(address, s.cfg.Metrics))
+			if err != nil {
+				return fmt.Errorf("listen for readers of the dns metrics: %w", err)
+			}
+			s.scraped = append(s.scraped, listener)
 		}
 	}
 	if s.cfg.Socket != "" {
-		if s.control, err = control.Listen(s.cfg.Socket, "dns server"); err != nil {
-			if s.scraped != nil {
-				s.scraped.Close()
-			}
-			return err
-		}
+		s.control, err = control.Listen(s.cfg.Socket, "dns server")
 	}
-	return nil
+	return err
 }
 
 // complete fills in what was left out, and refuses what makes no sense.
 func (cfg Config) complete() (Config, error) {
-	if !cfg.Address.IsValid() || cfg.Address.IsUnspecified() {
-		return cfg, fmt.Errorf("dns address %v: want the one address to listen on", cfg.Address)
+	if len(cfg.Addresses) == 0 {
+		return cfg, errors.New("dns: want an address to listen on")
+	}
+	for _, address := range cfg.Addresses {
+		if !address.IsValid() || address.IsUnspecified() {
+			return cfg, fmt.Errorf("dns address %v: want the one address to listen on", address)
+		}
 	}
 	if cfg.Domain == "" {
 		cfg.Domain = "cluster.local"
@@ -177,14 +189,20 @@ func (cfg Config) complete() (Config, error) {
 	return cfg, nil
 }
 
-// Addr is where the server listens, UDP and TCP alike.
-func (s *Server) Addr() netip.AddrPort { return s.sockets.addr() }
+// Addrs are where the server listens, UDP and TCP alike.
+func (s *Server) Addrs() []netip.AddrPort {
+	addrs := make([]netip.AddrPort, len(s.cfg.Addresses))
+	for i, address := range s.cfg.Addresses {
+		addrs[i] = netip.AddrPortFrom(address, s.sockets.port())
+	}
+	return addrs
+}
 
 // Run answers until ctx ends, or until a socket fails, and closes the sockets.
 func (s *Server) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	failed := make(chan error, len(s.sockets.udp)+4)
+	failed := make(chan error, len(s.sockets.udp)+len(s.sockets.tcp)+len(s.scraped)+2)
 	var wg sync.WaitGroup
 	run := func(part func(context.Context) error) {
 		wg.Go(func() {
@@ -196,13 +214,15 @@ func (s *Server) Run(ctx context.Context) error {
 	for _, conn := range s.sockets.udp {
 		run(func(ctx context.Context) error { return s.serveUDP(ctx, conn) })
 	}
-	run(s.serveTCP)
+	for _, listener := range s.sockets.tcp {
+		run(func(ctx context.Context) error { return s.serveTCP(ctx, listener) })
+	}
 	run(s.follow)
 	if s.control != nil {
 		run(func(ctx context.Context) error { return control.Serve(ctx, s.control, s.controlRoutes()) })
 	}
-	if s.scraped != nil {
-		run(func(ctx context.Context) error { return control.Serve(ctx, s.scraped, s.metricsRoutes()) })
+	for _, listener := range s.scraped {
+		run(func(ctx context.Context) error { return control.Serve(ctx, listener, s.metricsRoutes()) })
 	}
 	var err error
 	select {
@@ -233,7 +253,7 @@ func (s *Server) follow(ctx context.Context) error {
 		}
 	}
 	s.synced.Store(true)
-	slog.Info("dns is ready", "address", s.Addr(), "domain", strings.TrimSuffix(s.domain, "."))
+	slog.Info("dns is ready", "addresses", s.Addrs(), "domain", strings.TrimSuffix(s.domain, "."))
 	s.loop.Run(ctx, 1)
 	return nil
 }

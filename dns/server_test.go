@@ -53,9 +53,11 @@ func run(t testing.TB, s *Server, factory informers.SharedInformerFactory) {
 
 func newServer(t testing.TB, cfg Config, factory informers.SharedInformerFactory) *Server {
 	t.Helper()
-	cfg.Address = netip.MustParseAddr("127.0.0.1")
-	cfg.ClusterCIDR = []netip.Prefix{netip.MustParsePrefix("10.42.0.0/16")}
-	cfg.ServiceCIDR = []netip.Prefix{netip.MustParsePrefix("10.43.0.0/16")}
+	if len(cfg.Addresses) == 0 {
+		cfg.Addresses = []netip.Addr{netip.MustParseAddr("127.0.0.1")}
+	}
+	cfg.ClusterCIDR = []netip.Prefix{netip.MustParsePrefix("10.42.0.0/16"), netip.MustParsePrefix("fd00:42::/56")}
+	cfg.ServiceCIDR = []netip.Prefix{netip.MustParsePrefix("10.43.0.0/16"), netip.MustParsePrefix("fd00:43::/112")}
 	if cfg.Resolv == "" {
 		cfg.Resolv = filepath.Join(t.TempDir(), "none")
 	}
@@ -65,6 +67,9 @@ func newServer(t testing.TB, cfg Config, factory informers.SharedInformerFactory
 	}
 	return s
 }
+
+// Addr is the first of the addresses on which s listens.
+func (s *Server) Addr() netip.AddrPort { return s.Addrs()[0] }
 
 // waitFor polls a condition. (What it waits for happens behind informers and sockets, which offer no signal.)
 func waitFor(t testing.TB, what string, condition func() bool) {
@@ -307,7 +312,7 @@ func TestOnlyPodsAndTheNodeMayAsk(t *testing.T) {
 	question := new(dns.Msg)
 	question.SetQuestion("web.default.svc.cluster.local.", dns.TypeA)
 	for client, rcode := range map[string]int{
-		"127.0.0.1": dns.RcodeSuccess, "10.42.3.4": dns.RcodeSuccess,
+		"127.0.0.1": dns.RcodeSuccess, "10.42.3.4": dns.RcodeSuccess, "::1": dns.RcodeSuccess, "fd00:42::34": dns.RcodeSuccess,
 		"10.44.0.1": dns.RcodeRefused, "192.0.2.1": dns.RcodeRefused, "::ffff:10.42.3.4": dns.RcodeRefused, "fd00::1": dns.RcodeRefused,
 	} {
 		reply, _, _ := s.begin(netip.MustParseAddr(client), question)
@@ -444,16 +449,16 @@ func TestNewSaysWhatIsWrong(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer taken.Close()
-	loopback := netip.MustParseAddr("127.0.0.1")
+	loopback := []netip.Addr{netip.MustParseAddr("127.0.0.1")}
 	for _, tc := range []struct {
 		name string
 		cfg  Config
 		want string
 	}{
-		{"no address", Config{}, "dns address invalid IP: want the one address to listen on"},
-		{"every address", Config{Address: netip.IPv4Unspecified()}, "dns address 0.0.0.0: want the one address to listen on"},
-		{"domain", Config{Address: loopback, Domain: "a..b"}, `cluster domain "a..b": not a domain name`},
-		{"port in use", Config{Address: loopback, Port: uint16(taken.Addr().(*net.TCPAddr).Port)}, "address already in use"},
+		{"no address", Config{}, "dns: want an address to listen on"},
+		{"every address", Config{Addresses: []netip.Addr{netip.IPv4Unspecified()}}, "dns address 0.0.0.0: want the one address to listen on"},
+		{"domain", Config{Addresses: loopback, Domain: "a..b"}, `cluster domain "a..b": not a domain name`},
+		{"port in use", Config{Addresses: loopback, Port: uint16(taken.Addr().(*net.TCPAddr).Port)}, "address already in use"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			_, err := New(tc.cfg, informers.NewSharedInformerFactory(fake.NewClientset(), 0))
@@ -464,9 +469,9 @@ func TestNewSaysWhatIsWrong(t *testing.T) {
 	}
 }
 
-// The network's device comes after the server: 192.0.2.53 is nowhere.
+// The network's device comes after the server: 192.0.2.53 and 2001:db8::53 are nowhere.
 func TestAddressNeedNotExistYet(t *testing.T) {
-	sockets, err := listen(netip.MustParseAddrPort("192.0.2.53:0"))
+	sockets, err := listen([]netip.Addr{netip.MustParseAddr("192.0.2.53"), netip.MustParseAddr("2001:db8::53")}, 0)
 	if err != nil {
 		t.Fatalf("listen on an address that the host does not have: %v", err)
 	}

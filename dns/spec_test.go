@@ -215,6 +215,11 @@ kind: EndpointSlice
 metadata: {name: toys-a, namespace: play, labels: {kubernetes.io/service-name: toys}}
 addressType: IPv4
 endpoints: [{addresses: [10.42.0.8], hostname: ball}, {addresses: [192.168.1.1], hostname: outside}]
+---
+kind: EndpointSlice
+metadata: {name: toys-b, namespace: play, labels: {kubernetes.io/service-name: toys}}
+addressType: IPv6
+endpoints: [{addresses: ["fd00:42::8"], hostname: ball}, {addresses: ["fd00:42::1:0:0:0"]}]
 `)
 	zone.ask("7.0.42.10.in-addr.arpa. PTR", `
 		NOERROR
@@ -223,6 +228,19 @@ endpoints: [{addresses: [10.42.0.8], hostname: ball}, {addresses: [192.168.1.1],
 		NOERROR
 		8.0.42.10.in-addr.arpa. 5 IN PTR 10-42-0-8.pets.default.svc.cluster.local.
 		8.0.42.10.in-addr.arpa. 5 IN PTR ball.toys.play.svc.cluster.local.`)
+	const zeros = "0.0.0.0.0.0.0.0.0.0.0.0.0.0.0."
+	zone.ask("8."+zeros+"0.0.0.0.0.0.0.0.2.4.0.0.0.0.d.f.ip6.arpa. PTR", `
+		NOERROR
+		8.`+zeros+`0.0.0.0.0.0.0.0.2.4.0.0.0.0.d.f.ip6.arpa. 5 IN PTR fd00-42--8.pets.default.svc.cluster.local.
+		8.`+zeros+`0.0.0.0.0.0.0.0.2.4.0.0.0.0.d.f.ip6.arpa. 5 IN PTR ball.toys.play.svc.cluster.local.`)
+	const colons = "0.0.0.0.0.0.0.0.0.0.0.0.1.0.0.0.0.0.0.0.0.0.0.0.2.4.0.0.0.0.d.f.ip6.arpa." // fd00:42:0:0:1::
+	zone.ask(colons+" PTR", `
+		NOERROR
+		`+colons+` 5 IN PTR fd00-42-0-0-1--0.toys.play.svc.cluster.local.`)
+	zone.ask("9."+zeros+"0.0.0.0.0.0.0.0.2.4.0.0.0.0.d.f.ip6.arpa. PTR", `
+		NXDOMAIN
+		;; authority
+		0.0.0.0.0.0.0.0.2.4.0.0.0.0.d.f.ip6.arpa. 5 IN SOA ns.dns.cluster.local. hostmaster.cluster.local. 7 7200 1800 86400 5`)
 	zone.ask("9.0.42.10.in-addr.arpa. PTR", `
 		NXDOMAIN
 		;; authority
@@ -273,6 +291,11 @@ func TestSpec_2_6_PodRecords(t *testing.T) {
 	zone.ask("fd00-42--3.default.pod.cluster.local. AAAA", `
 		NOERROR
 		fd00-42--3.default.pod.cluster.local. 5 IN AAAA fd00:42::3`)
+	zone.ask("fd00-42--3.default.pod.cluster.local. A", noData)
+	zone.ask("fd00-42-0-0-1--0.default.pod.cluster.local. AAAA", `
+		NOERROR
+		fd00-42-0-0-1--0.default.pod.cluster.local. 5 IN AAAA fd00:42:0:0:1::`)
+	zone.ask("fd00-42--x.default.pod.cluster.local. AAAA", noName)
 	zone.ask("10-42-0-3.nowhere.pod.cluster.local. A", noName)
 	zone.ask("10-42-0-300.default.pod.cluster.local. A", noName)
 	zone.ask("web.default.pod.cluster.local. A", noName)
@@ -361,7 +384,7 @@ func newZone(t testing.TB, objects string) testZone {
 	const domain = "cluster.local."
 	prefixes := []netip.Prefix{netip.MustParsePrefix("10.42.0.0/16"), netip.MustParsePrefix("10.43.0.0/16"),
 		netip.MustParsePrefix("fd00:42::/64"), netip.MustParsePrefix("fd00:43::/112")}
-	x := newTestIndex(t, apexRecords(domain, reverseZones(prefixes), netip.MustParseAddr("10.43.0.10"), 7, PodsInsecure))
+	x := newTestIndex(t, apexRecords(domain, reverseZones(prefixes), []netip.Addr{netip.MustParseAddr("10.43.0.10")}, 7, PodsInsecure))
 	x.insecure = true
 	x.put("default", namespaceRecords(domain, "default", PodsInsecure))
 	services, endpointSlices := parseObjects(t, objects)

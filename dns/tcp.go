@@ -14,12 +14,12 @@ import (
 	"github.com/miekg/dns"
 )
 
-// serveTCP answers on connections until the listener is closed.
-func (s *Server) serveTCP(ctx context.Context) error {
+// serveTCP answers on connections until their listener is closed.
+func (s *Server) serveTCP(ctx context.Context, listener net.Listener) error {
 	var conns sync.WaitGroup
 	defer conns.Wait()
 	for {
-		conn, err := s.sockets.tcp.Accept()
+		conn, err := listener.Accept()
 		switch {
 		case errors.Is(err, net.ErrClosed):
 			return nil

@@ -86,7 +86,7 @@ func TestParseForward(t *testing.T) {
 
 func TestTheClustersNamesAreNotForwarded(t *testing.T) {
 	for _, zone := range []string{"cluster.local", "svc.cluster.local", "0.43.10.in-addr.arpa"} {
-		cfg := Config{Address: netip.MustParseAddr("127.0.0.1"), ServiceCIDR: []netip.Prefix{netip.MustParsePrefix("10.43.0.0/16")},
+		cfg := Config{Addresses: []netip.Addr{netip.MustParseAddr("127.0.0.1")}, ServiceCIDR: []netip.Prefix{netip.MustParsePrefix("10.43.0.0/16")},
 			Forwards: forwardTo(t, zone+"=10.0.0.1")}
 		_, err := New(cfg, noObjects())
 		if want := "dns zone " + zone + ".: the cluster's own names are not forwarded"; err == nil || err.Error() != want {

@@ -13,9 +13,9 @@ import (
 // A zone is a part of the tree of names that this server alone answers for: the cluster domain, and the reverse names of
 // the addresses of pods and Services.
 //
-// apexRecords are what stands at the top of each: SOA and NS, the name server's own address, and the version of the
+// apexRecords are what stands at the top of each: SOA and NS, the name server's own addresses, and the version of the
 // specification. serial need not follow the changes: nobody copies these zones.
-func apexRecords(domain string, reverse []string, server netip.Addr, serial uint32, pods PodNames) recordSet {
+func apexRecords(domain string, reverse []string, servers []netip.Addr, serial uint32, pods PodNames) recordSet {
 	nameserver := "ns.dns." + domain
 	records := recordSet{"svc." + domain: nil}
 	if pods != PodsDisabled {
@@ -31,7 +31,10 @@ func apexRecords(domain string, reverse []string, server netip.Addr, serial uint
 	}
 	version := &dns.TXT{Hdr: header("dns-version."+domain, dns.TypeTXT), Txt: []string{schemaVersion}}
 	version.Hdr.Ttl = schemaTTL
-	records.add(addressRecord(nameserver, server), version)
+	records.add(version)
+	for _, server := range servers {
+		records.add(addressRecord(nameserver, server))
+	}
 	return records
 }
 

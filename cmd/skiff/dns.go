@@ -54,7 +54,7 @@ func (o *names) parse() error {
 
 func (s *settings) dnsConfig() dns.Config {
 	return dns.Config{
-		Address: s.dns[0], Port: 53, Metrics: dnsMetricsPort, Domain: s.clusterDomain,
+		Addresses: s.dns, Port: 53, Metrics: dnsMetricsPort, Domain: s.clusterDomain,
 		ClusterCIDR: s.clusterRanges, ServiceCIDR: s.serviceRanges,
 		Pods: dns.PodNames(s.pods), Autopath: s.autopath, Forwards: s.forwards, Socket: s.dnsSocket(),
 	}
