@@ -59,7 +59,7 @@ var actors = map[string]string{
 	"SelfSubjectRulesReview":    "answered by who is let in now",
 	"Service":                   "proxy, DNS",
 	"ServiceAccount":            "`default` is made in each namespace; tokens are signed ES256, bound to a Pod, Secret or Node if asked, and checked against `/openid/v1/jwks`, which members of the cluster may read",
-	"ServiceCIDR":               "the range of `--service-cidr` is shown as `kubernetes`",
+	"ServiceCIDR":               "`kubernetes` is what `--service-cidr` says; of others, Services get addresses by number, and where those are full; kept while in use",
 	"StorageClass":              "admission: the default class of a claim. `local`, the default of a new cluster, makes volumes on the nodes' own disks",
 	"SubjectAccessReview":       "answered by who is let in now",
 	"TokenReview":               "answered",

@@ -2,6 +2,7 @@ package api
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 
 	networkingv1 "k8s.io/api/networking/v1"
@@ -16,13 +17,36 @@ import (
 // DefaultServiceCIDR names the range that the server was started with.
 const DefaultServiceCIDR = "kubernetes"
 
+// ServiceCIDRProtection is the finalizer of a range as long as Services have addresses of it.
+const ServiceCIDRProtection = "networking.k8s.io/service-cidr-finalizer"
+
+// AddressManager is who the addresses of Services are managed by, as Kubernetes calls it.
+const AddressManager = "ipallocator.k8s.io"
+
+// ServiceCIDRHolds says whether Services can get an address from a ServiceCIDR.
+func ServiceCIDRHolds(c *networkingv1.ServiceCIDR, addr netip.Addr) bool {
+	return slices.ContainsFunc(c.Spec.CIDRs, func(text string) bool {
+		p, err := netip.ParsePrefix(text)
+		return err == nil && RangeHolds(p, addr)
+	})
+}
+
+// RangeHolds says whether a Service may have an address of a range: any but the first, which is the network's, and in IPv4 the
+// last, which is everybody's.
+func RangeHolds(p netip.Prefix, addr netip.Addr) bool {
+	if !p.Contains(addr) || addr == p.Masked().Addr() {
+		return false
+	}
+	return addr.Is6() || p.Contains(addr.Next())
+}
+
 // serviceCIDR is a range that Services get their addresses from.
 // https://kubernetes.io/docs/reference/networking/virtual-ips/#ip-address-objects
 func serviceCIDR() *Resource {
 	spec := networkingv1.ServiceCIDRSpec{}.SwaggerDoc()
 	return row(Resource{
 		Group: "networking.k8s.io", Version: "v1", Name: "servicecidrs", Singular: "servicecidr", Kind: "ServiceCIDR",
-		Idle: true, Verbs: allVerbs(), Subs: []Sub{statusSub("ServiceCIDR")},
+		Verbs: allVerbs(), Subs: []Sub{statusSub("ServiceCIDR")},
 		Columns: []metav1.TableColumnDefinition{nameColumn(), column("CIDRs", "string", spec["cidrs"]), ageColumn()},
 	}, rules[networkingv1.ServiceCIDR]{
 		Validate:       validateServiceCIDR,

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"skiff/api"
 	"skiff/store"
 
 	corev1 "k8s.io/api/core/v1"
@@ -215,9 +216,6 @@ func (s *Server) record(ctx context.Context, h holding, svc *corev1.Service) (ui
 // ownerOf is what a note says of whom it is for.
 func ownerOf(svc *corev1.Service) string { return objectKey(svc.Namespace, svc.Name) }
 
-// The manager of records that are the server's, as Kubernetes calls it.
-const addressManager = "ipallocator.k8s.io"
-
 // addressRecord is the object that says that an address is a Service's.
 // https://kubernetes.io/docs/reference/networking/virtual-ips/#ip-address-objects
 func addressRecord(address string, svc *corev1.Service) *networkingv1.IPAddress {
@@ -227,7 +225,7 @@ func addressRecord(address string, svc *corev1.Service) *networkingv1.IPAddress 
 	}
 	return &networkingv1.IPAddress{
 		ObjectMeta: metav1.ObjectMeta{Name: address, Labels: map[string]string{
-			networkingv1.LabelIPAddressFamily: family, networkingv1.LabelManagedBy: addressManager,
+			networkingv1.LabelIPAddressFamily: family, networkingv1.LabelManagedBy: api.AddressManager,
 		}},
 		Spec: networkingv1.IPAddressSpec{ParentRef: &networkingv1.ParentReference{
 			Resource: "services", Namespace: svc.Namespace, Name: svc.Name,
@@ -238,7 +236,7 @@ func addressRecord(address string, svc *corev1.Service) *networkingv1.IPAddress 
 // recordOwner is the key of the Service that a stored address record is for; "" if it is no record of the server's.
 func recordOwner(ip *networkingv1.IPAddress) string {
 	p := ip.Spec.ParentRef
-	if ip.Labels[networkingv1.LabelManagedBy] != addressManager || p == nil || p.Group != "" || p.Resource != "services" {
+	if ip.Labels[networkingv1.LabelManagedBy] != api.AddressManager || p == nil || p.Group != "" || p.Resource != "services" {
 		return ""
 	}
 	return objectKey(p.Namespace, p.Name)

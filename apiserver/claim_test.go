@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"skiff/api"
 	"skiff/store"
 	"skiff/store/bolt"
 
@@ -56,7 +57,7 @@ func TestServiceRecords(t *testing.T) {
 	address, port := "ipaddresses.networking.k8s.io/10.43.5.5", fmt.Sprint("skiff/nodeports/", svc.Spec.Ports[0].NodePort)
 	s.expectRecords(t, "after the creation", address, port)
 	ip := parse[networkingv1.IPAddress](t, s.do(t, "GET", addressesPath+"/10.43.5.5", "").want(t, 200))
-	if p := ip.Spec.ParentRef; p == nil || p.Resource != "services" || p.Namespace != "default" || p.Name != "a" || ip.Labels[networkingv1.LabelManagedBy] != addressManager {
+	if p := ip.Spec.ParentRef; p == nil || p.Resource != "services" || p.Namespace != "default" || p.Name != "a" || ip.Labels[networkingv1.LabelManagedBy] != api.AddressManager {
 		t.Errorf("the IPAddress is %s, want one of service default/a", toJSON(t, ip))
 	}
 	s.do(t, "POST", servicesPath, serviceJSON("b", `"clusterIP":"10.43.5.6"`)).want(t, 201)

@@ -176,3 +176,37 @@ func TestFoundationOfEachFamily(t *testing.T) {
 	s.stop()
 	check(startRanges(t, filepath.Join(t.TempDir(), "store"), "fd43::/112"), "PreferDualStack[fd43::a] IPv6[fd43::a] [fd43::/112]")
 }
+
+// Services get addresses of a ServiceCIDR that a user made: by number, and where the first ranges are full.
+func TestServiceCIDRsGiveAddresses(t *testing.T) {
+	s := startDual(t)
+	s.allocator.cidrs = []netip.Prefix{netip.MustParsePrefix("10.50.0.0/30"), netip.MustParsePrefix("fd43::/112")}
+	post := func(name, more string) answer { return s.do(t, "POST", servicesPath, serviceJSON(name, more)) }
+	have := map[string]bool{}
+	for i := range 2 {
+		have[s.createService(t, fmt.Sprint("s", i), "").Spec.ClusterIP] = true
+	}
+	post("more", "").refused(t, 422, metav1.StatusReasonInvalid, "range 10.50.0.0/30 is full")
+	post("number", `"clusterIP":"10.60.0.2"`).refused(t, 422, metav1.StatusReasonInvalid, "The range of valid IPs is 10.50.0.0/30")
+
+	cidr := func(name, cidrs string) string {
+		return `{"apiVersion":"networking.k8s.io/v1","kind":"ServiceCIDR","metadata":{"name":"` + name + `","finalizers":["example.com/hold"]},"spec":{"cidrs":[` + cidrs + `]}}`
+	}
+	s.do(t, "POST", serviceCIDRsPath, cidr("extra", `"10.60.0.0/30"`)).want(t, 201)
+	have[s.createService(t, "more", "").Spec.ClusterIP] = true
+	if len(have) != 3 || !have["10.60.0.1"] && !have["10.60.0.2"] {
+		t.Errorf("the addresses are %v, want two of 10.50.0.0/30 and one of 10.60.0.0/30", have)
+	}
+	s.do(t, "POST", serviceCIDRsPath, cidr("overlapping", `"10.60.0.0/24","fd60::/64"`)).want(t, 201)
+	post("number", `"clusterIP":"10.60.0.77"`).want(t, 201)
+	post("six", `"clusterIP":"fd60::77"`).want(t, 201)
+	s.do(t, "POST", serviceCIDRsPath, cidr("large", `"fd70::/48"`)).want(t, 201)
+	post("large", `"clusterIP":"fd70::77"`).refused(t, 422, metav1.StatusReasonInvalid, "The range of valid IPs is fd43::/112,fd60::/64")
+
+	// One that goes, or is not ready, gives none.
+	s.do(t, "DELETE", serviceCIDRsPath+"/overlapping", "").want(t, 200)
+	post("again", `"clusterIP":"10.60.0.78"`).refused(t, 422, metav1.StatusReasonInvalid, "not in the valid range")
+	s.do(t, "PATCH", serviceCIDRsPath+"/extra/status", `{"status":{"conditions":[{"type":"Ready","status":"False","reason":"Off","message":"","lastTransitionTime":"2026-01-01T00:00:00Z"}]}}`, merge...).want(t, 200)
+	post("again", "").refused(t, 422, metav1.StatusReasonInvalid, "range 10.50.0.0/30 is full")
+	s.do(t, "PUT", servicesPath+"/number", serviceJSON("number", `"publishNotReadyAddresses":true`)).want(t, 200) // What it has it keeps.
+}

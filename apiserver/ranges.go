@@ -67,7 +67,7 @@ func (r serviceRanges) of(family corev1.IPFamily) serviceRanges {
 }
 
 func (r serviceRanges) contain(addr netip.Addr) bool {
-	return slices.ContainsFunc(r, func(p netip.Prefix) bool { return holds(p, addr) })
+	return slices.ContainsFunc(r, func(p netip.Prefix) bool { return api.RangeHolds(p, addr) })
 }
 
 func (r serviceRanges) String() string {
@@ -83,15 +83,6 @@ func familyOf(addr netip.Addr) corev1.IPFamily {
 		return corev1.IPv4Protocol
 	}
 	return corev1.IPv6Protocol
-}
-
-// holds says whether a Service may have an address of a range: any but the first, which is the network's, and in IPv4 the
-// last, which is everybody's.
-func holds(p netip.Prefix, addr netip.Addr) bool {
-	if !p.Contains(addr) || addr == p.Masked().Addr() {
-		return false
-	}
-	return addr.Is6() || p.Contains(addr.Next())
 }
 
 // free picks an address by chance, of the first range that has one.

@@ -2,7 +2,7 @@
 // into ReplicaSets, a ReplicaSet into Pods, a Service and its Pods into EndpointSlices; and those that keep house:
 // namespaces are emptied, dependents of deleted owners removed, silent nodes marked, disruption budgets kept up to date. A
 // Service of type LoadBalancer gets the addresses of the nodes, as there is no cloud to ask. Claims are bound to volumes, and
-// one of the class local that fits none gets one on a node's own disk.
+// one of the class local that fits none gets one on a node's own disk. Ranges of Services' addresses are kept while in use.
 //
 // Each controller has a file of its own, always in one order: what it does, its struct, its constructor, Reconcile, and
 // then the pure functions in which it decides. Reconcile gets a key, reads the informers' caches, and writes through the
@@ -16,11 +16,13 @@
 package controller
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"net/netip"
 	"sync"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/informers"
@@ -44,6 +46,8 @@ type Config struct {
 	ReservedPorts []uint16
 	// Traffic, if not nil, is asked whether a pod that is ready gets requests before it counts as available.
 	Traffic Traffic
+
+	rangeGrace time.Duration // How long a deleted ServiceCIDR stays at least; 0 for as long as in Kubernetes.
 }
 
 // Controllers is all control loops together. Build it with [New].
@@ -96,6 +100,7 @@ func New(client kubernetes.Interface, factory informers.SharedInformerFactory, c
 		newClaimProtection(&c.base),
 		newVolumeProtection(&c.base),
 		newEphemeralVolumes(&c.base, recorder("ephemeral-volume-controller")),
+		newServiceCIDRs(&c.base, cmp.Or(config.rangeGrace, rangeGrace)),
 		newServiceLB(&c.base, recorder("service-lb-controller"), config.ReservedPorts),
 	)
 	if err != nil {
