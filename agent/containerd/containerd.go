@@ -46,6 +46,7 @@ import (
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
+	"github.com/opencontainers/go-digest"
 	"golang.org/x/sync/singleflight"
 
 	"skiff/agent"
@@ -68,6 +69,7 @@ type Runtime struct {
 	log         *slog.Logger
 	buffers     sync.Pool // *[]byte, for the output's readers.
 	pulls       pulls
+	abouts      abouts
 	pauses      singleflight.Group // By pod UID: the process 1 of a pod is being made.
 	holder      *holder            // nil of one that was made by Connect.
 
@@ -115,6 +117,7 @@ func Connect(ctx context.Context, c Config) (*Runtime, error) {
 	r := &Runtime{config: c, client: client, log: slog.With("component", "containerd"),
 		starting: map[string]bool{}, outputs: map[string]*output{}}
 	r.buffers.New = func() any { b := make([]byte, maxLine+readSize); return &b }
+	r.abouts.byDigest = map[digest.Digest]about{}
 	r.pulls.running = map[string]*pull{}
 	r.pulls.slots = make(chan struct{}, maxPulls)
 	if err := r.open(ctx); err != nil {

@@ -10,6 +10,7 @@ import (
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/errdefs"
 	"github.com/distribution/reference"
+	"github.com/opencontainers/go-digest"
 
 	"skiff/agent"
 )
@@ -78,8 +79,9 @@ func (r *Runtime) Images(ctx context.Context) ([]agent.Image, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list images: %w", err)
 	}
-	byDigest := map[string]*agent.Image{}
+	byDigest, here := map[string]*agent.Image{}, map[digest.Digest]bool{}
 	for _, image := range all {
+		here[image.Target().Digest] = true
 		if known := byDigest[image.Target().Digest.String()]; known != nil {
 			known.Names = append(known.Names, image.Name())
 			known.Kept = known.Kept || isKept(image)
@@ -94,6 +96,7 @@ func (r *Runtime) Images(ctx context.Context) ([]agent.Image, error) {
 		}
 		byDigest[described.Digest] = &described
 	}
+	r.abouts.keep(here)
 	list := make([]agent.Image, 0, len(byDigest))
 	for _, image := range byDigest {
 		sort.Strings(image.Names)
@@ -104,16 +107,12 @@ func (r *Runtime) Images(ctx context.Context) ([]agent.Image, error) {
 }
 
 func (r *Runtime) describeImage(ctx context.Context, image containerd.Image) (agent.Image, error) {
-	spec, err := image.Spec(ctx)
+	about, err := r.about(ctx, image)
 	if err != nil {
-		return agent.Image{}, fmt.Errorf("read configuration of image %s: %w", image.Name(), err)
-	}
-	size, err := image.Size(ctx)
-	if err != nil {
-		return agent.Image{}, fmt.Errorf("size of image %s: %w", image.Name(), err)
+		return agent.Image{}, err
 	}
 	return agent.Image{
-		Names: []string{image.Name()}, Digest: image.Target().Digest.String(), Size: size, User: spec.Config.User,
+		Names: []string{image.Name()}, Digest: image.Target().Digest.String(), Size: about.size, User: about.config.User,
 		Created: image.Metadata().UpdatedAt, Kept: isKept(image),
 	}, nil
 }

@@ -1,6 +1,7 @@
 package containerd
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -8,13 +9,17 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/containerd/containerd/api/services/tasks/v1"
 	"github.com/containerd/containerd/api/types/runc/options"
 	containerd "github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/core/containers"
 	"github.com/containerd/containerd/v2/core/leases"
+	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/containerd/v2/pkg/cio"
 	"github.com/containerd/containerd/v2/pkg/oci"
 	"github.com/containerd/errdefs"
+	"github.com/containerd/errdefs/pkg/errgrpc"
 	"golang.org/x/sys/unix"
 
 	"skiff/agent"
@@ -46,9 +51,9 @@ func (r *Runtime) Start(ctx context.Context, c agent.ContainerConfig) error {
 	if err != nil {
 		return err
 	}
-	about, err := image.Spec(ctx)
+	about, err := r.about(ctx, image)
 	if err != nil {
-		return fmt.Errorf("read the configuration of image %s: %w", c.Image, err)
+		return err
 	}
 	shm, err := r.shm(c)
 	if err != nil {
@@ -61,14 +66,15 @@ func (r *Runtime) Start(ctx context.Context, c agent.ContainerConfig) error {
 	if err := os.MkdirAll(r.containerDir(id), 0o700); err != nil { // First of all: see neverStarted.
 		return err
 	}
-	container, err := r.create(ctx, id, c, spec(c, id, about.Config, shm, pidNS), image)
+	layout := func(root []mount.Mount) []oci.SpecOpts { return spec(c, id, about.config, root, shm, pidNS) }
+	container, root, err := r.create(ctx, id, c, about, layout, image)
 	if err != nil {
 		if !errdefs.IsAlreadyExists(err) {
 			err = errors.Join(err, os.RemoveAll(r.containerDir(id)))
 		}
 		return fmt.Errorf("create container: %w", err)
 	}
-	if err := r.run(ctx, container, c); err != nil {
+	if err := r.run(ctx, id, root, c); err != nil {
 		clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
 		defer cancel()
 		return errors.Join(err, r.discard(clean, container, true))
@@ -93,43 +99,51 @@ func (r *Runtime) pidNamespace(ctx context.Context, c agent.ContainerConfig) (st
 
 // create makes the container with its snapshot. An image that is here but not unpacked is unpacked; a snapshot that a
 // killed Start left is replaced.
-func (r *Runtime) create(ctx context.Context, id string, c agent.ContainerConfig, spec []oci.SpecOpts, image containerd.Image) (containerd.Container, error) {
-	stopSignal := containerd.WithImageStopSignal(image, "SIGTERM")
-	if c.StopSignal != "" {
-		stopSignal = containerd.WithAdditionalContainerLabels(map[string]string{containerd.StopSignalLabel: c.StopSignal})
-	}
-	snapshotLabels := snapshots.WithLabels(map[string]string{labelID: c.ID})
-	try := func() (containerd.Container, error) {
-		return r.client.NewContainer(ctx, id,
+func (r *Runtime) create(ctx context.Context, id string, c agent.ContainerConfig, about about, spec func(root []mount.Mount) []oci.SpecOpts,
+	image containerd.Image) (container containerd.Container, root []mount.Mount, err error) {
+	try := func() error {
+		root, err = r.client.SnapshotService(r.snapshotter).Prepare(ctx, id, about.layers, snapshots.WithLabels(map[string]string{labelID: c.ID}))
+		if err != nil {
+			return err
+		}
+		container, err = r.client.NewContainer(ctx, id,
 			containerd.WithRuntime(runcShim, &options.Options{Root: filepath.Join(r.config.RunDir, "runc")}),
-			containerd.WithSnapshotter(r.snapshotter),
-			containerd.WithNewSnapshot(id, image, snapshotLabels),
+			r.withRoot(id, image.Name()),
 			containerd.WithAdditionalContainerLabels(labelsOf(c, image.Target().Digest.String())),
-			stopSignal,
-			containerd.WithNewSpec(spec...))
+			containerd.WithAdditionalContainerLabels(map[string]string{containerd.StopSignalLabel: cmp.Or(c.StopSignal, about.config.StopSignal, "SIGTERM")}),
+			containerd.WithNewSpec(spec(root)...))
+		return err
 	}
-	container, err := try()
+	err = try()
 	if errdefs.IsAlreadyExists(err) {
 		if _, loadErr := r.client.LoadContainer(ctx, id); loadErr == nil {
-			return nil, err
+			return nil, nil, err
 		}
 		if err := r.removeSnapshot(ctx, id); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
-		container, err = try()
+		err = try()
 	}
 	if errdefs.IsNotFound(err) {
 		if err := image.Unpack(ctx, r.snapshotter); err != nil {
-			return nil, fmt.Errorf("unpack image %s: %w", image.Name(), err)
+			return nil, nil, fmt.Errorf("unpack image %s: %w", image.Name(), err)
 		}
-		container, err = try()
+		err = try()
 	}
 	if err != nil && !errdefs.IsAlreadyExists(err) {
 		clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
 		defer cancel()
 		err = errors.Join(err, r.removeSnapshot(clean, id))
 	}
-	return container, err
+	return container, root, err
+}
+
+// withRoot says what the container's root file system is. The client's options for that ask the daemon whether it is there.
+func (r *Runtime) withRoot(snapshot, image string) containerd.NewContainerOpts {
+	return func(_ context.Context, _ *containerd.Client, c *containers.Container) error {
+		c.Snapshotter, c.SnapshotKey, c.Image = r.snapshotter, snapshot, image
+		return nil
+	}
 }
 
 func (r *Runtime) removeSnapshot(ctx context.Context, id string) error {
@@ -141,21 +155,21 @@ func (r *Runtime) removeSnapshot(ctx context.Context, id string) error {
 }
 
 // run makes the container's task and starts it, its output connected before.
-func (r *Runtime) run(ctx context.Context, container containerd.Container, c agent.ContainerConfig) error {
-	pipes, err := makePipes(r.containerDir(container.ID()), c.Stdin, c.TTY)
+func (r *Runtime) run(ctx context.Context, id string, root []mount.Mount, c agent.ContainerConfig) error {
+	pipes, err := makePipes(r.containerDir(id), c.Stdin, c.TTY)
 	if err != nil {
 		return fmt.Errorf("make output pipes: %w", err)
 	}
 	defer pipes.release()
-	if err := r.connect(container.ID(), pipes, c.LogPath); err != nil {
+	if err := r.connect(id, pipes, c.LogPath); err != nil {
 		return err
 	}
-	task, err := container.NewTask(ctx, pipes.creator())
+	err = r.createTask(ctx, id, root, pipes.config)
 	if errdefs.IsAlreadyExists(err) {
-		if err := r.deleteGhost(ctx, container.ID()); err != nil {
+		if err := r.deleteGhost(ctx, id); err != nil {
 			return err
 		}
-		task, err = container.NewTask(ctx, pipes.creator())
+		err = r.createTask(ctx, id, root, pipes.config)
 	}
 	if err != nil {
 		return fmt.Errorf("create task: %w", err)
@@ -164,10 +178,20 @@ func (r *Runtime) run(ctx context.Context, container containerd.Container, c age
 	if err := os.WriteFile(filepath.Join(pipes.dir, startedFile), nil, 0o600); err != nil {
 		return err
 	}
-	if err := task.Start(ctx); err != nil {
-		return fmt.Errorf("start task: %w", err)
+	if _, err := r.client.TaskService().Start(ctx, &tasks.StartRequest{ContainerID: id}); err != nil {
+		return fmt.Errorf("start task: %w", errgrpc.ToNative(err))
 	}
 	return nil
+}
+
+// createTask has the container's process made. The client's NewTask would ask for the container and its mounts again, which are known
+// here.
+func (r *Runtime) createTask(ctx context.Context, id string, root []mount.Mount, streams cio.Config) error {
+	_, err := r.client.TaskService().Create(ctx, &tasks.CreateTaskRequest{
+		ContainerID: id, Rootfs: mount.ToProto(root),
+		Terminal: streams.Terminal, Stdin: streams.Stdin, Stdout: streams.Stdout, Stderr: streams.Stderr,
+	})
+	return errgrpc.ToNative(err)
 }
 
 // pipes are the FIFOs between a process and this package, and our end of those that it writes.

@@ -10,6 +10,7 @@ import (
 	"strconv"
 
 	"github.com/containerd/containerd/v2/core/containers"
+	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/pkg/oci"
 	"github.com/moby/sys/user"
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -22,13 +23,9 @@ import (
 // of any type can be left out of the binary: 20 MB more.
 
 // withUser sets user and groups of the process. named is the image's USER, which the pod may overrule.
-func withUser(named string, sec agent.Security) oci.SpecOpts {
-	return func(ctx context.Context, client oci.Client, c *containers.Container, s *oci.Spec) error {
-		mounts, err := client.SnapshotService(c.Snapshotter).Mounts(ctx, c.SnapshotKey)
-		if err != nil {
-			return fmt.Errorf("look up the user: %w", err)
-		}
-		all, err := layersOf(mounts)
+func withUser(named string, root []mount.Mount, sec agent.Security) oci.SpecOpts {
+	return func(_ context.Context, _ oci.Client, _ *containers.Container, s *oci.Spec) error {
+		all, err := layersOf(root)
 		if err != nil {
 			return fmt.Errorf("look up the user: %w", err)
 		}
