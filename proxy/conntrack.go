@@ -8,7 +8,10 @@ import (
 	"log/slog"
 	"maps"
 	"net/netip"
+	"os"
 	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -130,15 +133,16 @@ func (p *Proxy) forgetSuspects(ctx context.Context, s suspects) (n int, err erro
 		defer p.mu.Unlock()
 		return p.rules.stale(f, local)
 	}
-	expected := map[flow]bool{}
+	expected, found := map[flow]bool{}, false
 	answered := func(f flow) bool { return f.dialed.proto == udp && f.client.IsValid() && stale(f) }
 	_, err = forgetFlows(s, func(f flow) bool {
 		if answered(f) {
 			expected[f] = true
 		}
+		found = found || stale(f)
 		return false
 	})
-	if err != nil {
+	if err != nil || !found {
 		return 0, err
 	}
 	p.expect(slices.Collect(maps.Keys(expected)))
@@ -200,13 +204,22 @@ func localAddresses() (map[netip.Addr]bool, error) {
 	return local, nil
 }
 
-// manySuspects is the number from which on it is quicker to read all connections once.
-const manySuspects = 16
+// manySuspects is the number from which on it is quicker to read all connections once; a list of so many connections takes as long to
+// read as the kernel takes to look for those of one suspect, for which it goes through the whole of its table, however empty.
+const (
+	manySuspects = 16
+	cheapList    = 1000
+)
 
-// forgetFlows removes from conntrack the suspects that are stale, and says how many. To look at all takes many times as long as to look
-// at some.
+// forgetFlows removes from conntrack the suspects that are stale, and says how many. Where there are many connections, to look at all takes
+// many times as long as to look at some.
 func forgetFlows(s suspects, stale func(flow) bool) (n int, err error) {
-	if s.all || len(s.left)+len(s.opened) > manySuspects {
+	count := len(s.left) + len(s.opened)
+	there, known := connections()
+	switch {
+	case known && there == 0:
+		return 0, nil
+	case s.all || count > manySuspects || known && there < cheapList*(count-1):
 		return forgetMatching(nil, stale)
 	}
 	var filters [][]*nl.RtAttr
@@ -224,6 +237,16 @@ func forgetFlows(s suspects, stale func(flow) bool) (n int, err error) {
 		}
 	}
 	return n, nil
+}
+
+// connections is how many conntrack has of this network namespace.
+func connections() (n int, known bool) {
+	text, err := os.ReadFile("/proc/sys/net/netfilter/nf_conntrack_count")
+	if err != nil {
+		return 0, false
+	}
+	n, err = strconv.Atoi(strings.TrimSpace(string(text)))
+	return n, err == nil
 }
 
 func forgetMatching(filter []*nl.RtAttr, stale func(flow) bool) (n int, err error) {

@@ -121,6 +121,35 @@ func TestHost(t *testing.T) {
 	}
 }
 
+// TestTrees removes last from the tree that tells whether a cgroup is there.
+func TestTrees(t *testing.T) {
+	root := t.TempDir()
+	for _, dir := range []string{"cpu,cpuacct/skiff/group/pod", "memory/skiff/group/pod", "freezer/skiff/group/pod/container"} {
+		if err := os.MkdirAll(filepath.Join(root, dir), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, alias := range []string{"cpu", "cpuacct"} {
+		if err := os.Symlink("cpu,cpuacct", filepath.Join(root, alias)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f := FS{root: root}
+	trees := []string{filepath.Join(root, "freezer"), filepath.Join(root, "memory"), filepath.Join(root, "cpu,cpuacct")}
+	if diff := cmp.Diff(trees, f.trees()); diff != "" {
+		t.Errorf("the trees (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff([]string{"group"}, f.Below("/skiff")); diff != "" || !f.Has("/skiff/group/pod") {
+		t.Errorf("below /skiff (-want +got):\n%s, the pod is there: %t", diff, f.Has("/skiff/group/pod"))
+	}
+	if err := f.Remove("/skiff/group/pod"); err != nil || f.Has("/skiff/group/pod") {
+		t.Errorf("remove: %v, it is there: %t", err, f.Has("/skiff/group/pod"))
+	}
+	if left := f.Find("/skiff/*/*"); len(left) > 0 {
+		t.Errorf("left: %v", left)
+	}
+}
+
 // TestSmallerThanTheDead lets a cgroup have less than one in it had whose processes have ended.
 func TestSmallerThanTheDead(t *testing.T) {
 	if os.Getuid() != 0 {

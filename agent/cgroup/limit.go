@@ -37,7 +37,7 @@ func (f FS) Set(path string, l Limits) error {
 
 func (f FS) set1(path string, l Limits) error {
 	cpu, memory := f.dir("cpu", path), f.dir("memory", path)
-	for _, controller := range []string{"cpu", "cpuacct", "memory", "pids"} { // Where it is limited, and where it is counted.
+	for _, controller := range []string{firstMade, "cpuacct", "memory", "pids"} { // Where it is limited, and where it is counted.
 		if err := os.MkdirAll(f.dir(controller, path), 0o755); err != nil {
 			return err
 		}
@@ -157,24 +157,70 @@ func write(dir, file, text string) error {
 	return err
 }
 
-// Find lists a cgroup's directories that are there: the one of version 2, those of version 1, or both.
+// Find lists the directories, in all trees, of a cgroup or of those that a pattern matches.
 func (f FS) Find(path string) []string {
-	v1, _ := filepath.Glob(f.root + "/*" + filepath.Clean(path)) // The pattern is a good one.
-	v2, _ := filepath.Glob(f.root + filepath.Clean(path))
-	return append(v1, v2...)
+	var dirs []string
+	for _, tree := range f.trees() {
+		matches, _ := filepath.Glob(tree + filepath.Clean(path)) // The pattern is a good one.
+		dirs = append(dirs, matches...)
+	}
+	return dirs
+}
+
+// Below names the cgroups right below one.
+func (f FS) Below(path string) (names []string) {
+	entries, _ := os.ReadDir(f.dir(firstMade, path))
+	for _, e := range entries {
+		if e.IsDir() {
+			names = append(names, e.Name())
+		}
+	}
+	return names
+}
+
+// Has tells whether a cgroup is there that Set has made.
+func (f FS) Has(path string) bool {
+	_, err := os.Lstat(f.dir(firstMade, path))
+	return err == nil
+}
+
+// firstMade is the tree in which a cgroup is made first and removed last.
+const firstMade = "cpu"
+
+// trees are the directories that a path begins in, the last one the tree of firstMade, which may go by a second name: "cpu,cpuacct".
+func (f FS) trees() []string {
+	if f.unified {
+		return []string{f.root}
+	}
+	var trees []string
+	last := filepath.Join(f.root, firstMade)
+	if real, err := filepath.EvalSymlinks(last); err == nil {
+		last = real
+	}
+	entries, _ := os.ReadDir(f.root) // Without any there is nothing in them.
+	for _, e := range entries {
+		if tree := filepath.Join(f.root, e.Name()); e.IsDir() && tree != last {
+			trees = append(trees, tree)
+		}
+	}
+	return append(trees, last)
 }
 
 // Remove removes a cgroup, and those below it, from every tree. unix.EBUSY: a process is still in one.
 func (f FS) Remove(path string) error {
 	var errs []error
-	for _, dir := range f.Find(path) {
-		errs = append(errs, remove(dir))
+	for _, tree := range f.trees() {
+		errs = append(errs, remove(filepath.Join(tree, path)))
 	}
 	return errors.Join(errs...)
 }
 
 // remove removes a tree of cgroups bottom up. The files in them are the kernel's: only directories can be removed.
 func remove(dir string) error {
+	err := unix.Rmdir(dir)
+	if err == nil || errors.Is(err, unix.ENOENT) {
+		return nil
+	}
 	entries, err := os.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil

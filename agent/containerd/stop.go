@@ -174,9 +174,10 @@ func (r *Runtime) RemovePod(ctx context.Context, podUID string) error {
 // clearPod removes a pod's cgroups, wherever the pod's class has put them.
 func (r *Runtime) clearPod(ctx context.Context, podUID string) error {
 	errs := []error{clearCgroups(ctx, path.Join(r.config.CgroupRoot, podUID))}
-	for _, dir := range cgroup.Host().Find(path.Join(r.config.CgroupRoot, "*", podUID)) {
-		group := filepath.Base(filepath.Dir(dir))
-		errs = append(errs, clearCgroups(ctx, path.Join(r.config.CgroupRoot, group, podUID)))
+	for _, group := range cgroup.Host().Below(r.config.CgroupRoot) {
+		if of := path.Join(r.config.CgroupRoot, group, podUID); cgroup.Host().Has(of) {
+			errs = append(errs, clearCgroups(ctx, of))
+		}
 	}
 	return errors.Join(errs...)
 }
