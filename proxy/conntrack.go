@@ -74,6 +74,11 @@ type suspects struct {
 
 func (s *suspects) any() bool { return s.all || len(s.left)+len(s.opened) > 0 }
 
+// has tells whether a connection is one of them.
+func (s *suspects) has(f flow) bool {
+	return s.all || s.left[f.answer.Addr()] || s.opened[f.dialed] || s.opened[frontend{netip.IPv4Unspecified(), f.dialed.proto, f.dialed.port}]
+}
+
 // add notes what the change of elements has made suspect.
 func (s *suspects) add(d diff, died []netip.Addr) {
 	if s.left == nil {
@@ -220,7 +225,7 @@ func forgetFlows(s suspects, stale func(flow) bool) (n int, err error) {
 	case known && there == 0:
 		return 0, nil
 	case s.all || count > manySuspects || known && there < cheapList*(count-1):
-		return forgetMatching(nil, stale)
+		return forgetMatching(nil, func(f flow) bool { return s.has(f) && stale(f) })
 	}
 	var filters [][]*nl.RtAttr
 	for addr := range s.left {
