@@ -85,11 +85,12 @@ func (c *deployments) podGone(obj any) {
 
 // rollout is one call's view of a Deployment. The status of d is a copy that the steps change and that is written last.
 type rollout struct {
-	d    *appsv1.Deployment
-	new  *appsv1.ReplicaSet // Nil while there is none with d's template.
-	old  []*appsv1.ReplicaSet
-	was  appsv1.DeploymentStatus // As it was read.
-	time time.Time
+	d       *appsv1.Deployment
+	new     *appsv1.ReplicaSet // Nil while there is none with d's template.
+	old     []*appsv1.ReplicaSet
+	was     appsv1.DeploymentStatus // As it was read, but for conditions that have been written since.
+	revised bool                    // d has a revision that is not written yet.
+	time    time.Time
 }
 
 func (r *rollout) all() []*appsv1.ReplicaSet {
@@ -205,13 +206,24 @@ func (c *deployments) oldPodsLeft(r *rollout) (bool, error) {
 func (c *deployments) finish(ctx context.Context, r *rollout) (time.Duration, error) {
 	rolling := r.d.DeletionTimestamp == nil && !resizes(r)
 	r.d.Status = deploymentStatus(r, rolling)
-	if !equality.Semantic.DeepEqual(r.was, r.d.Status) {
-		_, err := c.client.AppsV1().Deployments(r.d.Namespace).UpdateStatus(ctx, r.d, metav1.UpdateOptions{})
-		if err != nil && !apierrors.IsNotFound(err) {
-			return 0, fmt.Errorf("write the status of deployment %s/%s: %w", r.d.Namespace, r.d.Name, err)
-		}
+	if err := c.writeStatus(ctx, r); err != nil && !apierrors.IsNotFound(err) {
+		return 0, err
 	}
 	return untilDeadline(r), nil
+}
+
+// writeStatus writes the Deployment's status and annotations, if they are not what was read or written last. An annotation
+// that goes with the status is not a change of what is wanted, and starts no generation.
+func (c *deployments) writeStatus(ctx context.Context, r *rollout) error {
+	if !r.revised && equality.Semantic.DeepEqual(r.was, r.d.Status) {
+		return nil
+	}
+	updated, err := c.client.AppsV1().Deployments(r.d.Namespace).UpdateStatus(ctx, r.d, metav1.UpdateOptions{})
+	if err != nil {
+		return fmt.Errorf("write the status of deployment %s/%s: %w", r.d.Namespace, r.d.Name, err)
+	}
+	r.d.ResourceVersion, r.revised, r.was.Conditions = updated.ResourceVersion, false, slices.Clone(r.d.Status.Conditions)
+	return nil
 }
 
 // claimSets returns the ReplicaSets that d controls, after adopting and releasing.
@@ -245,8 +257,9 @@ func (c *deployments) claimSets(ctx context.Context, d *appsv1.Deployment) ([]*a
 	return claim(ctx, d, *metav1.NewControllerRef(d, deploymentKind), selector, append(found, orphans...), alive, patch)
 }
 
-// updateNew brings the new ReplicaSet's annotations up to date, or makes it if there is none and create says so. Then the
-// Deployment gets its revision.
+// updateNew brings the new ReplicaSet's annotations up to date, or makes it if there is none and create says so. The
+// Deployment's revision, and that its rollout has begun, are written before the next step, which may fail: the call after
+// that finds the ReplicaSet there, and could not tell from when on its deadline counts.
 func (c *deployments) updateNew(ctx context.Context, r *rollout, create bool) error {
 	switch {
 	case r.new != nil:
@@ -266,7 +279,8 @@ func (c *deployments) updateNew(ctx context.Context, r *rollout, create bool) er
 	default:
 		return nil
 	}
-	return c.noteRevision(ctx, r)
+	noteRevision(r)
+	return c.writeStatus(ctx, r)
 }
 
 func (c *deployments) createNew(ctx context.Context, r *rollout) error {
@@ -319,23 +333,11 @@ func (c *deployments) avoidCollision(ctx context.Context, r *rollout, name strin
 }
 
 // noteRevision copies the new ReplicaSet's revision to the Deployment.
-func (c *deployments) noteRevision(ctx context.Context, r *rollout) error {
-	revision := r.new.Annotations[revisionAnnotation]
-	if r.d.Annotations[revisionAnnotation] == revision {
-		return nil
+func noteRevision(r *rollout) {
+	if revision := r.new.Annotations[revisionAnnotation]; r.d.Annotations[revisionAnnotation] != revision {
+		metav1.SetMetaDataAnnotation(&r.d.ObjectMeta, revisionAnnotation, revision)
+		r.revised = true
 	}
-	patch := mustJSON(map[string]any{"metadata": map[string]any{
-		"uid": r.d.UID, "annotations": map[string]string{revisionAnnotation: revision},
-	}})
-	updated, err := c.client.AppsV1().Deployments(r.d.Namespace).Patch(ctx, r.d.Name, types.MergePatchType, patch, metav1.PatchOptions{})
-	if err != nil {
-		return fmt.Errorf("annotate deployment %s/%s with its revision: %w", r.d.Namespace, r.d.Name, err)
-	}
-	if updated.Generation != r.d.Generation {
-		return fmt.Errorf("annotate deployment %s/%s: its spec has changed meanwhile", r.d.Namespace, r.d.Name)
-	}
-	r.d.ResourceVersion, r.d.Annotations = updated.ResourceVersion, updated.Annotations
-	return nil
 }
 
 // scaleAll gives the named ReplicaSets their sizes, and with it the Deployment's own size as an annotation, by which its

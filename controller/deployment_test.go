@@ -24,6 +24,8 @@ func workloads(b *base, events record.EventRecorder) error {
 	return newReplicaSets(b, events, nil)
 }
 
+func deploymentsAlone(b *base, events record.EventRecorder) error { return newDeployments(b, events) }
+
 // web is a Deployment as the API server would have completed it.
 func web(size int32) *appsv1.Deployment {
 	d := sized(size, "25%", "25%")

@@ -15,18 +15,19 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
-	discoveryv1 "k8s.io/api/discovery/v1"
-	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes/fake"
 	clienttesting "k8s.io/client-go/testing"
 	"k8s.io/client-go/tools/record"
+
+	"skiff/api"
 )
 
 // TestMain has client-go's caches panic when anybody changes what a lister returns.
@@ -55,6 +56,7 @@ func inWorld(t *testing.T, build func(b *base, events record.EventRecorder) erro
 		w.factory = informers.NewSharedInformerFactory(w.client, 0)
 		w.client.PrependReactor("create", "*", w.complete)
 		w.client.PrependReactor("update", "*", w.renew)
+		w.client.PrependReactor("patch", "*", w.patched)
 		b := &base{client: w.client, factory: w.factory}
 		if err := build(b, w.events); err != nil {
 			t.Fatal(err)
@@ -92,7 +94,7 @@ func (w *world) complete(action clienttesting.Action) (bool, runtime.Object, err
 }
 
 // renew gives a changed object what the API server would: what a client may leave out, a new version and, where the spec
-// has changed, a new generation.
+// is wanted has changed, a new generation.
 func (w *world) renew(action clienttesting.Action) (bool, runtime.Object, error) {
 	update := action.(clienttesting.UpdateAction)
 	obj, err := meta.Accessor(update.GetObject())
@@ -113,17 +115,26 @@ func (w *world) renew(action clienttesting.Action) (bool, runtime.Object, error)
 	obj.SetUID(before.GetUID())
 	obj.SetResourceVersion(fmt.Sprint(w.count.Add(1)))
 	obj.SetGeneration(before.GetGeneration())
-	changed := false
-	switch now := update.GetObject().(type) {
-	case *appsv1.Deployment:
-		changed = !equality.Semantic.DeepEqual(now.Spec, stored.(*appsv1.Deployment).Spec)
-	case *appsv1.ReplicaSet:
-		changed = !equality.Semantic.DeepEqual(now.Spec, stored.(*appsv1.ReplicaSet).Spec)
-	case *discoveryv1.EndpointSlice:
-		changed = true
-	}
-	if changed && update.GetSubresource() == "" {
+	wanted := wantedOf[action.GetResource().GroupResource()]
+	if wanted != nil && update.GetSubresource() == "" && !api.Same(wanted(update.GetObject()), wanted(stored)) {
 		obj.SetGeneration(before.GetGeneration() + 1)
+	}
+	return false, nil, nil
+}
+
+// wantedOf is what the API server counts the changes of.
+var wantedOf = func() map[schema.GroupResource]func(runtime.Object) any {
+	all := map[schema.GroupResource]func(runtime.Object) any{}
+	for _, r := range api.Table() {
+		all[r.GroupResource()] = r.Wanted
+	}
+	return all
+}()
+
+// patched refuses the patches whose effect on the generation the fake does not know.
+func (w *world) patched(action clienttesting.Action) (bool, runtime.Object, error) {
+	if action.GetResource().Resource == "deployments" && action.GetSubresource() == "" {
+		w.Errorf("deployment %s is patched, which the API server counts as a change of what is wanted", action.(clienttesting.PatchAction).GetName())
 	}
 	return false, nil, nil
 }

@@ -128,3 +128,45 @@ func TestSetCannotBeMade(t *testing.T) {
 		}
 	})
 }
+
+// TestRolloutBegins promises that a rollout's beginning is written down, and with it the revision, without the deployment itself being
+// changed: also when the first write fails, and when there is a ReplicaSet already.
+func TestRolloutBegins(t *testing.T) {
+	inWorld(t, deploymentsAlone, func(w *world) {
+		w.create(web(1))
+		begun := func(what, reason, revision string) {
+			w.Helper()
+			d := w.deployment()
+			now := condition(d.Status.Conditions, appsv1.DeploymentProgressing)
+			if now == nil || now.Reason != reason || d.Annotations[revisionAnnotation] != revision {
+				w.Errorf("%s: condition %v and revision %q, want %s and %s", what, now, d.Annotations[revisionAnnotation], reason, revision)
+			}
+		}
+		begun("created", "NewReplicaSetCreated", "1")
+		if d := w.deployment(); d.Generation != 1 || d.Status.ObservedGeneration != 1 {
+			t.Errorf("created: generation %d, observed %d; want 1 and 1", d.Generation, d.Status.ObservedGeneration)
+		}
+		finished := func() {
+			d := w.deployment()
+			now := condition(d.Status.Conditions, appsv1.DeploymentProgressing)
+			now.Reason = reasonAvailable
+			_, err := w.client.AppsV1().Deployments("default").UpdateStatus(w.ctx, d, metav1.UpdateOptions{})
+			w.must(err)
+			w.settle()
+		}
+		finished()
+		fails := true
+		w.client.PrependReactor("update", "deployments", func(action clienttesting.Action) (bool, runtime.Object, error) {
+			if action.GetSubresource() == "status" && fails {
+				fails = false
+				return true, nil, errors.New("out of order")
+			}
+			return false, nil, nil
+		})
+		w.change(func(d *appsv1.Deployment) { d.Spec.Template.Spec.Containers[0].Image = "nginx:2" })
+		begun("after a write that failed", "FoundNewReplicaSet", "2")
+		finished()
+		w.change(func(d *appsv1.Deployment) { d.Spec.Template.Spec.Containers[0].Image = "nginx:1" })
+		begun("rolled back", "FoundNewReplicaSet", "3")
+	})
+}

@@ -176,8 +176,14 @@ func noteCreated(r *rollout) {
 	}
 }
 
+// noteFound begins the rollout to a ReplicaSet that is there: the first one that is looked at, one that is rolled back to, or
+// one that was made by a call whose write of the status failed.
 func noteFound(r *rollout) {
-	if hasDeadline(r.d) && condition(r.d.Status.Conditions, appsv1.DeploymentProgressing) == nil {
+	if !hasDeadline(r.d) {
+		return
+	}
+	now, revision := condition(r.d.Status.Conditions, appsv1.DeploymentProgressing), r.d.Annotations[revisionAnnotation]
+	if now == nil || now.Reason == reasonAvailable && revision != "" && revision != r.new.Annotations[revisionAnnotation] {
 		setCondition(r, &r.d.Status, appsv1.DeploymentProgressing, corev1.ConditionTrue, reasonFound, fmt.Sprintf("Found new replica set %q", r.new.Name))
 	}
 }

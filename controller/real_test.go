@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -197,6 +198,41 @@ func (c *cluster) createWeb(namespace string, size int32) {
 	_, err := c.client.AppsV1().Deployments(namespace).Create(c.ctx, d, metav1.CreateOptions{})
 	c.must(err)
 	c.eventually("the deployment gets its pods", c.podCount(namespace, int(size)))
+}
+
+// TestProgressDeadlineOfLaterRollouts promises that the second rollout, whose pods cannot be made, is called failed in its time.
+func TestProgressDeadlineOfLaterRollouts(t *testing.T) {
+	c := startCluster(t)
+	c.runKubelets(2)
+	deployments := c.client.AppsV1().Deployments("default")
+	first := web(3)
+	*first.Spec.ProgressDeadlineSeconds = 2
+	_, err := deployments.Create(c.ctx, first, metav1.CreateOptions{})
+	c.must(err)
+	var d *appsv1.Deployment
+	progress := func(status corev1.ConditionStatus, reason string) func() string {
+		return func() string {
+			var err error
+			if d, err = deployments.Get(c.ctx, "web", metav1.GetOptions{}); err != nil {
+				return err.Error()
+			}
+			if now := condition(d.Status.Conditions, appsv1.DeploymentProgressing); now == nil || now.Status != status || now.Reason != reason {
+				return fmt.Sprintf("condition %v, want %s(%s)", now, status, reason)
+			}
+			return ""
+		}
+	}
+	c.eventually("the first rollout ends", progress(corev1.ConditionTrue, "NewReplicaSetAvailable"))
+	if d.Generation != 1 || d.Annotations[revisionAnnotation] != "1" {
+		t.Errorf("generation %d and revision %q, want 1 and 1: nobody has changed the deployment", d.Generation, d.Annotations[revisionAnnotation])
+	}
+	change := []byte(`{"spec":{"template":{"spec":{"priorityClassName":"nope","containers":[{"name":"web","image":"nginx:2"}]}}}}`)
+	_, err = deployments.Patch(c.ctx, "web", types.StrategicMergePatchType, change, metav1.PatchOptions{})
+	c.must(err)
+	c.eventually("the second rollout fails", progress(corev1.ConditionFalse, "ProgressDeadlineExceeded"))
+	if d.Generation != 2 {
+		t.Errorf("generation %d after one change, want 2", d.Generation)
+	}
 }
 
 func gonePlease(err error) string {
