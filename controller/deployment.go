@@ -249,9 +249,6 @@ func (c *deployments) claimSets(ctx context.Context, d *appsv1.Deployment) ([]*a
 	}
 	patch := func(ctx context.Context, name string, kind types.PatchType, patch []byte) error {
 		_, err := c.client.AppsV1().ReplicaSets(d.Namespace).Patch(ctx, name, kind, patch, metav1.PatchOptions{})
-		if apierrors.IsNotFound(err) {
-			return nil
-		}
 		return err
 	}
 	return claim(ctx, d, *metav1.NewControllerRef(d, deploymentKind), selector, append(found, orphans...), alive, patch)

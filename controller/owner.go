@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
@@ -100,7 +101,8 @@ type patchFunc func(ctx context.Context, name string, kind types.PatchType, patc
 
 // claim sorts out whom the objects belong to, by ownership and by selector: it returns those that owner controls, adopts
 // orphans that its selector matches, and lets go of its own that the selector no longer matches. Found are the objects
-// that owner controls or that nobody does.
+// that owner controls or that nobody does. One that is gone when it is to be adopted belongs to nobody: who counted it would
+// delete another in its place.
 //
 // Source: https://kubernetes.io/docs/concepts/workloads/controllers/replicaset/ (non-template pod acquisitions).
 func claim[T metav1.Object](ctx context.Context, owner metav1.Object, ref metav1.OwnerReference, selector labels.Selector,
@@ -114,7 +116,8 @@ func claim[T metav1.Object](ctx context.Context, owner metav1.Object, ref metav1
 		case controlled && matches, controlled && owner.GetDeletionTimestamp() != nil:
 			mine = append(mine, obj)
 		case controlled:
-			if err := patch(ctx, obj.GetName(), types.StrategicMergePatchType, releasePatch(obj, owner)); err != nil {
+			err := patch(ctx, obj.GetName(), types.StrategicMergePatchType, releasePatch(obj, owner))
+			if err != nil && !apierrors.IsNotFound(err) {
 				return nil, fmt.Errorf("release %s: %w", obj.GetName(), err)
 			}
 		case matches && owner.GetDeletionTimestamp() == nil && obj.GetDeletionTimestamp() == nil:
@@ -124,7 +127,11 @@ func claim[T metav1.Object](ctx context.Context, owner metav1.Object, ref metav1
 				}
 				checked = true
 			}
-			if err := patch(ctx, obj.GetName(), types.StrategicMergePatchType, adoptPatch(obj, ref)); err != nil {
+			err := patch(ctx, obj.GetName(), types.StrategicMergePatchType, adoptPatch(obj, ref))
+			if apierrors.IsNotFound(err) {
+				continue
+			}
+			if err != nil {
 				return nil, fmt.Errorf("adopt %s: %w", obj.GetName(), err)
 			}
 			mine = append(mine, obj)

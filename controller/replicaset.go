@@ -228,9 +228,6 @@ func (c *replicaSets) claimPods(ctx context.Context, rs *appsv1.ReplicaSet) ([]*
 	}
 	patch := func(ctx context.Context, name string, kind types.PatchType, patch []byte) error {
 		_, err := c.client.CoreV1().Pods(rs.Namespace).Patch(ctx, name, kind, patch, metav1.PatchOptions{})
-		if apierrors.IsNotFound(err) {
-			return nil
-		}
 		return err
 	}
 	return claim(ctx, rs, *metav1.NewControllerRef(rs, c.kind.GroupVersionKind), selector, found, alive, patch)

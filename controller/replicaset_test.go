@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	clienttesting "k8s.io/client-go/testing"
@@ -161,6 +162,21 @@ func TestAdoptionAndRelease(t *testing.T) {
 		w.must(err)
 		if len(released.OwnerReferences) != 0 || len(w.pods("app=web")) != 2 {
 			t.Errorf("owners of the released pod: %v, and %d pods of the set; want none and 2", released.OwnerReferences, len(w.pods("app=web")))
+		}
+	}, orphan)
+}
+
+// TestVanishedOrphan promises that a pod that is gone when it is to be adopted is replaced, not counted.
+func TestVanishedOrphan(t *testing.T) {
+	orphan := aPod("orphan ready=1h")
+	orphan.Labels = map[string]string{"app": "web"}
+	inWorld(t, replicaSetsAlone, func(w *world) {
+		w.client.PrependReactor("patch", "pods", func(clienttesting.Action) (bool, runtime.Object, error) {
+			return true, nil, apierrors.NewNotFound(corev1.Resource("pods"), "orphan")
+		})
+		w.createSet(webSet(1))
+		if n := len(w.pods("")); n != 2 || w.set().Status.Replicas != 1 {
+			t.Errorf("%d pods and status.replicas %d, want the cache's memory of the orphan, one pod, and 1", n, w.set().Status.Replicas)
 		}
 	}, orphan)
 }
