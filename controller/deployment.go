@@ -303,7 +303,7 @@ func (c *deployments) createNew(ctx context.Context, r *rollout) error {
 	if err != nil {
 		noteCreateFailure(r, rs.Name, err)
 		c.events.Eventf(r.d, corev1.EventTypeWarning, reasonFailed, "Failed to create new replica set %q: %v", rs.Name, err)
-		if _, werr := c.finish(ctx, r); werr != nil {
+		if werr := c.writeStatus(ctx, r); werr != nil { // No more than that: finish would call it a lack of progress.
 			return werr
 		}
 		return fmt.Errorf("create replica set %s/%s: %w", rs.Namespace, rs.Name, err)

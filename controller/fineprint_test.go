@@ -4,9 +4,11 @@ import (
 	"errors"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	appsv1 "k8s.io/api/apps/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/intstr"
@@ -125,6 +127,10 @@ func TestSetCannotBeMade(t *testing.T) {
 		}
 		if events := w.told(); len(events) == 0 || events[0] != "Warning ReplicaSetCreateError "+message {
 			t.Errorf("events %q, want first the same", events)
+		}
+		time.Sleep(15 * time.Minute) // The deadline is 10.
+		if later := condition(w.deployment().Status.Conditions, appsv1.DeploymentProgressing); !equality.Semantic.DeepEqual(later, now) {
+			t.Errorf("condition after the deadline %v, want it to stay", later)
 		}
 	})
 }
