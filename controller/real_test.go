@@ -200,6 +200,16 @@ func (c *cluster) createWeb(namespace string, size int32) {
 	c.eventually("the deployment gets its pods", c.podCount(namespace, int(size)))
 }
 
+// TestLongName promises pods to a Deployment of the longest name that there may be.
+func TestLongName(t *testing.T) {
+	c := startCluster(t)
+	d := web(1)
+	d.Name = strings.Repeat("a", 253)
+	_, err := c.client.AppsV1().Deployments("default").Create(c.ctx, d, metav1.CreateOptions{})
+	c.must(err)
+	c.eventually("the deployment gets its pod", c.podCount("default", 1))
+}
+
 // TestProgressDeadlineOfLaterRollouts promises that the second rollout, whose pods cannot be made, is called failed in its time.
 func TestProgressDeadlineOfLaterRollouts(t *testing.T) {
 	c := startCluster(t)

@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/rand"
+	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/utils/dump"
 )
 
@@ -89,7 +90,7 @@ func newReplicaSet(d *appsv1.Deployment, revision int64) *appsv1.ReplicaSet {
 	template.Labels[appsv1.DefaultDeploymentUniqueLabelKey] = hash
 	rs := &appsv1.ReplicaSet{
 		ObjectMeta: metav1.ObjectMeta{
-			Name:            d.Name + "-" + hash,
+			Name:            setName(d.Name, hash),
 			Namespace:       d.Namespace,
 			OwnerReferences: []metav1.OwnerReference{*metav1.NewControllerRef(d, deploymentKind)},
 			Labels:          maps.Clone(template.Labels),
@@ -102,6 +103,16 @@ func newReplicaSet(d *appsv1.Deployment, revision int64) *appsv1.ReplicaSet {
 		},
 	}
 	return withRevision(d, rs, revision)
+}
+
+// setName joins a Deployment's name and a template's hash. Of a name that would become too long the end is left out: its
+// ReplicaSets are still its own by their owner references, and the hash keeps them apart.
+func setName(deployment, hash string) string {
+	room := validation.DNS1123SubdomainMaxLength - len("-") - len(hash)
+	if len(deployment) > room {
+		deployment = strings.TrimRight(deployment[:room], ".") // No hyphen may follow a dot.
+	}
+	return deployment + "-" + hash
 }
 
 // withRevision returns a copy of rs with d's annotations and minReadySeconds, and with the given revision if it has a

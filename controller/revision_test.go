@@ -2,12 +2,14 @@ package controller
 
 import (
 	"regexp"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/validation"
 )
 
 func template(image string) corev1.PodTemplateSpec {
@@ -37,6 +39,22 @@ func TestTemplateHash(t *testing.T) {
 			t.Errorf("%s and %s have the same hash %s", what, other, hash)
 		}
 		seen[hash] = what
+	}
+}
+
+// TestSetName promises a valid name however long the Deployment's is.
+func TestSetName(t *testing.T) {
+	long := strings.Repeat("a", 253)
+	dotted := strings.Repeat("a", 241) + ".b" + strings.Repeat("c", 10)
+	for deployment, want := range map[string]string{
+		"web":      "web-hash567890",
+		long[:242]: long[:242] + "-hash567890",
+		long:       long[:242] + "-hash567890",
+		dotted:     dotted[:241] + "-hash567890",
+	} {
+		if got := setName(deployment, "hash567890"); got != want || len(validation.IsDNS1123Subdomain(got)) > 0 {
+			t.Errorf("%s gets %s, want %s", deployment, got, want)
+		}
 	}
 }
 
