@@ -138,16 +138,12 @@ func endpointsOf(service *corev1.Service, pods []*corev1.Pod) *corev1.Endpoints 
 	pods = slices.Clone(pods)
 	slices.SortFunc(pods, func(a, b *corev1.Pod) int { return cmp.Compare(a.Name, b.Name) })
 	subsets := map[string]*corev1.EndpointSubset{}
-	count, publish := 0, service.Spec.PublishNotReadyAddresses
+	publish := service.Spec.PublishNotReadyAddresses
 	for _, pod := range pods {
 		ip := podIP(service, pod)
 		ports := endpointPorts(service, pod)
 		if ip == "" || !endpointsliceutil.ShouldPodBeInEndpoints(pod, publish) || (len(ports) == 0 && len(service.Spec.Ports) > 0) {
 			continue
-		}
-		if count++; count > endpointsLimit {
-			metav1.SetMetaDataAnnotation(&want.ObjectMeta, corev1.EndpointsOverCapacity, endpointsOverfull)
-			break
 		}
 		key := fmt.Sprint(ports)
 		if subsets[key] == nil {
@@ -164,6 +160,10 @@ func endpointsOf(service *corev1.Service, pods []*corev1.Pod) *corev1.Endpoints 
 		slices.SortStableFunc(subsets[key].Addresses, byIP)
 		slices.SortStableFunc(subsets[key].NotReadyAddresses, byIP)
 		want.Subsets = append(want.Subsets, *subsets[key])
+	}
+	var cut bool
+	if want.Subsets, cut = truncate(want.Subsets, endpointsLimit); cut {
+		metav1.SetMetaDataAnnotation(&want.ObjectMeta, corev1.EndpointsOverCapacity, endpointsOverfull)
 	}
 	return want
 }

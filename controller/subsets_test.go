@@ -1,0 +1,67 @@
+package controller
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
+)
+
+// sizedSubsets makes subsets of so many ready and other addresses.
+func sizedSubsets(counts ...[2]int) (subsets []corev1.EndpointSubset) {
+	for _, n := range counts {
+		subsets = append(subsets, corev1.EndpointSubset{
+			Addresses: make([]corev1.EndpointAddress, n[0]), NotReadyAddresses: make([]corev1.EndpointAddress, n[1]),
+		})
+	}
+	return subsets
+}
+
+// TestTruncate promises that those that are ready stay before others, in proportion to the subsets.
+func TestTruncate(t *testing.T) {
+	tests := []struct {
+		name       string
+		have, want [][2]int
+		cut        bool
+	}{
+		{"just enough room", [][2]int{{400, 200}, {300, 100}}, [][2]int{{400, 200}, {300, 100}}, false},
+		{"not ready are cut", [][2]int{{400, 200}, {400, 200}}, [][2]int{{400, 100}, {400, 100}}, true},
+		{"ready are cut", [][2]int{{900, 50}, {600, 50}}, [][2]int{{600, 0}, {400, 0}}, true},
+		{"the last gets less", [][2]int{{500, 0}, {500, 0}, {500, 0}}, [][2]int{{334, 0}, {334, 0}, {332, 0}}, true},
+		{"nothing is left of one", [][2]int{{1200, 0}, {0, 1}}, [][2]int{{1000, 0}}, true},
+		{"just the ready fit", [][2]int{{1000, 500}, {0, 10}}, [][2]int{{1000, 0}}, true},
+	}
+	for _, tc := range tests {
+		t.Run(tc.name, func(t *testing.T) {
+			subsets, cut := truncate(sizedSubsets(tc.have...), 1000)
+			var got [][2]int
+			for _, s := range subsets {
+				got = append(got, [2]int{len(s.Addresses), len(s.NotReadyAddresses)})
+			}
+			if diff := cmp.Diff(tc.want, got); diff != "" || cut != tc.cut {
+				t.Errorf("cut %v, want %v; addresses (-want +got):\n%s", cut, tc.cut, diff)
+			}
+		})
+	}
+}
+
+// TestManyEndpoints promises that of more pods than an Endpoints object has room for it names the ready ones, and says so.
+func TestManyEndpoints(t *testing.T) {
+	var pods []*corev1.Pod
+	for i := range 1100 {
+		words := fmt.Sprintf("pod-%04d ip=10.42.%d.%d", i, i/250, i%250+1)
+		if i >= 100 {
+			words += " ready=1h"
+		}
+		pods = append(pods, backend(words, 80))
+	}
+	got := endpointsOf(service(intstr.FromInt32(80)), pods)
+	if len(got.Subsets) != 1 || len(got.Subsets[0].Addresses) != 1000 || len(got.Subsets[0].NotReadyAddresses) != 0 {
+		t.Errorf("subsets %v, want one of the 1000 ready pods", got.Subsets)
+	}
+	if got.Annotations[corev1.EndpointsOverCapacity] != "truncated" {
+		t.Errorf("annotations %v, want truncated", got.Annotations)
+	}
+}
