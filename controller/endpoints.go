@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -39,6 +40,7 @@ type endpoints struct {
 	services corelisters.ServiceLister
 	pods     corelisters.PodLister
 	lister   corelisters.EndpointsLister
+	gone     sync.Map // Keys of Services that have been deleted and whose Endpoints have not.
 }
 
 func newEndpoints(b *base) error {
@@ -53,13 +55,21 @@ func newEndpoints(b *base) error {
 	if err := b.watch(loop, core.Services().Informer(), reconcile.ObjectKey); err != nil {
 		return err
 	}
+	if err := b.handle(core.Services().Informer(), cache.ResourceEventHandlerFuncs{DeleteFunc: func(obj any) {
+		for _, key := range reconcile.ObjectKey(obj) {
+			c.gone.Store(key, true)
+			loop.Add(key)
+		}
+	}}); err != nil {
+		return err
+	}
 	if err := b.watch(loop, core.Endpoints().Informer(), reconcile.ObjectKey); err != nil {
 		return err
 	}
 	return b.watchPodsOfServices(loop, c.services)
 }
 
-// Reconcile writes the Endpoints of one Service, and deletes them with it.
+// Reconcile writes the Endpoints of one Service, and deletes them with it, whoever made them.
 func (c *endpoints) Reconcile(ctx context.Context, key string) (time.Duration, error) {
 	namespace, name, _ := cache.SplitMetaNamespaceKey(key)
 	existing, err := c.lister.Endpoints(namespace).Get(name)
@@ -68,11 +78,12 @@ func (c *endpoints) Reconcile(ctx context.Context, key string) (time.Duration, e
 	}
 	service, err := c.services.Services(namespace).Get(name)
 	if apierrors.IsNotFound(err) {
-		return 0, c.remove(ctx, existing)
+		return 0, c.remove(ctx, namespace, name, existing)
 	}
 	if err != nil {
 		return 0, err
 	}
+	c.gone.Delete(key)
 	if !selectsPods(service) || service.DeletionTimestamp != nil {
 		return 0, nil
 	}
@@ -86,15 +97,20 @@ func (c *endpoints) Reconcile(ctx context.Context, key string) (time.Duration, e
 	return 0, nil
 }
 
-// remove deletes what this controller made for a Service that is gone. Other Endpoints may stand without a Service.
-func (c *endpoints) remove(ctx context.Context, existing *corev1.Endpoints) error {
-	if existing == nil || existing.Labels[endpointsManagedBy] != endpointsManager {
+// remove deletes the Endpoints of a Service that is gone. Without its deletion only those are deleted that this controller made:
+// others may stand without a Service.
+func (c *endpoints) remove(ctx context.Context, namespace, name string, existing *corev1.Endpoints) error {
+	key := namespace + "/" + name
+	_, deleted := c.gone.LoadAndDelete(key)
+	if !deleted && (existing == nil || existing.Labels[endpointsManagedBy] != endpointsManager) {
 		return nil
 	}
-	options := metav1.DeleteOptions{Preconditions: metav1.NewUIDPreconditions(string(existing.UID))}
-	err := c.client.CoreV1().Endpoints(existing.Namespace).Delete(ctx, existing.Name, options)
+	err := c.client.CoreV1().Endpoints(namespace).Delete(ctx, name, metav1.DeleteOptions{})
 	if err != nil && !apierrors.IsNotFound(err) {
-		return fmt.Errorf("delete endpoints %s/%s: %w", existing.Namespace, existing.Name, err)
+		if deleted {
+			c.gone.Store(key, true)
+		}
+		return fmt.Errorf("delete endpoints %s: %w", key, err)
 	}
 	return nil
 }

@@ -1,13 +1,16 @@
 package controller
 
 import (
+	"errors"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/intstr"
+	clienttesting "k8s.io/client-go/testing"
 	"k8s.io/client-go/tools/record"
 )
 
@@ -122,6 +125,36 @@ func TestServiceEndpoints(t *testing.T) {
 			t.Errorf("endpoints after the service is gone: %v", left.Items)
 		}
 	}, node)
+}
+
+// TestEndpointsGoWithService promises that those made by hand go with their Service, and that those that never had one stay.
+func TestEndpointsGoWithService(t *testing.T) {
+	build := func(b *base, _ record.EventRecorder) error { return newEndpoints(b) }
+	inWorld(t, build, func(w *world) {
+		outside := service(intstr.FromInt32(80))
+		outside.Spec.Selector = nil
+		_, err := w.client.CoreV1().Services("default").Create(w.ctx, outside, metav1.CreateOptions{})
+		w.must(err)
+		for _, name := range []string{"web", "alone"} {
+			byHand := &corev1.Endpoints{ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: "default"}}
+			_, err := w.client.CoreV1().Endpoints("default").Create(w.ctx, byHand, metav1.CreateOptions{})
+			w.must(err)
+		}
+		w.settle()
+		fails := true
+		w.client.PrependReactor("delete", "endpoints", func(clienttesting.Action) (bool, runtime.Object, error) {
+			failed := fails
+			fails = false
+			return failed, nil, errors.New("out of order")
+		})
+		w.must(w.client.CoreV1().Services("default").Delete(w.ctx, "web", metav1.DeleteOptions{}))
+		w.settle()
+		left, err := w.client.CoreV1().Endpoints("default").List(w.ctx, metav1.ListOptions{})
+		w.must(err)
+		if len(left.Items) != 1 || left.Items[0].Name != "alone" {
+			t.Errorf("endpoints after the service is gone: %v, want only alone", left.Items)
+		}
+	})
 }
 
 // slice is the only slice, as the state of each address.
