@@ -1,13 +1,11 @@
 package controller
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -151,9 +149,7 @@ func endpointsOf(service *corev1.Service, pods []*corev1.Pod) *corev1.Endpoints 
 	} else {
 		delete(want.Labels, corev1.IsHeadlessService)
 	}
-	pods = slices.Clone(pods)
-	slices.SortFunc(pods, func(a, b *corev1.Pod) int { return cmp.Compare(a.Name, b.Name) })
-	subsets := map[string]*corev1.EndpointSubset{}
+	byPorts := map[string]corev1.EndpointSubset{}
 	publish := service.Spec.PublishNotReadyAddresses
 	for _, pod := range pods {
 		ip := podIP(service, pod)
@@ -162,23 +158,17 @@ func endpointsOf(service *corev1.Service, pods []*corev1.Pod) *corev1.Endpoints 
 			continue
 		}
 		key := fmt.Sprint(ports)
-		if subsets[key] == nil {
-			subsets[key] = &corev1.EndpointSubset{Ports: ports}
-		}
+		subset := byPorts[key]
+		subset.Ports = ports
 		if podReady(pod) || publish {
-			subsets[key].Addresses = append(subsets[key].Addresses, endpointAddress(service, pod, ip))
+			subset.Addresses = append(subset.Addresses, endpointAddress(service, pod, ip))
 		} else {
-			subsets[key].NotReadyAddresses = append(subsets[key].NotReadyAddresses, endpointAddress(service, pod, ip))
+			subset.NotReadyAddresses = append(subset.NotReadyAddresses, endpointAddress(service, pod, ip))
 		}
-	}
-	for _, key := range slices.Sorted(maps.Keys(subsets)) {
-		byIP := func(a, b corev1.EndpointAddress) int { return strings.Compare(a.IP, b.IP) }
-		slices.SortStableFunc(subsets[key].Addresses, byIP)
-		slices.SortStableFunc(subsets[key].NotReadyAddresses, byIP)
-		want.Subsets = append(want.Subsets, *subsets[key])
+		byPorts[key] = subset
 	}
 	var cut bool
-	if want.Subsets, cut = truncate(want.Subsets, endpointsLimit); cut {
+	if want.Subsets, cut = truncate(repack(slices.Collect(maps.Values(byPorts))), endpointsLimit); cut {
 		metav1.SetMetaDataAnnotation(&want.ObjectMeta, corev1.EndpointsOverCapacity, endpointsOverfull)
 	}
 	return want

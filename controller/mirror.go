@@ -175,10 +175,10 @@ func mirrored(service *corev1.Service, endpoints *corev1.Endpoints) bool {
 }
 
 // mirrorOf makes the slices that say what the Endpoints say: one for each set of ports and kind of address. It tells how many
-// addresses are none, and how many there is no room for.
+// addresses are none, and how many there is no room for: no slice may have more than [perSubset].
 func mirrorOf(endpoints *corev1.Endpoints) (all []*discoveryv1.EndpointSlice, invalid, over int) {
 	bySet := map[string]*discoveryv1.EndpointSlice{}
-	for _, subset := range endpoints.Subsets {
+	for _, subset := range repack(endpoints.Subsets) {
 		room := perSubset
 		add := func(addresses []corev1.EndpointAddress, ready bool) {
 			for i := range addresses {

@@ -66,6 +66,7 @@ func TestMirrorOf(t *testing.T) {
 		{"both families", handMade("10.0.0.1 2001:db8::1"), []string{"IPv4 http/8080/TCP: 10.0.0.1", "IPv6 http/8080/TCP: 2001:db8::1"}, 0, 0},
 		{"no address", handMade(""), nil, 0, 0},
 		{"what is none", handMade("10.0.0.1 somewhere"), []string{"IPv4 http/8080/TCP: 10.0.0.1"}, 1, 0},
+		{"both ready and not", handMade("10.0.0.1 10.0.0.2 | 10.0.0.1"), []string{"IPv4 http/8080/TCP: 10.0.0.1(not ready) 10.0.0.2"}, 0, 0},
 		{"subsets with the same ports are one", twice, []string{"IPv4 dns/53/UDP: 10.0.0.3", "IPv4 http/8080/TCP: 10.0.0.1 10.0.0.2"}, 0, 0},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -79,8 +80,14 @@ func TestMirrorOf(t *testing.T) {
 			}
 		})
 	}
-	if mirror, _, over := mirrorOf(many); len(mirror[0].Endpoints) != perSubset || over != 5 {
-		t.Errorf("of %d addresses %d are mirrored and %d told to be over", perSubset+5, len(mirror[0].Endpoints), over)
+	halves := many.DeepCopy()
+	halves.Subsets = append(halves.Subsets, *halves.Subsets[0].DeepCopy())
+	halves.Subsets[0].Addresses = halves.Subsets[0].Addresses[:600]
+	halves.Subsets[1].Addresses = halves.Subsets[1].Addresses[600:]
+	for _, endpoints := range []*corev1.Endpoints{many, halves} {
+		if mirror, _, over := mirrorOf(endpoints); len(mirror) != 1 || len(mirror[0].Endpoints) != perSubset || over != 5 {
+			t.Errorf("of %d addresses in %d subsets %d are mirrored and %d told to be over", perSubset+5, len(endpoints.Subsets), len(mirror[0].Endpoints), over)
+		}
 	}
 }
 

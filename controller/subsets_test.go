@@ -6,8 +6,56 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
 )
+
+// TestRepack promises one form for all ways to say the same.
+func TestRepack(t *testing.T) {
+	at := func(ips ...string) (all []corev1.EndpointAddress) {
+		for _, ip := range ips {
+			all = append(all, corev1.EndpointAddress{IP: ip})
+		}
+		return all
+	}
+	pod := func(uid types.UID) corev1.EndpointAddress {
+		return corev1.EndpointAddress{IP: "10.0.0.1", TargetRef: &corev1.ObjectReference{UID: uid}}
+	}
+	ports := func(numbers ...int32) (all []corev1.EndpointPort) {
+		for _, n := range numbers {
+			all = append(all, corev1.EndpointPort{Name: fmt.Sprint("p", n), Port: n, AppProtocol: new(string)})
+		}
+		return all
+	}
+	type subsets = []corev1.EndpointSubset
+	tests := []struct {
+		name       string
+		have, want subsets
+	}{
+		{"none", nil, nil},
+		{"without addresses", subsets{{Ports: ports(80)}}, nil},
+		{"without ports", subsets{{Addresses: at("b")}, {Addresses: at("a", "b")}}, subsets{{Addresses: at("a", "b")}}},
+		{"the same ports", subsets{{Addresses: at("b"), Ports: ports(80)}, {Addresses: at("a"), Ports: ports(80)}},
+			subsets{{Addresses: at("a", "b"), Ports: ports(80)}}},
+		{"the same addresses", subsets{{Addresses: at("a"), Ports: ports(80)}, {Addresses: at("a"), Ports: ports(443)}},
+			subsets{{Addresses: at("a"), Ports: ports(443, 80)}}},
+		{"ports overlap", subsets{{Addresses: at("a"), Ports: ports(1, 2)}, {Addresses: at("b"), Ports: ports(2)}},
+			subsets{{Addresses: at("a"), Ports: ports(1)}, {Addresses: at("a", "b"), Ports: ports(2)}}},
+		{"ready and not", subsets{{Addresses: at("a", "b"), NotReadyAddresses: at("a"), Ports: ports(1)}, {Addresses: at("a"), Ports: ports(1)}},
+			subsets{{Addresses: at("b"), NotReadyAddresses: at("a"), Ports: ports(1)}}},
+		{"pods of one address", subsets{{Addresses: []corev1.EndpointAddress{pod("2"), pod("1"), pod("2")}}},
+			subsets{{Addresses: []corev1.EndpointAddress{pod("1"), pod("2")}}}},
+	}
+	for _, tc := range tests {
+		t.Run(tc.name, func(t *testing.T) {
+			for _, have := range []subsets{tc.have, tc.want} {
+				if diff := cmp.Diff(tc.want, repack(have)); diff != "" {
+					t.Errorf("from %v (-want +got):\n%s", have, diff)
+				}
+			}
+		})
+	}
+}
 
 // sizedSubsets makes subsets of so many ready and other addresses.
 func sizedSubsets(counts ...[2]int) (subsets []corev1.EndpointSubset) {
