@@ -71,7 +71,7 @@ func newServiceLB(b *base, events record.EventRecorder, reserved []uint16) error
 	return b.handle(core.Nodes().Informer(), cache.ResourceEventHandlerFuncs{
 		AddFunc: func(any) { all() },
 		UpdateFunc: func(before, after any) { // A heartbeat is none of our business.
-			if balancingAddress(before.(*corev1.Node)) != balancingAddress(after.(*corev1.Node)) {
+			if !slices.Equal(balancingAddresses(before.(*corev1.Node)), balancingAddresses(after.(*corev1.Node))) {
 				all()
 			}
 		},
@@ -156,7 +156,7 @@ func (c *serviceLB) addresses(service *corev1.Service) ([]corev1.LoadBalancerIng
 			return nil, err
 		}
 	}
-	if in := nodeIngress(nodes, endpointSlices); len(in) > 0 {
+	if in := nodeIngress(nodes, endpointSlices, service.Spec.IPFamilies); len(in) > 0 {
 		return in, nil
 	}
 	return service.Status.LoadBalancer.Ingress, nil // No node is ready. They will be back.
@@ -205,9 +205,13 @@ func balancedPorts(obj any) ([]string, error) {
 	return ports, nil
 }
 
-// nodeIngress returns the addresses of the nodes that can take part, in order of their names. Where slices are given, those
-// nodes only that have a ready endpoint, unless none has: an address should not change for a moment without pods.
-func nodeIngress(nodes []*corev1.Node, endpointSlices []*discoveryv1.EndpointSlice) []corev1.LoadBalancerIngress {
+// nodeIngress returns the addresses of the nodes that can take part, in order of their names, each with one of each family, in the order of
+// the Service's. Where slices are given, those nodes only that have a ready endpoint, unless none has: an address should not
+// change for a moment without pods.
+func nodeIngress(nodes []*corev1.Node, endpointSlices []*discoveryv1.EndpointSlice, families []corev1.IPFamily) []corev1.LoadBalancerIngress {
+	if len(families) == 0 {
+		families = []corev1.IPFamily{corev1.IPv4Protocol}
+	}
 	serving := map[string]bool{}
 	for _, slice := range endpointSlices {
 		for i := range slice.Endpoints {
@@ -219,15 +223,13 @@ func nodeIngress(nodes []*corev1.Node, endpointSlices []*discoveryv1.EndpointSli
 	nodes = slices.SortedFunc(slices.Values(nodes), func(a, b *corev1.Node) int { return strings.Compare(a.Name, b.Name) })
 	var all, chosen []corev1.LoadBalancerIngress
 	for _, node := range nodes {
-		addr := balancingAddress(node)
-		if addr == "" {
-			continue
-		}
-		// VIP: a packet that reaches the node still bears the address, so the proxies of other nodes need not send theirs here.
-		in := corev1.LoadBalancerIngress{IP: addr, IPMode: new(corev1.LoadBalancerIPModeVIP)}
-		all = append(all, in)
-		if serving[node.Name] {
-			chosen = append(chosen, in)
+		for _, addr := range ofFamilies(balancingAddresses(node), families) {
+			// VIP: a packet that reaches the node still bears the address, so the proxies of other nodes need not send theirs here.
+			in := corev1.LoadBalancerIngress{IP: addr, IPMode: new(corev1.LoadBalancerIPModeVIP)}
+			all = append(all, in)
+			if serving[node.Name] {
+				chosen = append(chosen, in)
+			}
 		}
 	}
 	if len(chosen) == 0 {
@@ -236,19 +238,33 @@ func nodeIngress(nodes []*corev1.Node, endpointSlices []*discoveryv1.EndpointSli
 	return chosen
 }
 
-// balancingAddress returns the IPv4 address under which the node takes part in load balancing, or "" if it does not: it is
-// not ready, on its way out, or excluded by the label that Kubernetes has for it.
-func balancingAddress(node *corev1.Node) string {
-	if _, excluded := node.Labels[corev1.LabelNodeExcludeBalancers]; excluded || node.DeletionTimestamp != nil {
-		return ""
-	}
-	if ready := nodeCondition(node.Status.Conditions, corev1.NodeReady); ready == nil || ready.Status != corev1.ConditionTrue {
-		return ""
-	}
-	for _, a := range node.Status.Addresses {
-		if addr, err := netip.ParseAddr(a.Address); a.Type == corev1.NodeInternalIP && err == nil && addr.Is4() {
-			return a.Address
+// ofFamilies chooses the first address of each family, in their order.
+func ofFamilies(addrs []string, families []corev1.IPFamily) (chosen []string) {
+	for _, family := range families {
+		i := slices.IndexFunc(addrs, func(text string) bool {
+			addr, err := netip.ParseAddr(text)
+			return err == nil && addr.Is6() == (family == corev1.IPv6Protocol)
+		})
+		if i >= 0 {
+			chosen = append(chosen, addrs[i])
 		}
 	}
-	return ""
+	return chosen
+}
+
+// balancingAddresses returns the addresses under which the node takes part in load balancing, none if it does not: it is not
+// ready, on its way out, or excluded by the label that Kubernetes has for it.
+func balancingAddresses(node *corev1.Node) (all []string) {
+	if _, excluded := node.Labels[corev1.LabelNodeExcludeBalancers]; excluded || node.DeletionTimestamp != nil {
+		return nil
+	}
+	if ready := nodeCondition(node.Status.Conditions, corev1.NodeReady); ready == nil || ready.Status != corev1.ConditionTrue {
+		return nil
+	}
+	for _, a := range node.Status.Addresses {
+		if a.Type == corev1.NodeInternalIP {
+			all = append(all, a.Address)
+		}
+	}
+	return all
 }

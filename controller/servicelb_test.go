@@ -1,6 +1,7 @@
 package controller
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 
@@ -11,9 +12,12 @@ import (
 	"k8s.io/client-go/tools/record"
 )
 
-func balancedNode(name, addr string) *corev1.Node {
+func balancedNode(name string, addrs ...string) *corev1.Node {
 	n := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}}
-	n.Status.Addresses = []corev1.NodeAddress{{Type: corev1.NodeHostName, Address: name}, {Type: corev1.NodeInternalIP, Address: addr}}
+	n.Status.Addresses = []corev1.NodeAddress{{Type: corev1.NodeHostName, Address: name}}
+	for _, addr := range addrs {
+		n.Status.Addresses = append(n.Status.Addresses, corev1.NodeAddress{Type: corev1.NodeInternalIP, Address: addr})
+	}
 	n.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue}}
 	return n
 }
@@ -81,6 +85,29 @@ func TestLoadBalancerGetsTheNodes(t *testing.T) {
 		w.settle()
 		w.wantIngress("web", "")
 	})
+}
+
+// A Service of both families has both addresses of each node, its own family first; and it follows a node that gets others.
+func TestLoadBalancerOfBothFamilies(t *testing.T) {
+	build := func(b *base, events record.EventRecorder) error { return newServiceLB(b, events, nil) }
+	inWorld(t, build, func(w *world) {
+		for port, families := range map[int32]string{80: "IPv4", 81: "IPv6", 82: "IPv4 IPv6", 83: "IPv6 IPv4"} {
+			s := balancedService(fmt.Sprint("web-", port), port)
+			for _, family := range strings.Fields(families) {
+				s.Spec.IPFamilies = append(s.Spec.IPFamilies, corev1.IPFamily(family))
+			}
+			w.createService(s)
+		}
+		w.wantIngress("web-80", "192.0.2.1 192.0.2.2")
+		w.wantIngress("web-81", "2001:db8::1")
+		w.wantIngress("web-82", "192.0.2.1 2001:db8::1 192.0.2.2")
+		w.wantIngress("web-83", "2001:db8::1 192.0.2.1 192.0.2.2")
+
+		_, err := w.client.CoreV1().Nodes().Update(w.ctx, balancedNode("b", "192.0.2.2", "2001:db8::7"), metav1.UpdateOptions{})
+		w.must(err)
+		w.settle()
+		w.wantIngress("web-82", "192.0.2.1 2001:db8::1 192.0.2.2 2001:db8::7")
+	}, balancedNode("a", "192.0.2.1", "2001:db8::1"), balancedNode("b", "192.0.2.2"))
 }
 
 func TestLoadBalancerOfOthers(t *testing.T) {
