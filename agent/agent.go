@@ -29,6 +29,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -45,10 +46,13 @@ import (
 	"skiff/reconcile"
 )
 
-// Config says which node this is. NodeName, NodeIP, DataDir, RunDir and TLS must be set.
+// Config says which node this is. NodeName, NodeIPs, DataDir, RunDir and TLS must be set.
 type Config struct {
 	NodeName string
-	NodeIP   string // The address that other nodes reach this one at; hostNetwork pods have it too.
+
+	// The addresses that other nodes reach this one at, one a family, in the order of the pods'; hostNetwork pods have them too. Where they
+	// change, see [Agent.SetNodeIPs].
+	NodeIPs []string
 
 	PodFiles string // Folder with the files of static pods; they may lie beside the agent's own in DATA/pods. "": there are none.
 	DataDir  string // Survives a reboot: logs/, and pods/ with the volumes.
@@ -79,7 +83,7 @@ type Config struct {
 }
 
 func (c Config) withDefaults() (Config, error) {
-	for name, value := range map[string]string{"NodeName": c.NodeName, "NodeIP": c.NodeIP, "DataDir": c.DataDir, "RunDir": c.RunDir} {
+	for name, value := range map[string]string{"NodeName": c.NodeName, "NodeIPs": strings.Join(c.NodeIPs, ","), "DataDir": c.DataDir, "RunDir": c.RunDir} {
 		if value == "" {
 			return c, fmt.Errorf("agent: %s is not set", name)
 		}
@@ -140,6 +144,9 @@ type Agent struct {
 	statics  *statics
 	capacity v1.ResourceList
 	ready    chan struct{} // Closed when the API knows the Node as Ready.
+
+	addresses atomic.Pointer[[]string] // The node's; see nodeIPs.
+	moved     chan struct{}            // Tells that they have changed.
 }
 
 // New makes an agent and opens its port. It asks factory for the informers of pods, services and volumes; the caller starts the
@@ -165,11 +172,13 @@ func New(config Config, client kubernetes.Interface, factory informers.SharedInf
 		boot:     strings.TrimSpace(string(boot)),
 		cast:     record.NewBroadcaster(),
 		ready:    make(chan struct{}),
+		moved:    make(chan struct{}, 1),
 		pressure: newPressure(config),
 		disk:     diskShare,
 		statics:  newStatics(config.PodFiles, config.NodeName),
 		usages:   usages{fs: cgroup.Host()},
 	}
+	a.addresses.Store(&config.NodeIPs)
 	a.synced = []cache.InformerSynced{a.pods.HasSynced, factory.Core().V1().Services().Informer().HasSynced}
 	a.events = a.cast.NewRecorder(scheme.Scheme, v1.EventSource{Component: "kubelet", Host: config.NodeName})
 	a.loop = reconcile.New("agent", a.reconcile)

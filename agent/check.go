@@ -51,7 +51,7 @@ const (
 // target is the container that is probed, or whose hook is run.
 type target struct {
 	id        string
-	ip        string // The pod's.
+	ip        func() string // The pod's.
 	container *v1.Container
 }
 
@@ -192,7 +192,7 @@ func httpRequest(ctx context.Context, t target, get *v1.HTTPGetAction, agent str
 // addressOf is host, or else the pod, with the port, which may be the name of one of the container's.
 func addressOf(t target, host string, port intstr.IntOrString) (string, error) {
 	if host == "" {
-		host = t.ip
+		host = t.ip()
 	}
 	number := port.IntValue()
 	if port.Type == intstr.String {
@@ -222,7 +222,7 @@ func probeTCP(ctx context.Context, t target, socket *v1.TCPSocketAction) (verdic
 }
 
 func probeGRPC(ctx context.Context, t target, action *v1.GRPCAction, timeout time.Duration) (verdict, string) {
-	address := net.JoinHostPort(t.ip, strconv.Itoa(int(action.Port)))
+	address := net.JoinHostPort(t.ip(), strconv.Itoa(int(action.Port)))
 	conn, err := grpc.NewClient("passthrough:///"+address, grpc.WithUserAgent(probeAgent),
 		grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithNoProxy())
 	if err != nil {

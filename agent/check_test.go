@@ -77,11 +77,49 @@ func TestProbeByHTTP(t *testing.T) {
 			if tc.get.Port == (intstr.IntOrString{}) {
 				tc.get.Port = intstr.FromInt(portOf(t, plain.URL))
 			}
-			got, message := newChecker(nil).probe(t.Context(), target{ip: "127.0.0.1", container: named}, &v1.Probe{ProbeHandler: v1.ProbeHandler{HTTPGet: &tc.get}})
+			got, message := newChecker(nil).probe(t.Context(), target{ip: loopback, container: named}, &v1.Probe{ProbeHandler: v1.ProbeHandler{HTTPGet: &tc.get}})
 			if got != tc.want || !strings.Contains(message, tc.message) {
 				t.Errorf("verdict %d %q, want %d %q", got, message, tc.want, tc.message)
 			}
 		})
+	}
+}
+
+func loopback() string { return "127.0.0.1" }
+
+// A pod whose first address is one of IPv6 is probed there.
+func TestProbeByIPv6(t *testing.T) {
+	listener, err := net.Listen("tcp", "[::1]:0")
+	if err != nil {
+		t.Skipf("needs IPv6: %v", err)
+	}
+	server := httptest.NewUnstartedServer(http.NotFoundHandler())
+	server.Listener.Close()
+	server.Listener = listener
+	server.Start()
+	t.Cleanup(server.Close)
+	rpc, err := net.Listen("tcp", "[::1]:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	health := grpc.NewServer()
+	healthpb.RegisterHealthServer(health, grpchealth.NewServer())
+	go func() { _ = health.Serve(rpc) }()
+	t.Cleanup(health.Stop)
+	port := intstr.FromInt(portOf(t, listener.Addr().String()))
+	at := target{ip: func() string { return "::1" }, container: &v1.Container{}}
+	for name, tc := range map[string]struct {
+		probe v1.ProbeHandler
+		want  verdict
+		why   string
+	}{
+		"HTTP": {v1.ProbeHandler{HTTPGet: &v1.HTTPGetAction{Path: "/", Port: port}}, failed, "statuscode: 404"},
+		"TCP":  {v1.ProbeHandler{TCPSocket: &v1.TCPSocketAction{Port: port}}, passed, ""},
+		"gRPC": {v1.ProbeHandler{GRPC: &v1.GRPCAction{Port: int32(portOf(t, rpc.Addr().String()))}}, passed, ""},
+	} {
+		if got, message := newChecker(nil).probe(t.Context(), at, &v1.Probe{ProbeHandler: tc.probe}); got != tc.want || !strings.Contains(message, tc.why) {
+			t.Errorf("%s: verdict %d %q, want %d %q", name, got, message, tc.want, tc.why)
+		}
 	}
 }
 
@@ -91,7 +129,7 @@ func TestProbeByTCP(t *testing.T) {
 		t.Fatal(err)
 	}
 	probe := &v1.Probe{ProbeHandler: v1.ProbeHandler{TCPSocket: &v1.TCPSocketAction{Port: intstr.FromInt(portOf(t, listener.Addr().String()))}}}
-	at := target{ip: "127.0.0.1", container: &v1.Container{}}
+	at := target{ip: loopback, container: &v1.Container{}}
 	if got, message := newChecker(nil).probe(t.Context(), at, probe); got != passed {
 		t.Errorf("verdict %d %q of an open port", got, message)
 	}
@@ -131,7 +169,7 @@ func TestProbeByGRPC(t *testing.T) {
 		{v1.GRPCAction{Port: bare}, failed, "does not implement the grpc health protocol"},
 		{v1.GRPCAction{Port: 1}, failed, "connection refused"},
 	} {
-		got, message := newChecker(nil).probe(t.Context(), target{ip: "127.0.0.1", container: &v1.Container{}}, &v1.Probe{ProbeHandler: v1.ProbeHandler{GRPC: &tc.action}})
+		got, message := newChecker(nil).probe(t.Context(), target{ip: loopback, container: &v1.Container{}}, &v1.Probe{ProbeHandler: v1.ProbeHandler{GRPC: &tc.action}})
 		if got != tc.want || !strings.Contains(message, tc.message) {
 			t.Errorf("port %d: verdict %d %q, want %d %q", tc.action.Port, got, message, tc.want, tc.message)
 		}
@@ -146,7 +184,7 @@ func TestHookByHTTP(t *testing.T) {
 		w.WriteHeader(http.StatusInternalServerError)
 	}))
 	t.Cleanup(server.Close)
-	at := target{ip: "127.0.0.1", container: &v1.Container{}}
+	at := target{ip: loopback, container: &v1.Container{}}
 	get := &v1.HTTPGetAction{Path: "/bye", Port: intstr.FromInt(portOf(t, server.URL))}
 	if err := newChecker(nil).hook(t.Context(), at, &v1.LifecycleHandler{HTTPGet: get}); err != nil {
 		t.Errorf("hook: %v", err)
@@ -196,7 +234,7 @@ func TestEagerReadiness(t *testing.T) {
 		ProbeHandler: v1.ProbeHandler{TCPSocket: &v1.TCPSocketAction{Port: intstr.FromInt(portOf(t, address))}}, PeriodSeconds: 60,
 	}}}}}
 	s := seen{pod: pod, containers: []Container{{ID: "id", Name: "app", State: Running, Started: time.Now()}}}
-	if p.follow(s, "127.0.0.1")["id"].ready {
+	if p.follow(s, loopback)["id"].ready {
 		t.Error("ready before the first probe")
 	}
 	select {
@@ -204,7 +242,7 @@ func TestEagerReadiness(t *testing.T) {
 	case <-time.After(time.Minute):
 		t.Fatal("not ready a minute after the server listens")
 	}
-	if !p.follow(s, "127.0.0.1")["id"].ready {
+	if !p.follow(s, loopback)["id"].ready {
 		t.Error("something changed, but the container is not ready")
 	}
 }

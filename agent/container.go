@@ -14,7 +14,6 @@ import (
 // ready is a pod whose network, volumes and files are there.
 type ready struct {
 	network PodNetwork
-	ips     []string          // The node's for a pod on the host's network.
 	volumes map[string]volume // By name.
 	files   []Mount
 }
@@ -30,7 +29,7 @@ func (a *Agent) containerConfig(ctx context.Context, pod *v1.Pod, s start, r *re
 	if links["HOSTNAME"], err = kernelHostname(pod, a.NodeName, a.ClusterDomain); err != nil {
 		return ContainerConfig{}, err
 	}
-	env, err := environment(ctx, pod, c, r.ips, a.NodeIP, links, a.allocatable(), a.sources)
+	env, err := environment(ctx, pod, c, place{nodeIPs: a.nodeIPs(), network: &r.network}, links, a.allocatable(), a.sources)
 	if err != nil {
 		return ContainerConfig{}, err
 	}

@@ -42,7 +42,7 @@ func downwardField(pod *v1.Pod, path string) (string, error) {
 	if !strings.HasPrefix(path, "metadata.") {
 		return "", fmt.Errorf("unsupported fieldPath: %v", path)
 	}
-	return podField(pod, path, nil, "")
+	return podField(pod, path, place{})
 }
 
 // formatMap writes `key="value"` lines in order, the last without its newline.

@@ -46,8 +46,8 @@ func (v *variables) list() []string {
 }
 
 // environment works out a container's environment: what comes from the Services, envFrom and env, each over the one before.
-// ips are the pod's addresses, services those of serviceVariables, allocatable stands in for limits that are not set.
-func environment(ctx context.Context, pod *v1.Pod, c *v1.Container, ips []string, nodeIP string, services map[string]string,
+// at is where the pod is, services are those of serviceVariables, allocatable stands in for limits that are not set.
+func environment(ctx context.Context, pod *v1.Pod, c *v1.Container, at place, services map[string]string,
 	allocatable v1.ResourceList, from objectSource) (*variables, error) {
 	env := &variables{values: map[string]string{}}
 	for _, name := range slices.Sorted(maps.Keys(services)) {
@@ -62,7 +62,7 @@ func environment(ctx context.Context, pod *v1.Pod, c *v1.Container, ips []string
 		e := &c.Env[i]
 		value, ok, err := expand(e.Value, env.values), true, error(nil)
 		if e.ValueFrom != nil {
-			value, ok, err = valueFrom(ctx, pod, c, e.ValueFrom, ips, nodeIP, allocatable, from)
+			value, ok, err = valueFrom(ctx, pod, c, e.ValueFrom, at, allocatable, from)
 		}
 		if err != nil {
 			return nil, err
@@ -107,11 +107,11 @@ func addAllFrom(ctx context.Context, env *variables, pod *v1.Pod, source *v1.Env
 }
 
 // valueFrom returns ok false for an optional source that is not there.
-func valueFrom(ctx context.Context, pod *v1.Pod, c *v1.Container, source *v1.EnvVarSource, ips []string, nodeIP string,
+func valueFrom(ctx context.Context, pod *v1.Pod, c *v1.Container, source *v1.EnvVarSource, at place,
 	allocatable v1.ResourceList, from objectSource) (value string, ok bool, err error) {
 	switch {
 	case source.FieldRef != nil:
-		value, err = podField(pod, source.FieldRef.FieldPath, ips, nodeIP)
+		value, err = podField(pod, source.FieldRef.FieldPath, at)
 		return value, true, err
 	case source.ResourceFieldRef != nil:
 		value, err = resourceField(pod, c, source.ResourceFieldRef, allocatable)
@@ -151,7 +151,7 @@ func unlessOptional(err error, optional *bool) error {
 }
 
 // podField resolves a fieldRef.
-func podField(pod *v1.Pod, path string, ips []string, nodeIP string) (string, error) {
+func podField(pod *v1.Pod, path string, at place) (string, error) {
 	if rest, ok := strings.CutPrefix(path, "metadata.labels['"); ok && strings.HasSuffix(rest, "']") {
 		return pod.Labels[strings.TrimSuffix(rest, "']")], nil
 	}
@@ -169,12 +169,9 @@ func podField(pod *v1.Pod, path string, ips []string, nodeIP string) (string, er
 		return pod.Spec.NodeName, nil
 	case "spec.serviceAccountName":
 		return pod.Spec.ServiceAccountName, nil
-	case "status.hostIP", "status.hostIPs":
-		return nodeIP, nil
-	case "status.podIP":
-		return strings.Join(ips[:min(1, len(ips))], ""), nil
-	case "status.podIPs":
-		return strings.Join(ips, ","), nil
+	}
+	if value, ok := at.addressField(pod, path); ok {
+		return value, nil
 	}
 	return "", fmt.Errorf("unsupported fieldPath: %v", path)
 }

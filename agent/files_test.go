@@ -76,6 +76,8 @@ func TestEnvironment(t *testing.T) {
 		{name: "optional ones", env: []v1.EnvVar{{Name: "A", ValueFrom: fromMap("settings", "NOPE", &yes)}, {Name: "B", ValueFrom: fromMap("nope", "x", &yes)}}, want: "SVC=10.43.0.1"},
 		{name: "the pod's fields", env: []v1.EnvVar{{Name: "A", ValueFrom: field("metadata.name")}, {Name: "B", ValueFrom: field("status.podIP")},
 			{Name: "C", ValueFrom: field("metadata.labels['app']")}, {Name: "D", ValueFrom: field("status.hostIP")}}, want: "SVC=10.43.0.1 A=web B=10.42.0.2 C=shop D=192.0.2.1"},
+		{name: "all of its addresses, and the node's", env: []v1.EnvVar{{Name: "A", ValueFrom: field("status.podIPs")}, {Name: "B", ValueFrom: field("status.hostIPs")}},
+			want: "SVC=10.43.0.1 A=10.42.0.2,fd00:42::2 B=192.0.2.1,2001:db8::1"},
 		{name: "a field that is none", env: []v1.EnvVar{{Name: "A", ValueFrom: field("spec.nope")}}, err: "unsupported fieldPath: spec.nope"},
 		{name: "resources", env: []v1.EnvVar{{Name: "A", ValueFrom: limit("limits.cpu", "0")}, {Name: "B", ValueFrom: limit("limits.cpu", "1m")},
 			{Name: "C", ValueFrom: limit("limits.memory", "1Mi")}, {Name: "D", ValueFrom: limit("requests.memory", "0")}}, want: "SVC=10.43.0.1 A=1 B=250 C=4096 D=0"},
@@ -83,7 +85,7 @@ func TestEnvironment(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			pod := &v1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "web", Labels: map[string]string{"app": "shop"}}}
 			c := &v1.Container{Name: "app", Env: tc.env, EnvFrom: tc.envFrom, Resources: v1.ResourceRequirements{Limits: v1.ResourceList{v1.ResourceCPU: resource.MustParse("250m")}}}
-			env, err := environment(t.Context(), pod, c, []string{"10.42.0.2"}, "192.0.2.1", map[string]string{"SVC": "10.43.0.1"},
+			env, err := environment(t.Context(), pod, c, place{nodeIPs: []string{"192.0.2.1", "2001:db8::1"}, network: &PodNetwork{IPs: []string{"10.42.0.2", "fd00:42::2"}}}, map[string]string{"SVC": "10.43.0.1"},
 				v1.ResourceList{v1.ResourceMemory: resource.MustParse("4Gi")}, from)
 			if err != nil || tc.err != "" {
 				if err == nil || !strings.Contains(err.Error(), tc.err) || tc.err == "" {

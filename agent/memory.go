@@ -63,14 +63,6 @@ func (m *memory) newest(pod *v1.Pod) *v1.Pod {
 	return pod
 }
 
-// podIP is where the pod's probes and hooks find it.
-func (m *memory) podIP(pod *v1.Pod) string {
-	if m.ready != nil && len(m.ready.ips) > 0 {
-		return m.ready.ips[0]
-	}
-	return pod.Status.PodIP
-}
-
 // retry remembers that a start came to nothing. The delay grows with each time in a row.
 func (m *memory) retry(container, reason, message string, now time.Time, longest time.Duration) {
 	t := trouble{reason: reason, message: message, at: now, delay: firstBackoff}

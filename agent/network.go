@@ -29,10 +29,18 @@ type PodNetworkConfig struct {
 	Name        string
 	Hostname    string
 	HostNetwork bool
+	HostPorts   []HostPort // For networks that open them themselves.
+}
+
+// HostPort is a port of the node that leads to one of the pod.
+type HostPort struct {
+	Host, Container uint16
+	Protocol        string // TCP, UDP or SCTP.
+	HostIP          string // "": all of the node's addresses.
 }
 
 // PodNetwork is what a pod got.
 type PodNetwork struct {
-	IPs                 []string // IPv4 first. Empty for a pod on the host's network.
+	IPs                 []string // One a family, that of the cluster's first family first. None for a pod on the host's network.
 	NetNS, IPCNS, UTSNS string   // Paths of the pinned namespaces; NetNS is empty for a pod on the host's network.
 }

@@ -55,6 +55,7 @@ func (a *Agent) runNode(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 		case <-a.pressure.news:
+		case <-a.moved:
 		case <-time.After(interval):
 		}
 	}
@@ -178,7 +179,7 @@ func (a *Agent) nodeStatus(ctx context.Context) (status v1.NodeStatus, ready boo
 		Allocatable: a.allocatable(),
 		NodeInfo:    systemInfo(a.boot, a.Version, version),
 		Images:      nodeImages(images),
-		Addresses:   []v1.NodeAddress{{Type: v1.NodeInternalIP, Address: a.NodeIP}, {Type: v1.NodeHostName, Address: a.NodeName}},
+		Addresses:   a.nodeAddresses(),
 	}
 	if tcp, ok := a.listener.Addr().(*net.TCPAddr); ok {
 		status.DaemonEndpoints.KubeletEndpoint.Port = int32(tcp.Port)

@@ -109,7 +109,7 @@ func (a *Agent) see(ctx context.Context, pod *v1.Pod, containers []Container, m 
 	if s.evicted == "" && len(containers) == 0 && pod.Status.StartTime == nil && !a.critical(pod) {
 		s.evicted = a.pressure.refuses(pod, s.now)
 	}
-	s.health = a.probes.follow(s, m.podIP(pod))
+	s.health = a.probes.follow(s, a.reached(pod, m))
 	return s
 }
 
@@ -127,14 +127,11 @@ func (a *Agent) prepare(ctx context.Context, s seen, d decision, m *memory) erro
 			return a.complain(pod, m, "FailedCreatePodSandBox", "Failed to create pod sandbox: ", err)
 		}
 		network, err := a.network.Setup(ctx, PodNetworkConfig{
-			UID: string(pod.UID), Namespace: pod.Namespace, Name: pod.Name, Hostname: hostname, HostNetwork: pod.Spec.HostNetwork})
+			UID: string(pod.UID), Namespace: pod.Namespace, Name: pod.Name, Hostname: hostname, HostNetwork: pod.Spec.HostNetwork, HostPorts: hostPorts(pod)})
 		if err != nil {
 			return a.complain(pod, m, "FailedCreatePodSandBox", "Failed to create pod sandbox: ", err)
 		}
-		m.ready = &ready{network: network, ips: network.IPs}
-		if pod.Spec.HostNetwork {
-			m.ready.ips = []string{a.NodeIP}
-		}
+		m.ready = &ready{network: network}
 	}
 	if len(d.start) == 0 && !showsObjects(pod) {
 		return nil
@@ -155,7 +152,7 @@ func (a *Agent) prepare(ctx context.Context, s seen, d decision, m *memory) erro
 		m.due = sooner(m.due, v.due)
 	}
 	if m.ready.files == nil && len(d.start) > 0 {
-		if m.ready.files, err = a.podFiles(pod, m.ready.ips); err != nil {
+		if m.ready.files, err = a.podFiles(pod, a.where(m).podIPs(pod)); err != nil {
 			return a.complain(pod, m, "FailedMount", "", err)
 		}
 	}
@@ -195,7 +192,7 @@ func (a *Agent) do(ctx context.Context, s seen, d decision, m *memory) error {
 		t := m.told[st.id]
 		t.asked = cmp.Or(t.asked, s.now)
 		if st.hook {
-			a.hooks.start(s.pod, preStop, target{st.id, m.podIP(s.pod), containerOf(s.pod, st.name)})
+			a.hooks.start(s.pod, preStop, target{st.id, a.reached(s.pod, m), containerOf(s.pod, st.name)})
 			m.told[st.id] = t
 			continue
 		}
@@ -296,17 +293,13 @@ func (a *Agent) start(ctx context.Context, s seen, st start, m *memory) error {
 	delete(m.trouble, c.Name)
 	a.tell(pod, c.Name, v1.EventTypeNormal, "Created", "Container created")
 	a.tell(pod, c.Name, v1.EventTypeNormal, "Started", "Container started")
-	a.hooks.start(pod, postStart, target{config.ID, m.podIP(pod), c})
+	a.hooks.start(pod, postStart, target{config.ID, a.reached(pod, m), c})
 	return nil
 }
 
 // writeStatus tells the API how the pod is, if that has changed.
 func (a *Agent) writeStatus(ctx context.Context, s seen, d decision, m *memory) error {
-	at := place{nodeIP: a.NodeIP, scheme: containerScheme}
-	if m.ready != nil {
-		at.network = &m.ready.network
-	}
-	status := podStatus(s, d, at)
+	status := podStatus(s, d, a.where(m))
 	if apiequality.Semantic.DeepEqual(status, s.pod.Status) {
 		return nil
 	}

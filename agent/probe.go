@@ -102,7 +102,7 @@ func (p *probes) wait() { p.wg.Wait() }
 
 // follow sees to it that of these containers of a pod those that run are probed, and returns the health of all that have
 // probes. A container that ended keeps its health until it is removed.
-func (p *probes) follow(s seen, ip string) map[string]health {
+func (p *probes) follow(s seen, ip func() string) map[string]health {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	uid := string(s.pod.UID)

@@ -42,13 +42,6 @@ func unservedMessage(fields []string) string {
 	return "skiff cannot run this yet: " + strings.Join(fields, ", ")
 }
 
-// place is what a status says of where the pod is.
-type place struct {
-	nodeIP  string
-	network *PodNetwork // nil: not set up.
-	scheme  string      // Of container IDs: "containerd".
-}
-
 // podStatus is the status of a pod as seen, with d decided about it. It starts from the status that the pod has and keeps
 // what others have written there.
 func podStatus(s seen, d decision, at place) v1.PodStatus {
@@ -58,19 +51,7 @@ func podStatus(s seen, d decision, at place) v1.PodStatus {
 	if status.StartTime == nil {
 		status.StartTime = &metav1.Time{Time: s.now.Truncate(time.Second)}
 	}
-	status.HostIP, status.HostIPs = at.nodeIP, []v1.HostIP{{IP: at.nodeIP}}
-	ips := []string{}
-	if s.pod.Spec.HostNetwork {
-		ips = []string{at.nodeIP}
-	} else if at.network != nil {
-		ips = at.network.IPs
-	}
-	if len(ips) > 0 {
-		status.PodIP, status.PodIPs = ips[0], nil
-		for _, ip := range ips {
-			status.PodIPs = append(status.PodIPs, v1.PodIP{IP: ip})
-		}
-	}
+	at.address(s.pod, &status)
 	status.InitContainerStatuses, status.ContainerStatuses, status.EphemeralContainerStatuses = nil, nil, nil
 	for i := range s.pod.Spec.InitContainers {
 		status.InitContainerStatuses = append(status.InitContainerStatuses, s.containerStatus(&s.pod.Spec.InitContainers[i], d, at, true))

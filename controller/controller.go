@@ -40,8 +40,9 @@ type Config struct {
 	// SecretToken signs the token of a ServiceAccount that a Secret of type kubernetes.io/service-account-token is to hold.
 	// nil: such Secrets are left as they are.
 	SecretToken func(*corev1.ServiceAccount, *corev1.Secret) (string, error)
-	// ClusterCIDR is the range from which each Node gets a /24 as spec.podCIDR. Zero: nodes get none.
-	ClusterCIDR netip.Prefix
+	// ClusterCIDR are the ranges, one or one of each family, from which each Node gets a /24, or a /64 of IPv6, as spec.podCIDRs. None:
+	// nodes get none.
+	ClusterCIDR []netip.Prefix
 	// ReservedPorts are TCP ports of the nodes that the cluster itself needs. No Service of type LoadBalancer gets them.
 	ReservedPorts []uint16
 	// Traffic, if not nil, is asked whether a pod that is ready gets requests before it counts as available.
@@ -74,11 +75,6 @@ type runnable struct {
 func New(client kubernetes.Interface, factory informers.SharedInformerFactory, config Config) (*Controllers, error) {
 	c := &Controllers{base: base{client: client, factory: factory}, events: reconcile.NewEvents(client)}
 	recorder := c.events.Recorder
-	if config.ClusterCIDR.IsValid() {
-		if _, err := nodeRange(config.ClusterCIDR, 0); err != nil {
-			return nil, fmt.Errorf("build the controllers: %w", err)
-		}
-	}
 	err := errors.Join(
 		newDeployments(&c.base, recorder("deployment-controller")),
 		newReplicaSets(&c.base, recorder("replicaset-controller"), config.Traffic),

@@ -1,6 +1,7 @@
 package controller
 
 import (
+	"net/netip"
 	"testing"
 	"time"
 
@@ -80,4 +81,23 @@ func TestLostPods(t *testing.T) {
 			t.Errorf("%d pods 50 s after the node was deleted, want 0", n)
 		}
 	}, node, aPod("p node=a"))
+}
+
+// A cluster's range has as many ranges for nodes as fit in it.
+func TestRangesOfACluster(t *testing.T) {
+	for _, tc := range []struct {
+		cluster string
+		i       int
+		want    string // "" for none.
+	}{
+		{"10.42.0.0/16", 0, "10.42.0.0/24"}, {"10.42.0.0/16", 255, "10.42.255.0/24"}, {"10.42.0.0/16", 256, ""},
+		{"10.0.0.0/8", 65535, "10.255.255.0/24"}, {"10.0.0.0/8", 65536, ""}, {"10.42.7.0/24", 0, "10.42.7.0/24"}, {"10.42.7.0/24", 1, ""}, {"10.42.7.0/25", 0, ""},
+		{"fd00:42::/56", 0, "fd00:42::/64"}, {"fd00:42::/56", 255, "fd00:42:0:ff::/64"}, {"fd00:42::/56", 256, ""},
+		{"fd00:42::/48", 0x1234, "fd00:42:0:1234::/64"}, {"fd00:42::/64", 1, ""}, {"fd00:42::/80", 0, ""},
+	} {
+		got, err := nodeRange(netip.MustParsePrefix(tc.cluster), tc.i)
+		if (err == nil) != (tc.want != "") || err == nil && got.String() != tc.want {
+			t.Errorf("range %d of %s is %s (%v), want %q", tc.i, tc.cluster, got, err, tc.want)
+		}
+	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -17,27 +18,35 @@ import (
 	"skiff/reconcile"
 )
 
-// nodeRangeBits is the prefix length of a node's range: 254 pods, more than a node is meant to run.
-const nodeRangeBits = 24
+// A node's ranges have these prefix lengths, Kubernetes' own: 254 pods, more than a node is meant to run, and what a link has by IPv6.
+const (
+	nodeBitsIPv4 = 24
+	nodeBitsIPv6 = 64
+)
 
-// nodeRanges gives each node a part of the cluster's range for the addresses of its pods.
+// nodeRanges gives each node a part of each of the cluster's ranges for the addresses of its pods.
 type nodeRanges struct {
 	client  kubernetes.Interface
 	lister  corelisters.NodeLister
-	cluster netip.Prefix
+	cluster []netip.Prefix          // One, or one of each family; the first is that of spec.podCIDR.
 	given   map[netip.Prefix]string // What the cache may not show yet, by node. One worker, so no lock.
 }
 
-func newNodeRanges(b *base, cluster netip.Prefix) error {
-	if !cluster.IsValid() {
+func newNodeRanges(b *base, cluster []netip.Prefix) error {
+	if len(cluster) == 0 {
 		return nil
+	}
+	for _, p := range cluster {
+		if _, err := nodeRange(p, 0); err != nil {
+			return err
+		}
 	}
 	informer := b.factory.Core().V1().Nodes()
 	c := &nodeRanges{client: b.client, lister: informer.Lister(), cluster: cluster, given: map[netip.Prefix]string{}}
 	return b.watch(b.loop("noderange", 1, c.Reconcile), informer.Informer(), reconcile.ObjectKey)
 }
 
-// Reconcile gives one node a range if it has none. A range is free again when its node is deleted.
+// Reconcile gives one node its ranges if it has none. They are free again when the node is deleted.
 func (c *nodeRanges) Reconcile(ctx context.Context, name string) (time.Duration, error) {
 	node, err := c.lister.Get(name)
 	if apierrors.IsNotFound(err) {
@@ -55,33 +64,39 @@ func (c *nodeRanges) Reconcile(ctx context.Context, name string) (time.Duration,
 	if err != nil {
 		return 0, fmt.Errorf("list the nodes: %w", err)
 	}
-	prefix, err := freeRange(c.cluster, all, c.given, name)
-	if err != nil {
-		return 0, fmt.Errorf("give node %s a pod range: %w", name, err)
+	var ranges []string
+	for _, cluster := range c.cluster {
+		prefix, err := freeRange(cluster, all, c.given, name)
+		if err != nil {
+			return 0, fmt.Errorf("give node %s a pod range: %w", name, err)
+		}
+		c.given[prefix] = name
+		ranges = append(ranges, prefix.String())
 	}
-	c.given[prefix] = name
 	patch := mustJSON(map[string]any{
 		"metadata": map[string]any{"uid": node.UID},
-		"spec":     map[string]any{"podCIDR": prefix.String(), "podCIDRs": []string{prefix.String()}},
+		"spec":     map[string]any{"podCIDR": ranges[0], "podCIDRs": ranges},
 	})
 	if _, err := c.client.CoreV1().Nodes().Patch(ctx, name, types.MergePatchType, patch, metav1.PatchOptions{}); err != nil {
-		return 0, fmt.Errorf("give node %s the pod range %s: %w", name, prefix, err)
+		return 0, fmt.Errorf("give node %s the pod ranges %s: %w", name, strings.Join(ranges, " and "), err)
 	}
 	return 0, nil
 }
 
-// freeRange finds the lowest range that no node has; one that was given to the node before, in a try that failed, is it.
+// freeRange finds the lowest range of the cluster's that no node has; one that was given to the node before, in a try that failed, is it.
 func freeRange(cluster netip.Prefix, nodes []*corev1.Node, given map[netip.Prefix]string, name string) (netip.Prefix, error) {
 	taken := map[netip.Prefix]bool{}
 	for prefix, holder := range given {
-		if holder == name {
+		if holder == name && cluster.Overlaps(prefix) {
 			return prefix, nil
 		}
 		taken[prefix] = true
 	}
 	for _, node := range nodes {
-		if prefix, err := netip.ParsePrefix(node.Spec.PodCIDR); err == nil {
-			taken[prefix] = true
+		for _, text := range node.Spec.PodCIDRs {
+			if prefix, err := netip.ParsePrefix(text); err == nil {
+				taken[prefix] = true
+			}
 		}
 	}
 	for i := 0; ; i++ {
@@ -95,16 +110,22 @@ func freeRange(cluster netip.Prefix, nodes []*corev1.Node, given map[netip.Prefi
 	}
 }
 
-// nodeRange is the i-th /24 of the cluster's IPv4 range, counted from 0.
+// nodeRange is the i-th of the ranges that a cluster's range is divided in, counted from 0.
 func nodeRange(cluster netip.Prefix, i int) (netip.Prefix, error) {
-	if !cluster.Addr().Is4() || cluster.Bits() > nodeRangeBits {
-		return netip.Prefix{}, fmt.Errorf("cluster range %s: must be IPv4 and at least a /%d", cluster, nodeRangeBits)
+	bits := nodeBitsIPv4
+	if cluster.Addr().Is6() {
+		bits = nodeBitsIPv6
 	}
-	if i >= 1<<(nodeRangeBits-cluster.Bits()) {
-		return netip.Prefix{}, fmt.Errorf("cluster range %s has no /%d number %d", cluster, nodeRangeBits, i)
+	if !cluster.IsValid() || cluster.Bits() > bits {
+		return netip.Prefix{}, fmt.Errorf("cluster range %s: must be at least a /%d", cluster, bits)
 	}
-	a := cluster.Masked().Addr().As4()
-	n := uint32(a[0])<<24 | uint32(a[1])<<16 | uint32(a[2])<<8 | uint32(i)<<8
-	// The addition above is an OR: the range is masked, so the bits of i are free in it.
-	return netip.PrefixFrom(netip.AddrFrom4([4]byte{byte(n >> 24), byte(n >> 16), byte(n >> 8), 0}), nodeRangeBits), nil
+	if free := bits - cluster.Bits(); free < 31 && i >= 1<<free {
+		return netip.Prefix{}, fmt.Errorf("cluster range %s has no /%d number %d", cluster, bits, i)
+	}
+	b := cluster.Masked().Addr().AsSlice()
+	for at := bits/8 - 1; i > 0; at, i = at-1, i>>8 {
+		b[at] |= byte(i) // The range is masked, so the bits of i are free in it.
+	}
+	addr, _ := netip.AddrFromSlice(b)
+	return netip.PrefixFrom(addr, bits), nil
 }

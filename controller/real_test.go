@@ -5,6 +5,7 @@ import (
 	"crypto/ecdsa"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/netip"
 	"path/filepath"
@@ -68,7 +69,7 @@ func startCluster(t testing.TB) *cluster {
 		t.Fatal(err)
 	}
 	c := &cluster{TB: t, ctx: ctx, client: client,
-		config: Config{RootCA: []byte(rootCA), SecretToken: sign, ClusterCIDR: netip.MustParsePrefix("10.42.0.0/16")}}
+		config: Config{RootCA: []byte(rootCA), SecretToken: sign, ClusterCIDR: []netip.Prefix{netip.MustParsePrefix("10.42.0.0/16"), netip.MustParsePrefix("fd00:42::/56")}}}
 	t.Cleanup(func() { c.stop(); cancel() })
 	file := filepath.Join(t.TempDir(), "state.db")
 	c.add(func(ctx context.Context) func() { return c.runServer(ctx, &now, file, key) })
@@ -418,7 +419,7 @@ func TestAbsentOwner(t *testing.T) {
 	}
 }
 
-// TestNodeRanges promises each node a range of its own.
+// TestNodeRanges promises each node ranges of its own, one of each family.
 func TestNodeRanges(t *testing.T) {
 	c := startCluster(t)
 	seen := map[string]string{}
@@ -429,14 +430,15 @@ func TestNodeRanges(t *testing.T) {
 	for _, name := range strings.Fields("a b c") {
 		c.eventually("node "+name+" gets a range", func() string {
 			node, err := c.client.CoreV1().Nodes().Get(c.ctx, name, metav1.GetOptions{})
-			if err != nil || node.Spec.PodCIDR == "" {
-				return fmt.Sprintf("podCIDR is empty; error %v", err)
+			if err != nil || len(node.Spec.PodCIDRs) != 2 || node.Spec.PodCIDR != node.Spec.PodCIDRs[0] {
+				return fmt.Sprintf("podCIDR is %q, podCIDRs are %q; error %v", node.Spec.PodCIDR, node.Spec.PodCIDRs, err)
 			}
-			seen[node.Spec.PodCIDR] = name
+			seen[strings.Join(node.Spec.PodCIDRs, " ")] = name
 			return ""
 		})
 	}
-	if len(seen) != 3 || seen["10.42.0.0/24"] == "" || seen["10.42.1.0/24"] == "" || seen["10.42.2.0/24"] == "" {
-		t.Errorf("ranges %v, want the first three /24 of 10.42.0.0/16", seen)
+	want := []string{"10.42.0.0/24 fd00:42::/64", "10.42.1.0/24 fd00:42:0:1::/64", "10.42.2.0/24 fd00:42:0:2::/64"}
+	if got := slices.Sorted(maps.Keys(seen)); !slices.Equal(got, want) {
+		t.Errorf("ranges %q, want the first three: %q", got, want)
 	}
 }

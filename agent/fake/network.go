@@ -18,7 +18,7 @@ var _ agent.Network = (*Network)(nil)
 type Network struct {
 	mu     sync.Mutex
 	broken error
-	first  netip.Addr
+	first  []netip.Addr // One a family.
 	taken  map[netip.Addr]bool
 	pods   map[string]agent.PodNetwork
 	ports  map[string]func(net.Conn)
@@ -27,8 +27,8 @@ type Network struct {
 // NewNetwork makes a network that gives out addresses from 10.42.0.2 on.
 func NewNetwork() *Network { return NewNetworkFrom(netip.AddrFrom4([4]byte{10, 42, 0, 2})) }
 
-// NewNetworkFrom makes a network that gives out the first free address from this one on.
-func NewNetworkFrom(first netip.Addr) *Network {
+// NewNetworkFrom makes a network that gives out the first free address from each of these on: one, or one of each family.
+func NewNetworkFrom(first ...netip.Addr) *Network {
 	return &Network{first: first, taken: map[netip.Addr]bool{}, pods: map[string]agent.PodNetwork{}, ports: map[string]func(net.Conn){}}
 }
 
@@ -58,12 +58,14 @@ func (n *Network) Setup(_ context.Context, pod agent.PodNetworkConfig) (agent.Po
 	}
 	got := agent.PodNetwork{IPCNS: "/run/ns/" + pod.UID + "/ipc", UTSNS: "/run/ns/" + pod.UID + "/uts"}
 	if !pod.HostNetwork {
-		addr := n.first
-		for n.taken[addr] {
-			addr = addr.Next()
+		for _, addr := range n.first {
+			for n.taken[addr] {
+				addr = addr.Next()
+			}
+			n.taken[addr] = true
+			got.IPs = append(got.IPs, addr.String())
 		}
-		n.taken[addr] = true
-		got.IPs, got.NetNS = []string{addr.String()}, "/run/ns/"+pod.UID+"/net"
+		got.NetNS = "/run/ns/" + pod.UID + "/net"
 	}
 	n.pods[pod.UID] = got
 	return got, nil

@@ -33,30 +33,30 @@ func (n *Network) change(ctx context.Context, uid string) (end func(), err error
 	}
 }
 
-// address is the zero Addr for a pod on the host's network.
-func (n *Network) address(uid string) (addr netip.Addr, known bool) {
+// addressesOf are none for a pod on the host's network.
+func (n *Network) addressesOf(uid string) (addrs []netip.Addr, known bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	addr, known = n.pods[uid]
-	return addr, known
+	addrs, known = n.pods[uid]
+	return addrs, known
 }
 
-func (n *Network) remember(uid string, addr netip.Addr) {
+func (n *Network) remember(uid string, addrs []netip.Addr) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.pods[uid] = addr
+	n.pods[uid] = addrs
 }
 
-func (n *Network) nextAddress() (netip.Addr, error) {
+func (n *Network) nextAddresses() ([]netip.Addr, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return n.addresses.next()
 }
 
-// forgetAddress forgets a pod, and lets another have its address.
-func (n *Network) forgetAddress(uid string, addr netip.Addr) {
+// forgetAddresses forgets a pod, and lets others have its addresses.
+func (n *Network) forgetAddresses(uid string, addrs []netip.Addr) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	delete(n.pods, uid)
-	n.addresses.free(addr)
+	n.addresses.free(addrs)
 }

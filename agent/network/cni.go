@@ -7,6 +7,8 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
 	gocni "github.com/containerd/go-cni"
@@ -19,7 +21,7 @@ type CNI struct {
 	ConfDir string
 	BinDirs []string // Where the plugins are. None: /opt/cni/bin and /usr/lib/cni.
 
-	NodeAddress netip.Addr // From which the node talks to Services.
+	NodeAddresses []netip.Addr // From which the node talks to Services, one a family.
 }
 
 // pluginTime bounds how long plugins may take over one pod.
@@ -41,22 +43,41 @@ func (c *CNI) plugins() (gocni.CNI, error) {
 	return plugins, nil
 }
 
-// add has the plugins connect a namespace, and returns the address that they gave it.
-func add(ctx context.Context, plugins gocni.CNI, pod Pod, nsPath string) (netip.Addr, error) {
+// add has the plugins connect a namespace, and returns the addresses that they gave it.
+func add(ctx context.Context, plugins gocni.CNI, pod Pod, nsPath string) ([]netip.Addr, error) {
 	ctx, cancel := context.WithTimeout(ctx, pluginTime)
 	defer cancel()
-	result, err := plugins.Setup(ctx, pod.UID, nsPath, gocni.WithLabels(podArguments(pod)))
+	result, err := plugins.Setup(ctx, pod.UID, nsPath, whatOf(pod)...)
 	if err != nil {
-		return netip.Addr{}, fmt.Errorf("CNI plugins: %w", err)
+		return nil, fmt.Errorf("CNI plugins: %w", err)
 	}
+	var given []netip.Addr
 	if inside, ok := result.Interfaces[podDevice]; ok {
 		for _, config := range inside.IPConfigs {
-			if addr, ok := netip.AddrFromSlice(config.IP); ok && addr.Unmap().Is4() {
-				return addr.Unmap(), nil
+			if addr, ok := netip.AddrFromSlice(config.IP); ok {
+				given = append(given, addr.Unmap())
 			}
 		}
 	}
-	return netip.Addr{}, fmt.Errorf("CNI plugins gave the pod no IPv4 address on %s", podDevice)
+	if len(given) == 0 {
+		return nil, fmt.Errorf("CNI plugins gave the pod no address on %s", podDevice)
+	}
+	return given, nil
+}
+
+// firstOfEach keeps one address of each family, in the order in which the cluster has the families: a pod has no more, to the API. Those of
+// a family that the cluster does not have are the plugins' own affair, unless there are no others.
+func firstOfEach(given []netip.Addr, cluster []netip.Prefix) (addrs []netip.Addr) {
+	for _, p := range cluster {
+		i := slices.IndexFunc(given, func(a netip.Addr) bool { return a.Is6() == p.Addr().Is6() })
+		if i >= 0 {
+			addrs = append(addrs, given[i])
+		}
+	}
+	if len(addrs) == 0 {
+		return given[:1]
+	}
+	return addrs
 }
 
 // remove has the plugins take back what add did.
@@ -67,10 +88,24 @@ func (c *CNI) remove(ctx context.Context, pod Pod, nsPath string) error {
 	if err != nil {
 		return err
 	}
-	if err := plugins.Remove(ctx, pod.UID, nsPath, gocni.WithLabels(podArguments(pod))); err != nil {
+	if err := plugins.Remove(ctx, pod.UID, nsPath, whatOf(pod)...); err != nil {
 		return fmt.Errorf("CNI plugins: %w", err)
 	}
 	return nil
+}
+
+// whatOf is what plugins are told of a pod. Those alone hear of its host ports that declare the capability portMappings.
+func whatOf(pod Pod) []gocni.NamespaceOpts {
+	opts := []gocni.NamespaceOpts{gocni.WithLabels(podArguments(pod))}
+	if len(pod.HostPorts) == 0 {
+		return opts
+	}
+	var mappings []gocni.PortMapping
+	for _, p := range pod.HostPorts {
+		mappings = append(mappings, gocni.PortMapping{
+			HostPort: int32(p.Host), ContainerPort: int32(p.Container), Protocol: strings.ToLower(p.Protocol), HostIP: p.HostIP})
+	}
+	return append(opts, gocni.WithCapabilityPortMap(mappings))
 }
 
 // podArguments are what plugins for Kubernetes know a pod by.
@@ -85,19 +120,19 @@ func podArguments(pod Pod) map[string]string {
 }
 
 // addCNI connects a new pod by plugins.
-func (n *Network) addCNI(ctx context.Context, pod Pod) (netip.Addr, error) {
+func (n *Network) addCNI(ctx context.Context, pod Pod) ([]netip.Addr, error) {
 	plugins, err := n.config.CNI.plugins()
 	if err != nil {
-		return netip.Addr{}, err
+		return nil, err
 	}
 	if err := n.writeNote(pod); err != nil {
-		return netip.Addr{}, err
+		return nil, err
 	}
-	addr, err := add(ctx, plugins, pod, n.path(pod.UID, "net"))
+	given, err := add(ctx, plugins, pod, n.path(pod.UID, "net"))
 	if err != nil {
-		return addr, err
+		return nil, err
 	}
-	return addr, n.letBridgesBeSeen() // The plugin may have loaded the module.
+	return firstOfEach(given, n.config.ClusterCIDR), n.letBridgesBeSeen() // The plugin may have loaded the module.
 }
 
 // removeCNI has plugins forget a pod. After a reboot its namespace is not there any more, which they must be able to bear.

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -38,7 +39,7 @@ func newCNI(t *testing.T) *CNI {
 	if err := os.WriteFile(filepath.Join(dir, "10-test.conflist"), []byte(conf), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	return &CNI{ConfDir: dir, BinDirs: []string{bin}, NodeAddress: netip.MustParseAddr("10.42.7.1")}
+	return &CNI{ConfDir: dir, BinDirs: []string{bin}, NodeAddresses: []netip.Addr{netip.MustParseAddr("10.42.7.1")}}
 }
 
 // addresses lists what the plugins have given out.
@@ -73,17 +74,17 @@ func TestCNI(t *testing.T) {
 	}
 	n := newNetwork(t, c)
 	a, b := setup(t, n, "a"), setup(t, n, "b")
-	if pods := netip.MustParsePrefix("10.42.7.0/24"); a.Addr == b.Addr || !pods.Contains(a.Addr) || !pods.Contains(b.Addr) {
-		t.Fatalf("addresses %s and %s, want two of %s", a.Addr, b.Addr, pods)
+	if pods := netip.MustParsePrefix("10.42.7.0/24"); a.Addrs[0] == b.Addrs[0] || !pods.Contains(a.Addrs[0]) || !pods.Contains(b.Addrs[0]) {
+		t.Fatalf("addresses %s and %s, want two of %s", a.Addrs, b.Addrs, pods)
 	}
-	serve(t, a.NetNS, a.Addr.String()+":80")
-	serve(t, b.NetNS, b.Addr.String()+":80")
+	serve(t, a.NetNS, a.Addrs[0].String()+":80")
+	serve(t, b.NetNS, b.Addrs[0].String()+":80")
 	reach := func() {
 		t.Helper()
 		for _, tc := range []struct{ name, from, to, seen string }{
-			{"node to pod", "", a.Addr.String(), "10.42.7.1"},
-			{"pod to pod", a.NetNS, b.Addr.String(), a.Addr.String()},
-			{"and back", b.NetNS, a.Addr.String(), b.Addr.String()},
+			{"node to pod", "", a.Addrs[0].String(), "10.42.7.1"},
+			{"pod to pod", a.NetNS, b.Addrs[0].String(), a.Addrs[0].String()},
+			{"and back", b.NetNS, a.Addrs[0].String(), b.Addrs[0].String()},
 		} {
 			if seen, err := ask(tc.from, tc.to+":80"); err != nil || seen != tc.seen {
 				t.Errorf("%s: seen as %q, %v; want %s", tc.name, seen, err, tc.seen)
@@ -96,7 +97,7 @@ func TestCNI(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := setup(t, again, "a"); got != a {
+	if got := setup(t, again, "a"); !reflect.DeepEqual(got, a) {
 		t.Errorf("after a restart: %+v, want %+v as before", got, a)
 	}
 	reach()
@@ -121,7 +122,7 @@ func TestCNIReboot(t *testing.T) {
 	}
 	c := testConfig(t)
 	c.CNI = newCNI(t)
-	c.CNI.NodeAddress = netip.MustParseAddr("10.43.0.10")
+	c.CNI.NodeAddresses = c.LocalAddresses
 	before := newNetwork(t, c)
 	for _, uid := range []string{"gone", "stays", "half"} {
 		setup(t, before, uid)
@@ -164,8 +165,8 @@ func TestCNIReboot(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	if left := c.CNI.addresses(t); !slices.Equal(left, []string{stays.Addr.String()}) {
-		t.Errorf("plugins keep %v, want %s alone", left, stays.Addr)
+	if left := c.CNI.addresses(t); !slices.Equal(left, []string{stays.Addrs[0].String()}) {
+		t.Errorf("plugins keep %v, want %s alone", left, stays.Addrs)
 	}
 	if pods, err := n.Pods(t.Context()); err != nil || !slices.Equal(pods, []string{"stays"}) {
 		t.Errorf("in the end there are the pods %q (%v)", pods, err)
@@ -186,12 +187,12 @@ func TestCNIWaits(t *testing.T) {
 	if err := os.Rename(file, file+".later"); err != nil {
 		t.Fatal(err)
 	}
-	c.CNI.NodeAddress = netip.MustParseAddr("10.43.0.10") // The only one there is.
+	c.CNI.NodeAddresses = c.LocalAddresses // The only one there is.
 	n := newNetwork(t, c)
 	if _, err := n.Setup(t.Context(), Pod{UID: "a", Namespace: "default", Name: "a", Hostname: "a"}); err == nil || !strings.Contains(err.Error(), c.CNI.ConfDir) {
 		t.Fatalf("without a configuration: %v, want an error that names its directory", err)
 	}
-	if host, err := n.Setup(t.Context(), Pod{UID: "h", Hostname: "h", HostNetwork: true}); err != nil || host.Addr.IsValid() {
+	if host, err := n.Setup(t.Context(), Pod{UID: "h", Hostname: "h", HostNetwork: true}); err != nil || len(host.Addrs) > 0 {
 		t.Fatalf("a pod of the host's network: %+v, %v", host, err)
 	}
 	if err := n.Teardown(t.Context(), "a"); err != nil {
@@ -200,8 +201,66 @@ func TestCNIWaits(t *testing.T) {
 	if err := os.Rename(file+".later", file); err != nil {
 		t.Fatal(err)
 	}
-	if got := setup(t, n, "a"); !got.Addr.IsValid() {
+	if got := setup(t, n, "a"); len(got.Addrs) == 0 {
 		t.Errorf("with a configuration: %+v", got)
+	}
+}
+
+// tellingPlugin notes what it is asked, and gives addresses of both families, more than a pod has to the API.
+const tellingPlugin = `#!/bin/sh
+[ $CNI_IFNAME = eth0 ] && cat >> %s.$CNI_COMMAND
+[ $CNI_COMMAND = ADD ] && echo '{"cniVersion": "1.0.0", "interfaces": [{"name": "'$CNI_IFNAME'", "sandbox": "'$CNI_NETNS'"}], "ips": [
+	{"address": "fd00:42:7::5/64", "interface": 0}, {"address": "10.42.7.5/24", "interface": 0}, {"address": "10.42.8.5/24", "interface": 0}]}'
+exit 0
+`
+
+// TestCNIFamilies: a pod has one address of each family that plugins gave it, in the cluster's order; and those plugins hear of host ports
+// that ask for them, also when the pod goes.
+func TestCNIFamilies(t *testing.T) {
+	if !alone(t) {
+		return
+	}
+	dir := t.TempDir()
+	told := filepath.Join(dir, "told")
+	plugin := fmt.Appendf(nil, tellingPlugin, told)
+	if err := inOrder(
+		func() error { return unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, "") },
+		func() error { return unix.Mount("tmpfs", "/var/lib", "tmpfs", 0, "") },
+		func() error { return os.WriteFile(filepath.Join(dir, "telling"), plugin, 0o755) },
+		func() error { return os.WriteFile(filepath.Join(dir, "loopback"), plugin, 0o755) },
+		func() error {
+			return os.WriteFile(filepath.Join(dir, "10.conflist"), []byte(`{"cniVersion": "1.0.0", "name": "test", "plugins": [
+				{"type": "telling"}, {"type": "telling", "capabilities": {"portMappings": true}}]}`), 0o644)
+		},
+	); err != nil {
+		t.Fatal(err)
+	}
+	c := testConfig(t)
+	c.CNI = &CNI{ConfDir: dir, BinDirs: []string{dir}, NodeAddresses: c.LocalAddresses}
+	n := newNetwork(t, c)
+	pod := Pod{UID: "a", Namespace: "default", Name: "a", Hostname: "a", HostPorts: []HostPort{{Host: 8080, Container: 80, Protocol: "TCP"},
+		{Host: 53, Container: 5353, Protocol: "UDP", HostIP: "192.0.2.7"}}}
+	got, err := n.Setup(t.Context(), pod)
+	if err != nil || joined(got.Addrs) != "10.42.7.5,fd00:42:7::5" {
+		t.Errorf("the pod has %s (%v)", got.Addrs, err)
+	}
+	again, err := New(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := again.Setup(t.Context(), pod); err != nil || joined(got.Addrs) != "10.42.7.5,fd00:42:7::5" {
+		t.Errorf("after a restart the pod has %s (%v)", got.Addrs, err)
+	}
+	if err := again.Teardown(t.Context(), "a"); err != nil {
+		t.Error(err)
+	}
+	const ports = `"portMappings":[{"HostPort":8080,"ContainerPort":80,"Protocol":"tcp","HostIP":""},{"HostPort":53,"ContainerPort":5353,"Protocol":"udp","HostIP":"192.0.2.7"}]`
+	for _, command := range []string{"ADD", "DEL"} {
+		text, err := os.ReadFile(told + "." + command)
+		asked, withPorts := strings.Count(string(text), `"type":"telling"`), strings.Count(strings.ToLower(string(text)), strings.ToLower(ports))
+		if err != nil || asked != 2 || withPorts != 1 {
+			t.Errorf("%s: of %d plugins %d heard of the ports (%v); want one of two:\n%s", command, asked, withPorts, err, text)
+		}
 	}
 }
 
@@ -232,7 +291,7 @@ func TestCNIHangs(t *testing.T) {
 		t.Fatal(err)
 	}
 	c := testConfig(t)
-	c.CNI = &CNI{ConfDir: dir, BinDirs: []string{dir}, NodeAddress: netip.MustParseAddr("10.43.0.10")}
+	c.CNI = &CNI{ConfDir: dir, BinDirs: []string{dir}, NodeAddresses: c.LocalAddresses}
 	n := newNetwork(t, c)
 	slow := make(chan error, 1)
 	go func() {
@@ -272,7 +331,7 @@ func TestCNIUnseenBridges(t *testing.T) {
 	}
 	c := testConfig(t)
 	c.CNI = newCNI(t)
-	c.CNI.NodeAddress = netip.MustParseAddr("10.43.0.10")
+	c.CNI.NodeAddresses = c.LocalAddresses
 	var log bytes.Buffer
 	n := newNetwork(t, c)
 	n.log = slog.New(slog.NewTextHandler(&log, nil))

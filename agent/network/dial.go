@@ -9,11 +9,11 @@ import (
 
 // Dial connects to a TCP port on the pod's loopback: 127.0.0.1, then ::1.
 func (n *Network) Dial(ctx context.Context, podUID string, port uint16) (net.Conn, error) {
-	addr, known := n.address(podUID)
+	addrs, known := n.addressesOf(podUID)
 	if !known {
 		return nil, fmt.Errorf("pod %s has no network here", podUID)
 	}
-	if !addr.IsValid() {
+	if len(addrs) == 0 {
 		return dialLoopback(ctx, port)
 	}
 	var conn net.Conn

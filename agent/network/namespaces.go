@@ -9,10 +9,11 @@ import (
 	"runtime"
 	"strings"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
-// The files in a pod's folder: its namespaces, and its address.
+// The files in a pod's folder: its namespaces, and its addresses.
 const addressFile = "address"
 
 func namespaceKinds(hostNetwork bool) []string {
@@ -51,7 +52,7 @@ func (n *Network) pin(pod Pod) error {
 		if pod.HostNetwork {
 			return nil
 		}
-		return allowUnprivileged()
+		return errors.Join(allowUnprivileged(), n.quietIPv6())
 	})
 }
 
@@ -72,6 +73,19 @@ func allowUnprivileged() error {
 	return errors.Join(
 		sysctl("net/ipv4/ip_unprivileged_port_start", "0"),
 		sysctl("net/ipv4/ping_group_range", "0 2147483647"))
+}
+
+// quietIPv6 has what comes into this namespace use its addresses at once, and listen to no router: the node alone is at the other end, and
+// what a pod needs is set up for it.
+func (n *Network) quietIPv6() error {
+	if !n.config.has(netlink.FAMILY_V6) {
+		return nil
+	}
+	return errors.Join(
+		sysctl("net/ipv6/conf/all/disable_ipv6", "0"),
+		sysctl("net/ipv6/conf/default/disable_ipv6", "0"),
+		sysctl("net/ipv6/conf/default/accept_dad", "0"),
+		sysctl("net/ipv6/conf/default/accept_ra", "0"))
 }
 
 // pinned says whether all of the pod's namespaces are there. After a reboot the files may be left, but nothing is mounted.
@@ -97,23 +111,30 @@ func (n *Network) unpin(uid string) error {
 	return os.RemoveAll(filepath.Join(n.config.Dir, uid))
 }
 
-// readAddress returns the pod's address, the zero Addr for a pod on the host's network, or an error if Setup was not done.
-func (n *Network) readAddress(uid string) (netip.Addr, error) {
+// readAddresses returns the pod's addresses, none for a pod on the host's network, or an error if Setup was not done.
+func (n *Network) readAddresses(uid string) (addrs []netip.Addr, err error) {
 	data, err := os.ReadFile(n.path(uid, addressFile))
-	if err != nil {
-		return netip.Addr{}, errors.New("its setup was not finished")
+	words := strings.Fields(string(data))
+	if err != nil || len(words) == 0 {
+		return nil, errors.New("its setup was not finished")
 	}
-	text := strings.TrimSpace(string(data))
-	if text == "host" {
-		return netip.Addr{}, nil
+	if words[0] == "host" {
+		return nil, nil
 	}
-	return netip.ParseAddr(text)
+	for _, word := range words {
+		addr, err := netip.ParseAddr(word)
+		if err != nil {
+			return nil, err
+		}
+		addrs = append(addrs, addr)
+	}
+	return addrs, nil
 }
 
-func (n *Network) writeAddress(uid string, addr netip.Addr) error {
+func (n *Network) writeAddresses(uid string, addrs []netip.Addr) error {
 	text := "host"
-	if addr.IsValid() {
-		text = addr.String()
+	if len(addrs) > 0 {
+		text = strings.ReplaceAll(joined(addrs), ",", " ")
 	}
 	return os.WriteFile(n.path(uid, addressFile), []byte(text+"\n"), 0o644)
 }

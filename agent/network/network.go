@@ -1,16 +1,19 @@
 // Package network gives a pod its namespaces, its address and its way out.
 //
 // A pod's network namespace is joined to the node by a veth pair. There is no bridge between pods: the node is a router,
-// the pod has a /32 address, and the node has one route for it:
+// the pod has a /32 address, or a /128 one, or both, and the node has one route for each:
 //
 //	pod:   eth0 10.42.0.5/32, default via 10.42.0.1 dev eth0 onlink
+//	            fd00:42::5/128, default via fe80::1 dev eth0
 //	node:  10.42.0.5 dev veth0a2a0005 src 10.42.0.1
-//	       skiff0 (a bridge without ports) holds 10.42.0.1, the gateway, and the cluster's DNS address
+//	       fd00:42::5 dev veth0a2a0005 src fd00:42::1
+//	       skiff0 (a bridge without ports) holds the gateways 10.42.0.1 and fd00:42::1, and the cluster's DNS address
 //
 // So everything a pod sends passes the node's IP hooks, where Services are translated, also what goes to the pod next
 // door; with a bridge this would hang on the br_netfilter module. Both ends of the pair have fixed hardware addresses and
-// permanent neighbour entries: there is no ARP, no proxy_arp, and the first packet goes out at once. A source address
-// that is not the pod's is dropped at its veth (rp_filter).
+// permanent neighbour entries: there is no ARP, no proxy_arp, no duplicate address detection, no router advertisement, and
+// the first packet goes out at once. A source address that is not the pod's is dropped at its veth (by rp_filter, and a rule for
+// IPv6, which has none).
 //
 // Packets for the cluster's own ranges must not leave by the node's default route. What belongs to no pod ends at an
 // unreachable route for the cluster range. The service range needs a real route, because the kernel routes a packet of
@@ -20,14 +23,14 @@
 // seconds. As these are nat rules, they see the first packet of a connection only.
 //
 // The namespaces (network, IPC, UTS) belong to no process: they are bind mounts under Dir, so there is no pause
-// container. Beside them stands a file with the pod's address. Nothing else is remembered, but for which pods CNI plugins were
+// container. Beside them stands a file with the pod's addresses. Nothing else is remembered, but for which pods CNI plugins were
 // asked: a new [Network] reads it back.
 // Processes that use the mounts (containerd) must be in the mount namespace of this one.
 //
 // Where [Config.CNI] is set, plugins connect the pods instead.
 //
 // In Kubernetes: the pause container of the container runtime, and a CNI plugin (bridge, host-local, loopback). Left out:
-// IPv6, bandwidth limits, and routes to other nodes. Host ports are the proxy's.
+// bandwidth limits, and routes to other nodes. Host ports are the proxy's.
 package network
 
 import (
@@ -53,9 +56,10 @@ type Config struct {
 	// package alone: RUN/ns.
 	Dir string
 
-	PodCIDR     netip.Prefix // This node's pods. Its first address is the gateway.
-	ClusterCIDR netip.Prefix // All pods. The same as PodCIDR if there is one node only.
-	ServiceCIDR netip.Prefix // The Services' virtual addresses.
+	// At most one range of each family; the first is that of the addresses that are named first.
+	PodCIDR     []netip.Prefix // This node's pods. The first address of each is the gateway.
+	ClusterCIDR []netip.Prefix // All pods. The same as PodCIDR if there is one node only.
+	ServiceCIDR []netip.Prefix // The Services' virtual addresses.
 
 	// LocalAddresses are served on the node itself, for its pods and its own processes: the DNS address.
 	LocalAddresses []netip.Addr
@@ -73,12 +77,21 @@ type Pod struct {
 	Name        string
 	Hostname    string
 	HostNetwork bool // No network namespace and no address of its own.
+
+	HostPorts []HostPort // For CNI plugins, too.
+}
+
+// HostPort is a port of the node that leads to one of the pod.
+type HostPort struct {
+	Host, Container uint16
+	Protocol        string // TCP, UDP or SCTP.
+	HostIP          string // "": all of the node's addresses.
 }
 
 // Result is what a pod got.
 type Result struct {
-	Addr                netip.Addr // Zero with HostNetwork.
-	NetNS, IPCNS, UTSNS string     // Paths; NetNS is empty with HostNetwork.
+	Addrs               []netip.Addr // One a family; none with HostNetwork.
+	NetNS, IPCNS, UTSNS string       // Paths; NetNS is empty with HostNetwork.
 }
 
 // Network sets up pods. Its methods may be called from many goroutines; the changes to one pod are made one after another, and no
@@ -89,8 +102,8 @@ type Network struct {
 	unseen sync.Once // The warning that bridges hide packets.
 
 	mu        sync.Mutex
-	addresses *pool
-	pods      map[string]netip.Addr    // By UID; the zero Addr for pods on the host's network.
+	addresses pools
+	pods      map[string][]netip.Addr  // By UID; none for pods on the host's network.
 	changing  map[string]chan struct{} // By UID: closed when the change that is under way has ended.
 }
 
@@ -107,8 +120,8 @@ func New(c Config) (*Network, error) {
 			return nil, err
 		}
 	}
-	n := &Network{config: c, log: slog.With("component", "network"), addresses: newPool(c.PodCIDR),
-		pods: map[string]netip.Addr{}, changing: map[string]chan struct{}{}}
+	n := &Network{config: c, log: slog.With("component", "network"), addresses: newPools(c.PodCIDR),
+		pods: map[string][]netip.Addr{}, changing: map[string]chan struct{}{}}
 	if err := n.prepareNode(); err != nil {
 		return nil, err
 	}
@@ -125,25 +138,8 @@ func (c Config) check() error {
 	if c.CNI != nil && !filepath.IsAbs(c.NoteDir) {
 		return fmt.Errorf("the directory %q for what CNI plugins keep is not absolute", c.NoteDir)
 	}
-	for name, p := range map[string]netip.Prefix{"pod": c.PodCIDR, "cluster": c.ClusterCIDR, "service": c.ServiceCIDR} {
-		if !p.IsValid() || !p.Addr().Is4() || p != p.Masked() {
-			return fmt.Errorf("the %s range %q is not an IPv4 network such as 10.42.0.0/16", name, p)
-		}
-	}
-	if c.PodCIDR.Bits() > 29 {
-		return fmt.Errorf("the pod range %s is too small: a node needs at least a /29", c.PodCIDR)
-	}
-	if c.ClusterCIDR.Bits() > c.PodCIDR.Bits() || !c.ClusterCIDR.Contains(c.PodCIDR.Addr()) {
-		return fmt.Errorf("the pod range %s lies outside of the cluster range %s", c.PodCIDR, c.ClusterCIDR)
-	}
-	if c.ClusterCIDR.Overlaps(c.ServiceCIDR) {
-		return fmt.Errorf("the service range %s and the cluster range %s overlap", c.ServiceCIDR, c.ClusterCIDR)
-	}
-	return nil
+	return c.checkRanges()
 }
-
-// gateway is the node's address in its pods' eyes.
-func (c Config) gateway() netip.Addr { return c.PodCIDR.Addr().Next() }
 
 // adopt reads back the pods under Dir.
 func (n *Network) adopt() error {
@@ -157,12 +153,12 @@ func (n *Network) adopt() error {
 	}
 	for _, e := range entries {
 		uid := e.Name()
-		addr, err := n.readAddress(uid)
-		if err == nil && !n.pinned(uid, addr.IsValid()) {
+		addrs, err := n.readAddresses(uid)
+		if err == nil && !n.pinned(uid, len(addrs) > 0) {
 			err = errors.New("its namespaces are gone")
 		}
-		if err == nil && addr.IsValid() && n.config.CNI == nil {
-			err = n.addresses.take(addr)
+		if err == nil && n.config.CNI == nil {
+			err = n.addresses.take(addrs)
 		}
 		if err != nil && slices.Contains(noted, uid) {
 			continue // Plugins may hang, and a start waits for nobody: it goes when the pod is torn down or made anew.
@@ -174,7 +170,7 @@ func (n *Network) adopt() error {
 			}
 			continue
 		}
-		n.pods[uid] = addr
+		n.pods[uid] = addrs
 	}
 	return nil
 }
@@ -192,19 +188,19 @@ func (n *Network) Setup(ctx context.Context, pod Pod) (Result, error) {
 		return Result{}, err
 	}
 	defer end()
-	addr, known := n.address(pod.UID)
+	addrs, known := n.addressesOf(pod.UID)
 	if !known {
-		if addr, err = n.make(ctx, pod); err != nil {
+		if addrs, err = n.make(ctx, pod); err != nil {
 			return Result{}, fmt.Errorf("set up the network of pod %s: %w", pod.UID, err)
 		}
-		n.remember(pod.UID, addr)
-	} else if addr.IsValid() && n.config.CNI == nil {
-		if err := n.connect(n.path(pod.UID, "net"), addr); err != nil {
+		n.remember(pod.UID, addrs)
+	} else if len(addrs) > 0 && n.config.CNI == nil {
+		if err := n.connect(n.path(pod.UID, "net"), addrs); err != nil {
 			return Result{}, fmt.Errorf("connect pod %s: %w", pod.UID, err)
 		}
 	}
-	result := Result{Addr: addr, IPCNS: n.path(pod.UID, "ipc"), UTSNS: n.path(pod.UID, "uts")}
-	if addr.IsValid() {
+	result := Result{Addrs: addrs, IPCNS: n.path(pod.UID, "ipc"), UTSNS: n.path(pod.UID, "uts")}
+	if len(addrs) > 0 {
 		result.NetNS = n.path(pod.UID, "net")
 	}
 	return result, nil
@@ -212,7 +208,7 @@ func (n *Network) Setup(ctx context.Context, pod Pod) (Result, error) {
 
 // make does the whole work for a new pod, or leaves nothing. The address file is written last: it says that the rest is
 // there.
-func (n *Network) make(ctx context.Context, pod Pod) (addr netip.Addr, err error) {
+func (n *Network) make(ctx context.Context, pod Pod) (addrs []netip.Addr, err error) {
 	byPlugins := n.config.CNI != nil && !pod.HostNetwork
 	if byPlugins {
 		n.forget(pod.UID) // What a reboot, or a try that was killed, has left.
@@ -223,28 +219,28 @@ func (n *Network) make(ctx context.Context, pod Pod) (addr netip.Addr, err error
 				n.forget(pod.UID)
 			}
 			err = errors.Join(err, n.unpin(pod.UID))
-			n.forgetAddress(pod.UID, addr)
-			addr = netip.Addr{}
+			n.forgetAddresses(pod.UID, addrs)
+			addrs = nil
 		}
 	}()
 	if !pod.HostNetwork && !byPlugins {
-		if addr, err = n.nextAddress(); err != nil {
-			return addr, err
+		if addrs, err = n.nextAddresses(); err != nil {
+			return nil, err
 		}
 	}
 	if err := n.pin(pod); err != nil {
-		return addr, err
+		return addrs, err
 	}
 	if byPlugins {
-		if addr, err = n.addCNI(ctx, pod); err != nil {
-			return addr, err
+		if addrs, err = n.addCNI(ctx, pod); err != nil {
+			return nil, err
 		}
-	} else if addr.IsValid() {
-		if err := n.connect(n.path(pod.UID, "net"), addr); err != nil {
-			return addr, err
+	} else if len(addrs) > 0 {
+		if err := n.connect(n.path(pod.UID, "net"), addrs); err != nil {
+			return addrs, err
 		}
 	}
-	return addr, n.writeAddress(pod.UID, addr)
+	return addrs, n.writeAddresses(pod.UID, addrs)
 }
 
 // Teardown removes what Setup made. The pod's processes should have ended: the kernel keeps a namespace while it is used.
@@ -257,21 +253,18 @@ func (n *Network) Teardown(ctx context.Context, podUID string) error {
 		return err
 	}
 	defer end()
-	addr, _ := n.address(podUID)
+	addrs, _ := n.addressesOf(podUID)
 	if n.config.CNI != nil {
 		if err := n.removeCNI(ctx, podUID); err != nil {
 			return fmt.Errorf("disconnect pod %s: %w", podUID, err)
 		}
-	} else if addr.IsValid() {
-		// The kernel removes the pair some time after its namespace; the route must not lead there meanwhile.
-		if err := n.disconnect(addr); err != nil {
-			return fmt.Errorf("remove the route of pod %s: %w", podUID, err)
-		}
+	} else if err := disconnect(addrs); err != nil {
+		return fmt.Errorf("remove the routes of pod %s: %w", podUID, err)
 	}
 	if err := n.unpin(podUID); err != nil {
 		return fmt.Errorf("remove the namespaces of pod %s: %w", podUID, err)
 	}
-	n.forgetAddress(podUID, addr)
+	n.forgetAddresses(podUID, addrs)
 	return nil
 }
 

@@ -2,6 +2,7 @@ package network
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -10,12 +11,16 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
@@ -47,10 +52,26 @@ func alone(t *testing.T) bool {
 
 func testConfig(t *testing.T) Config {
 	return Config{
-		Dir: filepath.Join(t.TempDir(), "ns"), NoteDir: filepath.Join(t.TempDir(), "cni"), PodCIDR: netip.MustParsePrefix("10.42.0.0/24"),
-		ClusterCIDR: netip.MustParsePrefix("10.42.0.0/16"), ServiceCIDR: netip.MustParsePrefix("10.43.0.0/16"),
-		LocalAddresses: []netip.Addr{netip.MustParseAddr("10.43.0.10")},
+		Dir: filepath.Join(t.TempDir(), "ns"), NoteDir: filepath.Join(t.TempDir(), "cni"), PodCIDR: prefixes("10.42.0.0/24", "fd00:42::/64"),
+		ClusterCIDR: prefixes("10.42.0.0/16", "fd00:42::/56"), ServiceCIDR: prefixes("10.43.0.0/16", "fd00:43::/112"),
+		LocalAddresses: []netip.Addr{netip.MustParseAddr("10.43.0.10"), netip.MustParseAddr("fd00:43::a")},
 	}
+}
+
+// only is a configuration without the other family.
+func only(c Config, v6 bool) Config {
+	c.PodCIDR = []netip.Prefix{ofFamily(c.PodCIDR, v6)}
+	c.ClusterCIDR = []netip.Prefix{ofFamily(c.ClusterCIDR, v6)}
+	c.ServiceCIDR = []netip.Prefix{ofFamily(c.ServiceCIDR, v6)}
+	c.LocalAddresses = slices.DeleteFunc(slices.Clone(c.LocalAddresses), func(a netip.Addr) bool { return a.Is6() != v6 })
+	return c
+}
+
+func prefixes(texts ...string) (all []netip.Prefix) {
+	for _, text := range texts {
+		all = append(all, netip.MustParsePrefix(text))
+	}
+	return all
 }
 
 func newNetwork(t *testing.T, c Config) *Network {
@@ -83,11 +104,11 @@ func setup(t *testing.T, n *Network, uid string) Result {
 	return result
 }
 
-// world is what lies behind the node's default route: a namespace with the address 203.0.113.2, the node being
-// 203.0.113.1 there.
+// world is what lies behind the node's default routes: a namespace with the addresses 203.0.113.2 and 2001:db8::2, the node being
+// 203.0.113.1 and 2001:db8::1 there.
 type world struct {
-	ns    string
-	links *netlink.Handle
+	ns     string
+	socket int // Hears what comes in there.
 }
 
 func newWorld(t *testing.T) *world {
@@ -122,46 +143,75 @@ func newWorld(t *testing.T) *world {
 		PeerHardwareAddr: net.HardwareAddr{2, 0, 0, 0, 0, 2}}); err != nil {
 		t.Fatal(err)
 	}
-	if err := withoutIPv6("uplink"); err != nil {
+	// No addresses that the kernel makes up, and permanent neighbours: so every packet that is counted is one that somebody sent on
+	// purpose.
+	quiet := func(link string) func() error {
+		return func() error { return sysctl("net/ipv6/conf/"+link+"/addr_gen_mode", "1") }
+	}
+	if err := errors.Join(quiet("uplink")(), inNamespace(path, quiet("world"))); err != nil {
 		t.Fatal(err)
 	}
-	// Permanent neighbours: so every packet that is counted is one that somebody sent on purpose.
 	for _, end := range []struct {
-		handle      *netlink.Handle
-		link        string
-		addr, other string
-		otherMAC    net.HardwareAddr
-	}{{inside, "world", "203.0.113.2", "203.0.113.1", net.HardwareAddr{2, 0, 0, 0, 0, 1}},
-		{&netlink.Handle{}, "uplink", "203.0.113.1", "203.0.113.2", net.HardwareAddr{2, 0, 0, 0, 0, 2}}} {
+		handle   *netlink.Handle
+		link     string
+		own      []string
+		others   []string
+		otherMAC net.HardwareAddr
+	}{
+		{inside, "world", []string{"203.0.113.2/24", "2001:db8::2/64"}, []string{"203.0.113.1", "2001:db8::1"}, net.HardwareAddr{2, 0, 0, 0, 0, 1}},
+		{&netlink.Handle{}, "uplink", []string{"203.0.113.1/24", "2001:db8::1/64"}, []string{"203.0.113.2", "2001:db8::2"}, net.HardwareAddr{2, 0, 0, 0, 0, 2}},
+	} {
 		link, err := end.handle.LinkByName(end.link)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := inOrder(
-			func() error {
-				return end.handle.AddrAdd(link, &netlink.Addr{IPNet: &net.IPNet{IP: net.ParseIP(end.addr), Mask: net.CIDRMask(24, 32)}})
-			},
-			func() error { return end.handle.LinkSetUp(link) },
-			func() error {
-				return end.handle.NeighSet(permanent(link.Attrs().Index, net.ParseIP(end.other), end.otherMAC))
-			}); err != nil {
+		for _, p := range prefixes(end.own...) {
+			if err := end.handle.AddrAdd(link, atOnce(p.Addr(), p.Bits())); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := end.handle.LinkSetUp(link); err != nil {
+			t.Fatal(err)
+		}
+		for _, other := range end.others {
+			if err := end.handle.NeighSet(permanent(link.Attrs().Index, netip.MustParseAddr(other), end.otherMAC)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for _, gateway := range []string{"203.0.113.2", "2001:db8::2"} {
+		if err := netlink.RouteAdd(&netlink.Route{Gw: net.ParseIP(gateway)}); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := netlink.RouteAdd(&netlink.Route{Gw: net.ParseIP("203.0.113.2")}); err != nil {
+	w := &world{ns: path}
+	if err := inNamespace(path, func() (err error) {
+		everything := binary.NativeEndian.Uint16(binary.BigEndian.AppendUint16(nil, unix.ETH_P_ALL))
+		w.socket, err = unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, int(everything))
+		return err
+	}); err != nil {
 		t.Fatal(err)
 	}
-	return &world{ns: path, links: inside}
+	t.Cleanup(func() { unix.Close(w.socket) })
+	return w
 }
 
-// received counts the packets that came out there.
-func (w *world) received(t *testing.T) uint64 {
+// received counts the packets that have come out there since it was asked last. What is for a group does not count: by that a host says
+// which groups of IPv6 it is in.
+func (w *world) received(t *testing.T) (count int) {
 	t.Helper()
-	link, err := w.links.LinkByName("world")
-	if err != nil {
-		t.Fatal(err)
+	for {
+		_, from, err := unix.Recvfrom(w.socket, make([]byte, 64), unix.MSG_DONTWAIT)
+		if errors.Is(err, unix.EAGAIN) {
+			return count
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if link, ok := from.(*unix.SockaddrLinklayer); ok && link.Pkttype == unix.PACKET_HOST {
+			count++
+		}
 	}
-	return link.Attrs().Statistics.RxPackets
 }
 
 // serve answers every TCP connection with the client's address. An empty ns is the node.
@@ -169,7 +219,7 @@ func serve(t *testing.T, ns, addr string) {
 	t.Helper()
 	var listener net.Listener
 	listen := func() (err error) {
-		listener, err = net.Listen("tcp4", addr)
+		listener, err = net.Listen("tcp", addr)
 		return err
 	}
 	if err := at(ns, listen); err != nil {
@@ -203,7 +253,7 @@ func at(ns string, do func() error) error {
 // ask connects and returns as whom the server sees it.
 func ask(ns, addr string) (seen string, err error) {
 	err = at(ns, func() error {
-		conn, err := net.DialTimeout("tcp4", addr, 5*time.Second)
+		conn, err := net.DialTimeout("tcp", addr, 5*time.Second)
 		if err != nil {
 			return err
 		}
@@ -223,8 +273,8 @@ func TestReachability(t *testing.T) {
 	world := newWorld(t)
 	n := newNetwork(t, testConfig(t))
 	a, b := setup(t, n, "a"), setup(t, n, "b")
-	if a.Addr.String() != "10.42.0.2" || b.Addr.String() != "10.42.0.3" {
-		t.Fatalf("the pods have the addresses %s and %s", a.Addr, b.Addr)
+	if joined(a.Addrs) != "10.42.0.2,fd00:42::2" || joined(b.Addrs) != "10.42.0.3,fd00:42::3" {
+		t.Fatalf("the pods have the addresses %s and %s", a.Addrs, b.Addrs)
 	}
 	serve(t, a.NetNS, "10.42.0.2:80")
 	serve(t, a.NetNS, "127.0.0.1:81")
@@ -232,6 +282,12 @@ func TestReachability(t *testing.T) {
 	serve(t, "", "10.42.0.1:80")
 	serve(t, "", "10.43.0.10:53")
 	serve(t, world.ns, "203.0.113.2:80")
+	serve(t, a.NetNS, "[fd00:42::2]:80")
+	serve(t, a.NetNS, "[::1]:83")
+	serve(t, b.NetNS, "[fd00:42::3]:80")
+	serve(t, "", "[fd00:42::1]:80")
+	serve(t, "", "[fd00:43::a]:53")
+	serve(t, world.ns, "[2001:db8::2]:80")
 	for _, tc := range []struct{ name, from, to, seen string }{
 		{"node to pod", "", "10.42.0.2:80", "10.42.0.1"},
 		{"pod to pod", a.NetNS, "10.42.0.3:80", "10.42.0.2"},
@@ -243,18 +299,29 @@ func TestReachability(t *testing.T) {
 		{"node to DNS", "", "10.43.0.10:53", "10.43.0.10"},
 		{"pod to the world", a.NetNS, "203.0.113.2:80", "203.0.113.1"},
 		{"node to the world", "", "203.0.113.2:80", "203.0.113.1"},
+		{"node to pod, by IPv6", "", "[fd00:42::2]:80", "fd00:42::1"},
+		{"pod to pod, by IPv6", a.NetNS, "[fd00:42::3]:80", "fd00:42::2"},
+		{"and back, by IPv6", b.NetNS, "[fd00:42::2]:80", "fd00:42::3"},
+		{"pod to itself, by IPv6", a.NetNS, "[fd00:42::2]:80", "fd00:42::2"},
+		{"pod to node, by IPv6", a.NetNS, "[fd00:42::1]:80", "fd00:42::2"},
+		{"pod to DNS, by IPv6", a.NetNS, "[fd00:43::a]:53", "fd00:42::2"},
+		{"node to DNS, by IPv6", "", "[fd00:43::a]:53", "fd00:43::a"},
+		{"pod to the world, by IPv6", a.NetNS, "[2001:db8::2]:80", "2001:db8::1"},
+		{"node to the world, by IPv6", "", "[2001:db8::2]:80", "2001:db8::1"},
 	} {
 		if seen, err := ask(tc.from, tc.to); err != nil || seen != tc.seen {
 			t.Errorf("%s: seen as %q, %v; want %s", tc.name, seen, err, tc.seen)
 		}
 	}
-	conn, err := n.Dial(t.Context(), "a", 81)
-	if err != nil {
-		t.Fatalf("dial the pod's loopback: %v", err)
-	}
-	text, err := io.ReadAll(conn)
-	if conn.Close(); err != nil || string(text) != "127.0.0.1" {
-		t.Errorf("the pod's loopback saw %q, %v", text, err)
+	for port, want := range map[uint16]string{81: "127.0.0.1", 83: "::1"} {
+		conn, err := n.Dial(t.Context(), "a", port)
+		if err != nil {
+			t.Fatalf("dial the pod's loopback: %v", err)
+		}
+		text, err := io.ReadAll(conn)
+		if conn.Close(); err != nil || string(text) != want {
+			t.Errorf("the pod's loopback saw %q, %v; want %s", text, err, want)
+		}
 	}
 	if _, err := n.Dial(t.Context(), "a", 82); !errors.Is(err, unix.ECONNREFUSED) {
 		t.Errorf("dial a port where nobody listens: %v", err)
@@ -269,6 +336,7 @@ func TestForgedSource(t *testing.T) {
 	if !alone(t) {
 		return
 	}
+	newWorld(t) // A way to foreign addresses: that it is another one is what matters.
 	n := newNetwork(t, testConfig(t))
 	a, b := setup(t, n, "a"), setup(t, n, "b")
 	for _, all := range []string{"0", "1", "2"} {
@@ -283,30 +351,51 @@ func TestForgedSource(t *testing.T) {
 
 func testForgedSource(t *testing.T, n *Network, a, b Result) {
 	t.Helper()
-	server, err := net.ListenUDP("udp4", &net.UDPAddr{IP: n.config.gateway().AsSlice()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer server.Close()
-	for _, sender := range []netip.Addr{b.Addr, a.Addr} { // Both by a.
-		if err := at(a.NetNS, func() error { return send(sender, server.LocalAddr().String()) }); err != nil {
+	for i, gateway := range []string{"10.42.0.1", "fd00:42::1"} {
+		server, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.ParseIP(gateway)})
+		if err != nil {
 			t.Fatal(err)
 		}
+		defer server.Close()
+		foreign := netip.MustParseAddr("203.0.113.9")
+		if i == 1 {
+			foreign = netip.MustParseAddr("2001:db8::9")
+		}
+		for _, sender := range []netip.Addr{b.Addrs[i], foreign, a.Addrs[i]} { // All by a.
+			if err := at(a.NetNS, func() error { return send(sender, server.LocalAddr().String()) }); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := server.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
+			t.Fatal(err)
+		}
+		if _, from, err := server.ReadFromUDPAddrPort(make([]byte, 64)); err != nil || from.Addr().Unmap() != a.Addrs[i] {
+			t.Errorf("a datagram came from %v (%v), want one of %s only", from, err, a.Addrs[i])
+		}
 	}
-	if err := server.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
-		t.Fatal(err)
+}
+
+// say sends a datagram.
+func say(to string) error {
+	conn, err := net.Dial("udp", to)
+	if err != nil {
+		return err
 	}
-	if _, from, err := server.ReadFromUDPAddrPort(make([]byte, 64)); err != nil || from.Addr() != a.Addr {
-		t.Errorf("a datagram came from %v (%v), want one of %s only", from, err, a.Addr)
-	}
+	defer conn.Close()
+	_, err = conn.Write([]byte("hello"))
+	return err
 }
 
 // send sends a datagram from any address.
 func send(from netip.Addr, to string) error {
+	level, option := unix.SOL_IP, unix.IP_TRANSPARENT
+	if from.Is6() {
+		level, option = unix.SOL_IPV6, unix.IPV6_TRANSPARENT
+	}
 	dialer := net.Dialer{LocalAddr: &net.UDPAddr{IP: from.AsSlice()}, Control: func(_, _ string, c syscall.RawConn) (err error) {
-		return errors.Join(c.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_IP, unix.IP_TRANSPARENT, 1) }), err)
+		return errors.Join(c.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), level, option, 1) }), err)
 	}}
-	conn, err := dialer.Dial("udp4", to)
+	conn, err := dialer.Dial("udp", to)
 	if err != nil {
 		return err
 	}
@@ -333,6 +422,12 @@ func TestNothingLeaves(t *testing.T) {
 		{"pod to no service", a.NetNS, "10.43.0.99:80", unix.ECONNREFUSED},
 		{"node to no service", "", "10.43.0.99:80", unix.ECONNREFUSED},
 		{"pod to DNS, where nobody listens", a.NetNS, "10.43.0.10:53", unix.ECONNREFUSED},
+		{"pod to no pod, by IPv6", a.NetNS, "[fd00:42::99]:80", unix.ENETUNREACH}, // As the kernel has it for routes to nowhere.
+		{"pod to no other node's pod, by IPv6", a.NetNS, "[fd00:42:0:9::9]:80", unix.ENETUNREACH},
+		{"node to no pod, by IPv6", "", "[fd00:42::99]:80", unix.EHOSTUNREACH},
+		{"pod to no service, by IPv6", a.NetNS, "[fd00:43::99]:80", unix.ECONNREFUSED},
+		{"node to no service, by IPv6", "", "[fd00:43::99]:80", unix.ECONNREFUSED},
+		{"pod to DNS by IPv6, where nobody listens", a.NetNS, "[fd00:43::a]:53", unix.ECONNREFUSED},
 	} {
 		start := time.Now()
 		_, err := ask(tc.from, tc.to)
@@ -342,16 +437,8 @@ func TestNothingLeaves(t *testing.T) {
 	}
 	send := func() {
 		for _, from := range []string{"", a.NetNS} {
-			for _, to := range []string{"10.42.0.99:53", "10.43.0.99:53"} {
-				err := at(from, func() error {
-					conn, err := net.Dial("udp4", to)
-					if err != nil {
-						return err
-					}
-					defer conn.Close()
-					_, err = conn.Write([]byte("hello"))
-					return err
-				})
+			for _, to := range []string{"10.42.0.99:53", "10.43.0.99:53", "[fd00:42::99]:53", "[fd00:43::99]:53"} {
+				err := at(from, func() error { return say(to) })
 				// Refused here, unreachable there: any error is right, and none if the packet was dropped later.
 				t.Logf("UDP from %q to %s: %v", from, to, err)
 			}
@@ -365,6 +452,16 @@ func TestNothingLeaves(t *testing.T) {
 	if got := world.received(t); got != 0 {
 		t.Errorf("%d packets left by the default route", got)
 	}
+	for _, to := range []string{"198.51.100.9:53", "[2001:db8:9::9]:53"} {
+		if err := at(a.NetNS, func() error { return say(to) }); err != nil {
+			t.Errorf("to the world: %v", err)
+		}
+	}
+	for deadline := time.Now().Add(10 * time.Second); world.received(t) == 0; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("what is for the world is not heard there: the test is deaf")
+		}
+	}
 }
 
 // Questions to the node's DNS leave no trace in the table of connections, and other packets to the same address do.
@@ -374,36 +471,38 @@ func TestDNSIsNotTracked(t *testing.T) {
 	}
 	n := newNetwork(t, testConfig(t))
 	a := setup(t, n, "a")
-	for _, port := range []int{53, 54} {
-		conn, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(10, 43, 0, 10), Port: port})
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer conn.Close()
-		go echo(conn)
-		for _, from := range []string{"", a.NetNS} {
-			if err := at(from, func() error { return askEcho(conn.LocalAddr().String()) }); err != nil {
-				t.Fatalf("from %q to port %d: %v", from, port, err)
+	for _, server := range []string{"10.43.0.10", "fd00:43::a"} {
+		for _, port := range []int{53, 54} {
+			conn, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.ParseIP(server), Port: port})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			go echo(conn)
+			for _, from := range []string{"", a.NetNS} {
+				if err := at(from, func() error { return askEcho(conn.LocalAddr().String()) }); err != nil {
+					t.Fatalf("from %q to %s: %v", from, conn.LocalAddr(), err)
+				}
+			}
+			tcp := net.JoinHostPort(server, strconv.Itoa(port))
+			serve(t, "", tcp)
+			if got, err := ask(a.NetNS, tcp); err != nil || got != a.Addrs[0].String() && got != a.Addrs[1].String() {
+				t.Errorf("by TCP to %s: seen as %q, %v", tcp, got, err)
 			}
 		}
 	}
-	serve(t, "", "10.43.0.10:53")
-	serve(t, "", "10.43.0.10:54")
-	for _, to := range []string{"10.43.0.10:53", "10.43.0.10:54"} {
-		if got, err := ask(a.NetNS, to); err != nil || got != "10.42.0.2" {
-			t.Errorf("by TCP to %s: seen as %q, %v", to, got, err)
+	for _, version := range []netlink.InetFamily{unix.AF_INET, unix.AF_INET6} {
+		flows, err := netlink.ConntrackTableList(netlink.ConntrackTable, version)
+		if err != nil {
+			t.Fatal(err)
 		}
-	}
-	flows, err := netlink.ConntrackTableList(netlink.ConntrackTable, unix.AF_INET)
-	if err != nil {
-		t.Fatal(err)
-	}
-	tracked := map[uint16]int{}
-	for _, flow := range flows {
-		tracked[flow.Forward.DstPort]++
-	}
-	if tracked[53] != 0 || tracked[54] != 3 {
-		t.Errorf("connections tracked by port: %v; want none to 53, and three to 54, or we see nothing", tracked)
+		tracked := map[uint16]int{}
+		for _, flow := range flows {
+			tracked[flow.Forward.DstPort]++
+		}
+		if tracked[53] != 0 || tracked[54] != 3 {
+			t.Errorf("connections tracked by port: %v; want none to 53, and three to 54, or we see nothing", tracked)
+		}
 	}
 }
 
@@ -419,7 +518,7 @@ func echo(conn *net.UDPConn) {
 }
 
 func askEcho(address string) error {
-	conn, err := net.Dial("udp4", address)
+	conn, err := net.Dial("udp", address)
 	if err != nil {
 		return err
 	}
@@ -476,7 +575,7 @@ func TestRestart(t *testing.T) {
 	serve(t, a.NetNS, "10.42.0.2:80")
 	hostPod := Pod{UID: "h", Hostname: "node", HostNetwork: true}
 	h, err := n.Setup(t.Context(), hostPod)
-	if err != nil || h.Addr.IsValid() || h.NetNS != "" || h.UTSNS == "" || h.IPCNS == "" {
+	if err != nil || len(h.Addrs) > 0 || h.NetNS != "" || h.UTSNS == "" || h.IPCNS == "" {
 		t.Errorf("a pod on the host's network got %+v, %v", h, err)
 	}
 	if err := os.Mkdir(filepath.Join(c.Dir, "half"), 0o755); err != nil {
@@ -488,7 +587,7 @@ func TestRestart(t *testing.T) {
 	if err := os.MkdirAll(filepath.Join(c.Dir, "rebooted"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(c.Dir, "rebooted", addressFile), []byte("10.42.0.50\n"), 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join(c.Dir, "rebooted", addressFile), []byte("10.42.0.50 fd00:42::50\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
 
@@ -500,21 +599,28 @@ func TestRestart(t *testing.T) {
 	if err != nil || len(uids) != 3 {
 		t.Errorf("after the restart the pods are %v, %v; want a, b and h", uids, err)
 	}
-	if got := setup(t, again, "a"); got != a {
+	if got := setup(t, again, "a"); !reflect.DeepEqual(got, a) {
 		t.Errorf("pod a got %+v, had %+v", got, a)
 	}
-	if got, err := again.Setup(t.Context(), hostPod); err != nil || got != h {
+	if got, err := again.Setup(t.Context(), hostPod); err != nil || !reflect.DeepEqual(got, h) {
 		t.Errorf("pod h got %+v, %v; had %+v", got, err, h)
 	}
-	if got := setup(t, again, "c"); got.Addr.String() != "10.42.0.4" {
-		t.Errorf("the next pod got %s, want 10.42.0.4", got.Addr)
+	if got := setup(t, again, "c"); joined(got.Addrs) != "10.42.0.4,fd00:42::4" {
+		t.Errorf("the next pod got %s, want 10.42.0.4 and fd00:42::4", got.Addrs)
 	}
-	if seen, err := ask("", "10.42.0.2:80"); err != nil || seen != "10.42.0.1" {
-		t.Errorf("pod a after the restart: %q, %v", seen, err)
+	serve(t, a.NetNS, "[fd00:42::2]:80")
+	reached := func(when string) {
+		t.Helper()
+		for to, want := range map[string]string{"10.42.0.2:80": "10.42.0.1", "[fd00:42::2]:80": "fd00:42::1"} {
+			if seen, err := ask("", to); err != nil || seen != want {
+				t.Errorf("pod a %s, at %s: seen as %q, %v", when, to, seen, err)
+			}
+		}
 	}
+	reached("after the restart")
 
 	// Somebody took the node's end away: Setup mends it.
-	link, err := netlink.LinkByName(linkName(a.Addr))
+	link, err := netlink.LinkByName(linkName(a.Addrs[0]))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -522,9 +628,7 @@ func TestRestart(t *testing.T) {
 		t.Fatal(err)
 	}
 	setup(t, again, "a")
-	if seen, err := ask("", "10.42.0.2:80"); err != nil || seen != "10.42.0.1" {
-		t.Errorf("pod a after it was mended: %q, %v", seen, err)
-	}
+	reached("after it was mended")
 	if got := hostname(t, a.UTSNS); got != "host-a" {
 		t.Errorf("pod a's hostname is %q", got)
 	}
@@ -570,10 +674,12 @@ func TestManyPodsAndNothingLeft(t *testing.T) {
 	t.Logf("%d pods set up in %s", count, time.Since(start))
 	owner := map[netip.Addr]int{}
 	for i, r := range results {
-		if other, taken := owner[r.Addr]; taken {
-			t.Errorf("pods %d and %d both have %s", other, i, r.Addr)
+		for _, addr := range r.Addrs {
+			if other, taken := owner[addr]; taken {
+				t.Errorf("pods %d and %d both have %s", other, i, addr)
+			}
+			owner[addr] = i
 		}
-		owner[r.Addr] = i
 	}
 	start = time.Now()
 	for i := range count / 2 {
@@ -584,8 +690,10 @@ func TestManyPodsAndNothingLeft(t *testing.T) {
 		}
 	}
 	t.Logf("%d pods torn down in %s", count/2, time.Since(start))
-	if _, err := ask("", netip.AddrPortFrom(results[0].Addr, 80).String()); !errors.Is(err, unix.EHOSTUNREACH) {
-		t.Errorf("a pod that is gone: %v, want unreachable", err)
+	for _, addr := range results[0].Addrs {
+		if _, err := ask("", netip.AddrPortFrom(addr, 80).String()); !errors.Is(err, unix.EHOSTUNREACH) {
+			t.Errorf("a pod that is gone, at %s: %v, want unreachable", addr, err)
+		}
 	}
 	if err := n.Purge(t.Context()); err != nil {
 		t.Fatal(err)
@@ -599,7 +707,7 @@ func TestManyPodsAndNothingLeft(t *testing.T) {
 			t.Errorf("link %s is left", name)
 		}
 	}
-	routes, err := whole(func() ([]netlink.Route, error) { return netlink.RouteList(nil, netlink.FAMILY_V4) })
+	routes, err := whole(func() ([]netlink.Route, error) { return netlink.RouteList(nil, netlink.FAMILY_ALL) })
 	if err != nil || len(routes) > 0 {
 		t.Errorf("routes are left: %v (%v)", routes, err)
 	}
@@ -612,5 +720,110 @@ func TestManyPodsAndNothingLeft(t *testing.T) {
 	}
 	if err := n.removeRules(); err != nil {
 		t.Errorf("purge again: %v", err)
+	}
+	tables, err := (&nftables.Conn{}).ListTables()
+	if err != nil || len(tables) > 0 {
+		t.Errorf("%d nft tables are left (%v)", len(tables), err)
+	}
+}
+
+// A cluster of one family leaves the other alone, and its pods have one address.
+func TestSingleStack(t *testing.T) {
+	if !alone(t) {
+		return
+	}
+	c := testConfig(t)
+	for _, tc := range []struct {
+		name, own, seen, world, nobody string
+		v6                             bool
+	}{
+		{"IPv4", "10.42.0.2", "10.42.0.1", "203.0.113.2", "10.43.0.99", false},
+		{"IPv6", "fd00:42::2", "fd00:42::1", "2001:db8::2", "fd00:43::99", true},
+	} {
+		world := newWorld(t)
+		serve(t, world.ns, net.JoinHostPort(tc.world, "80"))
+		n := newNetwork(t, only(c, tc.v6))
+		a := setup(t, n, "a")
+		if joined(a.Addrs) != tc.own {
+			t.Fatalf("%s: the pod has %s, want %s", tc.name, a.Addrs, tc.own)
+		}
+		serve(t, a.NetNS, net.JoinHostPort(tc.own, "80"))
+		if seen, err := ask("", net.JoinHostPort(tc.own, "80")); err != nil || seen != tc.seen {
+			t.Errorf("%s: node to pod: seen as %q, %v", tc.name, seen, err)
+		}
+		if _, err := ask(a.NetNS, net.JoinHostPort(tc.world, "80")); err != nil {
+			t.Errorf("%s: pod to the world: %v", tc.name, err)
+		}
+		if _, err := ask(a.NetNS, net.JoinHostPort(tc.nobody, "80")); !errors.Is(err, unix.ECONNREFUSED) {
+			t.Errorf("%s: pod to no service: %v, want refused", tc.name, err)
+		}
+		for _, link := range []string{nodeDevice, linkName(a.Addrs[0])} {
+			if off, err := os.ReadFile("/proc/sys/net/ipv6/conf/" + link + "/disable_ipv6"); err != nil || (string(off) == "1\n") == tc.v6 {
+				t.Errorf("%s: disable_ipv6 of %s is %q, %v", tc.name, link, off, err)
+			}
+		}
+		if err := n.Purge(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if link, err := netlink.LinkByName("uplink"); err != nil || netlink.LinkDel(link) != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// A router hears no router advertisements, unless it is told to: the node must not lose its own way out by becoming one.
+func TestDefaultRouteStays(t *testing.T) {
+	if !alone(t) {
+		return
+	}
+	newWorld(t)
+	link, err := netlink.LinkByName("uplink")
+	if err != nil {
+		t.Fatal(err)
+	}
+	route := &netlink.Route{LinkIndex: link.Attrs().Index, Gw: net.ParseIP("2001:db8::2"), Protocol: unix.RTPROT_RA, Priority: 100}
+	if err := netlink.RouteAdd(route); err != nil {
+		t.Fatal(err)
+	}
+	newNetwork(t, testConfig(t))
+	for name, want := range map[string]string{"uplink/accept_ra": "2", "all/forwarding": "1", "lo/accept_ra": "1"} {
+		if got, err := os.ReadFile("/proc/sys/net/ipv6/conf/" + name); err != nil || strings.TrimSpace(string(got)) != want {
+			t.Errorf("%s is %q, %v; want %s", name, got, err, want)
+		}
+	}
+}
+
+// A pod uses its IPv6 address at once, and what says that it is a router is not heard: neither in the pod nor on the node.
+func TestIPv6IsQuiet(t *testing.T) {
+	if !alone(t) {
+		return
+	}
+	n := newNetwork(t, testConfig(t))
+	a := setup(t, n, "a")
+	tentative := func() error {
+		link, err := netlink.LinkByName(podDevice)
+		if err != nil {
+			return err
+		}
+		addrs, err := netlink.AddrList(link, netlink.FAMILY_V6)
+		if err != nil || len(addrs) < 2 {
+			return fmt.Errorf("the pod has %v (%v), want the address of the link, too", addrs, err)
+		}
+		for _, addr := range addrs {
+			if addr.Flags&unix.IFA_F_TENTATIVE != 0 {
+				return fmt.Errorf("%s cannot be used yet", addr.IPNet)
+			}
+		}
+		accept, err := os.ReadFile("/proc/sys/net/ipv6/conf/" + podDevice + "/accept_ra")
+		if err != nil || string(accept) != "0\n" {
+			return fmt.Errorf("the pod listens to routers: %q, %v", accept, err)
+		}
+		return nil
+	}
+	if err := inNamespace(a.NetNS, tentative); err != nil {
+		t.Error(err)
+	}
+	if accept, err := os.ReadFile("/proc/sys/net/ipv6/conf/" + linkName(a.Addrs[0]) + "/accept_ra"); err != nil || string(accept) != "0\n" {
+		t.Errorf("the node listens to what its pod says: %q, %v", accept, err)
 	}
 }

@@ -2,6 +2,7 @@ package network
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -12,9 +13,14 @@ import (
 
 func (n *Network) note(uid string) string { return filepath.Join(n.config.NoteDir, uid) }
 
-// writeNote says whom the pod's network is for: plugins are told when it goes, too.
+// writeNote says whom the pod's network is for, and which ports: plugins are told when it goes, too.
 func (n *Network) writeNote(pod Pod) error {
-	return os.WriteFile(n.note(pod.UID), []byte(pod.Namespace+"/"+pod.Name+"\n"), 0o644)
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s/%s\n", pod.Namespace, pod.Name)
+	for _, p := range pod.HostPorts {
+		fmt.Fprintln(&b, p.Host, p.Container, p.Protocol, p.HostIP)
+	}
+	return os.WriteFile(n.note(pod.UID), []byte(b.String()), 0o644)
 }
 
 func (n *Network) readNote(uid string) (Pod, error) {
@@ -22,8 +28,16 @@ func (n *Network) readNote(uid string) (Pod, error) {
 	if err != nil {
 		return Pod{}, err
 	}
-	namespace, name, _ := strings.Cut(strings.TrimSpace(string(text)), "/")
-	return Pod{UID: uid, Namespace: namespace, Name: name}, nil
+	lines := strings.Split(strings.TrimSpace(string(text)), "\n")
+	namespace, name, _ := strings.Cut(lines[0], "/")
+	pod := Pod{UID: uid, Namespace: namespace, Name: name}
+	for _, line := range lines[1:] {
+		var p HostPort
+		if got, _ := fmt.Sscan(line, &p.Host, &p.Container, &p.Protocol, &p.HostIP); got >= 3 { // An address may be left out.
+			pod.HostPorts = append(pod.HostPorts, p)
+		}
+	}
+	return pod, nil
 }
 
 // noted lists the UIDs of the pods with a note. Without plugins there is nobody to ask for what a note stands for.

@@ -6,6 +6,57 @@ import (
 	"net/netip"
 )
 
+// pools are one of each family that a pod gets an address of. They are not safe for use by many goroutines.
+type pools []*pool
+
+func newPools(ranges []netip.Prefix) (all pools) {
+	for _, p := range ranges {
+		all = append(all, newPool(p))
+	}
+	return all
+}
+
+// next gives a free address of each, or none.
+func (all pools) next() (addrs []netip.Addr, err error) {
+	for _, p := range all {
+		addr, err := p.next()
+		if err != nil {
+			all.free(addrs)
+			return nil, err
+		}
+		addrs = append(addrs, addr)
+	}
+	return addrs, nil
+}
+
+// take marks addresses as given, as an earlier process did it: all of them, or none.
+func (all pools) take(addrs []netip.Addr) error {
+	for i, addr := range addrs {
+		var err error = fmt.Errorf("its address %s is of no family that this node's pods have", addr)
+		for _, p := range all {
+			if p.prefix.Addr().Is6() == addr.Is6() {
+				err = p.take(addr)
+			}
+		}
+		if err != nil {
+			all.free(addrs[:i])
+			return err
+		}
+	}
+	return nil
+}
+
+func (all pools) free(addrs []netip.Addr) {
+	for _, addr := range addrs {
+		for _, p := range all {
+			p.free(addr)
+		}
+	}
+}
+
+// maxPool bounds what is remembered of a range: one of IPv6 has more addresses than a node can have pods.
+const maxPool = 1 << 16
+
 // pool hands out the addresses of a range, round robin: an address just freed is the last to be given again, because
 // others may still remember who had it. The first address is the gateway's; the network's and the broadcast address are
 // never given. It is not safe for use by many goroutines.
@@ -17,7 +68,10 @@ type pool struct {
 }
 
 func newPool(p netip.Prefix) *pool {
-	size := uint32(1) << (32 - p.Bits())
+	size := uint32(maxPool)
+	if free := p.Addr().BitLen() - p.Bits(); free < 32 {
+		size = min(size, 1<<free)
+	}
 	return &pool{prefix: p, size: size, used: make([]uint64, (size+63)/64), last: 1}
 }
 
@@ -57,17 +111,23 @@ func (p *pool) free(a netip.Addr) {
 }
 
 func (p *pool) at(offset uint32) netip.Addr {
-	base := p.prefix.Addr().As4()
-	var b [4]byte
-	binary.BigEndian.PutUint32(b[:], binary.BigEndian.Uint32(base[:])+offset)
-	return netip.AddrFrom4(b)
+	b := p.prefix.Addr().AsSlice()
+	binary.BigEndian.PutUint32(b[len(b)-4:], lowest(p.prefix.Addr())+offset)
+	a, _ := netip.AddrFromSlice(b)
+	return a
 }
 
+// offset is the inverse of at.
 func (p *pool) offset(a netip.Addr) (uint32, bool) {
 	if !p.prefix.Contains(a) {
 		return 0, false
 	}
-	base, b := p.prefix.Addr().As4(), a.As4()
-	offset := binary.BigEndian.Uint32(b[:]) - binary.BigEndian.Uint32(base[:])
-	return offset, offset >= 2 && offset <= p.size-2
+	offset := lowest(a) - lowest(p.prefix.Addr())
+	return offset, offset >= 2 && offset <= p.size-2 && p.at(offset) == a
+}
+
+// lowest are the last 32 bits of an address.
+func lowest(a netip.Addr) uint32 {
+	b := a.AsSlice()
+	return binary.BigEndian.Uint32(b[len(b)-4:])
 }

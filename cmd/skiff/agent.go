@@ -129,7 +129,7 @@ func (p pretended) node(i int, dir string, tlsConfig *tls.Config, client kuberne
 	first := netip.MustParseAddr(pretendedFirst).As4()
 	first[1], first[2] = first[1]+byte(i>>8), byte(i)
 	return agent.New(agent.Config{
-		NodeName: name, NodeIP: p.address, Listen: ":0", TLS: tlsConfig, Pretend: true, Workers: 2,
+		NodeName: name, NodeIPs: []string{p.address}, Listen: ":0", TLS: tlsConfig, Pretend: true, Workers: 2,
 		DataDir: filepath.Join(dir, name, "data"), RunDir: filepath.Join(dir, name, "run"),
 		Version: kubernetesVersion + "+skiff", MaxPods: p.maxPods, HeartbeatInterval: p.heartbeat, MaxRestartBackoff: p.backoff,
 		Labels: map[string]string{"skiff.dev/pretended": "true"},

@@ -98,7 +98,7 @@ func controllerCommand() *cobra.Command {
 		if err != nil {
 			return nil, err
 		}
-		config := controller.Config{ClusterCIDR: clusters.v4()}
+		config := controller.Config{ClusterCIDR: clusters}
 		if rootCA != "" {
 			if config.RootCA, err = os.ReadFile(rootCA); err != nil {
 				return nil, fmt.Errorf("--root-ca-file: %w", err)

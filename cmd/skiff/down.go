@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 
@@ -191,7 +192,7 @@ func (s settings) stopContainers(ctx context.Context, purge bool) (err error) {
 }
 
 func stopNetwork(ctx context.Context, d dirs, l *left) error {
-	pods, err1 := netip.ParsePrefix(l.PodCIDR)
+	pods, err1 := parsePodRanges(strings.Split(l.PodCIDR, ","))
 	cluster, err2 := clusterFlag.parse(l.ClusterCIDR)
 	service, err3 := serviceFlag.parse(l.ServiceCIDR)
 	dns, err4 := parseClusterDNS(l.ClusterDNS, service)
@@ -205,9 +206,9 @@ func stopNetwork(ctx context.Context, d dirs, l *left) error {
 	return n.Purge(ctx)
 }
 
-func networkConfig(d dirs, pods netip.Prefix, cluster, service ranges, dns []netip.Addr, cni *network.CNI) network.Config {
+func networkConfig(d dirs, pods, cluster, service ranges, dns []netip.Addr, cni *network.CNI) network.Config {
 	return network.Config{
-		Dir: filepath.Join(d.run, "ns"), PodCIDR: pods, ClusterCIDR: cluster.v4(), ServiceCIDR: service.v4(),
+		Dir: filepath.Join(d.run, "ns"), PodCIDR: pods, ClusterCIDR: cluster, ServiceCIDR: service,
 		LocalAddresses: dns, CNI: cni, NoteDir: filepath.Join(d.data, "cni"),
 	}
 }

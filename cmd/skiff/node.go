@@ -45,14 +45,14 @@ func (n *node) run(ctx context.Context, ready func()) error {
 	}
 	// Two things take time, and neither needs the other.
 	var daemon *containerd.Daemon
-	var pods netip.Prefix
+	var pods ranges
 	setup, setupCtx := errgroup.WithContext(ctx)
 	setup.Go(func() (err error) {
 		daemon, err = n.startContainerd(setupCtx)
 		return err
 	})
 	setup.Go(func() (err error) {
-		pods, err = podRange(setupCtx, client, n.nodeName)
+		pods, err = podRanges(setupCtx, client, n.nodeName)
 		return err
 	})
 	if err := setup.Wait(); err != nil {
@@ -133,7 +133,7 @@ func (d dirs) untilWritable(ctx context.Context) bool {
 // rulesTime is how long a node's pods wait for the rules. A kernel that never takes them says so in the log again and again.
 const rulesTime = 10 * time.Second
 
-func (n *node) components(ctx context.Context, client kubernetes.Interface, runtime *containerd.Runtime, pods netip.Prefix) (a *agent.Agent, p *proxy.Proxy, d *dns.Server, err error) {
+func (n *node) components(ctx context.Context, client kubernetes.Interface, runtime *containerd.Runtime, pods ranges) (a *agent.Agent, p *proxy.Proxy, d *dns.Server, err error) {
 	net, err := network.New(networkConfig(n.dirs, pods, n.clusterRanges, n.serviceRanges, n.dns, n.cni()))
 	if err != nil {
 		return nil, nil, nil, err
@@ -159,7 +159,7 @@ func (n *node) components(ctx context.Context, client kubernetes.Interface, runt
 	}
 	config := agent.Config{
 		MaxRestartBackoff: n.maxBackoff,
-		NodeName:          n.nodeName, NodeIP: n.address.String(),
+		NodeName:          n.nodeName, NodeIPs: texts(n.addresses),
 		DataDir: n.data, RunDir: n.dirs.run, PodFiles: filepath.Join(n.data, "pods"),
 		ClusterDNS: n.dns[0].String(), ClusterDomain: n.clusterDomain, CgroupRoot: n.cgroupRoot(),
 		EvictionHard: n.thresholds, EvictionPause: n.evictionPause, Reserved: n.reserved,
@@ -175,7 +175,7 @@ func (n *node) components(ctx context.Context, client kubernetes.Interface, runt
 	return a, p, d, nil
 }
 
-func (n *node) left(pods netip.Prefix) left {
+func (n *node) left(pods ranges) left {
 	return left{
 		Containerd: n.settings.containerd, PodCIDR: pods.String(),
 		ClusterCIDR: n.clusterRanges.String(), ServiceCIDR: n.serviceRanges.String(), ClusterDNS: join(n.dns),
@@ -188,7 +188,7 @@ func (n *node) cni() *network.CNI {
 	if n.cniConfDir == "" {
 		return nil
 	}
-	return &network.CNI{ConfDir: n.cniConfDir, BinDirs: n.cniBinDirs, NodeAddress: n.address}
+	return &network.CNI{ConfDir: n.cniConfDir, BinDirs: n.cniBinDirs, NodeAddresses: n.addresses}
 }
 
 // startContainerd starts the private containerd, unless a socket was given.
@@ -223,17 +223,28 @@ func (n *node) agentTLS() (*tls.Config, error) {
 	return n.ca.ServerTLS(pair)
 }
 
-// podRange registers the Node, if it is new, and waits for the range of pod addresses that a controller gives it.
-func podRange(ctx context.Context, client kubernetes.Interface, name string) (netip.Prefix, error) {
+// podRanges registers the Node, if it is new, and waits for the ranges of pod addresses that a controller gives it.
+func podRanges(ctx context.Context, client kubernetes.Interface, name string) (ranges, error) {
 	_, err := client.CoreV1().Nodes().Create(ctx, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}}, metav1.CreateOptions{})
 	if err != nil && !apierrors.IsAlreadyExists(err) {
-		return netip.Prefix{}, fmt.Errorf("register node %s: %w", name, err)
+		return nil, fmt.Errorf("register node %s: %w", name, err)
 	}
 	n, err := waitNode(ctx, client, name, func(n *corev1.Node) bool { return n.Spec.PodCIDR != "" })
 	if err != nil {
-		return netip.Prefix{}, fmt.Errorf("wait for node %s to get its pod addresses: %w", name, err)
+		return nil, fmt.Errorf("wait for node %s to get its pod addresses: %w", name, err)
 	}
-	return netip.ParsePrefix(n.Spec.PodCIDR)
+	return parsePodRanges(n.Spec.PodCIDRs)
+}
+
+func parsePodRanges(texts []string) (all ranges, err error) {
+	for _, text := range texts {
+		p, err := netip.ParsePrefix(text)
+		if err != nil {
+			return nil, fmt.Errorf("read the node's pod addresses: %w", err)
+		}
+		all = append(all, p)
+	}
+	return all, nil
 }
 
 // waitNode waits until done says that the Node is as wanted.
@@ -260,13 +271,13 @@ type podNetwork struct{ *network.Network }
 var _ agent.Network = podNetwork{}
 
 func (p podNetwork) Setup(ctx context.Context, pod agent.PodNetworkConfig) (agent.PodNetwork, error) {
-	got, err := p.Network.Setup(ctx, network.Pod{UID: pod.UID, Namespace: pod.Namespace, Name: pod.Name, Hostname: pod.Hostname, HostNetwork: pod.HostNetwork})
+	wanted := network.Pod{UID: pod.UID, Namespace: pod.Namespace, Name: pod.Name, Hostname: pod.Hostname, HostNetwork: pod.HostNetwork}
+	for _, port := range pod.HostPorts {
+		wanted.HostPorts = append(wanted.HostPorts, network.HostPort(port))
+	}
+	got, err := p.Network.Setup(ctx, wanted)
 	if err != nil {
 		return agent.PodNetwork{}, err
 	}
-	out := agent.PodNetwork{NetNS: got.NetNS, IPCNS: got.IPCNS, UTSNS: got.UTSNS}
-	if got.Addr.IsValid() {
-		out.IPs = []string{got.Addr.String()}
-	}
-	return out, nil
+	return agent.PodNetwork{IPs: texts(got.Addrs), NetNS: got.NetNS, IPCNS: got.IPCNS, UTSNS: got.UTSNS}, nil
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -16,7 +15,6 @@ import (
 	"skiff/apiserver"
 
 	"github.com/spf13/cobra"
-	"github.com/vishvananda/netlink"
 	apivalidation "k8s.io/apimachinery/pkg/util/validation"
 )
 
@@ -132,7 +130,8 @@ type settings struct {
 	clusterRanges, serviceRanges ranges
 	dns                          []netip.Addr // Of the cluster's DNS, one of each of serviceRanges.
 	ports                        apiserver.PortRange
-	address                      netip.Addr // Where others reach this machine. Of the first family of Services.
+	address                      netip.Addr   // Where others reach the API. Of the first family of Services.
+	addresses                    []netip.Addr // Where others reach this machine: one a family that pods have, in that order, as far as it has one.
 }
 
 func (o options) parse() (settings, error) {
@@ -193,80 +192,4 @@ func (s *settings) parsePorts() error {
 	}
 	s.ports = apiserver.PortRange{First: uint16(from), Last: uint16(to)}
 	return nil
-}
-
-// parseAddress wants an address of the first family of Services, as Kubernetes does: it is the endpoint of the Service "kubernetes".
-func (s *settings) parseAddress() error {
-	first := s.serviceRanges[0].Addr()
-	if s.advertise != "auto" {
-		addr, err := netip.ParseAddr(s.advertise)
-		switch {
-		case err != nil, family(addr) != family(first), addr.Zone() != "":
-			return fmt.Errorf("--advertise-address %s: it must be an %s address of this machine", s.advertise, family(first))
-		case !addr.IsGlobalUnicast():
-			return fmt.Errorf("--advertise-address %s: nobody but this machine itself can reach it there, pods included; leave the flag out, or give an address of a network", s.advertise)
-		case s.serviceRanges.contains(addr):
-			return fmt.Errorf("--advertise-address %s: it is one of the Services' addresses, --service-cidr %s", s.advertise, s.serviceRanges)
-		}
-		s.address = addr
-		return nil
-	}
-	s.address = hostAddress(first.Is6())
-	if !s.address.IsValid() {
-		// A machine without a network: the node's own side of the pod network will do.
-		pods := s.clusterRanges.v4()
-		if first.Is6() {
-			pods = s.clusterRanges.v6()
-		}
-		s.address = pods.Addr().Next()
-	}
-	return nil
-}
-
-// hostAddress is the machine's address on the default route of a family, else the first one that is not local; none is not valid.
-func hostAddress(v6 bool) netip.Addr {
-	routesOf := netlink.FAMILY_V4
-	if v6 {
-		routesOf = netlink.FAMILY_V6
-	}
-	routes, err := netlink.RouteList(nil, routesOf)
-	if err == nil {
-		for _, r := range routes {
-			if r.Dst != nil && !r.Dst.IP.IsUnspecified() {
-				continue
-			}
-			if link, err := net.InterfaceByIndex(r.LinkIndex); err == nil {
-				if addr := firstAddress(*link, v6); addr.IsValid() {
-					return addr
-				}
-			}
-		}
-	}
-	links, err := net.Interfaces()
-	if err != nil {
-		return netip.Addr{}
-	}
-	for _, link := range links {
-		if link.Flags&net.FlagLoopback != 0 || strings.HasPrefix(link.Name, "skiff") {
-			continue
-		}
-		if addr := firstAddress(link, v6); addr.IsValid() {
-			return addr
-		}
-	}
-	return netip.Addr{}
-}
-
-func firstAddress(link net.Interface, v6 bool) netip.Addr {
-	addrs, err := link.Addrs()
-	if err != nil {
-		return netip.Addr{}
-	}
-	for _, a := range addrs {
-		p, err := netip.ParsePrefix(a.String())
-		if err == nil && p.Addr().Is6() == v6 && p.Addr().IsGlobalUnicast() {
-			return p.Addr()
-		}
-	}
-	return netip.Addr{}
 }

@@ -154,9 +154,12 @@ func tenth(p netip.Prefix) netip.Addr {
 
 // join writes addresses as they are given to a flag.
 func join(addrs []netip.Addr) string {
-	var all []string
+	return strings.Join(texts(addrs), ",")
+}
+
+func texts(addrs []netip.Addr) (all []string) {
 	for _, a := range addrs {
 		all = append(all, a.String())
 	}
-	return strings.Join(all, ",")
+	return all
 }

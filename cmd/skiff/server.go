@@ -224,7 +224,11 @@ func (p *plane) openPKI(ctx context.Context) (err error) {
 
 // listen takes the API's port.
 func (p *plane) listen() (err error) {
-	addr := net.JoinHostPort(p.bindAddress, strconv.Itoa(int(p.port)))
+	host := p.bindAddress
+	if bind, err := netip.ParseAddr(host); err == nil && bind.IsUnspecified() && p.address.Is6() {
+		host = "::" // Where IPv4 is heard, too.
+	}
+	addr := net.JoinHostPort(host, strconv.Itoa(int(p.port)))
 	p.listener, err = net.Listen("tcp", addr)
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
@@ -237,10 +241,10 @@ func (p *plane) listen() (err error) {
 
 // serverHosts are the names and addresses under which clients reach the API and the agent.
 func (p *plane) serverHosts() []string {
-	return []string{
+	return append([]string{
 		"localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc." + p.clusterDomain,
 		p.nodeName, "127.0.0.1", p.loopback(), p.address.String(), p.serviceRanges[0].Addr().Next().String(),
-	}
+	}, texts(p.addresses)...)
 }
 
 func (p *plane) newAPI(ctx context.Context) (*apiserver.Server, error) {
@@ -430,7 +434,7 @@ func (p *plane) singletons(client kubernetes.Interface) []singleton {
 				return nil, err
 			}
 			config := controller.Config{
-				RootCA: p.ca.PEM(), SecretToken: sign, ClusterCIDR: p.clusterRanges.v4(),
+				RootCA: p.ca.PEM(), SecretToken: sign, ClusterCIDR: p.clusterRanges,
 				ReservedPorts: []uint16{p.port, agentPort},
 			}
 			if !p.racing {
