@@ -1,0 +1,60 @@
+package test
+
+import (
+	"net"
+	"regexp"
+	"strings"
+	"testing"
+)
+
+// The node's addresses of IPv6, and those of who is outside. They are of a range that is local to a site, and nobody's here.
+const (
+	nodeAddrIPv6    = "fd00:51::1"
+	outsideAddrIPv6 = "fd00:51::2"
+)
+
+// TestDualStack holds one cluster, with addresses of both families, to what that promises.
+func TestDualStack(t *testing.T) {
+	n := newNode(t, "--cluster-cidr", "10.42.0.0/16,fd00:42::/56", "--service-cidr", "10.43.0.0/16,fd00:43::/112")
+	host(t, "ip -n "+n.netns+" address add "+nodeAddrIPv6+"/64 dev uplink nodad")
+	host(t, "ip -n "+n.outside+" address add "+outsideAddrIPv6+"/64 dev node nodad")
+	n.start()
+	s := n.namespace(t, "both")
+	s.do("kubectl apply -f services/01-clusterip.yaml")
+	s.do("kubectl rollout status deployment/web --timeout=60s && kubectl wait --for=condition=Ready pod/client --timeout=60s")
+	for _, promise := range []struct {
+		name string
+		test func(*testing.T, *shell)
+	}{
+		{"a node and its pods have addresses of both families", testBothAddresses},
+		{"pods reach pods and their node by both", testBothReach},
+	} {
+		t.Run(promise.name, func(t *testing.T) { promise.test(t, s.with(t, s.kubectl)) })
+	}
+}
+
+func testBothAddresses(_ *testing.T, s *shell) {
+	s.says("kubectl get node -o jsonpath='{.items[0].spec.podCIDR} {.items[0].spec.podCIDRs[*]}'", "10.42.0.0/24 10.42.0.0/24 fd00:42::/64")
+	s.says(`kubectl get node -o jsonpath='{.items[0].status.addresses[?(@.type=="InternalIP")].address}'`, nodeAddr+" "+nodeAddrIPv6)
+	s.says("kubectl get pod client -o jsonpath='{.status.podIP} {.status.podIPs[*].ip} {.status.hostIPs[*].ip}'",
+		`(10\.42\.0\.\d+) 10\.42\.0\.\d+ fd00:42::[0-9a-f]+ `+regexp.QuoteMeta(nodeAddr+" "+nodeAddrIPv6))
+	s.says("kubectl exec client -- sh -c 'grep -c client /etc/hosts'", "2")
+}
+
+func testBothReach(t *testing.T, s *shell) {
+	for i, node := range []string{"10.42.0.1", "fd00:42::1"} {
+		pods := strings.Fields(s.do("kubectl get pods -l app=web -o jsonpath='{.items[*].status.podIPs[" + string(rune('0'+i)) + "].ip}'"))
+		if len(pods) != 2 {
+			t.Fatalf("the pods have the addresses %q, want two", pods)
+		}
+		for _, pod := range pods {
+			s.says("kubectl exec client -- curl -sS --max-time 5 "+at(pod, "80"), `web-\S+`)
+			if r := s.get(s.netns, at(pod, "80"), "/"); !strings.HasPrefix(r.stdout, "web-") {
+				t.Errorf("the node does not reach a pod: %v", r)
+			}
+		}
+		s.says("kubectl exec client -- curl -sS -k --max-time 5 https://"+strings.TrimPrefix(at(node, "6443"), "http://")+"/readyz", "ok")
+	}
+}
+
+func at(addr, port string) string { return "http://" + net.JoinHostPort(addr, port) }
