@@ -121,9 +121,34 @@ func (s *Server) begin(client netip.Addr, question *dns.Msg) (*dns.Msg, origin, 
 		return nil, fromUpstream, func(ctx context.Context) (*dns.Msg, origin) { return s.outside(ctx, question) }
 	}
 	if !s.synced.Load() {
-		return now(refusal(question, dns.RcodeServerFailure, dns.ExtendedErrorCodeNotReady, "the API server has not been read yet"))
+		return nil, fromServer, func(ctx context.Context) (*dns.Msg, origin) { return s.hold(ctx, client, question) }
 	}
 	return s.inside(client, question, wire)
+}
+
+// How a question is treated that comes before the first sync. A resolver library asks again after a while: musl after 2.5
+// seconds, glibc after 5. Until then it bears with silence better than with a failure: at SERVFAIL, glibc asks once more, at
+// once, and gives up; musl asks twice more at once, and then waits for its time all the same.
+const (
+	holdTime  = 2 * time.Second  // How long a question is held.
+	startTime = 10 * time.Second // How long after the start: without an API server, nobody is to wait at each question.
+)
+
+// hold answers a question when the first sync is done, which is a matter of moments; else it says that the server cannot.
+func (s *Server) hold(ctx context.Context, client netip.Addr, question *dns.Msg) (*dns.Msg, origin) {
+	timer := time.NewTimer(min(holdTime, time.Until(s.holdUntil)))
+	defer timer.Stop()
+	select {
+	case <-s.opened:
+		reply, from, rest := s.begin(client, question)
+		if rest != nil {
+			return rest(ctx)
+		}
+		return reply, from
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+	return refusal(question, dns.RcodeServerFailure, dns.ExtendedErrorCodeNotReady, "the API server has not been read yet"), fromServer
 }
 
 // inside answers a question about a name in one of the zones.

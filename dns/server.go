@@ -15,8 +15,8 @@
 // no pod waits for one that does not answer (group.go, upstream.go), and remembered (cache.go, message.go). Whatever a
 // client does, others keep their place (fairness.go, listen.go).
 //
-// Two promises matter more than speed. Never a false "no such name": until all has been read once, the answer is SERVFAIL,
-// at which a resolver asks again. And a name that exists without records of the wanted type is NODATA, not NXDOMAIN:
+// Two promises matter more than speed. Never a false "no such name": until all has been read once, a question is held for a
+// moment, and then the answer is SERVFAIL, at which a resolver asks again. And a name that exists without records of the wanted type is NODATA, not NXDOMAIN:
 // on this difference hangs how resolvers walk a pod's search list.
 //
 // Each node has its own server, on an address (of each family of the cluster) that exists on the node only. Whoever can route a packet to the node could
@@ -96,6 +96,9 @@ type Server struct {
 	loop    *reconcile.Loop
 	synced  atomic.Bool // All that the API server had at the start is in the index.
 
+	opened    chan struct{} // Closed when synced.
+	holdUntil time.Time     // Questions that come before are held until then; see hold.
+
 	handlers sync.WaitGroup // Of answers that others are asked for.
 }
 
@@ -106,7 +109,7 @@ func New(cfg Config, factory informers.SharedInformerFactory) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{cfg: cfg, domain: dns.CanonicalName(cfg.Domain)}
+	s := &Server{cfg: cfg, domain: dns.CanonicalName(cfg.Domain), opened: make(chan struct{}), holdUntil: time.Now().Add(startTime)}
 	reverse := reverseZones(slices.Concat(cfg.ServiceCIDR, cfg.ClusterCIDR))
 	apex := apexRecords(s.domain, reverse, cfg.Addresses, uint32(time.Now().Unix()), cfg.Pods)
 	if s.index, err = newIndex(apex); err != nil {
@@ -253,6 +256,7 @@ func (s *Server) follow(ctx context.Context) error {
 		}
 	}
 	s.synced.Store(true)
+	close(s.opened)
 	slog.Info("dns is ready", "addresses", s.Addrs(), "domain", strings.TrimSuffix(s.domain, "."))
 	s.loop.Run(ctx, 1)
 	return nil

@@ -202,9 +202,12 @@ func TestChangesAreSeen(t *testing.T) {
 	})
 }
 
-func TestServfailUntilSynced(t *testing.T) {
-	factory := informers.NewSharedInformerFactory(fake.NewClientset(namespace("default")), 0)
-	s := newServer(t, Config{}, factory)
+// unsynced is a server that has not been able to read anything yet; sync lets it.
+func unsynced(t *testing.T, holdUntil time.Time) (s *Server, sync func()) {
+	t.Helper()
+	factory := informers.NewSharedInformerFactory(fake.NewClientset(namespace("default"), service("default", "web", "10.43.0.80")), 0)
+	s = newServer(t, Config{}, factory)
+	s.holdUntil = holdUntil
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- s.Run(ctx) }()
@@ -215,6 +218,36 @@ func TestServfailUntilSynced(t *testing.T) {
 		}
 		factory.Shutdown()
 	})
+	return s, func() { factory.Start(ctx.Done()) }
+}
+
+// Who asks a moment too early gets the answer a moment later.
+func TestQuestionsAreHeldUntilSynced(t *testing.T) {
+	s, sync := unsynced(t, time.Now().Add(patience))
+	replies := make(chan *dns.Msg, 2)
+	for _, network := range []string{"udp", "tcp"} {
+		go func() {
+			question := new(dns.Msg)
+			question.SetQuestion("web.default.svc.cluster.local.", dns.TypeA)
+			reply, _, _ := (&dns.Client{Net: network, Timeout: patience}).Exchange(question, s.Addr().String())
+			replies <- reply
+		}()
+	}
+	waitFor(t, "two questions that are held", func() bool {
+		s.forward.places.mu.Lock()
+		defer s.forward.places.mu.Unlock()
+		return s.forward.places.held == 2
+	})
+	sync()
+	for range 2 {
+		if reply := <-replies; reply == nil || reply.Rcode != dns.RcodeSuccess || len(reply.Answer) != 1 || !reply.Authoritative {
+			t.Errorf("got %v, want the address", reply)
+		}
+	}
+}
+
+func TestServfailUntilSynced(t *testing.T) {
+	s, sync := unsynced(t, time.Now())
 	edns := func(m *dns.Msg) { m.SetEdns0(1232, false) }
 	for _, name := range []string{"nobody.default.svc.cluster.local.", "10-42-0-1.default.pod.cluster.local.", "1.0.43.10.in-addr.arpa."} {
 		reply := query(t, s, "udp", name, dns.TypeA, edns)
@@ -223,7 +256,7 @@ func TestServfailUntilSynced(t *testing.T) {
 			t.Errorf("%s: the reason is not in the reply:\n%v", name, reply)
 		}
 	}
-	factory.Start(ctx.Done()) // Only now can the server learn what there is.
+	sync() // Only now can the server learn what there is.
 	waitFor(t, "NXDOMAIN after the sync", func() bool {
 		return query(t, s, "udp", "nobody.default.svc.cluster.local.", dns.TypeA, nil).Rcode == dns.RcodeNameError
 	})
