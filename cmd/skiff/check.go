@@ -4,24 +4,32 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 
 	"github.com/google/nftables"
 	"github.com/spf13/cobra"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
 
 func checkCommand() *cobra.Command {
-	return &cobra.Command{
+	var o options
+	cmd := &cobra.Command{
 		Use:   "check",
 		Short: "Tell what this machine lacks to be a node, each with the command that mends it",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			s := &settings{options: o}
+			if err := s.parseRanges(); err != nil {
+				return err
+			}
 			lacking := 0
 			for _, c := range checks {
-				if err := c.look(); err != nil {
+				if err := c.look(s); err != nil {
 					lacking++
 					if b, ok := errors.AsType[*blocked](err); ok {
 						c.mend = b.mend
@@ -37,12 +45,14 @@ func checkCommand() *cobra.Command {
 			return nil
 		},
 	}
+	o.rangeFlags(cmd.Flags())
+	return cmd
 }
 
 // check is one thing that a node needs.
 type check struct {
 	what string
-	look func() error
+	look func(*settings) error
 	mend string
 }
 
@@ -54,25 +64,20 @@ var checks = []check{
 	{"nftables in the kernel", lookNftables, "modprobe nf_tables nft_chain_nat nft_reject_inet, or a kernel with CONFIG_NF_TABLES"},
 	{"overlay file systems in the kernel", lookOverlay, "modprobe overlay"},
 	{"the cgroup controllers cpu and memory", lookCgroups, "add cgroup_enable=memory to the kernel's command line and reboot"},
+	{"IPv6, if the cluster has ranges of it", lookIPv6, "leave the ranges of IPv6 out of --cluster-cidr and --service-cidr"},
 	{"a route to the pod network that nobody else has", lookRoutes, "choose other ranges with --cluster-cidr and --service-cidr"},
 	{"a firewall that lets pods through", lookFirewalls, "run it as root"},
 }
 
-// The ranges that are looked at: those of a server without other flags.
-const (
-	defaultPods     = "10.42.0.0/16"
-	defaultServices = "10.43.0.0/16"
-)
-
-func lookRoot() error {
+func lookRoot(*settings) error {
 	if os.Getuid() != 0 {
 		return errors.New("a node runs as root, and some of these checks need it too")
 	}
 	return nil
 }
 
-func onPath(program string) func() error {
-	return func() error {
+func onPath(program string) func(*settings) error {
+	return func(*settings) error {
 		_, err := exec.LookPath(program)
 		if err != nil {
 			return errors.New("it is not on PATH")
@@ -81,7 +86,7 @@ func onPath(program string) func() error {
 	}
 }
 
-func lookNftables() error {
+func lookNftables(*settings) error {
 	conn, err := nftables.New()
 	if err != nil {
 		return err
@@ -90,7 +95,7 @@ func lookNftables() error {
 	return err
 }
 
-func lookOverlay() error {
+func lookOverlay(*settings) error {
 	text, err := os.ReadFile("/proc/filesystems")
 	if err != nil {
 		return err
@@ -102,7 +107,7 @@ func lookOverlay() error {
 }
 
 // lookCgroups finds the controllers in either version of cgroups.
-func lookCgroups() error {
+func lookCgroups(*settings) error {
 	v2, _ := os.ReadFile("/sys/fs/cgroup/cgroup.controllers") // Not there with version 1.
 	var missing []string
 	for _, controller := range []string{"cpu", "memory"} {
@@ -117,9 +122,27 @@ func lookCgroups() error {
 	return nil
 }
 
-// lookRoutes finds routes of others in the default ranges, a VPN's for example.
-func lookRoutes() error {
-	routes, err := netlink.RouteList(nil, netlink.FAMILY_V4)
+// lookIPv6 finds what keeps packets of IPv6 from the node's own links. Forwarding is not among it: a server switches that on.
+func lookIPv6(s *settings) error {
+	if !s.clusterRanges.v6().IsValid() {
+		return nil
+	}
+	if _, err := os.Stat("/proc/sys/net/ipv6"); err != nil {
+		return &blocked{"the kernel has none", "boot without ipv6.disable=1 on the kernel's command line"}
+	}
+	for _, name := range []string{"all", "default", "lo"} {
+		text, err := os.ReadFile("/proc/sys/net/ipv6/conf/" + name + "/disable_ipv6")
+		if err == nil && strings.TrimSpace(string(text)) != "0" {
+			parameter := "net.ipv6.conf." + name + ".disable_ipv6"
+			return &blocked{parameter + " switches it off", "sysctl -w net.ipv6.conf.all.disable_ipv6=0"}
+		}
+	}
+	return nil
+}
+
+// lookRoutes finds routes of others in the cluster's ranges, a VPN's for example.
+func lookRoutes(s *settings) error {
+	routes, err := netlink.RouteList(nil, netlink.FAMILY_ALL)
 	if err != nil {
 		return err
 	}
@@ -127,10 +150,10 @@ func lookRoutes() error {
 		if r.Dst == nil || r.Dst.IP.IsUnspecified() || r.LinkIndex == 0 || isHost(r.Dst) { // A pod of ours, perhaps.
 			continue
 		}
-		for _, text := range []string{defaultPods, defaultServices} {
-			ours, _ := netlink.ParseIPNet(text)
+		to, _ := netip.AddrFromSlice(r.Dst.IP)
+		for _, ours := range slices.Concat(s.clusterRanges, s.serviceRanges) {
 			link, err := netlink.LinkByIndex(r.LinkIndex)
-			if err == nil && !strings.HasPrefix(link.Attrs().Name, "skiff") && ours.Contains(r.Dst.IP) {
+			if err == nil && !strings.HasPrefix(link.Attrs().Name, "skiff") && r.Type == unix.RTN_UNICAST && ours.Contains(to.Unmap()) {
 				return fmt.Errorf("%s goes to %s", r.Dst, link.Attrs().Name)
 			}
 		}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"net/netip"
 	"os"
 	"os/exec"
 	"runtime"
@@ -17,6 +18,10 @@ func TestFirewalls(t *testing.T) {
 	if err != nil || os.Getuid() != 0 {
 		t.Skip("needs root and the nft program")
 	}
+	both := &settings{options: options{clusterCIDR: "10.42.0.0/16,fd00:42::/56", serviceCIDR: "10.43.0.0/16,fd00:43::/112"}}
+	if err := both.parseRanges(); err != nil {
+		t.Fatal(err)
+	}
 	for _, tc := range []struct {
 		name  string
 		rules string
@@ -27,7 +32,7 @@ func TestFirewalls(t *testing.T) {
 		{"none", "", "", "", ""},
 		{"a host that accepts", "table ip filter { chain FORWARD { type filter hook forward priority 0; policy accept; }; }", "", "", ""},
 		{"Docker", "table ip filter { chain DOCKER-USER { }; chain FORWARD { type filter hook forward priority 0; policy drop; jump DOCKER-USER; }; }",
-			"Docker has set the policy of the chain FORWARD to DROP",
+			"Docker has set the policy of the chain FORWARD of iptables to DROP",
 			"iptables -I DOCKER-USER -s 10.42.0.0/16 -j ACCEPT && iptables -I DOCKER-USER -d 10.42.0.0/16 -j ACCEPT",
 			"insert rule ip filter DOCKER-USER ip saddr 10.42.0.0/16 accept"},
 		{"ufw", "table ip filter { chain ufw-user-forward { }; chain INPUT { type filter hook input priority 0; policy drop; }; chain FORWARD { type filter hook forward priority 0; policy drop; }; }",
@@ -42,6 +47,14 @@ func TestFirewalls(t *testing.T) {
 			"table inet mine, chain router drops",
 			"nft insert rule inet mine router ip saddr 10.42.0.0/16 accept && nft insert rule inet mine router ip daddr 10.42.0.0/16 accept",
 			"insert rule inet mine router ip daddr 10.42.0.0/16 accept"},
+		{"Docker, by IPv6", "table ip6 filter { chain DOCKER-USER { }; chain FORWARD { type filter hook forward priority 0; policy drop; jump DOCKER-USER; }; }",
+			"Docker has set the policy of the chain FORWARD of ip6tables to DROP",
+			"ip6tables -I DOCKER-USER -s fd00:42::/56 -j ACCEPT && ip6tables -I DOCKER-USER -d fd00:42::/56 -j ACCEPT",
+			"insert rule ip6 filter DOCKER-USER ip6 saddr fd00:42::/56 accept"},
+		{"rules that let IPv4 through alone", "table inet mine { chain router { type filter hook forward priority 0; policy drop; ip saddr 10.42.0.0/16 accept; }; }",
+			"table inet mine, chain router drops",
+			"nft insert rule inet mine router ip6 saddr fd00:42::/56 accept && nft insert rule inet mine router ip6 daddr fd00:42::/56 accept",
+			"insert rule inet mine router ip6 daddr fd00:42::/56 accept"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			runtime.LockOSThread() // And not unlocked: the thread ends with its namespace.
@@ -56,7 +69,7 @@ func TestFirewalls(t *testing.T) {
 				}
 			}
 			load(tc.rules)
-			err := lookFirewalls()
+			err := lookFirewalls(both)
 			var b *blocked
 			if tc.rule == "" {
 				if err != nil {
@@ -68,21 +81,29 @@ func TestFirewalls(t *testing.T) {
 				t.Fatalf("got %+v\nwant %q and %q", err, tc.rule, tc.mend)
 			}
 			load(tc.then)
-			if err := lookFirewalls(); err != nil {
+			if err := lookFirewalls(both); err != nil && strings.Contains(err.Error(), tc.rule) && mendOf(err) == tc.mend {
 				t.Errorf("when it is mended: %v", err)
 			}
 		})
 	}
 }
 
+func mendOf(err error) string {
+	if b, ok := errors.AsType[*blocked](err); ok {
+		return b.mend
+	}
+	return ""
+}
+
 func TestLegacyFirewall(t *testing.T) {
+	const pods, services = "10.42.0.0/16", "10.43.0.0/16"
 	const docker = "-P INPUT ACCEPT\n-P FORWARD DROP\n-P OUTPUT ACCEPT\n-N DOCKER-USER\n-A FORWARD -j DOCKER-USER\n"
-	filters := parseLegacy(docker, "10.42.0.0/16")
-	if len(filters) != 2 || filters[0].blocks(defaultPods, defaultServices) != nil || filters[1].blocks(defaultPods, defaultServices) == nil {
+	filters := parseLegacy(docker, netip.MustParsePrefix(pods))
+	if len(filters) != 2 || filters[0].blocks(pods, services) != nil || filters[1].blocks(pods, services) == nil {
 		t.Errorf("%+v, want one that blocks, FORWARD", filters)
 	}
-	for _, f := range parseLegacy(docker+"-A DOCKER-USER -s 10.42.0.0/16 -j ACCEPT\n", "10.42.0.0/16") {
-		if b := f.blocks(defaultPods, defaultServices); b != nil {
+	for _, f := range parseLegacy(docker+"-A DOCKER-USER -s 10.42.0.0/16 -j ACCEPT\n", netip.MustParsePrefix(pods)) {
+		if b := f.blocks(pods, services); b != nil {
 			t.Errorf("%v, though pods are let through", b)
 		}
 	}
