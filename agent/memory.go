@@ -20,6 +20,8 @@ type memory struct {
 	measured  measured
 	due       time.Time // When the volumes have to be looked at again; zero: when something changes.
 	parting   time.Time // When the end of the pod was first seen while its containers ran.
+	served    bool      // Requests were still sent to them then,
+	left      time.Time // and from then on no more.
 	parted    bool      // They may be stopped.
 	complaint string    // The last Event about network or volumes, so as not to repeat it at each try.
 

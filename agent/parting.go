@@ -18,6 +18,10 @@ type Traffic interface {
 // the preStop hook and the signal. It comes on top of the grace period, and is never longer than that.
 const partingTime = 2 * time.Second
 
+// lastConnections is how long a server has, within partingTime, for the connections that were opened just before nobody sent it any
+// more: they may still wait to be accepted, and would be reset when it closes its socket.
+const lastConnections = 50 * time.Millisecond
+
 // parting is how long the containers of a deleted pod are to be left alone yet, unless the agent is called sooner. Once it was
 // nothing it stays that: nobody begins to send requests to a pod that ends.
 func (a *Agent) parting(pod *v1.Pod, containers []Container, m *memory, now time.Time) time.Duration {
@@ -30,7 +34,18 @@ func (a *Agent) parting(pod *v1.Pod, containers []Container, m *memory, now time
 	}
 	left := m.parting.Add(min(partingTime, gracePeriod(pod))).Sub(now)
 	why := a.Traffic.Leaving(pod, func() { a.loop.Add(string(pod.UID)) })
-	if why != "" && left > 0 {
+	switch {
+	case why != "":
+		m.served = true
+	case !m.served: // Nobody sent it anything.
+		left = 0
+	default:
+		if m.left.IsZero() {
+			m.left = now
+		}
+		left = min(left, m.left.Add(lastConnections).Sub(now))
+	}
+	if left > 0 {
 		return left
 	}
 	m.parted = true

@@ -5,7 +5,7 @@
 //
 // The store has one revision for all that is written, so a proxy need tell no more than one number: up to which revision
 // its kernel has the EndpointSlices (see [Progress]). The pod's endpoint is in a slice of each Service that selects it; the
-// highest revision of those slices is the number to wait for. Within one process both numbers are compared in memory, and no
+// revision from which on they all have it so is the number to wait for. Within one process both numbers are compared in memory, and no
 // request is made. Where there are other nodes, each proxy's number stands in an annotation of its node's Lease (see
 // [Publish]).
 //
@@ -26,6 +26,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/informers"
 	coordinationlisters "k8s.io/client-go/listers/coordination/v1"
@@ -33,20 +34,17 @@ import (
 	"k8s.io/client-go/tools/cache"
 )
 
-// byService is the index of EndpointSlices by the Service that they belong to.
-const byService = "handover/service"
-
 // forgetAfter is when a question that nobody was called back for is dropped: whoever asked has long gone on.
 const forgetAfter = time.Minute
 
 // Handover answers for the pods that its informers know. Build it with [New].
 type Handover struct {
 	services corelisters.ServiceLister
-	slices   cache.Indexer
 	leases   coordinationlisters.LeaseLister
 	own      *Progress
 
 	mu      sync.Mutex
+	places  places
 	waiting map[question]*wait
 }
 
@@ -68,24 +66,22 @@ type wait struct {
 // factory afterwards. The Leases may be limited to those of the nodes. own is the progress of the proxy in this process, which is
 // followed until ctx ends; nil, if there is none.
 func New(ctx context.Context, factory informers.SharedInformerFactory, own *Progress) (*Handover, error) {
-	services, slices := factory.Core().V1().Services(), factory.Discovery().V1().EndpointSlices().Informer()
+	services, slices := factory.Core().V1().Services(), factory.Discovery().V1().EndpointSlices()
 	leases := factory.Coordination().V1().Leases()
-	h := &Handover{
-		services: services.Lister(), slices: slices.GetIndexer(), leases: leases.Lister(), own: own,
-		waiting: map[question]*wait{},
+	h := &Handover{services: services.Lister(), leases: leases.Lister(), own: own, places: newPlaces(), waiting: map[question]*wait{}}
+	changed := func(f func(obj any)) cache.ResourceEventHandler {
+		return cache.ResourceEventHandlerFuncs{AddFunc: f, UpdateFunc: func(_, obj any) { f(obj) }, DeleteFunc: f}
 	}
-	if _, there := slices.GetIndexer().GetIndexers()[byService]; !there {
-		if err := slices.AddIndexers(cache.Indexers{byService: serviceKeys}); err != nil {
-			return nil, fmt.Errorf("index EndpointSlices: %w", err)
-		}
-	}
-	for informer, changed := range map[cache.SharedIndexInformer]func(obj any){
-		slices: h.sliceChanged, services.Informer(): h.serviceChanged, leases.Informer(): h.leaseChanged,
+	for informer, handler := range map[cache.SharedIndexInformer]cache.ResourceEventHandler{
+		services.Informer(): changed(h.serviceChanged),
+		leases.Informer():   changed(h.leaseChanged),
+		slices.Informer(): cache.ResourceEventHandlerFuncs{
+			AddFunc:    func(obj any) { h.sliceChanged(nil, obj) },
+			UpdateFunc: h.sliceChanged,
+			DeleteFunc: func(obj any) { h.sliceChanged(obj, nil) },
+		},
 	} {
-		_, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
-			AddFunc: changed, UpdateFunc: func(_, obj any) { changed(obj) }, DeleteFunc: changed,
-		})
-		if err != nil {
+		if _, err := informer.AddEventHandler(handler); err != nil {
 			return nil, fmt.Errorf("watch for handovers: %w", err)
 		}
 	}
@@ -122,29 +118,30 @@ func (h *Handover) ask(q question, pod *corev1.Pod, again func()) string {
 	return why
 }
 
-// look answers a question from what the caches hold.
+// look answers a question from what is known.
 func (h *Handover) look(q question, w *wait) (why string) {
-	services, err := h.selecting(w.pod)
+	services := h.services.Services(w.pod.Namespace)
+	all, err := services.List(labels.Everything())
 	if err != nil {
 		return err.Error()
 	}
-	w.needs = 0
-	var needs uint64
-	for _, service := range services {
-		slices, err := h.slices.ByIndex(byService, service.Namespace+"/"+service.Name)
-		if err != nil {
-			return err.Error()
+	var selecting []string
+	for _, service := range all {
+		if selects(service, w.pod) {
+			selecting = append(selecting, service.Name)
 		}
-		revision := revisionWith(q, slices)
-		if revision == 0 {
-			return fmt.Sprintf("the EndpointSlices of Service %s/%s", service.Namespace, service.Name)
-		}
-		needs = max(needs, revision)
+	}
+	needs, missing := h.places.shown(q, selecting, func(service string) bool {
+		_, err := services.Get(service)
+		return err == nil
+	})
+	w.needs = needs
+	if missing != "" {
+		return fmt.Sprintf("the EndpointSlices of Service %s/%s", w.pod.Namespace, missing)
 	}
 	if needs == 0 {
 		return ""
 	}
-	w.needs = needs
 	return h.behind(needs)
 }
 
@@ -157,24 +154,34 @@ func (h *Handover) behind(revision uint64) string {
 	return behindByLease(h.leases, node, revision, time.Now())
 }
 
-// sliceChanged looks again at the questions about pods that a slice has.
-func (h *Handover) sliceChanged(obj any) {
-	slice, ok := obj.(*discoveryv1.EndpointSlice)
-	if !ok {
+// sliceChanged notes what has changed in a slice, and looks again at the questions about its pods.
+func (h *Handover) sliceChanged(old, now any) {
+	before, after := sliceOf(old), sliceOf(now)
+	if before == nil && after == nil {
 		return
 	}
+	h.mu.Lock()
+	pods := h.places.change(before, after, time.Now())
+	h.places.forget(time.Now().Add(-forgetAfter))
+	h.mu.Unlock()
 	h.lookAgain(func(waiting map[question]*wait, yield func(question, *wait)) {
-		for i := range slice.Endpoints {
-			if ref := slice.Endpoints[i].TargetRef; ref != nil {
-				for _, want := range []want{ready, terminating} {
-					q := question{ref.UID, want}
-					if w := waiting[q]; w != nil {
-						yield(q, w)
-					}
+		for _, uid := range pods {
+			for want := range wants {
+				q := question{uid, want}
+				if w := waiting[q]; w != nil {
+					yield(q, w)
 				}
 			}
 		}
 	})
+}
+
+func sliceOf(obj any) *discoveryv1.EndpointSlice {
+	if gone, ok := obj.(cache.DeletedFinalStateUnknown); ok {
+		obj = gone.Obj
+	}
+	slice, _ := obj.(*discoveryv1.EndpointSlice)
+	return slice
 }
 
 // serviceChanged looks again at the questions about pods that the Service might have selected.

@@ -69,6 +69,11 @@ func service(text string) *corev1.Service {
 	return s
 }
 
+func ofFamily(s *corev1.Service, families ...corev1.IPFamily) *corev1.Service {
+	s.Spec.IPFamilies = families
+	return s
+}
+
 // slice parses "service revision pod state": one EndpointSlice with one endpoint.
 func slice(text string) *discoveryv1.EndpointSlice {
 	words := strings.Fields(text)
@@ -129,7 +134,15 @@ func TestAnswers(t *testing.T) {
 		{"another node has it", []runtime.Object{service("web app=web"), slice("web 7 web terminating"), lease("b", "7", now)}, 8, "", ""},
 		{"another node does not tell", []runtime.Object{service("web app=web"), slice("web 7 web terminating"), lease("b", "", now)}, 8, "", ""},
 		{"another node is silent", []runtime.Object{service("web app=web"), slice("web 7 web terminating"), lease("b", "6", now.Add(-time.Minute))}, 8, "", ""},
-		{"no proxy here", []runtime.Object{service("web app=web"), slice("web 7 web terminating")}, 0, "", ""},
+		{"the proxy here has not begun", []runtime.Object{service("web app=web"), slice("web 7 web terminating")}, 0,
+			"the proxy of this node", "the proxy of this node"},
+		{"a Service that selects others now", []runtime.Object{service("web app=green"), slice("web 7 web ready")}, 8,
+			"the EndpointSlices of Service default/web", ""},
+		{"a Service that selects others now, terminating", []runtime.Object{service("web app=green"), slice("web 7 web terminating")}, 6,
+			"the proxy of this node", ""},
+		{"a Service of the other address family", []runtime.Object{ofFamily(service("web app=web"), corev1.IPv6Protocol)}, 0, "", ""},
+		{"a Service of both address families", []runtime.Object{ofFamily(service("web app=web"), corev1.IPv6Protocol, corev1.IPv4Protocol)}, 0,
+			"the EndpointSlices of Service default/web", "the EndpointSlices of Service default/web"},
 		{"what this node told others does not count", []runtime.Object{service("web app=web"), slice("web 7 web terminating"), lease("a", "6", now)}, 8, "", ""},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -197,6 +210,72 @@ func TestCallsBack(t *testing.T) {
 			}, objects...)
 		})
 	}
+}
+
+// TestSince promises that what counts is the revision that showed an endpoint as it is wanted first, not what happened to others in
+// its slice afterwards; and that an endpoint which a slice loses is waited for like one that terminates.
+func TestSince(t *testing.T) {
+	const behind = "the proxy of this node"
+	for _, tc := range []struct {
+		name              string
+		slices            []string // One after the other.
+		progress          uint64
+		leaving, arriving string
+	}{
+		{"terminating", []string{"web 5 web ready", "web 7 web terminating", "web 9 web terminating"}, 7, "", ""},
+		{"ready", []string{"web 5 web not-ready", "web 7 web ready", "web 9 web ready"}, 7, "the EndpointSlices of Service default/web", ""},
+		{"ready, not ready, ready", []string{"web 5 web ready", "web 7 web not-ready", "web 9 web ready"}, 7, "the EndpointSlices of Service default/web", behind},
+		{"gone from the slice", []string{"web 5 web ready", "web 7 other ready"}, 6, behind, ""},
+		{"gone from the slice, taken", []string{"web 5 web ready", "web 7 other ready"}, 7, "", ""},
+		{"gone from the slice when it was terminating", []string{"web 5 web terminating", "web 7 other ready"}, 5, "", ""},
+		{"gone with the slice", []string{"web 5 web ready", ""}, 4, behind, ""},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			selector := "web app=web"
+			if strings.HasPrefix(tc.name, "gone") {
+				selector = "web app=green"
+			}
+			inWorld(t, func(w *world) {
+				for _, text := range tc.slices[1:] {
+					api := w.client.DiscoveryV1().EndpointSlices("default")
+					if text == "" {
+						w.must(api.Delete(w.Context(), "web-1", metav1.DeleteOptions{}))
+					} else {
+						_, err := api.Update(w.Context(), slice(text), metav1.UpdateOptions{})
+						w.must(err)
+					}
+					synctest.Wait()
+				}
+				w.progress.Took(tc.progress)
+				if got := w.handover.Leaving(web(), func() {}); got != tc.leaving {
+					t.Errorf("leaving: %q, want %q", got, tc.leaving)
+				}
+				if got := w.handover.Arriving(web(), func() {}); got != tc.arriving {
+					t.Errorf("arriving: %q, want %q", got, tc.arriving)
+				}
+			}, service(selector), slice(tc.slices[0]))
+		})
+	}
+}
+
+// TestDeparturesAreForgotten promises that the memory of pods that slices have lost is bounded.
+func TestDeparturesAreForgotten(t *testing.T) {
+	inWorld(t, func(w *world) {
+		update := func(text string) {
+			_, err := w.client.DiscoveryV1().EndpointSlices("default").Update(w.Context(), slice(text), metav1.UpdateOptions{})
+			w.must(err)
+			synctest.Wait()
+		}
+		update("web 7 other ready")
+		time.Sleep(2 * forgetAfter)
+		update("web 9 third ready")
+		if n := len(w.handover.places.left); n != 1 {
+			t.Errorf("%d departures are known, want the last one", n)
+		}
+		if n := len(w.handover.places.of); n != 1 {
+			t.Errorf("%d pods are known, want the one that is there", n)
+		}
+	}, service("web app=web"), slice("web 5 web ready"))
 }
 
 // TestPublish promises that a node that is alone makes no request, and that another one is told soon, by few requests.

@@ -36,14 +36,14 @@ func (p *Progress) Took(revision uint64) {
 	}
 }
 
-// at returns the progress; here is false if there is no proxy, or none yet.
+// at returns the progress, which is 0 while the proxy has not begun; here is false if there is no proxy.
 func (p *Progress) at() (node string, revision uint64, here bool) {
 	if p == nil {
 		return "", 0, false
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.node, p.revision, p.revision > 0
+	return p.node, p.revision, true
 }
 
 // subscribe has listener called after each progress, until ctx ends. It must not block.

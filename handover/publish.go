@@ -50,8 +50,8 @@ func Publish(ctx context.Context, client kubernetes.Interface, progress *Progres
 			return nil
 		case <-news:
 		}
-		node, revision, here := progress.at()
-		if !here || revision == told || len(nodes.GetIndexer().ListKeys()) < 2 {
+		node, revision, _ := progress.at()
+		if revision == told || len(nodes.GetIndexer().ListKeys()) < 2 {
 			continue
 		}
 		select {

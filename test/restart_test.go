@@ -45,6 +45,32 @@ func TestRestart(t *testing.T) {
 			}
 		})
 	}
+	t.Run("in a rollout", func(t *testing.T) { testRestartInRollout(t, n) })
+}
+
+// testRestartInRollout takes the server away in the middle of a rollout, while clients ask. It goes on, and none of them notices.
+func testRestartInRollout(t *testing.T, n *node) {
+	s := n.shell(t)
+	s.do("kubectl apply -f " + repository("test/testdata/rollout.yaml"))
+	s.do("kubectl rollout status deployment/web --timeout=60s")
+	s.do("kubectl wait --for=condition=Ready pod/client --timeout=60s")
+	s.served(3)
+	l := newLoad(t, s.namespaceOf("client"), s.do("kubectl get svc web -o jsonpath={.spec.clusterIP}"))
+	l.flows(t)
+	for _, way := range []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL} {
+		s.do("kubectl rollout restart deployment/web")
+		s.until("kubectl get deployment web -o jsonpath={.status.updatedReplicas}", "[12]")
+		n.stop(way)
+		n.start()
+		s.do("kubectl rollout status deployment/web --timeout=60s")
+		s.until("kubectl get pods -l app=web --no-headers", `(?:\S+ +1/1 +Running +0 +\S+\n?)+`)
+		l.flows(t)
+		if lost := l.losses(); len(lost) > 0 {
+			t.Errorf("restarted by %v: %d requests lost:\n%s", way, len(lost), strings.Join(lost, "\n"))
+		}
+	}
+	l.stop()
+	t.Logf("requests: %v", l)
 }
 
 // podNamespace is the path of the first pod's network namespace.

@@ -15,7 +15,7 @@ func testRollout(t *testing.T, s *shell) {
 	s.served(3)
 	l := newLoad(t, s.namespaceOf("client"), s.do("kubectl get svc web -o jsonpath={.spec.clusterIP}"))
 	l.flows(t)
-	for _, way := range []struct{ name, line string }{
+	for _, way := range []struct{ name, line string }{ // The last one ends the Deployment web.
 		{"set image", "kubectl set image deployment/web nginx=docker.io/library/nginx:latest"},
 		{"rollout restart", "kubectl rollout restart deployment/web"},
 		{"scale up", "kubectl scale deployment/web --replicas=5"},
@@ -23,10 +23,12 @@ func testRollout(t *testing.T, s *shell) {
 		{"delete pod", "kubectl delete $(kubectl get pods -l app=web -o name | head -n 1)"},
 		{"drain", "kubectl drain " + nodeName + " --pod-selector=app=web --ignore-daemonsets --timeout=60s && kubectl uncordon " + nodeName},
 		{"rollout undo", "kubectl rollout undo deployment/web"},
+		{"another selector", "kubectl scale deployment/green --replicas=3 && kubectl rollout status deployment/green --timeout=60s && " +
+			"kubectl patch service web -p '{\"spec\":{\"selector\":{\"app\":\"green\"}}}' && kubectl delete deployment web"},
 	} {
 		s.do(way.line)
-		s.do("kubectl rollout status deployment/web --timeout=60s")
-		s.until("kubectl get pods -l app=web --no-headers", `(?:\S+ +1/1 +Running +0 +\S+\n?)+`) // Those that were taken away have gone.
+		s.do("kubectl rollout status deployment/web deployment/green --timeout=60s || ! kubectl get deployment web")
+		s.until("kubectl get pods -l 'app in (web, green)' --no-headers", `(?:\S+ +1/1 +Running +0 +\S+\n?)+`) // Those that were taken away have gone.
 		l.flows(t)
 		if lost := l.losses(); len(lost) > 0 {
 			t.Errorf("%s: %d requests lost:\n%s", way.name, len(lost), strings.Join(lost, "\n"))
