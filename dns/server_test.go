@@ -6,12 +6,14 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/miekg/dns"
+	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -509,4 +511,18 @@ func TestAddressNeedNotExistYet(t *testing.T) {
 		t.Fatalf("listen on an address that the host does not have: %v", err)
 	}
 	sockets.Close()
+}
+
+// A machine that has no file or memory left for a moment does not end the server.
+func TestTemporaryErrors(t *testing.T) {
+	for err, want := range map[error]bool{
+		&net.OpError{Op: "accept", Err: os.NewSyscallError("accept4", unix.EMFILE)}: true,
+		&net.OpError{Op: "read", Err: os.NewSyscallError("recvfrom", unix.ENOBUFS)}: true,
+		&net.OpError{Op: "read", Err: os.NewSyscallError("recvfrom", unix.EBADF)}:   false,
+		net.ErrClosed: false,
+	} {
+		if got := isTemporary(err); got != want {
+			t.Errorf("%v is temporary: %v, want %v", err, got, want)
+		}
+	}
 }

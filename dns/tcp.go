@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+	"golang.org/x/sys/unix"
 )
 
 // serveTCP answers on connections until their listener is closed.
@@ -24,6 +25,7 @@ func (s *Server) serveTCP(ctx context.Context, listener net.Listener) error {
 		case errors.Is(err, net.ErrClosed):
 			return nil
 		case isTemporary(err):
+			takeBreath(ctx)
 			continue
 		case err != nil:
 			return fmt.Errorf("accept a tcp connection: %w", err)
@@ -87,7 +89,20 @@ func readFramed(r io.Reader, buf []byte) ([]byte, error) {
 	return buf[:length], err
 }
 
+// isTemporary tells of errors that pass when others let go of files or memory. They are no reason to end.
 func isTemporary(err error) bool {
-	var netErr net.Error
-	return errors.As(err, &netErr) && netErr.Temporary() //nolint:staticcheck // Too many open files is what is meant.
+	for _, passing := range []error{unix.EMFILE, unix.ENFILE, unix.ENOBUFS, unix.ENOMEM, unix.EINTR, unix.ECONNABORTED} {
+		if errors.Is(err, passing) {
+			return true
+		}
+	}
+	return false
+}
+
+// takeBreath waits a little before something is tried again, so that it does not take a whole core meanwhile.
+func takeBreath(ctx context.Context) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(10 * time.Millisecond):
+	}
 }

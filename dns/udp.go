@@ -16,10 +16,13 @@ func (s *Server) serveUDP(ctx context.Context, conn *net.UDPConn) error {
 	buf := make([]byte, maxRequest)
 	for {
 		n, from, err := conn.ReadFromUDPAddrPort(buf)
-		if err != nil {
-			if errors.Is(err, net.ErrClosed) || ctx.Err() != nil {
-				return nil
-			}
+		switch {
+		case errors.Is(err, net.ErrClosed), err != nil && ctx.Err() != nil:
+			return nil
+		case isTemporary(err):
+			takeBreath(ctx)
+			continue
+		case err != nil:
 			return fmt.Errorf("read from the udp socket: %w", err)
 		}
 		client := from.Addr().Unmap()
