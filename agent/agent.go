@@ -135,6 +135,7 @@ type Agent struct {
 	listing  listing
 	sessions sync.WaitGroup // Requests whose connection was taken over.
 	memories memories
+	starts   prometheus.Histogram
 	usages   usages
 	shares   groupShares
 	reclaims reclaims
@@ -177,6 +178,7 @@ func New(config Config, client kubernetes.Interface, factory informers.SharedInf
 		disk:     diskShare,
 		statics:  newStatics(config.PodFiles, config.NodeName),
 		usages:   usages{fs: cgroup.Host()},
+		starts:   newStarts(),
 	}
 	a.addresses.Store(&config.NodeIPs)
 	a.synced = []cache.InformerSynced{a.pods.HasSynced, factory.Core().V1().Services().Informer().HasSynced}
@@ -221,7 +223,11 @@ func (a *Agent) watchPods() error {
 		}
 		keys := a.statics.named(pod.Namespace, pod.Name) // Whose mirror has to wait until another pod of its name is gone.
 		if pod.Spec.NodeName == a.NodeName {
-			keys = append(keys, podKey(pod))
+			key := podKey(pod)
+			if key == string(pod.UID) {
+				a.memories.of(key) // From now on it counts how long the pod takes to start.
+			}
+			keys = append(keys, key)
 		}
 		return keys
 	}

@@ -11,6 +11,8 @@ import (
 // memory is what the agent knows of a pod and could not read again: all of it may be lost at any time, at the price of a
 // try too early or a signal too many. Only the pod's own reconcile touches it, and that never runs twice at once.
 type memory struct {
+	since     time.Time       // When the pod was first heard of.
+	running   bool            // It has been counted how long it took to run.
 	told      map[string]told // See seen.
 	trouble   map[string]trouble
 	messages  map[string]string
@@ -42,7 +44,7 @@ func (m *memories) of(uid string) *memory {
 	}
 	if m.pods[uid] == nil {
 		m.pods[uid] = &memory{
-			told: map[string]told{}, trouble: map[string]trouble{}, messages: map[string]string{},
+			since: time.Now(), told: map[string]told{}, trouble: map[string]trouble{}, messages: map[string]string{},
 		}
 	}
 	return m.pods[uid]

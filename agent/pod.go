@@ -300,6 +300,10 @@ func (a *Agent) start(ctx context.Context, s seen, st start, m *memory) error {
 // writeStatus tells the API how the pod is, if that has changed.
 func (a *Agent) writeStatus(ctx context.Context, s seen, d decision, m *memory) error {
 	status := podStatus(s, d, a.where(m))
+	if was := s.pod.Status.Phase; status.Phase == v1.PodRunning && (was == "" || was == v1.PodPending) && !m.running {
+		m.running = true
+		a.starts.Observe(time.Since(m.since).Seconds())
+	}
 	if apiequality.Semantic.DeepEqual(status, s.pod.Status) {
 		return nil
 	}

@@ -19,6 +19,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 )
 
 // floor starts containers like a pod's with containerd's own client and nothing else: the same daemon, the same image, a
@@ -171,14 +172,25 @@ func (f *floor) connect(name string, number int64) error {
 
 // newNamespace makes a named network namespace.
 func newNamespace(name string) (ns netns.NsHandle, err error) {
+	onOwnThread(func() { ns, err = netns.NewNamed(name) })
+	return ns, err
+}
+
+// onOwnThread runs do on a thread that ends with it, so that do may put it into another network namespace. The process's first thread
+// would live on there, and keep the namespace.
+func onOwnThread(do func()) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		runtime.LockOSThread() // Never unlocked: the thread is of that namespace, and ends with us.
-		ns, err = netns.NewNamed(name)
+		runtime.LockOSThread() // Never unlocked: the runtime then drops the thread.
+		if unix.Gettid() == unix.Getpid() {
+			defer runtime.UnlockOSThread()
+			onOwnThread(do)
+			return
+		}
+		do()
 	}()
 	<-done
-	return ns, err
 }
 
 func (f *floor) remove(task containerd.Task) error {
