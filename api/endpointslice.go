@@ -100,6 +100,9 @@ func validateEndpointSlice(e *discoveryv1.EndpointSlice) field.ErrorList {
 		if name := endpoint.Hostname; name != nil {
 			errs = append(errs, invalid(at.Child("hostname"), *name, validation.IsDNS1123Label(*name))...)
 		}
+		if endpoint.Hints != nil {
+			errs = append(errs, validateHints(at.Child("hints"), endpoint.Hints)...)
+		}
 	}
 	return errs
 }
@@ -117,24 +120,62 @@ func validateSlicePorts(path *field.Path, ports []discoveryv1.EndpointPort) fiel
 		}
 		seen[name] = true
 		errs = append(errs, validateProtocol(at.Child("protocol"), deref(p.Protocol))...)
+		if p.AppProtocol != nil {
+			errs = append(errs, invalid(at.Child("appProtocol"), *p.AppProtocol, validation.IsQualifiedName(*p.AppProtocol))...)
+		}
 	}
 	return errs
 }
 
 func validateSliceAddress(list *field.Path, i int, kind discoveryv1.AddressType, address string) field.ErrorList {
 	path := list.Index(i)
+	var errs field.ErrorList
 	switch kind {
 	case discoveryv1.AddressTypeFQDN:
 		return validation.IsFullyQualifiedDomainName(path, address)
-	case discoveryv1.AddressTypeIPv4, discoveryv1.AddressTypeIPv6:
+	case discoveryv1.AddressTypeIPv4:
+		errs = validateIP(path, address)
+	case discoveryv1.AddressTypeIPv6:
+		errs = validation.IsValidIP(path, address) // In the one way to write it, from the first day on.
 	default:
 		return nil // The type itself is the error.
 	}
-	if errs := validateEndpointIP(path, address); len(errs) > 0 {
+	if len(errs) > 0 {
 		return errs
 	}
 	if want := string(kind); want != string(familyOf(address)) {
-		return field.ErrorList{field.Invalid(list, address, "must be an "+want+" address")}
+		errs = append(errs, field.Invalid(list, address, "must be an "+want+" address"))
 	}
-	return nil
+	return append(errs, validateEndpointIP(path, address)...)
+}
+
+func validateHints(path *field.Path, h *discoveryv1.EndpointHints) field.ErrorList {
+	const maxZones, maxNodes = 8, 8
+	zones, nodes := path.Child("forZones"), path.Child("forNodes")
+	if len(h.ForZones) > maxZones {
+		return field.ErrorList{field.TooMany(zones, len(h.ForZones), maxZones)}
+	}
+	var errs field.ErrorList
+	seen := map[string]bool{}
+	for i, zone := range h.ForZones {
+		at := zones.Index(i).Child("name")
+		if seen[zone.Name] {
+			errs = append(errs, field.Duplicate(at, zone.Name))
+		}
+		seen[zone.Name] = true
+		errs = append(errs, invalid(at, zone.Name, validation.IsValidLabelValue(zone.Name))...)
+	}
+	if len(h.ForNodes) > maxNodes {
+		return append(errs, field.TooMany(nodes, len(h.ForNodes), maxNodes))
+	}
+	seen = map[string]bool{}
+	for i, node := range h.ForNodes {
+		at := nodes.Index(i).Child("name")
+		if seen[node.Name] {
+			errs = append(errs, field.Duplicate(at, node.Name))
+		}
+		seen[node.Name] = true
+		errs = append(errs, invalid(at, node.Name, validation.IsDNS1123Subdomain(node.Name))...)
+	}
+	return errs
 }

@@ -127,6 +127,9 @@ func validateNode(n *corev1.Node) field.ErrorList {
 		at := field.NewPath("spec", "podCIDRs").Index(i)
 		errs = append(errs, validation.IsValidCIDRForLegacyField(at, cidr, true, nil)...)
 	}
+	if ranges := n.Spec.PodCIDRs; len(ranges) > 2 || len(ranges) == 2 && ofOneFamily(ranges[0], ranges[1]) {
+		errs = append(errs, field.Invalid(field.NewPath("spec", "podCIDRs"), ranges, "may specify no more than one CIDR for each IP family"))
+	}
 	return errs
 }
 

@@ -37,8 +37,11 @@ func validatePodStatus(p, old *corev1.Pod) field.ErrorList {
 	for _, ip := range old.Status.HostIPs {
 		hadHostIPs = append(hadHostIPs, ip.IP)
 	}
-	errs = append(errs, validatePodAddresses(path.Child("podIPs"), ips, hadIPs)...)
-	errs = append(errs, validatePodAddresses(path.Child("hostIPs"), hostIPs, hadHostIPs)...)
+	errs = append(errs, validatePodAddresses(path.Child("podIPs"), s.PodIPs, ips, hadIPs)...)
+	if len(hostIPs) > 0 && s.HostIP != hostIPs[0] {
+		errs = append(errs, field.Invalid(path.Child("hostIPs").Index(0).Child("ip"), hostIPs[0], "must be equal to `hostIP`"))
+	}
+	errs = append(errs, validatePodAddresses(path.Child("hostIPs"), s.HostIPs, hostIPs, hadHostIPs)...)
 	if restartsAll(old.Spec.Containers) || restartsAll(old.Spec.InitContainers) { // Then no end is the last.
 		return errs
 	}
@@ -54,7 +57,8 @@ var podConditions = []corev1.PodConditionType{
 	corev1.PodReadyToStartContainers, corev1.AllContainersRestarting, corev1.PodResizePending, corev1.PodResizeInProgress,
 }
 
-func validatePodAddresses(path *field.Path, ips, had []string) field.ErrorList {
+// validatePodAddresses wants one address of a family. The list is what an error shows.
+func validatePodAddresses(path *field.Path, list any, ips, had []string) field.ErrorList {
 	var errs field.ErrorList
 	for i, ip := range ips {
 		errs = append(errs, validation.IsValidIPForLegacyField(path.Index(i), ip, true, had)...)
@@ -63,12 +67,7 @@ func validatePodAddresses(path *field.Path, ips, had []string) field.ErrorList {
 		return errs
 	}
 	if len(ips) > 2 || familyOfAddress(ips[0]) == familyOfAddress(ips[1]) {
-		errs = append(errs, field.Invalid(path, ips, "may specify no more than one IP for each IP family"))
-	}
-	for i, ip := range ips {
-		if slices.Contains(ips[:i], ip) {
-			errs = append(errs, field.Duplicate(path.Index(i), ip))
-		}
+		errs = append(errs, field.Invalid(path, list, "may specify no more than one IP for each IP family"))
 	}
 	return errs
 }

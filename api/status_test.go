@@ -67,11 +67,12 @@ func TestValidateStatus(t *testing.T) {
 			"status.conditions: Invalid value: cannot set Complete=True condition without the SuccessCriteriaMet=true condition",
 			"status.completionTime: Required value: completionTime is required for Complete jobs",
 		}},
-		{"Pod", "{}", "{status: {podIP: 10.0.0.1, podIPs: [{ip: 10.0.0.1}, {ip: 'fd00::1'}], hostIPs: [{ip: 192.0.2.1}], conditions: [{type: Ready}, {type: example.com/gate}]}}", nil},
+		{"Pod", "{}", "{status: {podIP: 10.0.0.1, podIPs: [{ip: 10.0.0.1}, {ip: 'fd00::1'}], hostIP: 192.0.2.1, hostIPs: [{ip: 192.0.2.1}, {ip: '2001:db8::1'}], conditions: [{type: Ready}, {type: example.com/gate}]}}", nil},
 		{"Pod", "{}", "{status: {podIP: 10.0.0.1, podIPs: [{ip: 10.0.0.1}, {ip: 10.0.0.2}], hostIPs: [{ip: x}], nominatedNodeName: N1, observedGeneration: -1, conditions: [{type: a/b/c}]}}", []string{
 			"status.observedGeneration: " + negative, `status.nominatedNodeName: Invalid value: "N1": ` + subdomain1123,
 			`status.conditions[0].Type: Invalid value: "a/b/c": `,
-			`status.podIPs: Invalid value: ["10.0.0.1","10.0.0.2"]: may specify no more than one IP for each IP family`,
+			`status.podIPs: Invalid value: [{"ip":"10.0.0.1"},{"ip":"10.0.0.2"}]: may specify no more than one IP for each IP family`,
+			"status.hostIPs[0].ip: Invalid value: \"x\": must be equal to `hostIP`",
 			`status.hostIPs[0]: Invalid value: "x": must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)`,
 		}},
 		{"Pod", "{" + never + "status: {containerStatuses: [{name: c, state: {terminated: {exitCode: 0}}}]}}", "{" + never + "status: {containerStatuses: [{name: c, state: {running: {}}}]}}", []string{

@@ -351,6 +351,20 @@ func TestValidate(t *testing.T) {
 				"endpoints[0].addresses: Required value: must contain at least 1 address",
 				`endpoints[1].addresses: Invalid value: "fd00::1": must be an IPv4 address`,
 			}},
+			{"EndpointSlice", "{addressType: IPv6, endpoints: [{addresses: ['fd00::1', 10.0.0.1, 'FD00::2', '::1']}]}", []string{
+				`endpoints[0].addresses: Invalid value: "10.0.0.1": must be an IPv6 address`,
+				`endpoints[0].addresses[2]: Invalid value: "FD00::2": must be in canonical form ("fd00::2")`,
+				`endpoints[0].addresses[3]: Invalid value: "::1": may not be in the loopback range (127.0.0.0/8, ::1/128)`,
+			}},
+			{"EndpointSlice", "{addressType: IPv6, ports: [{appProtocol: a/b/c}], endpoints: [{addresses: ['fd00::1'], hints: {forZones: [{name: z}, {name: z}], forNodes: [{name: N_1}]}}]}", []string{
+				`ports[0].appProtocol: Invalid value: "a/b/c": a valid label key must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]') with an optional DNS subdomain prefix and '/' (e.g. 'example.com/MyName')`,
+				`endpoints[0].hints.forZones[1].name: Duplicate value: "z"`,
+				`endpoints[0].hints.forNodes[0].name: Invalid value: "N_1": ` + subdomain1123,
+			}},
+			{"Node", "{spec: {podCIDRs: [10.42.0.0/24, 'fd42::/64']}}", nil},
+			{"Node", "{spec: {podCIDRs: [10.42.0.0/24, 10.42.1.0/24]}}", []string{
+				`spec.podCIDRs: Invalid value: ["10.42.0.0/24","10.42.1.0/24"]: may specify no more than one CIDR for each IP family`,
+			}},
 			{"EndpointSlice", "{addressType: IPX, endpoints: [{addresses: [a]}]}", []string{
 				`addressType: Unsupported value: "IPX": supported values: "FQDN", "IPv4", "IPv6"`,
 			}},
