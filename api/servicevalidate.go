@@ -13,7 +13,7 @@ import (
 // validateService wants a service as it is after allocation: with its addresses and node ports.
 func validateService(s *corev1.Service) field.ErrorList {
 	path := field.NewPath("spec")
-	errs := validateServiceType(path, s)
+	errs := append(validateServiceAnnotations(s), validateServiceType(path, s)...)
 	errs = append(errs, validateServicePorts(path.Child("ports"), s)...)
 	errs = append(errs, validateLabels(path.Child("selector"), s.Spec.Selector)...)
 	errs = append(errs, validateAffinityOfService(path, &s.Spec)...)
@@ -25,6 +25,31 @@ func validateService(s *corev1.Service) field.ErrorList {
 		corev1.ServiceTypeLoadBalancer, corev1.ServiceTypeNodePort)...)
 	errs = append(errs, validateLoadBalancer(path, &s.Spec)...)
 	errs = append(errs, validateTrafficPolicies(path, s)...)
+	return errs
+}
+
+// validateServiceAnnotations checks those that stand for a field.
+func validateServiceAnnotations(s *corev1.Service) field.ErrorList {
+	var errs field.ErrorList
+	at := field.NewPath("metadata", "annotations")
+	hints, old := s.Annotations[corev1.DeprecatedAnnotationTopologyAwareHints]
+	if mode, ok := s.Annotations[corev1.AnnotationTopologyMode]; ok && old && mode != hints {
+		errs = append(errs, field.Invalid(at.Key(corev1.AnnotationTopologyMode), mode,
+			fmt.Sprintf("must match annotations[%s] when both are specified", corev1.DeprecatedAnnotationTopologyAwareHints)))
+	}
+	ranges, ok := s.Annotations[corev1.AnnotationLoadBalancerSourceRangesKey]
+	if !ok || len(s.Spec.LoadBalancerSourceRanges) > 0 {
+		return errs
+	}
+	at = at.Key(corev1.AnnotationLoadBalancerSourceRangesKey)
+	if s.Spec.Type != corev1.ServiceTypeLoadBalancer {
+		errs = append(errs, field.Forbidden(at, "may only be used when `type` is 'LoadBalancer'"))
+	}
+	if ranges = strings.TrimSpace(ranges); ranges != "" {
+		for cidr := range strings.SplitSeq(ranges, ",") {
+			errs = append(errs, validation.IsValidCIDRForLegacyField(at, strings.TrimSpace(cidr), true, nil)...)
+		}
+	}
 	return errs
 }
 

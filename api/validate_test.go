@@ -66,6 +66,11 @@ func TestValidate(t *testing.T) {
 		checkErrors(t, []errorTest{
 			{"Service", aService("ports: [{port: 80}]"), nil},
 			{"Service", aService("clusterIP: None"), nil},
+			{"Service", "{metadata: {name: s, annotations: {service.kubernetes.io/topology-mode: a, service.kubernetes.io/topology-aware-hints: b, service.beta.kubernetes.io/load-balancer-source-ranges: '10.0.0.0/8, x'}}, spec: {ports: [{port: 80}]}}", []string{
+				`metadata.annotations[service.kubernetes.io/topology-mode]: Invalid value: "a": must match annotations[service.kubernetes.io/topology-aware-hints] when both are specified`,
+				"metadata.annotations[service.beta.kubernetes.io/load-balancer-source-ranges]: Forbidden: may only be used when `type` is 'LoadBalancer'",
+				`metadata.annotations[service.beta.kubernetes.io/load-balancer-source-ranges]: Invalid value: "x": must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)`,
+			}},
 			{"Service", aService("type: Cluste, ports: [{port: 80}]"), []string{
 				`spec.type: Unsupported value: "Cluste": supported values: "ClusterIP", "ExternalName", "LoadBalancer", "NodePort"`,
 			}},

@@ -174,6 +174,7 @@ func (h *resource) create(w http.ResponseWriter, r *http.Request, obj runtime.Ob
 		o.validation.warnings = append(o.validation.warnings, fmt.Sprintf("skiff stores this %s, but nothing acts on it yet", h.Kind))
 	}
 	if !isComponent(r) {
+		o.validation.warnings = append(o.validation.warnings, api.Warnings(obj, nil)...)
 		o.validation.unserved(obj)
 	}
 	return h.answer(w, r, http.StatusCreated, obj, o.validation)
@@ -306,9 +307,17 @@ func sameUID(r *api.Resource, obj, old runtime.Object) error {
 }
 
 func (h *resource) change(w http.ResponseWriter, r *http.Request, sub string, o write, f change) error {
-	obj, err := h.server.modify(r.Context(), h.shelf, h.key(r), sub, o.dry, h.restricted(r, sub, f))
+	var before runtime.Object
+	noting := func(old runtime.Object) (runtime.Object, error) {
+		before = old
+		return f(old)
+	}
+	obj, err := h.server.modify(r.Context(), h.shelf, h.key(r), sub, o.dry, h.restricted(r, sub, noting))
 	if err != nil {
 		return err
+	}
+	if sub == "" && !isComponent(r) {
+		o.validation.warnings = append(o.validation.warnings, api.Warnings(obj, before)...)
 	}
 	if (sub == "" || sub == "ephemeralcontainers") && !isComponent(r) {
 		o.validation.unserved(obj)
