@@ -189,8 +189,13 @@ func (c *deployments) recreate(ctx context.Context, r *rollout) error {
 	return nil
 }
 
+// oldPodsLeft asks the statuses of the old ReplicaSets, too: their controller may know of a pod that this one's cache does not
+// show yet.
 func (c *deployments) oldPodsLeft(r *rollout) (bool, error) {
 	for _, rs := range r.old {
+		if rs.Status.Replicas > 0 {
+			return true, nil
+		}
 		pods, err := indexed[*corev1.Pod](c.pods, byController, string(rs.UID))
 		if err != nil {
 			return false, err

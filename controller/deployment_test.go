@@ -13,6 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	clienttesting "k8s.io/client-go/testing"
+	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/record"
 )
 
@@ -204,6 +205,32 @@ func TestRecreate(t *testing.T) {
 		}
 		w.expect("recreated", "2/2 updated 2 available 2 Available=True(MinimumReplicasAvailable) Progressing=True(NewReplicaSetAvailable)")
 	})
+}
+
+// TestOldPodsLeft promises that a pod counts as left as soon as anybody knows of it, unless it has ended for good.
+func TestOldPodsLeft(t *testing.T) {
+	for _, tc := range []struct {
+		status int32
+		pod    string
+		want   bool
+	}{
+		{0, "", false}, {1, "", true}, {0, "old", true}, {0, "old phase=Failed", false}, {0, "old deleted", true},
+	} {
+		c := &deployments{pods: cache.NewIndexer(cache.MetaNamespaceKeyFunc, cache.Indexers{byController: controllerKeys})}
+		rs := set(1, 0, 0)
+		rs.UID, rs.Status.Replicas = "old-set", tc.status
+		if tc.pod != "" {
+			pod := aPod(tc.pod)
+			pod.OwnerReferences = []metav1.OwnerReference{*metav1.NewControllerRef(rs, replicaSetKind)}
+			if err := c.pods.Add(pod); err != nil {
+				t.Fatal(err)
+			}
+		}
+		left, err := c.oldPodsLeft(&rollout{old: []*appsv1.ReplicaSet{rs}})
+		if err != nil || left != tc.want {
+			t.Errorf("with %d in the status and pod %q: left %v, error %v; want %v", tc.status, tc.pod, left, err, tc.want)
+		}
+	}
 }
 
 // TestRecreateInMidRollout promises that a rollout goes on if on its way the strategy becomes Recreate and the size another.
