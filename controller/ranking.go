@@ -26,8 +26,8 @@ func podsToDelete(active, related []*corev1.Pod, n int, now time.Time) []*corev1
 
 // compareForDeletion is negative if a should be deleted before b: the first of these that differs decides. Not on a node
 // yet; pending; not ready; the cheaper by annotation; more neighbours of its kind on its node; ready for a shorter time;
-// more restarts; younger. Times are compared by their order of magnitude, so that among pods of about the same age it is
-// the UID, that is chance, which decides.
+// more restarts, of containers and then of sidecars; younger. Times are compared by their order of magnitude, so that among
+// pods of about the same age it is the UID, that is chance, which decides.
 //
 // Source: https://kubernetes.io/docs/concepts/workloads/controllers/replicaset/#scaling-a-replicaset.
 func compareForDeletion(a, b *corev1.Pod, onNode map[string]int, now time.Time) int {
@@ -46,7 +46,7 @@ func compareForDeletion(a, b *corev1.Pod, onNode map[string]int, now time.Time) 
 			return youngerFirst(a, b, ra, rb, now)
 		}
 	}
-	if c := -cmp.Compare(restarts(a), restarts(b)); c != 0 {
+	if c := moreRestartsFirst(a, b); c != 0 {
 		return c
 	}
 	if !a.CreationTimestamp.Equal(&b.CreationTimestamp) {
@@ -99,10 +99,25 @@ func magnitude(t metav1.Time, now time.Time) int64 {
 	return -1
 }
 
-func restarts(pod *corev1.Pod) int32 {
-	var most int32
+// moreRestartsFirst compares the container of each pod that has restarted most, and among equals the sidecar.
+func moreRestartsFirst(a, b *corev1.Pod) int {
+	ca, sa := restarts(a)
+	cb, sb := restarts(b)
+	return -cmp.Or(cmp.Compare(ca, cb), cmp.Compare(sa, sb))
+}
+
+func restarts(pod *corev1.Pod) (container, sidecar int32) {
 	for _, status := range pod.Status.ContainerStatuses {
-		most = max(most, status.RestartCount)
+		container = max(container, status.RestartCount)
 	}
-	return most
+	for _, status := range pod.Status.InitContainerStatuses {
+		if slices.ContainsFunc(pod.Spec.InitContainers, func(c corev1.Container) bool { return c.Name == status.Name && isSidecar(&c) }) {
+			sidecar = max(sidecar, status.RestartCount)
+		}
+	}
+	return container, sidecar
+}
+
+func isSidecar(c *corev1.Container) bool {
+	return c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways
 }

@@ -38,6 +38,15 @@ func aPod(words string) *corev1.Pod {
 		case "restarts":
 			n, _ := strconv.Atoi(value)
 			pod.Status.ContainerStatuses = []corev1.ContainerStatus{{RestartCount: int32(n)}}
+		case "init", "sidecar": // Restarts of such a container.
+			container := corev1.Container{Name: key}
+			if key == "sidecar" {
+				always := corev1.ContainerRestartPolicyAlways
+				container.RestartPolicy = &always
+			}
+			n, _ := strconv.Atoi(value)
+			pod.Spec.InitContainers = append(pod.Spec.InitContainers, container)
+			pod.Status.InitContainerStatuses = append(pod.Status.InitContainerStatuses, corev1.ContainerStatus{Name: key, RestartCount: int32(n)})
 		case "cost":
 			pod.Annotations = map[string]string{corev1.PodDeletionCost: value}
 		case "ip":
@@ -72,6 +81,8 @@ func TestPodsToDelete(t *testing.T) {
 		{"a cost that is no number is none", "b ready=1h cost=-5", "a ready=1h cost=much"},
 		{"ready for a shorter time", "b ready=1m", "a ready=1h"},
 		{"more restarts", "b ready=1h restarts=3", "a ready=1h restarts=1"},
+		{"more restarts of a sidecar", "b ready=1h restarts=1 sidecar=2", "a ready=1h restarts=1 sidecar=1 init=9"},
+		{"restarts of a container weigh more", "b ready=1h restarts=2", "a ready=1h restarts=1 sidecar=9"},
 		{"younger", "b ready=1h age=2h", "a ready=1h age=20h"},
 		{"about the same age goes by chance", "a ready=1h age=30h", "b ready=1h age=28h"},
 		{"phase weighs more than cost", "b phase=Pending cost=9", "a cost=1"},
