@@ -140,7 +140,10 @@ func (c *deployments) resize(ctx context.Context, r *rollout) error {
 	if err := c.scaleAll(ctx, r, resized(r)); err != nil {
 		return err
 	}
-	return c.cleanUp(ctx, r)
+	if r.d.Spec.Paused {
+		return c.cleanUp(ctx, r)
+	}
+	return nil
 }
 
 // roll is the strategy RollingUpdate: a step up, or else a step down.
@@ -388,7 +391,8 @@ func direction(before, after int32) string {
 	return "down"
 }
 
-// cleanUp deletes the oldest ReplicaSets beyond the history that the Deployment keeps.
+// cleanUp deletes the oldest ReplicaSets beyond the history that the Deployment keeps. It is called when no rollout is under
+// way: until then the old ones are what can be gone back to.
 func (c *deployments) cleanUp(ctx context.Context, r *rollout) error {
 	for _, rs := range beyondHistory(r.d, r.old) {
 		options := metav1.DeleteOptions{Preconditions: metav1.NewUIDPreconditions(string(rs.UID))}

@@ -318,6 +318,32 @@ func TestHistoryLimit(t *testing.T) {
 	})
 }
 
+// TestHistoryDuringRollout promises that a change of size in mid-rollout takes nothing from the history, and the rollout's end does.
+func TestHistoryDuringRollout(t *testing.T) {
+	inWorld(t, workloads, func(w *world) {
+		w.create(web(1))
+		w.runPods()
+		w.change(func(d *appsv1.Deployment) { d.Spec.Template.Spec.Containers[0].Image = "nginx:2" })
+		for range 4 {
+			w.runPods()
+		}
+		w.change(func(d *appsv1.Deployment) { d.Spec.Template.Spec.Containers[0].Image = "nginx:3" })
+		w.change(func(d *appsv1.Deployment) {
+			*d.Spec.RevisionHistoryLimit = 0
+			*d.Spec.Replicas = 2
+		})
+		if n := len(w.sets()); n != 3 {
+			t.Errorf("%d replica sets in mid-rollout, want all 3", n)
+		}
+		for range 8 {
+			w.runPods()
+		}
+		if n := len(w.sets()); n != 1 {
+			t.Errorf("%d replica sets after the rollout, want 1", n)
+		}
+	})
+}
+
 // TestHashCollision promises that a ReplicaSet of another's that has the name is left alone and another name is taken.
 func TestHashCollision(t *testing.T) {
 	d := web(1)
