@@ -27,6 +27,9 @@ const (
 	maxReplicasAnnotation     = "deployment.kubernetes.io/max-replicas"
 )
 
+// historyLength is how many characters the annotation with the history has at most.
+const historyLength = 2000
+
 // notCopied are the annotations of a Deployment that its ReplicaSets do not inherit.
 func notCopied(key string) bool {
 	switch key {
@@ -130,8 +133,7 @@ func withRevision(d *appsv1.Deployment, rs *appsv1.ReplicaSet, revision int64) *
 	if before, had := want.Annotations[revisionAnnotation]; revisionOf(rs) < revision {
 		want.Annotations[revisionAnnotation] = strconv.FormatInt(revision, 10)
 		if had {
-			history := strings.TrimPrefix(want.Annotations[revisionHistoryAnnotation]+","+before, ",")
-			want.Annotations[revisionHistoryAnnotation] = history
+			want.Annotations[revisionHistoryAnnotation] = longer(want.Annotations[revisionHistoryAnnotation], before)
 		}
 	}
 	want.Spec.MinReadySeconds = d.Spec.MinReadySeconds
@@ -139,6 +141,19 @@ func withRevision(d *appsv1.Deployment, rs *appsv1.ReplicaSet, revision int64) *
 		return nil
 	}
 	return want
+}
+
+// longer is a history of revisions with one more. The oldest are left out where it would be too long.
+func longer(history, revision string) string {
+	all := strings.TrimPrefix(history+","+revision, ",")
+	for len(all) > historyLength {
+		_, rest, more := strings.Cut(all, ",")
+		if !more {
+			return history // The revision alone is too long; somebody has written nonsense.
+		}
+		all = rest
+	}
+	return all
 }
 
 // revisionOf is the object's revision; 0 if it has none that can be read.

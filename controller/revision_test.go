@@ -2,6 +2,7 @@ package controller
 
 import (
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -90,6 +91,20 @@ func TestWithRevision(t *testing.T) {
 				t.Errorf("annotations (-want +got):\n%s", diff)
 			}
 		})
+	}
+}
+
+// TestLongHistory promises that a history does not grow without end and keeps the latest revisions.
+func TestLongHistory(t *testing.T) {
+	history := ""
+	for i := range 1000 {
+		history = longer(history, strconv.Itoa(i+1))
+	}
+	if len(history) > 2000 || !strings.HasPrefix(history, "5") || !strings.HasSuffix(history, ",998,999,1000") {
+		t.Errorf("history of %d characters: %s", len(history), history)
+	}
+	if got := longer("1,2", strings.Repeat("3", 2001)); got != "1,2" {
+		t.Errorf("a revision that is too long alone gives %s", got)
 	}
 }
 
