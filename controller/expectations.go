@@ -13,50 +13,52 @@ import (
 const expectationTimeout = 5 * time.Minute
 
 // expectations counts, for each key, what its controller has done and the cache does not show yet. The count is raised
-// before the request is sent, because its event may arrive before its answer. The zero value is ready for use.
+// before the request is sent, because its event may arrive before its answer. What is expected is expected of one owner: when
+// another object comes by the key's name, it begins with nothing. The zero value is ready for use.
 type expectations struct {
 	mu    sync.Mutex
 	byKey map[string]*expectation
 }
 
 type expectation struct {
+	owner     types.UID
 	creations int
 	deletions map[types.UID]bool
 	until     time.Time
 }
 
-func (e *expectations) creations(key string, n int, now time.Time) {
+func (e *expectations) creations(key string, owner types.UID, n int, now time.Time) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.of(key, now).creations += n
+	e.of(key, owner, now).creations += n
 }
 
-func (e *expectations) deletions(key string, pods []*corev1.Pod, now time.Time) {
+func (e *expectations) deletions(key string, owner types.UID, pods []*corev1.Pod, now time.Time) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	x := e.of(key, now)
+	x := e.of(key, owner, now)
 	for _, pod := range pods {
 		x.deletions[pod.UID] = true
 	}
 }
 
 // of returns the key's entry and gives it another full timeout. The caller holds the lock.
-func (e *expectations) of(key string, now time.Time) *expectation {
+func (e *expectations) of(key string, owner types.UID, now time.Time) *expectation {
 	if e.byKey == nil {
 		e.byKey = map[string]*expectation{}
 	}
-	if e.byKey[key] == nil {
-		e.byKey[key] = &expectation{deletions: map[types.UID]bool{}}
+	if x := e.byKey[key]; x == nil || x.owner != owner {
+		e.byKey[key] = &expectation{owner: owner, deletions: map[types.UID]bool{}}
 	}
 	e.byKey[key].until = now.Add(expectationTimeout)
 	return e.byKey[key]
 }
 
 // came tells of a pod that has been seen, or whose creation has failed.
-func (e *expectations) came(key string) {
+func (e *expectations) came(key string, owner types.UID) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if x := e.byKey[key]; x != nil && x.creations > 0 {
+	if x := e.byKey[key]; x != nil && x.owner == owner && x.creations > 0 {
 		x.creations--
 	}
 }
@@ -70,8 +72,8 @@ func (e *expectations) gone(key string, uid types.UID) {
 	}
 }
 
-// settled says whether all has been seen that the key's controller has done. If not, wait is how long to go on hoping.
-func (e *expectations) settled(key string, now time.Time) (ok bool, wait time.Duration) {
+// settled says whether all has been seen that was done for the owner. If not, wait is how long to go on hoping.
+func (e *expectations) settled(key string, owner types.UID, now time.Time) (ok bool, wait time.Duration) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	x := e.byKey[key]
@@ -79,7 +81,7 @@ func (e *expectations) settled(key string, now time.Time) (ok bool, wait time.Du
 		return true, 0
 	}
 	wait = x.until.Sub(now)
-	if wait > 0 && (x.creations > 0 || len(x.deletions) > 0) {
+	if wait > 0 && x.owner == owner && (x.creations > 0 || len(x.deletions) > 0) {
 		return false, wait
 	}
 	delete(e.byKey, key)

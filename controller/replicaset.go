@@ -133,10 +133,10 @@ func (c *replicaSets) podCame(pod *corev1.Pod) {
 		c.podGone(pod)
 		return
 	}
-	created := metav1.GetControllerOfNoCopy(pod) != nil // Not a pod of nobody, which a set may only adopt.
+	owner := metav1.GetControllerOfNoCopy(pod)
 	for _, key := range c.keysOf(pod) {
-		if created {
-			c.expected.came(key)
+		if owner != nil { // Not a pod of nobody, which a set may only adopt.
+			c.expected.came(key, owner.UID)
 		}
 		c.loop.Add(key)
 	}
@@ -176,7 +176,7 @@ func (c *replicaSets) Reconcile(ctx context.Context, key string) (time.Duration,
 		return 0, err
 	}
 	// Ask before reading the cache: what is seen in between may only make it too careful.
-	settled, wait := c.expected.settled(key, time.Now())
+	settled, wait := c.expected.settled(key, rs.UID, time.Now())
 	pods, err := c.claimPods(ctx, rs)
 	if err != nil {
 		return 0, err
@@ -251,7 +251,7 @@ func (c *replicaSets) scale(ctx context.Context, key string, rs *appsv1.ReplicaS
 
 func (c *replicaSets) create(ctx context.Context, key string, rs *appsv1.ReplicaSet, n int) error {
 	pod := podFromTemplate(rs, c.kind.GroupVersionKind)
-	c.expected.creations(key, n, time.Now())
+	c.expected.creations(key, rs.UID, n, time.Now())
 	created, err := slowStart(n, func() error {
 		got, err := c.client.CoreV1().Pods(rs.Namespace).Create(ctx, pod.DeepCopy(), metav1.CreateOptions{})
 		if err != nil {
@@ -261,7 +261,7 @@ func (c *replicaSets) create(ctx context.Context, key string, rs *appsv1.Replica
 		return nil
 	})
 	for range n - created { // Those will not come.
-		c.expected.came(key)
+		c.expected.came(key, rs.UID)
 	}
 	if apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
 		return nil // Nothing can be created there any more, and soon this ReplicaSet is gone as well.
@@ -274,7 +274,7 @@ func (c *replicaSets) create(ctx context.Context, key string, rs *appsv1.Replica
 }
 
 func (c *replicaSets) remove(ctx context.Context, key string, rs *appsv1.ReplicaSet, pods []*corev1.Pod) error {
-	c.expected.deletions(key, pods, time.Now())
+	c.expected.deletions(key, rs.UID, pods, time.Now())
 	errs := make([]error, len(pods))
 	var wg sync.WaitGroup
 	for i, pod := range pods {

@@ -105,6 +105,26 @@ func TestNeverTooMany(t *testing.T) {
 	})
 }
 
+// TestSuccessorOfSet promises that a set of the same name as one that is gone does not wait for the other's pods.
+func TestSuccessorOfSet(t *testing.T) {
+	inWorld(t, replicaSetsAlone, func(w *world) {
+		var created atomic.Int32
+		w.client.PrependReactor("create", "pods", func(action clienttesting.Action) (bool, runtime.Object, error) {
+			pod := action.(clienttesting.CreateAction).GetObject().(*corev1.Pod)
+			pod.Name = fmt.Sprint("invisible-", created.Add(1))
+			return true, pod, nil
+		})
+		w.createSet(webSet(3))
+		next := w.set()
+		next.UID, next.ResourceVersion = "another", "another"
+		w.must(w.client.Tracker().Update(appsv1.SchemeGroupVersion.WithResource("replicasets"), next, "default")) // As a watch that begins anew may show it.
+		w.settle()
+		if n := created.Load(); n != 6 {
+			t.Errorf("created %d pods for one set of 3 and then another, want 6", n)
+		}
+	})
+}
+
 // TestCreateFails promises that a failure is tried once, not for each pod, is told in an Event and a condition, and that
 // all is well once it is over.
 func TestCreateFails(t *testing.T) {
