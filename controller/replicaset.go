@@ -289,7 +289,7 @@ func (c *replicaSets) remove(ctx context.Context, key string, rs *appsv1.Replica
 			default:
 				c.expected.gone(key, pod.UID)
 				c.events.Eventf(rs, corev1.EventTypeWarning, "FailedDelete", "Error deleting: %v", err)
-				errs[i] = failedDelete{err}
+				errs[i] = failedDelete{fmt.Errorf("unable to delete pods: %w", err)}
 			}
 		})
 	}

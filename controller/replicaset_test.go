@@ -241,6 +241,24 @@ func TestScaleDown(t *testing.T) {
 	})
 }
 
+// TestDeleteFails promises that a failure is told in an Event and a condition.
+func TestDeleteFails(t *testing.T) {
+	inWorld(t, replicaSetsAlone, func(w *world) {
+		w.createSet(webSet(2))
+		w.client.PrependReactor("delete", "pods", func(clienttesting.Action) (bool, runtime.Object, error) {
+			return true, nil, errors.New("it is needed")
+		})
+		w.resize(1)
+		conditions := w.set().Status.Conditions
+		if len(conditions) != 1 || conditions[0].Reason != "FailedDelete" || conditions[0].Message != "unable to delete pods: it is needed" {
+			t.Errorf("conditions %v, want ReplicaFailure with reason FailedDelete", conditions)
+		}
+		if events := w.told(); !slices.Contains(events, "Warning FailedDelete Error deleting: it is needed") {
+			t.Errorf("events %q, want FailedDelete", events)
+		}
+	})
+}
+
 func TestSlowStart(t *testing.T) {
 	tests := []struct {
 		n, failFrom int // The call of that number, from 1, and all later ones fail; 0: none.
