@@ -254,11 +254,13 @@ func (c *replicaSets) create(ctx context.Context, key string, rs *appsv1.Replica
 	c.expected.creations(key, rs.UID, n, time.Now())
 	created, err := slowStart(n, func() error {
 		got, err := c.client.CoreV1().Pods(rs.Namespace).Create(ctx, pod.DeepCopy(), metav1.CreateOptions{})
-		if err != nil {
-			return err
+		switch {
+		case err == nil:
+			c.events.Eventf(rs, corev1.EventTypeNormal, "SuccessfulCreate", "Created pod: %v", got.Name)
+		case !apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause):
+			c.events.Eventf(rs, corev1.EventTypeWarning, "FailedCreate", "Error creating: %v", err)
 		}
-		c.events.Eventf(rs, corev1.EventTypeNormal, "SuccessfulCreate", "Created pod: %v", got.Name)
-		return nil
+		return err
 	})
 	for range n - created { // Those will not come.
 		c.expected.came(key, rs.UID)
@@ -267,7 +269,6 @@ func (c *replicaSets) create(ctx context.Context, key string, rs *appsv1.Replica
 		return nil // Nothing can be created there any more, and soon this ReplicaSet is gone as well.
 	}
 	if err != nil {
-		c.events.Eventf(rs, corev1.EventTypeWarning, "FailedCreate", "Error creating: %v", err)
 		return failedCreate{err}
 	}
 	return nil

@@ -160,6 +160,24 @@ func TestCreateFails(t *testing.T) {
 	})
 }
 
+// TestEachFailureIsTold promises an Event for each pod that could not be created.
+func TestEachFailureIsTold(t *testing.T) {
+	inWorld(t, replicaSetsAlone, func(w *world) {
+		var tries atomic.Int32
+		w.client.PrependReactor("create", "pods", func(clienttesting.Action) (bool, runtime.Object, error) {
+			if n := tries.Add(1); n == 2 || n == 3 { // The second batch.
+				return true, nil, errors.New("out of order")
+			}
+			return false, nil, nil
+		})
+		w.createSet(webSet(3))
+		failures := slices.DeleteFunc(w.told(), func(e string) bool { return e != "Warning FailedCreate Error creating: out of order" })
+		if len(failures) != 2 {
+			t.Errorf("%d Events for 2 failures", len(failures))
+		}
+	})
+}
+
 // TestAdoptionAndRelease promises that pods belong to the set by ownership and by labels, both.
 func TestAdoptionAndRelease(t *testing.T) {
 	orphan := aPod("orphan")
