@@ -80,7 +80,7 @@ func New(client kubernetes.Interface, factory informers.SharedInformerFactory, c
 		newReplicaSets(&c.base, recorder("replicaset-controller"), config.Traffic),
 		newReplicationControllers(&c.base, recorder("replication-controller"), config.Traffic),
 		newEndpointSlices(&c.base, recorder("endpoint-slice-controller")),
-		newEndpoints(&c.base),
+		newEndpoints(&c.base, recorder("endpoint-controller")),
 		newMirrors(&c.base, recorder("endpoint-slice-mirroring-controller")),
 		newNamespaces(&c.base),
 		newServiceAccounts(&c.base),

@@ -17,6 +17,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	corelisters "k8s.io/client-go/listers/core/v1"
 	"k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/tools/record"
 	"k8s.io/endpointslice"
 	endpointsliceutil "k8s.io/endpointslice/util"
 
@@ -35,19 +36,23 @@ const (
 // routes traffic; it is here for the clients that still read it.
 type endpoints struct {
 	client   kubernetes.Interface
+	events   record.EventRecorder
 	services corelisters.ServiceLister
 	pods     corelisters.PodLister
 	lister   corelisters.EndpointsLister
+	triggers *endpointsliceutil.TriggerTimeTracker
 	gone     sync.Map // Keys of Services that have been deleted and whose Endpoints have not.
 }
 
-func newEndpoints(b *base) error {
+func newEndpoints(b *base, events record.EventRecorder) error {
 	core := b.factory.Core().V1()
 	c := &endpoints{
 		client:   b.client,
+		events:   events,
 		services: core.Services().Lister(),
 		pods:     core.Pods().Lister(),
 		lister:   core.Endpoints().Lister(),
+		triggers: endpointsliceutil.NewTriggerTimeTracker(),
 	}
 	loop := b.loop("endpoints", 2, c.Reconcile)
 	if err := b.watch(loop, core.Services().Informer(), reconcile.ObjectKey); err != nil {
@@ -76,6 +81,7 @@ func (c *endpoints) Reconcile(ctx context.Context, key string) (time.Duration, e
 	}
 	service, err := c.services.Services(namespace).Get(name)
 	if apierrors.IsNotFound(err) {
+		c.triggers.DeleteService(namespace, name)
 		return 0, c.remove(ctx, namespace, name, existing)
 	}
 	if err != nil {
@@ -89,7 +95,11 @@ func (c *endpoints) Reconcile(ctx context.Context, key string) (time.Duration, e
 	if err != nil {
 		return 0, fmt.Errorf("list the pods of service %s: %w", key, err)
 	}
-	if err := c.write(ctx, existing, endpointsOf(service, pods)); err != nil {
+	want := endpointsOf(service, pods)
+	if since := c.triggers.ComputeEndpointLastChangeTriggerTime(namespace, service, pods); !since.IsZero() {
+		metav1.SetMetaDataAnnotation(&want.ObjectMeta, corev1.EndpointsLastChangeTriggerTime, since.UTC().Format(time.RFC3339Nano))
+	}
+	if err := c.write(ctx, existing, want); err != nil {
 		return 0, fmt.Errorf("write endpoints %s: %w", key, err)
 	}
 	return 0, nil
@@ -113,12 +123,16 @@ func (c *endpoints) remove(ctx context.Context, namespace, name string, existing
 	return nil
 }
 
+// write creates or changes the Endpoints, unless they differ only in the time of what has changed them last.
 func (c *endpoints) write(ctx context.Context, existing, want *corev1.Endpoints) error {
 	api := c.client.CoreV1().Endpoints(want.Namespace)
 	if existing == nil {
 		_, err := api.Create(ctx, want, metav1.CreateOptions{})
 		if apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
 			return nil
+		}
+		if err != nil {
+			c.events.Eventf(want, corev1.EventTypeWarning, "FailedToCreateEndpoint", "Failed to create endpoint for service %v/%v: %v", want.Namespace, want.Name, err)
 		}
 		return err
 	}
@@ -130,10 +144,14 @@ func (c *endpoints) write(ctx context.Context, existing, want *corev1.Endpoints)
 	updated := existing.DeepCopy()
 	updated.Subsets, updated.Labels = want.Subsets, want.Labels
 	delete(updated.Annotations, corev1.EndpointsOverCapacity)
+	delete(updated.Annotations, corev1.EndpointsLastChangeTriggerTime)
 	for key, value := range want.Annotations {
 		metav1.SetMetaDataAnnotation(&updated.ObjectMeta, key, value)
 	}
 	_, err := api.Update(ctx, updated, metav1.UpdateOptions{})
+	if err != nil {
+		c.events.Eventf(updated, corev1.EventTypeWarning, "FailedToUpdateEndpoint", "Failed to update endpoint %v/%v: %v", want.Namespace, want.Name, err)
+	}
 	return err
 }
 

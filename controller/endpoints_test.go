@@ -3,6 +3,7 @@ package controller
 import (
 	"errors"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
@@ -72,7 +73,7 @@ func TestEndpointsOf(t *testing.T) {
 // somebody deletes them.
 func TestServiceEndpoints(t *testing.T) {
 	build := func(b *base, events record.EventRecorder) error {
-		if err := newEndpoints(b); err != nil {
+		if err := newEndpoints(b, events); err != nil {
 			return err
 		}
 		return newEndpointSlices(b, events)
@@ -129,8 +130,7 @@ func TestServiceEndpoints(t *testing.T) {
 
 // TestEndpointsGoWithService promises that those made by hand go with their Service, and that those that never had one stay.
 func TestEndpointsGoWithService(t *testing.T) {
-	build := func(b *base, _ record.EventRecorder) error { return newEndpoints(b) }
-	inWorld(t, build, func(w *world) {
+	inWorld(t, newEndpoints, func(w *world) {
 		outside := service(intstr.FromInt32(80))
 		outside.Spec.Selector = nil
 		_, err := w.client.CoreV1().Services("default").Create(w.ctx, outside, metav1.CreateOptions{})
@@ -153,6 +153,51 @@ func TestEndpointsGoWithService(t *testing.T) {
 		w.must(err)
 		if len(left.Items) != 1 || left.Items[0].Name != "alone" {
 			t.Errorf("endpoints after the service is gone: %v, want only alone", left.Items)
+		}
+	})
+}
+
+// TestEndpointsTell promises that Endpoints say since when what they show is so, and that an Event tells of a write that failed.
+func TestEndpointsTell(t *testing.T) {
+	inWorld(t, newEndpoints, func(w *world) {
+		_, err := w.client.CoreV1().Services("default").Create(w.ctx, service(intstr.FromInt32(80)), metav1.CreateOptions{})
+		w.must(err)
+		w.settle()
+		since := func() string {
+			t.Helper()
+			made, err := w.client.CoreV1().Endpoints("default").Get(w.ctx, "web", metav1.GetOptions{})
+			w.must(err)
+			return made.Annotations[corev1.EndpointsLastChangeTriggerTime]
+		}
+		created, err := w.client.CoreV1().Services("default").Get(w.ctx, "web", metav1.GetOptions{})
+		w.must(err)
+		if want := created.CreationTimestamp.UTC().Format(time.RFC3339Nano); since() != want {
+			t.Errorf("changed last at %q, want the service's creation, %s", since(), want)
+		}
+		_, err = w.client.CoreV1().Pods("default").Create(w.ctx, backend("a ip=10.42.0.3 ready=1h", 80), metav1.CreateOptions{})
+		w.must(err)
+		w.settle()
+		if want := noon.Add(-time.Hour).Format(time.RFC3339Nano); since() != want {
+			t.Errorf("changed last at %q, want when the pod got ready, %s", since(), want)
+		}
+		for _, verb := range []string{"update", "create"} {
+			fails := true
+			w.client.PrependReactor(verb, "endpoints", func(clienttesting.Action) (bool, runtime.Object, error) {
+				failed := fails
+				fails = false
+				return failed, nil, errors.New("out of order")
+			})
+		}
+		w.must(w.client.CoreV1().Pods("default").Delete(w.ctx, "a", metav1.DeleteOptions{}))
+		w.settle()
+		w.must(w.client.CoreV1().Endpoints("default").Delete(w.ctx, "web", metav1.DeleteOptions{}))
+		w.settle()
+		want := []string{
+			"Warning FailedToUpdateEndpoint Failed to update endpoint default/web: out of order",
+			"Warning FailedToCreateEndpoint Failed to create endpoint for service default/web: out of order",
+		}
+		if diff := cmp.Diff(want, w.told()); diff != "" {
+			t.Errorf("events (-want +got):\n%s", diff)
 		}
 	})
 }
