@@ -294,6 +294,30 @@ func TestProgressDeadline(t *testing.T) {
 	})
 }
 
+// TestTerminatingReplicas promises a sum only where every ReplicaSet that is looked after has a part in it.
+func TestTerminatingReplicas(t *testing.T) {
+	two, three, five, none := int32(2), int32(3), int32(5), int32(0)
+	tells := func(seen int64, n *int32) *appsv1.ReplicaSet {
+		rs := set(1, 1, 1)
+		rs.Status.ObservedGeneration, rs.Status.TerminatingReplicas = seen, n
+		return rs
+	}
+	for _, tc := range []struct {
+		name string
+		sets []*appsv1.ReplicaSet
+		want *int32
+	}{
+		{"none", nil, &none},
+		{"all tell", []*appsv1.ReplicaSet{tells(1, &two), tells(4, &three)}, &five},
+		{"one is new", []*appsv1.ReplicaSet{tells(1, &two), tells(0, nil)}, &two},
+		{"one does not tell", []*appsv1.ReplicaSet{tells(1, &two), tells(1, nil)}, nil},
+	} {
+		if diff := cmp.Diff(tc.want, terminatingReplicas(tc.sets)); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", tc.name, diff)
+		}
+	}
+}
+
 // TestHistoryLimit promises that no more old ReplicaSets are kept than asked for.
 func TestHistoryLimit(t *testing.T) {
 	inWorld(t, workloads, func(w *world) {

@@ -31,20 +31,16 @@ func complete(d *appsv1.Deployment, status appsv1.DeploymentStatus) bool {
 
 // deploymentStatus counts the pods of all ReplicaSets and says, while rolling, whether there is progress.
 func deploymentStatus(r *rollout, rolling bool) appsv1.DeploymentStatus {
-	terminating := int32(0)
 	status := appsv1.DeploymentStatus{
 		ObservedGeneration:  r.d.Generation,
 		AvailableReplicas:   availableReplicas(r.all()...),
 		CollisionCount:      r.d.Status.CollisionCount,
 		Conditions:          slices.Clone(r.d.Status.Conditions),
-		TerminatingReplicas: &terminating,
+		TerminatingReplicas: terminatingReplicas(r.all()),
 	}
 	for _, rs := range r.all() {
 		status.Replicas += rs.Status.Replicas
 		status.ReadyReplicas += rs.Status.ReadyReplicas
-		if rs.Status.TerminatingReplicas != nil {
-			terminating += *rs.Status.TerminatingReplicas
-		}
 	}
 	if r.new != nil {
 		status.UpdatedReplicas = r.new.Status.Replicas
@@ -61,6 +57,21 @@ func deploymentStatus(r *rollout, rolling bool) appsv1.DeploymentStatus {
 		noteFailure(r, &status)
 	}
 	return status
+}
+
+// terminatingReplicas counts the pods that are being deleted. It is nil, for unknown, if a ReplicaSet does not tell although its
+// controller has seen it: then that one counts no such pods.
+func terminatingReplicas(sets []*appsv1.ReplicaSet) *int32 {
+	n := int32(0)
+	for _, rs := range sets {
+		switch {
+		case rs.Status.TerminatingReplicas != nil:
+			n += *rs.Status.TerminatingReplicas
+		case rs.Status.ObservedGeneration > 0:
+			return nil
+		}
+	}
+	return &n
 }
 
 // noteProgress sets the condition Progressing from what has changed since the last status.
