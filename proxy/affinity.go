@@ -15,8 +15,8 @@ import (
 // The pin travels from map to map as the packet's priority, of which only the first packet of a connection sees anything, and
 // which forwarding sets anew: the mark has a meaning for routing. Registers would do, but see vmap.
 
-// affinity is that map. The proxy neither reads nor writes it.
-const affinity = "affinity4"
+// affinityMap names that map of a family. The proxy neither reads nor writes it.
+func affinityMap(f family) string { return f.named("affinity") }
 
 // maxClients bounds it. When it is full, further clients get any endpoint each time.
 const maxClients = 1 << 17
@@ -30,13 +30,14 @@ func stickyRules(m verdictMap, c choice) []rule {
 
 // useAgain goes to the client's endpoint, if it is known and still there, and remembers that for another while.
 func useAgain(m verdictMap, c choice) rule {
-	front, load := m.front(0)
+	f := m.family
+	front, load := m.front()
 	client, loadClient := clientKey(m)
-	text, update := updateAffinity(client, loadClient, c)
+	text, update := updateAffinity(m, c)
 	return rule{
-		fmt.Sprintf("meta priority set %s map @%s %s dnat ip to %s . meta priority map @%s", client, affinity, text, front, pinned),
-		join(isIPv4(), loadClient, lookup(affinity, reg(0), reg(8)), setPriority(reg(8)), update,
-			load, priority(reg(3)), lookup(pinned, reg(0), reg(8)), dnat(reg(8))),
+		fmt.Sprintf("meta priority set %s map @%s %s dnat %s to %s . meta priority map @%s", client, affinityMap(f), text, f.header(), front, pinned.named(f)),
+		join(f.is(), loadClient, lookup(affinityMap(f)), setPriority(result()), update,
+			load, priority(f.behindFront()), lookup(pinned.named(f)), dnat(f)),
 	}
 }
 
@@ -44,27 +45,29 @@ func useAgain(m verdictMap, c choice) rule {
 func forgetPin(m verdictMap) rule {
 	client, load := clientKey(m)
 	return rule{
-		fmt.Sprintf("delete @%s { %s : meta priority }", affinity, client),
-		join(isIPv4(), load, priority(reg(8)), &expr.Dynset{SrcRegKey: reg(0), SrcRegData: reg(8), SetName: affinity, Operation: dynsetDelete}),
+		fmt.Sprintf("delete @%s { %s : meta priority }", affinityMap(m.family), client),
+		join(m.family.is(), load, priority(result()),
+			&expr.Dynset{SrcRegKey: reg(0), SrcRegData: result(), SetName: affinityMap(m.family), Operation: dynsetDelete}),
 	}
 }
 
 func rememberNew(m verdictMap, c choice) rule {
-	front, load := m.front(0)
+	f := m.family
+	front, load := m.front()
 	first, n := c.slots()
-	drawText, draw := numgen(reg(3), n, first)
-	client, loadClient := clientKey(m)
-	text, update := updateAffinity(client, loadClient, c)
+	drawText, draw := numgen(f.behindFront(), n, first)
+	text, update := updateAffinity(m, c)
 	return rule{
-		fmt.Sprintf("meta priority set %s . %s map @%s %s", front, drawText, pins, text),
-		join(isIPv4(), load, draw, lookup(pins, reg(0), reg(8)), setPriority(reg(8)), update),
+		fmt.Sprintf("meta priority set %s . %s map @%s %s", front, drawText, pins.named(f), text),
+		join(f.is(), load, draw, lookup(pins.named(f)), setPriority(result()), update),
 	}
 }
 
-func updateAffinity(client string, load []expr.Any, c choice) (string, []expr.Any) {
-	timeout := time.Duration(c.sticky()) * time.Second
-	return fmt.Sprintf("update @%s { %s timeout %s : meta priority }", affinity, client, nftDuration(timeout)),
-		join(load, priority(reg(8)), &expr.Dynset{SrcRegKey: reg(0), SrcRegData: reg(8), SetName: affinity, Operation: dynsetUpdate, Timeout: timeout})
+func updateAffinity(m verdictMap, c choice) (string, []expr.Any) {
+	in, timeout := affinityMap(m.family), time.Duration(c.sticky())*time.Second
+	client, load := clientKey(m)
+	return fmt.Sprintf("update @%s { %s timeout %s : meta priority }", in, client, nftDuration(timeout)),
+		join(load, priority(result()), &expr.Dynset{SrcRegKey: reg(0), SrcRegData: result(), SetName: in, Operation: dynsetUpdate, Timeout: timeout})
 }
 
 // The operations of a statement that changes a set; package unix does not have the second.
@@ -73,10 +76,10 @@ const (
 	dynsetDelete = 2
 )
 
-// clientKey loads the frontend and the client into registers 0 to 3.
+// clientKey loads the frontend and the client into the first registers.
 func clientKey(m verdictMap) (text string, load []expr.Any) {
-	front, load := m.front(0)
-	return front + " . ip saddr", join(load, source(reg(3)))
+	front, load := m.front()
+	return front + " . " + m.family.header() + " saddr", append(load, m.family.source(m.family.behindFront()))
 }
 
 func priority(to uint32) expr.Any { return &expr.Meta{Key: expr.MetaKeyPRIORITY, Register: to} }

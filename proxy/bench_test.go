@@ -38,7 +38,7 @@ func BenchmarkFill(b *testing.B) {
 	watchOwn(b, t)
 	defer reportProcessor(b)()
 	for b.Loop() {
-		must(b, t.replace(fillRuleset().all()))
+		must(b, t.replace(fillRuleset().against(nil).add))
 	}
 }
 
@@ -83,7 +83,7 @@ func BenchmarkChange(b *testing.B) {
 	b.Cleanup(func() { t.close(); must(b, Purge(t.config.Table)) })
 	r := fillRuleset()
 	r.told()
-	must(b, t.replace(r.all()))
+	must(b, t.replace(r.against(nil).add))
 	watchOwn(b, t)
 	svc, slice := benchService(77)
 	fewer := slice.DeepCopy()
@@ -127,7 +127,7 @@ func BenchmarkLoad(b *testing.B) {
 	requireRoot(b)
 	t := &table{config: testConfig()}
 	b.Cleanup(func() { t.close(); must(b, Purge(t.config.Table)) })
-	must(b, t.replace(fillRuleset().all()))
+	must(b, t.replace(fillRuleset().against(nil).add))
 	for b.Loop() {
 		_, err := t.load()
 		must(b, err)

@@ -39,17 +39,19 @@ func (r *Ruleset) stale(f flow, local map[netip.Addr]bool) bool {
 	k := f.dialed.key()
 	_, ok := r.elements[k]
 	if !ok && (translated || local[f.dialed.addr]) { // Not the address of a Service: then a port of the node.
-		k.addr = netip.IPv4Unspecified()
+		k.addr = familyOf(k.addr).anywhere()
 		_, ok = r.elements[k]
 	}
 	switch {
 	case !ok: // Nobody's: what was translated to a pod, or from an address of the range, was a Service's or a pod's that is gone.
-		return translated && (r.config.ClusterCIDR.Contains(f.answer.Addr()) || r.config.ServiceCIDR.Contains(f.dialed.addr)) &&
+		family := familyOf(k.addr)
+		pods, services := family.rangeOf(r.config.ClusterCIDR), family.rangeOf(r.config.ServiceCIDR)
+		return translated && (pods.Contains(f.answer.Addr()) || services.Contains(f.dialed.addr)) &&
 			(f.dialed.proto == udp || r.gone(f.answer))
 	case f.dialed.proto != udp:
 		return translated && r.gone(f.answer)
 	}
-	for _, in := range []string{services, outsiders} {
+	for _, in := range []mapKind{services, outsiders} {
 		first, n := r.elements[k.of(in)].value.choice.slots()
 		for slot := first; slot < first+n; slot++ {
 			if r.elements[k.of(endpoints).withSlot(slot)].value.target == f.answer {
@@ -76,7 +78,9 @@ func (s *suspects) any() bool { return s.all || len(s.left)+len(s.opened) > 0 }
 
 // has tells whether a connection is one of them.
 func (s *suspects) has(f flow) bool {
-	return s.all || s.left[f.answer.Addr()] || s.opened[f.dialed] || s.opened[frontend{netip.IPv4Unspecified(), f.dialed.proto, f.dialed.port}]
+	port := f.dialed
+	port.addr = familyOf(port.addr).anywhere()
+	return s.all || s.left[f.answer.Addr()] || s.opened[f.dialed] || s.opened[port]
 }
 
 // add notes what the change of elements has made suspect.
@@ -84,16 +88,19 @@ func (s *suspects) add(d diff, died []netip.Addr) {
 	if s.left == nil {
 		s.left, s.opened = map[netip.Addr]bool{}, map[frontend]bool{}
 	}
-	for _, addr := range slices.Concat(d.left, died) {
+	for _, addr := range died {
 		s.left[addr] = true
 	}
 	removed := map[key]bool{}
-	for _, k := range d.remove {
-		removed[k] = k.in == services
+	for _, e := range d.remove {
+		removed[e.key] = e.in == services
+		if e.target.IsValid() { // A frontend has it no longer, or in another slot.
+			s.left[e.target.Addr()] = true
+		}
 	}
-	for k := range d.add {
-		if k.in == services && k.proto == udp && !removed[k] {
-			s.opened[frontend{k.addr, k.proto, k.port}] = true
+	for _, e := range d.add {
+		if e.in == services && e.proto == udp && !removed[e.key] {
+			s.opened[frontend{e.addr, e.proto, e.port}] = true
 		}
 	}
 }
@@ -196,7 +203,7 @@ func forgetAll(pass func() (int, error)) (n int, err error) {
 
 // localAddresses returns the node's own, but for loopback.
 func localAddresses() (map[netip.Addr]bool, error) {
-	list, err := netlink.AddrList(nil, netlink.FAMILY_V4)
+	list, err := netlink.AddrList(nil, netlink.FAMILY_ALL)
 	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
 		return nil, fmt.Errorf("list addresses: %w", err)
 	}
@@ -219,29 +226,42 @@ const (
 // forgetFlows removes from conntrack the suspects that are stale, and says how many. Where there are many connections, to look at all takes
 // many times as long as to look at some.
 func forgetFlows(s suspects, stale func(flow) bool) (n int, err error) {
-	count := len(s.left) + len(s.opened)
-	there, known := connections()
-	switch {
-	case known && there == 0:
-		return 0, nil
-	case s.all || count > manySuspects || known && there < cheapList*(count-1):
-		return forgetMatching(nil, func(f flow) bool { return s.has(f) && stale(f) })
-	}
-	var filters [][]*nl.RtAttr
-	for addr := range s.left {
-		filters = append(filters, answeredBy(addr))
-	}
-	for f := range s.opened {
-		filters = append(filters, dialed(f))
-	}
-	for _, filter := range filters {
-		some, err := forgetMatching(filter, stale)
+	for _, which := range s.filters() {
+		some, err := forgetMatching(which, func(f flow) bool { return s.has(f) && stale(f) })
 		n += some
 		if err != nil {
 			return n, err
 		}
 	}
 	return n, nil
+}
+
+// filters returns what the kernel has to be asked for.
+func (s *suspects) filters() []filter {
+	count := len(s.left) + len(s.opened)
+	there, known := connections()
+	switch {
+	case known && there == 0:
+		return nil
+	case s.all || count > manySuspects || known && there < cheapList*(count-1):
+		return []filter{{family: unix.AF_UNSPEC}}
+	}
+	var filters []filter
+	six := false
+	for addr := range s.left {
+		if six = six || addr.Is6(); addr.Is4() {
+			filters = append(filters, answeredBy(addr))
+		}
+	}
+	for f := range s.opened {
+		if six = six || f.addr.Is6(); f.addr.Is4() {
+			filters = append(filters, dialed(f))
+		}
+	}
+	if six { // The kernel (6.18) lists what a filter with an address of IPv6 does not mean, and leaves out what it does.
+		filters = append(filters, filter{family: unix.AF_INET6})
+	}
+	return filters
 }
 
 // connections is how many conntrack has of this network namespace.
@@ -254,9 +274,15 @@ func connections() (n int, known bool) {
 	return n, err == nil
 }
 
-func forgetMatching(filter []*nl.RtAttr, stale func(flow) bool) (n int, err error) {
-	list := conntrackRequest(nl.IPCTNL_MSG_CT_GET, unix.NLM_F_DUMP)
-	for _, attr := range filter {
+// A filter says which connections the kernel is asked for.
+type filter struct {
+	family     uint8 // As sockets number it; AF_UNSPEC is both.
+	attributes []*nl.RtAttr
+}
+
+func forgetMatching(which filter, stale func(flow) bool) (n int, err error) {
+	list := conntrackRequest(nl.IPCTNL_MSG_CT_GET, unix.NLM_F_DUMP, which.family)
+	for _, attr := range which.attributes {
 		list.AddData(attr)
 	}
 	entries, err := list.Execute(unix.NETLINK_NETFILTER, 0)
@@ -275,7 +301,7 @@ func forgetMatching(filter []*nl.RtAttr, stale func(flow) bool) (n int, err erro
 				return n, fmt.Errorf("dial conntrack: %w", err)
 			}
 		}
-		remove := conntrackRequest(nl.IPCTNL_MSG_CT_DELETE, unix.NLM_F_ACK)
+		remove := conntrackRequest(nl.IPCTNL_MSG_CT_DELETE, unix.NLM_F_ACK, entry[0])
 		remove.Sockets = map[int]*nl.SocketHandle{unix.NETLINK_NETFILTER: socket}
 		remove.AddRawData(entry[nl.SizeofNfgenmsg:])
 		switch _, err := remove.Execute(unix.NETLINK_NETFILTER, 0); {
@@ -288,9 +314,9 @@ func forgetMatching(filter []*nl.RtAttr, stale func(flow) bool) (n int, err erro
 	return n, nil
 }
 
-func conntrackRequest(operation, flags int) *nl.NetlinkRequest {
+func conntrackRequest(operation, flags int, family uint8) *nl.NetlinkRequest {
 	request := nl.NewNetlinkRequest(netlink.ConntrackTable<<8|operation, flags)
-	request.AddData(&nl.Nfgenmsg{NfgenFamily: unix.AF_INET, Version: nl.NFNETLINK_V0})
+	request.AddData(&nl.Nfgenmsg{NfgenFamily: family, Version: nl.NFNETLINK_V0})
 	return request
 }
 
@@ -306,15 +332,15 @@ const (
 	byPort          = 1 << 5 // Of the destination.
 )
 
-// answeredBy filters the connections that addr answers.
-func answeredBy(addr netip.Addr) []*nl.RtAttr {
+// answeredBy filters the connections that addr, of IPv4, answers.
+func answeredBy(addr netip.Addr) filter {
 	tuple := nl.NewRtAttr(unix.NLA_F_NESTED|nl.CTA_TUPLE_REPLY, nil)
 	tuple.AddRtAttr(unix.NLA_F_NESTED|nl.CTA_TUPLE_IP, nil).AddRtAttr(nl.CTA_IP_V4_SRC, addr.AsSlice())
-	return []*nl.RtAttr{tuple, filterOf(replyFlags, bySource)}
+	return filter{unix.AF_INET, []*nl.RtAttr{tuple, filterOf(replyFlags, bySource)}}
 }
 
-// dialed filters the connections to f.
-func dialed(f frontend) []*nl.RtAttr {
+// dialed filters the connections to f, of IPv4.
+func dialed(f frontend) filter {
 	tuple := nl.NewRtAttr(unix.NLA_F_NESTED|nl.CTA_TUPLE_ORIG, nil)
 	flags := uint32(byProtocol | byPort)
 	if !f.addr.IsUnspecified() {
@@ -324,7 +350,7 @@ func dialed(f frontend) []*nl.RtAttr {
 	proto := tuple.AddRtAttr(unix.NLA_F_NESTED|nl.CTA_TUPLE_PROTO, nil)
 	proto.AddRtAttr(nl.CTA_PROTO_NUM, []byte{byte(f.proto)})
 	proto.AddRtAttr(nl.CTA_PROTO_DST_PORT, binary.BigEndian.AppendUint16(nil, f.port))
-	return []*nl.RtAttr{tuple, filterOf(originalFlags, flags)}
+	return filter{unix.AF_INET, []*nl.RtAttr{tuple, filterOf(originalFlags, flags)}}
 }
 
 func filterOf(side int, flags uint32) *nl.RtAttr {
@@ -338,13 +364,17 @@ func parseFlow(entry []byte) (f flow, ok bool) {
 	if len(entry) < nl.SizeofNfgenmsg {
 		return flow{}, false
 	}
+	source, destination := uint16(nl.CTA_IP_V4_SRC), uint16(nl.CTA_IP_V4_DST)
+	if entry[0] == unix.AF_INET6 {
+		source, destination = nl.CTA_IP_V6_SRC, nl.CTA_IP_V6_DST
+	}
 	all := attributes(entry[nl.SizeofNfgenmsg:])
 	asked, answered := attributes(all[nl.CTA_TUPLE_ORIG]), attributes(all[nl.CTA_TUPLE_REPLY])
 	askedAddr, answeredAddr := attributes(asked[nl.CTA_TUPLE_IP]), attributes(answered[nl.CTA_TUPLE_IP])
 	askedPort, answeredPort := attributes(asked[nl.CTA_TUPLE_PROTO]), attributes(answered[nl.CTA_TUPLE_PROTO])
-	dst, ok1 := netip.AddrFromSlice(askedAddr[nl.CTA_IP_V4_DST])
-	src, ok2 := netip.AddrFromSlice(answeredAddr[nl.CTA_IP_V4_SRC])
-	askedSrc, _ := netip.AddrFromSlice(askedAddr[nl.CTA_IP_V4_SRC])
+	dst, ok1 := netip.AddrFromSlice(askedAddr[destination])
+	src, ok2 := netip.AddrFromSlice(answeredAddr[source])
+	askedSrc, _ := netip.AddrFromSlice(askedAddr[source])
 	proto, dstPort, srcPort := askedPort[nl.CTA_PROTO_NUM], askedPort[nl.CTA_PROTO_DST_PORT], answeredPort[nl.CTA_PROTO_SRC_PORT]
 	if !ok1 || !ok2 || len(proto) != 1 || len(dstPort) != 2 || len(srcPort) != 2 {
 		return flow{}, false
@@ -353,7 +383,7 @@ func parseFlow(entry []byte) (f flow, ok bool) {
 		dialed: frontend{dst, protocol(proto[0]), binary.BigEndian.Uint16(dstPort)},
 		answer: netip.AddrPortFrom(src, binary.BigEndian.Uint16(srcPort)),
 	}
-	client, _ := netip.AddrFromSlice(answeredAddr[nl.CTA_IP_V4_DST])
+	client, _ := netip.AddrFromSlice(answeredAddr[destination])
 	if port := answeredPort[nl.CTA_PROTO_DST_PORT]; client.IsValid() && client == askedSrc && len(port) == 2 {
 		f.client = netip.AddrPortFrom(client, binary.BigEndian.Uint16(port))
 	}

@@ -16,32 +16,38 @@ import (
 func trackedFlow(t testing.TB, proto protocol, client, dialed, answer netip.AddrPort) {
 	t.Helper()
 	ip := func(a netip.AddrPort) net.IP { return a.Addr().AsSlice() }
-	must(t, netlink.ConntrackCreate(netlink.ConntrackTable, unix.AF_INET, &netlink.ConntrackFlow{
-		FamilyType: unix.AF_INET, TimeOut: 100,
+	family := uint8(unix.AF_INET)
+	if client.Addr().Is6() {
+		family = unix.AF_INET6
+	}
+	must(t, netlink.ConntrackCreate(netlink.ConntrackTable, netlink.InetFamily(family), &netlink.ConntrackFlow{
+		FamilyType: family, TimeOut: 100,
 		Forward: netlink.IPTuple{SrcIP: ip(client), SrcPort: client.Port(), DstIP: ip(dialed), DstPort: dialed.Port(), Protocol: uint8(proto)},
 		Reverse: netlink.IPTuple{SrcIP: ip(answer), SrcPort: answer.Port(), DstIP: ip(client), DstPort: client.Port(), Protocol: uint8(proto)},
 	}))
 }
 
-func answeredFrom(addrs ...string) suspects {
+func (w world) answeredFrom(addrs ...string) suspects {
 	s := suspects{left: map[netip.Addr]bool{}}
 	for _, a := range addrs {
-		s.left[netip.MustParseAddr(a)] = true
+		s.left[w.addr(a)] = true
 	}
 	return s
 }
 
-func openedAt(address string) suspects {
-	a := netip.MustParseAddrPort(address)
+func (w world) openedAt(address string) suspects {
+	a := netip.MustParseAddrPort(w.family.as(address))
 	return suspects{opened: map[frontend]bool{{a.Addr(), udp, a.Port()}: true}}
 }
 
 // TestStale holds what is to be forgotten.
-func TestStale(t *testing.T) {
-	r := NewRuleset(testConfig())
-	r.Set("default/web", newTestService("web", "10.43.0.80"), list(newTestSlice("web", "10.42.0.1", "(10.42.0.2)")))
-	r.SetPod("default/lone", &corev1.Pod{Status: corev1.PodStatus{PodIP: "10.42.0.9"}})
-	local := map[netip.Addr]bool{netip.MustParseAddr("192.0.2.1"): true}
+func TestStale(t *testing.T) { inEachWorld(t, testStale) }
+
+func testStale(t *testing.T, w world) {
+	r := NewRuleset(w.config())
+	r.Set("default/web", w.service("web", "10.43.0.80"), list(w.slice("web", "10.42.0.1", "(10.42.0.2)")))
+	r.SetPod("default/lone", &corev1.Pod{Status: corev1.PodStatus{PodIP: w.family.as("10.42.0.9")}})
+	local := map[netip.Addr]bool{w.addr("192.0.2.1"): true}
 	for _, tc := range []struct {
 		name   string
 		proto  protocol
@@ -70,8 +76,8 @@ func TestStale(t *testing.T) {
 		{"a stream to the node", tcp, "192.0.2.1:22", "192.0.2.1:22", false},
 		{"a stream to the world", tcp, "198.51.100.1:443", "198.51.100.1:443", false},
 	} {
-		dialed := netip.MustParseAddrPort(tc.dialed)
-		f := flow{dialed: frontend{dialed.Addr(), tc.proto, dialed.Port()}, answer: netip.MustParseAddrPort(tc.answer)}
+		dialed := netip.MustParseAddrPort(w.family.as(tc.dialed))
+		f := flow{dialed: frontend{dialed.Addr(), tc.proto, dialed.Port()}, answer: netip.MustParseAddrPort(w.family.as(tc.answer))}
 		if got := r.stale(f, local); got != tc.want {
 			t.Errorf("%s: stale is %v, want %v", tc.name, got, tc.want)
 		}
@@ -79,9 +85,13 @@ func TestStale(t *testing.T) {
 }
 
 // TestForget removes some of four connections, each to another address.
-func TestForget(t *testing.T) {
+func TestForget(t *testing.T) { inEachWorld(t, testForget) }
+
+func testForget(t *testing.T, w world) {
 	requireRoot(t)
-	flows := []string{"10.42.0.1:80", "10.42.0.2:80", "10.42.0.3:80", "10.42.0.4:80"}
+	port := func(text string) netip.AddrPort { return netip.MustParseAddrPort(w.family.as(text)) }
+	flows := w.family.each([]string{"10.42.0.1:80", "10.42.0.2:80", "10.42.0.3:80", "10.42.0.4:80"})
+	dialed := map[string]netip.AddrPort{flows[0]: port("10.43.0.81:53"), flows[1]: port("10.43.0.82:53"), flows[2]: port("10.43.0.83:53"), flows[3]: port("10.43.0.84:53")}
 	for _, tc := range []struct {
 		name     string
 		suspects suspects
@@ -89,21 +99,22 @@ func TestForget(t *testing.T) {
 		want     []string // Left.
 	}{
 		{"all are looked at", suspects{all: true}, flows[:2], flows[2:]},
-		{"one address is looked at", answeredFrom("10.42.0.2"), flows[:2], []string{flows[0], flows[2], flows[3]}},
-		{"what is not stale stays", answeredFrom("10.42.0.3", "10.42.0.1"), flows[:2], flows[1:]},
-		{"an address without connections", answeredFrom("10.42.0.9"), flows, flows},
-		{"one frontend is looked at", openedAt("10.43.0.81:53"), flows, flows[1:]},
-		{"one port of every address is looked at", openedAt("0.0.0.0:53"), flows, nil},
-		{"another port is looked at", openedAt("0.0.0.0:54"), flows, flows},
+		{"one address is looked at", w.answeredFrom("10.42.0.2"), flows[:2], []string{flows[0], flows[2], flows[3]}},
+		{"what is not stale stays", w.answeredFrom("10.42.0.3", "10.42.0.1"), flows[:2], flows[1:]},
+		{"an address without connections", w.answeredFrom("10.42.0.9"), flows, flows},
+		{"one frontend is looked at", w.openedAt("10.43.0.81:53"), flows, flows[1:]},
+		{"one port of every address is looked at", w.openedAt("0.0.0.0:53"), flows, nil},
+		{"another port is looked at", w.openedAt("0.0.0.0:54"), flows, flows},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			must(t, netlink.ConntrackTableFlush(netlink.ConntrackTable))
-			t.Cleanup(func() { must(t, netlink.ConntrackTableFlush(netlink.ConntrackTable)) })
+			forgetConnections(t)
+			t.Cleanup(func() { forgetConnections(t) })
 			for _, f := range flows {
-				trackedFlow(t, udp, netip.MustParseAddrPort("10.42.0.20:5000"), netip.MustParseAddrPort("10.43.0.8"+f[8:9]+":53"), netip.MustParseAddrPort(f))
+				trackedFlow(t, udp, port("10.42.0.20:5000"), dialed[f], netip.MustParseAddrPort(f))
 			}
 			n, err := forgetFlows(tc.suspects, func(f flow) bool {
-				if want := (frontend{netip.MustParseAddr("10.43.0.8" + f.answer.String()[8:9]), udp, 53}); f.dialed != want {
+				to := dialed[f.answer.String()]
+				if want := (frontend{to.Addr(), udp, to.Port()}); f.dialed != want {
 					t.Errorf("flow to %s: dialed %+v, want %+v", f.answer, f.dialed, want)
 				}
 				return slices.Contains(tc.stale, f.answer.String())
@@ -139,13 +150,13 @@ func TestForgetAll(t *testing.T) {
 // BenchmarkForget looks for stale connections among 50,000, of which one endpoint answers one in a hundred.
 func BenchmarkForget(b *testing.B) {
 	requireRoot(b)
-	b.Cleanup(func() { must(b, netlink.ConntrackTableFlush(netlink.ConntrackTable)) })
+	b.Cleanup(func() { forgetConnections(b) })
 	for i := range 50000 {
 		client := netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 44, byte(i >> 8), byte(i)}), 5000)
 		answer := netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 42, 0, byte(i % 100)}), 53)
 		trackedFlow(b, udp, client, netip.MustParseAddrPort("10.43.0.80:53"), answer)
 	}
-	for name, s := range map[string]suspects{"answered by one": answeredFrom("10.42.0.1"), "dialed at one": openedAt("10.43.0.81:53"), "all": {all: true}} {
+	for name, s := range map[string]suspects{"answered by one": oneFamily().answeredFrom("10.42.0.1"), "dialed at one": oneFamily().openedAt("10.43.0.81:53"), "all": {all: true}} {
 		b.Run(name, func(b *testing.B) {
 			for b.Loop() {
 				_, err := forgetFlows(s, func(flow) bool { return false })

@@ -15,7 +15,7 @@ import (
 
 // TestControl asks a running proxy what it does.
 func TestControl(t *testing.T) {
-	c := newCluster(t)
+	c := oneFamily().newCluster(t)
 	c.create(newTestService("web", "10.43.0.80"), "10.42.0.11")
 	config := testConfig()
 	config.Socket = filepath.Join(t.TempDir(), "run", "proxy.sock")

@@ -4,20 +4,29 @@ import (
 	"cmp"
 	"encoding/binary"
 	"fmt"
+	"hash/fnv"
 	"net/netip"
 	"slices"
 )
 
 // A key is the left side of an element. Fields that its map does not use are zero.
 type key struct {
-	in       string // The name of the map.
-	addr     netip.Addr
+	in       mapKind
 	proto    protocol
 	port     uint16
-	slot     uint32     // Or pin, guard, group or permit.
-	peer     uint32     // Second number.
+	lastPort uint16 // Of a range of ports that begins with port.
+	slot     uint32 // Or pin, guard, group or permit.
+	peer     uint32 // Second number.
+	addr     netip.Addr
 	last     netip.Addr // Of a range of addresses that begins with addr.
-	lastPort uint16     // Of a range of ports that begins with port.
+}
+
+// mapID tells in which map the key is.
+func (k key) mapID() mapID {
+	if k.in.isShared() {
+		return mapID{in: k.in}
+	}
+	return mapID{k.in, familyOf(k.addr)}
 }
 
 // end returns the last key of a range.
@@ -29,6 +38,12 @@ func (k key) end() key {
 	return k
 }
 
+// An element is both sides.
+type element struct {
+	key
+	value
+}
+
 // A value is the right side: a choice, one endpoint, a number that stands for one or more things, or nothing in a set.
 type value struct {
 	choice choice
@@ -36,14 +51,22 @@ type value struct {
 	number uint32
 }
 
-// pinOf returns the number by which the rules remember an endpoint. Two endpoints of one port of a Service are different pods,
-// with different addresses; were they not, the first would get the clients of both.
-func pinOf(target netip.AddrPort) uint32 { return binary.BigEndian.Uint32(target.Addr().AsSlice()) }
+// pinOf returns the number by which the rules remember an endpoint: its address, or a sum of that where it is longer. Were it the
+// same for two endpoints of one port of a Service, the first would get the clients of both.
+func pinOf(target netip.AddrPort) uint32 {
+	addr := target.Addr().AsSlice()
+	if len(addr) == 4 {
+		return binary.BigEndian.Uint32(addr)
+	}
+	sum := fnv.New32a()
+	_, _ = sum.Write(addr)
+	return sum.Sum32()
+}
 
 func (f frontend) key() key { return key{in: services, addr: f.addr, proto: f.proto, port: f.port} }
 
 // of returns the key of the same frontend in another map.
-func (k key) of(in string) key { k.in = in; return k }
+func (k key) of(in mapKind) key { k.in = in; return k }
 
 func (k key) withSlot(slot uint32) key { k.slot = slot; return k }
 
@@ -62,12 +85,14 @@ func (s *service) elements(yield func(key, value)) {
 		if b.outside != nil {
 			b.outside.elements(k.of(outsiders), kindOutside, yield)
 		}
-		if b.guarded {
-			yield(k.of(guarded), value{number: s.guard})
+		if b.guard != nil {
+			yield(k.of(guarded), value{number: b.guard.number})
 		}
 	}
-	for _, p := range s.allowed {
-		yield(key{in: allowed, slot: s.guard, addr: p.Addr(), last: lastOf(p)}, value{})
+	for _, g := range s.guards {
+		for _, p := range g.allowed {
+			yield(key{in: allowed, slot: g.number, addr: p.Addr(), last: lastOf(p)}, value{})
+		}
 	}
 	for _, addr := range s.hairpin {
 		yield(key{in: hairpin, addr: addr}, value{})
@@ -102,7 +127,7 @@ func compareKeys(a, b key) int {
 }
 
 // String writes the key as nft does.
-func (k key) String() string { return elementMapOf(k.in).keyText(k) }
+func (k key) String() string { return k.mapID().describe().keyText(k) }
 
 func (m elementMap) keyText(k key) string {
 	text := m.key[0].text(k)
@@ -137,20 +162,20 @@ func (f field) text(k key) string {
 // priorityText writes a number as nft does a priority.
 func priorityText(n uint32) string { return fmt.Sprintf("%x:%x", n>>16, n&0xffff) }
 
-// text writes an element as nft does.
-func (m elementMap) elementText(k key, v value) string {
-	text := m.keyText(k)
+// elementText writes an element as nft does.
+func (m elementMap) elementText(e element) string {
+	text := m.keyText(e.key)
 	switch m.value {
 	case nothing:
 		return text
 	case priorityNumber:
-		return text + " : " + priorityText(v.number)
+		return text + " : " + priorityText(e.number)
 	case markNumber:
-		return fmt.Sprintf("%s : %d", text, v.number)
+		return fmt.Sprintf("%s : %d", text, e.number)
 	case choiceNumber:
-		return fmt.Sprintf("%s : %d", text, uint32(v.choice))
+		return fmt.Sprintf("%s : %d", text, uint32(e.choice))
 	}
-	return fmt.Sprintf("%s : %s . %d", text, v.target.Addr(), v.target.Port())
+	return fmt.Sprintf("%s : %s . %d", text, e.target.Addr(), e.target.Port())
 }
 
 func (c choice) bytes() []byte { return binary.BigEndian.AppendUint32(nil, uint32(c)) }

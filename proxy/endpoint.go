@@ -53,17 +53,17 @@ func hintsOf(e *discoveryv1.Endpoint, node, zone string) (forNode, forZone hint)
 	return newHint(nodes, node), newHint(zones, zone)
 }
 
-// endpointsOf returns the endpoints behind port, each once, in order of address. The slices give a port's number by its
+// endpointsOf returns the endpoints of a family behind port, each once, in order of address. The slices give a port's number by its
 // name, already resolved where the Service names a port of the container.
-func endpointsOf(c Config, zone string, port *corev1.ServicePort, endpointSlices []*discoveryv1.EndpointSlice) []endpoint {
+func endpointsOf(c Config, f family, zone string, port *corev1.ServicePort, endpointSlices []*discoveryv1.EndpointSlice) []endpoint {
 	var all []endpoint
 	for _, slice := range endpointSlices {
-		if slice.AddressType != discoveryv1.AddressTypeIPv4 {
+		if slice.AddressType != f.slices() {
 			continue
 		}
 		for _, number := range portNumbers(port, slice) {
 			for i := range slice.Endpoints {
-				if e, ok := newEndpoint(c, zone, &slice.Endpoints[i], number); ok {
+				if e, ok := newEndpoint(c, f, zone, &slice.Endpoints[i], number); ok {
 					all = append(all, e)
 				}
 			}
@@ -76,13 +76,13 @@ func endpointsOf(c Config, zone string, port *corev1.ServicePort, endpointSlices
 	return slices.CompactFunc(all, func(a, b endpoint) bool { return a.target == b.target })
 }
 
-func newEndpoint(c Config, zone string, e *discoveryv1.Endpoint, port uint16) (endpoint, bool) {
+func newEndpoint(c Config, f family, zone string, e *discoveryv1.Endpoint, port uint16) (endpoint, bool) {
 	if len(e.Addresses) == 0 {
 		return endpoint{}, false
 	}
 	// All addresses of an endpoint mean the same pod, and the API says to use the first.
-	addr, err := netip.ParseAddr(e.Addresses[0])
-	if err != nil || !addr.Is4() {
+	addr, ok := f.parse(e.Addresses[0])
+	if !ok {
 		return endpoint{}, false
 	}
 	ready := e.Conditions.Ready == nil || *e.Conditions.Ready

@@ -18,7 +18,7 @@ import (
 // ports are open between them: their permit. So the kernel finds for a new connection
 //
 //	address of the pod        -> group    (maps ingress4 and egress4; who is in none is free)
-//	address of the other side -> peer     (maps peers4 and blocks4)
+//	address of the other side -> peer     (maps peers4 and blocks4; for IPv6 there are others)
 //	group . peer              -> permit   (map pairs; and anyone, for rules that name no peers)
 //	permit . protocol . port              (set permits)
 //
@@ -27,13 +27,15 @@ import (
 
 // policies is what the API says of NetworkPolicies, and what follows from it.
 type policies struct {
+	families []family
+
 	all        map[string]*policy // By "namespace/name".
 	namespaces map[string]labels.Set
 	pods       map[string]*corev1.Pod
 	addresses  map[netip.Addr]int // How many of the pods have it.
-	ownRange   netip.Prefix       // Of this node's pods; zero if it is not known.
+	ownRanges  []netip.Prefix     // Of this node's pods, as far as they are known.
 
-	members map[string]*member
+	members map[string][]*member
 	blocks  []mixedBlock
 	groups  map[string]*counted[*group]
 	peers   map[string]*counted[*group]
@@ -43,7 +45,7 @@ type policies struct {
 	touched map[string]bool // or these.
 }
 
-// A member is a pod as the policies see it.
+// A member is an address of a pod as the policies see it: a block may name one of two.
 type member struct {
 	addr   netip.Addr
 	own    bool // It is on this node.
@@ -74,9 +76,10 @@ type mixedBlock struct {
 	peer *group
 }
 
-func newPolicies() policies {
+func newPolicies(families []family) policies {
 	return policies{
-		all: map[string]*policy{}, namespaces: map[string]labels.Set{}, pods: map[string]*corev1.Pod{}, addresses: map[netip.Addr]int{}, members: map[string]*member{},
+		families: families,
+		all:      map[string]*policy{}, namespaces: map[string]labels.Set{}, pods: map[string]*corev1.Pod{}, addresses: map[netip.Addr]int{}, members: map[string][]*member{},
 		groups: map[string]*counted[*group]{}, peers: map[string]*counted[*group]{}, numbers: map[string]uint32{}, touched: map[string]bool{},
 	}
 }
@@ -105,20 +108,20 @@ func (r *Ruleset) SetNamespace(name string, ns *corev1.Namespace) {
 	p.stale = true
 }
 
-// setOwnRange tells which addresses this node gives to its pods.
-func (r *Ruleset) setOwnRange(p netip.Prefix) {
-	r.policies.ownRange, r.policies.stale = p, true
+// setOwnRanges tells which addresses this node gives to its pods.
+func (r *Ruleset) setOwnRanges(ranges []netip.Prefix) {
+	r.policies.ownRanges, r.policies.stale = ranges, true
 }
 
-// setPod notes the pod for the policies. left is the address that no pod has any more, if there is one.
-func (p *policies) setPod(name string, pod *corev1.Pod) (left netip.Addr) {
-	if addr, ok := policyAddress(pod); ok {
+// setPod notes the pod for the policies. left are the addresses that no pod has any more.
+func (p *policies) setPod(name string, pod *corev1.Pod) (left []netip.Addr) {
+	for _, addr := range policyAddresses(p.families, pod) {
 		p.addresses[addr]++
 	}
-	if addr, ok := policyAddress(p.pods[name]); ok {
+	for _, addr := range policyAddresses(p.families, p.pods[name]) {
 		if p.addresses[addr]--; p.addresses[addr] == 0 {
 			delete(p.addresses, addr)
-			left = addr
+			left = append(left, addr)
 		}
 	}
 	if pod == nil {
@@ -157,7 +160,11 @@ func (r *Ruleset) enforce() {
 		r.limit("policies", p.elements)
 	}
 	for _, name := range names {
-		r.limit(memberOwner+name, p.members[name].elements(p.numbers))
+		r.limit(memberOwner+name, func(yield func(key, value)) {
+			for _, m := range p.members[name] {
+				m.elements(p.numbers, yield)
+			}
+		})
 	}
 	p.stale, p.touched = false, map[string]bool{}
 }
@@ -190,21 +197,23 @@ const memberOwner = "member:"
 // see works out what the pod called name is to the policies. It reports whether there is a group or peer more or less.
 func (p *policies) see(node, name string) (fresh bool) {
 	have := p.members[name]
-	m := p.newMember(node, p.pods[name])
-	if m == nil {
-		delete(p.members, name)
-	} else {
-		p.members[name] = m
-		fresh = count(p.peers, m.peer, 1)
-		for _, g := range m.limits {
-			fresh = count(p.groups, g, 1) || fresh
+	delete(p.members, name)
+	for _, addr := range policyAddresses(p.families, p.pods[name]) {
+		if m := p.newMember(node, p.pods[name], addr); m != nil {
+			p.members[name] = append(p.members[name], m)
+			fresh = p.count(m, 1) || fresh
 		}
 	}
-	if have != nil {
-		fresh = count(p.peers, have.peer, -1) || fresh
-		for _, g := range have.limits {
-			fresh = count(p.groups, g, -1) || fresh
-		}
+	for _, m := range have {
+		fresh = p.count(m, -1) || fresh
+	}
+	return fresh
+}
+
+func (p *policies) count(m *member, n int) (fresh bool) {
+	fresh = count(p.peers, m.peer, n)
+	for _, g := range m.limits {
+		fresh = count(p.groups, g, n) || fresh
 	}
 	return fresh
 }
@@ -230,10 +239,9 @@ func count(in map[string]*counted[*group], g *group, n int) (fresh bool) {
 	return n > 0 && c.users == n
 }
 
-// newMember decides what a pod is. nil: nothing to any policy.
-func (p *policies) newMember(node string, pod *corev1.Pod) *member {
-	addr, ok := policyAddress(pod)
-	if !ok || len(p.all) == 0 {
+// newMember decides what a pod is by one of its addresses. nil: nothing to any policy.
+func (p *policies) newMember(node string, pod *corev1.Pod, addr netip.Addr) *member {
+	if len(p.all) == 0 {
 		return nil
 	}
 	m := &member{addr: addr, own: pod.Spec.NodeName == node}
@@ -302,25 +310,36 @@ func (p *policies) mixBlocks() {
 		rules = append(rules, pol.rules...)
 	}
 	slices.SortFunc(rules, func(a, b *policyRule) int { return cmp.Compare(a.name, b.name) })
-	lists := make([][]span, len(rules))
-	for i, r := range rules {
-		for _, peer := range r.peers {
-			lists[i] = append(lists[i], peer.block...)
-		}
-	}
 	for _, b := range p.blocks {
 		count(p.peers, b.peer, -1)
 	}
 	p.blocks = nil
-	for _, m := range mix(lists) {
-		var bound []boundRule
-		for _, i := range m.in {
-			bound = append(bound, rules[i].naming(nil))
+	for _, f := range p.families {
+		for _, m := range mix(blocksOf(f, rules)) {
+			var bound []boundRule
+			for _, i := range m.in {
+				bound = append(bound, rules[i].naming(nil))
+			}
+			b := mixedBlock{m.span, newGroup("peer", bound)}
+			count(p.peers, b.peer, 1)
+			p.blocks = append(p.blocks, b)
 		}
-		b := mixedBlock{m.span, newGroup("peer", bound)}
-		count(p.peers, b.peer, 1)
-		p.blocks = append(p.blocks, b)
 	}
+}
+
+// blocksOf returns the blocks of a family that each of the rules names.
+func blocksOf(f family, rules []*policyRule) [][]span {
+	lists := make([][]span, len(rules))
+	for i, r := range rules {
+		for _, peer := range r.peers {
+			for _, s := range peer.block {
+				if familyOf(s.first) == f {
+					lists[i] = append(lists[i], s)
+				}
+			}
+		}
+	}
+	return lists
 }
 
 // number gives everything its number: a sum of its text, or the next one that is free. It reports whether a number has changed.
@@ -412,8 +431,10 @@ func merge(ports []portRange) []portRange {
 
 // elements calls yield with what is not about a single pod.
 func (p *policies) elements(yield func(key, value)) {
-	if len(p.all) > 0 && p.ownRange.IsValid() {
-		yield(key{in: ownRange, addr: p.ownRange.Addr(), last: lastOf(p.ownRange)}, value{})
+	for _, own := range p.ownRanges {
+		if len(p.all) > 0 && slices.Contains(p.families, familyOf(own.Addr())) {
+			yield(key{in: ownRange, addr: own.Addr(), last: lastOf(own)}, value{})
+		}
 	}
 	for _, b := range p.blocks {
 		yield(key{in: blocks, addr: b.first, last: b.last}, value{number: p.numbers[b.peer.text]})
@@ -431,26 +452,21 @@ func (p *policies) elements(yield func(key, value)) {
 	})
 }
 
-// elements returns those of one pod.
-func (m *member) elements(numbers map[string]uint32) func(yield func(key, value)) {
-	return func(yield func(key, value)) {
-		if m == nil {
-			return
-		}
-		if m.peer != nil {
-			yield(key{in: peers, addr: m.addr}, value{number: numbers[m.peer.text]})
-		}
-		if !m.own {
-			return
-		}
-		yield(key{in: known, addr: m.addr}, value{})
-		if m.limits != [2]*group{} { // It may reach itself.
-			yield(key{in: hairpin, addr: m.addr}, value{})
-		}
-		for d, in := range []string{ingress, egress} {
-			if g := m.limits[d]; g != nil {
-				yield(key{in: in, addr: m.addr}, value{number: numbers[g.text]})
-			}
+// elements calls yield with those of one address of a pod.
+func (m *member) elements(numbers map[string]uint32, yield func(key, value)) {
+	if m.peer != nil {
+		yield(key{in: peers, addr: m.addr}, value{number: numbers[m.peer.text]})
+	}
+	if !m.own {
+		return
+	}
+	yield(key{in: known, addr: m.addr}, value{})
+	if m.limits != [2]*group{} { // It may reach itself.
+		yield(key{in: hairpin, addr: m.addr}, value{})
+	}
+	for d, in := range []mapKind{ingress, egress} {
+		if g := m.limits[d]; g != nil {
+			yield(key{in: in, addr: m.addr}, value{number: numbers[g.text]})
 		}
 	}
 }

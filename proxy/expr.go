@@ -1,9 +1,6 @@
 package proxy
 
 import (
-	"encoding/binary"
-	"net/netip"
-
 	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
@@ -30,10 +27,6 @@ func join(parts ...any) []expr.Any {
 	return all
 }
 
-func isIPv4() []expr.Any {
-	return []expr.Any{&expr.Meta{Key: expr.MetaKeyNFPROTO, Register: reg(0)}, equal(reg(0), unix.NFPROTO_IPV4)}
-}
-
 // isLocal asks the routing table whether the destination is the node itself.
 func isLocal() []expr.Any {
 	return []expr.Any{&expr.Fib{Register: reg(0), FlagDADDR: true, ResultADDRTYPE: true}, equal(reg(0), native(unix.RTN_LOCAL)...)}
@@ -55,14 +48,6 @@ func connectionIs(states uint32) []expr.Any {
 	}
 }
 
-func source(to uint32) expr.Any {
-	return &expr.Payload{DestRegister: to, Base: expr.PayloadBaseNetworkHeader, Offset: 12, Len: 4}
-}
-
-func destination(to uint32) expr.Any {
-	return &expr.Payload{DestRegister: to, Base: expr.PayloadBaseNetworkHeader, Offset: 16, Len: 4}
-}
-
 // port loads the destination port, at the same place in TCP, UDP and SCTP.
 func port(to uint32) expr.Any {
 	return &expr.Payload{DestRegister: to, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2}
@@ -79,33 +64,27 @@ func equal(register uint32, data ...byte) expr.Any {
 	return &expr.Cmp{Op: expr.CmpOpEq, Register: register, Data: data}
 }
 
-func destinationIs(p netip.Prefix) []expr.Any { return within(destination(reg(0)), p, expr.CmpOpEq) }
-func destinationIsNot(p netip.Prefix) []expr.Any {
-	return within(destination(reg(0)), p, expr.CmpOpNeq)
-}
-func sourceIsNot(p netip.Prefix) []expr.Any { return within(source(reg(0)), p, expr.CmpOpNeq) }
+// result is the register that a lookup puts its answer into, behind the longest key.
+func result() uint32 { return reg(10) }
 
-// within compares the address that load puts into register 0 with a prefix.
-func within(load expr.Any, p netip.Prefix, op expr.CmpOp) []expr.Any {
-	var mask [4]byte
-	binary.BigEndian.PutUint32(mask[:], ^uint32(0)<<(32-p.Bits()))
-	return join(isIPv4(), load,
-		&expr.Bitwise{SourceRegister: reg(0), DestRegister: reg(0), Len: 4, Mask: mask[:], Xor: make([]byte, 4)},
-		&expr.Cmp{Op: op, Register: reg(0), Data: p.Masked().Addr().AsSlice()})
+func lookup(in string) expr.Any {
+	return &expr.Lookup{SourceRegister: reg(0), DestRegister: result(), IsDestRegSet: true, SetName: in}
 }
 
-func lookup(in string, from, to uint32) expr.Any {
-	return &expr.Lookup{SourceRegister: from, DestRegister: to, IsDestRegSet: true, SetName: in}
+func isIn(set string) expr.Any { return &expr.Lookup{SourceRegister: reg(0), SetName: set} }
+
+func isNotIn(set string) expr.Any {
+	return &expr.Lookup{SourceRegister: reg(0), SetName: set, Invert: true}
 }
 
-// vmap goes where the map in says for the number in register from. The number takes the way over the packet's mark, which pickChain
+// vmap goes where the map in says for the number that was looked up. The number takes the way over the packet's mark, which pickChain
 // sets right again. A register alone would do for the kernel, but nft's language has no words for that, and nft 1.0.6 crashes when
 // it is to list such a rule.
-func vmap(in string, from uint32) []expr.Any {
+func vmap(in string) []expr.Any {
 	return []expr.Any{
-		&expr.Meta{Key: expr.MetaKeyMARK, SourceRegister: true, Register: from},
-		&expr.Meta{Key: expr.MetaKeyMARK, Register: from},
-		&expr.Lookup{SourceRegister: from, DestRegister: unix.NFT_REG_VERDICT, IsDestRegSet: true, SetName: in},
+		&expr.Meta{Key: expr.MetaKeyMARK, SourceRegister: true, Register: result()},
+		&expr.Meta{Key: expr.MetaKeyMARK, Register: result()},
+		&expr.Lookup{SourceRegister: result(), DestRegister: unix.NFT_REG_VERDICT, IsDestRegSet: true, SetName: in},
 	}
 }
 

@@ -49,7 +49,7 @@ func (h *healthChecks) set(name string, want health) error {
 		s.ready.Store(int64(want.ready))
 		return nil
 	}
-	l, err := net.Listen("tcp4", fmt.Sprintf(":%d", want.port))
+	l, err := net.Listen("tcp", fmt.Sprintf(":%d", want.port))
 	if err != nil {
 		return fmt.Errorf("open the health check port of service %s: %w", name, err)
 	}

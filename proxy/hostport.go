@@ -50,23 +50,47 @@ func newHostPorts(c Config, pod *corev1.Pod) *service {
 	if pod == nil || !c.HostPorts || !c.hasHostPorts(pod) || pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed {
 		return nil
 	}
-	addr, err := netip.ParseAddr(pod.Status.PodIP)
-	if err != nil || !addr.Is4() {
+	addrs := podAddresses(c.families(), pod)
+	if len(addrs) == 0 {
 		return nil
 	}
-	s := &service{backends: map[frontend]backends{}, hairpin: []netip.Addr{addr}}
-	for _, p := range hostPorts(pod) {
-		at := []netip.Addr{netip.IPv4Unspecified()}
-		if p.HostIP != "" && p.HostIP != "0.0.0.0" {
-			at = c.translated(p.HostIP)
+	s := &service{backends: map[frontend]backends{}, hairpin: addrs}
+	for _, addr := range addrs {
+		for _, p := range hostPorts(pod) {
+			target := netip.AddrPortFrom(addr, uint16(p.ContainerPort))
+			for _, at := range hostAddresses(c, familyOf(addr), p.HostIP) {
+				// The pod is on this node, so its answers come by here: clients keep their addresses.
+				s.backends[frontend{at, protocolOf(p.Protocol), uint16(p.HostPort)}] = backends{targets: []netip.AddrPort{target}}
+			}
+			s.alive = append(s.alive, target)
 		}
-		target := netip.AddrPortFrom(addr, uint16(p.ContainerPort))
-		for _, a := range at {
-			// The pod is on this node, so its answers come by here: clients keep their addresses.
-			s.backends[frontend{a, protocolOf(p.Protocol), uint16(p.HostPort)}] = backends{targets: []netip.AddrPort{target}}
-		}
-		s.alive = append(s.alive, target)
 	}
 	s.alive = distinct(s.alive, netip.AddrPort.Compare)
 	return s
+}
+
+// hostAddresses returns the addresses of a family on which a host port is open: what hostIP says, or all that the node has.
+func hostAddresses(c Config, f family, hostIP string) []netip.Addr {
+	if hostIP == "" || hostIP == f.anywhere().String() {
+		return []netip.Addr{f.anywhere()}
+	}
+	return c.translated(f, hostIP)
+}
+
+// podAddresses returns the pod's addresses, one of each family at most.
+func podAddresses(families []family, pod *corev1.Pod) []netip.Addr {
+	texts := []string{pod.Status.PodIP}
+	for _, ip := range pod.Status.PodIPs {
+		texts = append(texts, ip.IP)
+	}
+	var addrs []netip.Addr
+	for _, f := range families {
+		for _, text := range texts {
+			if addr, ok := f.parse(text); ok {
+				addrs = append(addrs, addr)
+				break
+			}
+		}
+	}
+	return addrs
 }

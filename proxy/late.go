@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"fmt"
 	"maps"
+	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/google/nftables"
@@ -17,11 +19,20 @@ import (
 // a late answer is the first packet of a connection that the endpoint opens: what answers another packet of the client, which may
 // talk to the endpoint's own address from the same port, is none.
 
-// The maps from an endpoint, a client and both their ports to the address and to the port that the client asked.
-const (
-	lateAddresses = "lateaddress4"
-	latePorts     = "lateport4"
-)
+// A lateMap leads from an endpoint, a client and both their ports to the address, or to the port, that the client asked.
+type lateMap struct {
+	family family
+	ports  bool
+}
+
+func lateMaps(f family) []lateMap { return []lateMap{{f, false}, {f, true}} }
+
+func (m lateMap) name() string {
+	if m.ports {
+		return m.family.named("lateport")
+	}
+	return m.family.named("lateaddress")
+}
 
 const (
 	lateTime  = 2 * time.Second        // How long an answer is waited for.
@@ -29,42 +40,52 @@ const (
 	maxLate   = 20000                  // Connections for which that is done at a time.
 )
 
-func lateMaps() []string { return []string{lateAddresses, latePorts} }
-
-// lateSet describes one of these maps. The number is needed within a batch only.
-func (t *table) lateSet(name string, number int) *nftables.Set {
-	s := &nftables.Set{Table: t.ref(), ID: uint32(number), Name: name, IsMap: true, HasTimeout: true, Concatenation: true,
-		KeyType:  nftables.MustConcatSetType(nftables.TypeIPAddr, nftables.TypeIPAddr, nftables.TypeInetService, nftables.TypeInetService),
-		DataType: nftables.TypeIPAddr}
-	if name == latePorts {
-		s.DataType = nftables.TypeInetService
+// set describes the map to the kernel. The number is needed within a batch only.
+func (m lateMap) set(t *nftables.Table, number int) *nftables.Set {
+	addr, port := m.family.datatype(), nftables.TypeInetService
+	s := &nftables.Set{Table: t, ID: uint32(number), Name: m.name(), IsMap: true, HasTimeout: true, Concatenation: true,
+		KeyType: nftables.MustConcatSetType(addr, addr, port, port), DataType: addr}
+	if m.ports {
+		s.DataType = port
 	}
 	return s
 }
 
-func lateMapText(name string) string {
-	data := "ipv4_addr"
-	if name == latePorts {
+func (m lateMap) text() string {
+	addr := m.family.addressType()
+	data := addr
+	if m.ports {
 		data = "inet_service"
 	}
-	return fmt.Sprintf("\tmap %s {\n\t\ttype ipv4_addr . ipv4_addr . inet_service . inet_service : %s\n\t\tflags timeout\n\t}\n", name, data)
+	return fmt.Sprintf("\tmap %s {\n\t\ttype %[2]s . %[2]s . inet_service . inet_service : %[3]s\n\t\tflags timeout\n\t}\n", m.name(), addr, data)
 }
 
-// lateChain comes after the kernel's own translation: what that knows it does not find here. The rule loads the key once, before it
+// translateLate comes after the kernel's own translation: what that knows it does not find here. The rule loads the key once, before it
 // writes the port that is a part of it; nft's language, in which the key comes twice, has no words for that.
-func lateChain() chain {
-	const key = "ip saddr . ip daddr . udp sport . udp dport"
-	return chain{name: "late", hook: "type filter hook postrouting priority 150;", rules: []rule{{
-		fmt.Sprintf("ct state new udp sport set %s map @%s ip saddr set %s map @%s", key, latePorts, key, lateAddresses),
-		join(connectionIs(newConnection), isIPv4(), l4proto(reg(0)), equal(reg(0), byte(udp)),
-			source(reg(0)), destination(reg(1)), sourcePort(reg(2)), port(reg(3)),
-			lookup(latePorts, reg(0), reg(8)),
-			&expr.Payload{OperationType: expr.PayloadWrite, SourceRegister: reg(8), Base: expr.PayloadBaseTransportHeader, Len: 2,
+func translateLate(f family) rule {
+	addresses, ports, words := lateMap{f, false}.name(), lateMap{f, true}.name(), f.words()
+	key := fmt.Sprintf("%[1]s saddr . %[1]s daddr . udp sport . udp dport", f.header())
+	return rule{
+		fmt.Sprintf("ct state new udp sport set %s map @%s %s saddr set %s map @%s", key, ports, f.header(), key, addresses),
+		join(connectionIs(newConnection), f.is(), l4proto(reg(0)), equal(reg(0), byte(udp)),
+			f.source(reg(0)), f.destination(reg(words)), sourcePort(reg(2*words)), port(reg(2*words+1)),
+			lookup(ports),
+			&expr.Payload{OperationType: expr.PayloadWrite, SourceRegister: result(), Base: expr.PayloadBaseTransportHeader, Len: 2,
 				CsumType: expr.CsumTypeInet, CsumOffset: 6},
-			lookup(lateAddresses, reg(0), reg(8)),
-			&expr.Payload{OperationType: expr.PayloadWrite, SourceRegister: reg(8), Base: expr.PayloadBaseNetworkHeader, Offset: 12, Len: 4,
-				CsumType: expr.CsumTypeInet, CsumOffset: 10, CsumFlags: unix.NFT_PAYLOAD_L4CSUM_PSEUDOHDR}),
-	}}}
+			lookup(addresses),
+			&expr.Payload{OperationType: expr.PayloadWrite, SourceRegister: result(), Base: expr.PayloadBaseNetworkHeader,
+				Offset: f.sourceOffset(), Len: uint32(f.width()),
+				CsumType: expr.CsumTypeInet, CsumOffset: f.headerSum(), CsumFlags: unix.NFT_PAYLOAD_L4CSUM_PSEUDOHDR}),
+	}
+}
+
+// headerSum is where the header has its checksum. That of IPv6 has none, but package expr corrects UDP's sum, in which the address is,
+// only together with one of the header: it is let loose on the flow label, which means nothing in an answer by UDP.
+func (f family) headerSum() uint32 {
+	if f == ipv6 {
+		return 2
+	}
+	return 10
 }
 
 // expect has late answers of these connections translated.
@@ -78,8 +99,8 @@ func (t *table) expect(late []flow) (err error) {
 	}
 	now := time.Now()
 	maps.DeleteFunc(t.late, func(_ lateKey, until time.Time) bool { return until.Before(now) })
-	var addresses, ports []nftables.SetElement
 	fresh := map[lateKey]bool{}
+	elements := map[lateMap][]nftables.SetElement{}
 	for _, f := range late {
 		key := f.lateKey()
 		// The client may ask two addresses of one endpoint from one port. The kernel refuses a batch with another value for a key.
@@ -90,13 +111,14 @@ func (t *table) expect(late []flow) (err error) {
 			break
 		}
 		fresh[key] = true
-		addresses = append(addresses, nftables.SetElement{Key: key[:], Val: f.dialed.addr.AsSlice(), Timeout: lateTime})
-		ports = append(ports, nftables.SetElement{Key: key[:], Val: binary.BigEndian.AppendUint16(nil, f.dialed.port), Timeout: lateTime})
+		for _, m := range lateMaps(familyOf(f.dialed.addr)) {
+			elements[m] = append(elements[m], nftables.SetElement{Key: key.bytes(), Val: m.value(f.dialed), Timeout: lateTime})
+		}
 	}
-	for name, elements := range map[string][]nftables.SetElement{lateAddresses: addresses, latePorts: ports} {
-		for first := 0; first < len(elements); first += chunk {
-			if err := conn.SetAddElements(t.lateSet(name, 0), elements[first:min(first+chunk, len(elements))]); err != nil {
-				return fmt.Errorf("add to map %s: %w", name, err)
+	for m, all := range elements {
+		for part := range slices.Chunk(all, chunk) {
+			if err := conn.SetAddElements(m.set(t.ref(), 0), part); err != nil {
+				return fmt.Errorf("add to map %s: %w", m.name(), err)
 			}
 		}
 	}
@@ -113,14 +135,23 @@ func (t *table) expect(late []flow) (err error) {
 	return nil
 }
 
-// A lateKey is what the kernel has in the maps, each part padded to four bytes.
-type lateKey [16]byte
+func (m lateMap) value(dialed frontend) []byte {
+	if m.ports {
+		return binary.BigEndian.AppendUint16(nil, dialed.port)
+	}
+	return dialed.addr.AsSlice()
+}
 
-func (f flow) lateKey() (key lateKey) {
-	endpoint, client := f.answer.Addr().As4(), f.client.Addr().As4()
-	copy(key[0:], endpoint[:])
-	copy(key[4:], client[:])
-	binary.BigEndian.PutUint16(key[8:], f.answer.Port())
-	binary.BigEndian.PutUint16(key[12:], f.client.Port())
-	return key
+// A lateKey is the key of an element of these maps.
+type lateKey struct{ endpoint, client netip.AddrPort }
+
+func (f flow) lateKey() lateKey { return lateKey{f.answer, f.client} }
+
+// bytes encodes the key for the kernel, each part padded to four bytes.
+func (k lateKey) bytes() []byte {
+	b := appendAddress(appendAddress(nil, k.endpoint.Addr()), k.client.Addr())
+	for _, port := range []uint16{k.endpoint.Port(), k.client.Port()} {
+		b = append(binary.BigEndian.AppendUint16(b, port), 0, 0)
+	}
+	return b
 }

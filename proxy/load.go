@@ -46,13 +46,9 @@ func (t *table) checkMaps(conn *nftables.Conn) error {
 		return fmt.Errorf("list maps: %w", err)
 	}
 	var want []string
-	for _, m := range elementMaps() {
-		want = append(want, m.name)
+	for _, s := range t.sets() {
+		want = append(want, s.Name)
 	}
-	for _, m := range verdictMaps() {
-		want = append(want, m.name)
-	}
-	want = append(append(want, affinity), lateMaps()...)
 	var have []string
 	for _, s := range sets {
 		have = append(have, s.Name)
@@ -68,10 +64,10 @@ func (t *table) checkMaps(conn *nftables.Conn) error {
 // loadChoices learns which pick chains there are.
 func (t *table) loadChoices(conn *nftables.Conn) error {
 	t.have = choices{}
-	for _, m := range verdictMaps() {
-		elements, err := conn.GetSetElements(&nftables.Set{Table: t.ref(), Name: m.name})
+	for _, m := range verdictMaps(t.config.families()) {
+		elements, err := conn.GetSetElements(&nftables.Set{Table: t.ref(), Name: m.name()})
 		if err != nil {
-			return fmt.Errorf("read map %s: %w", m.name, err)
+			return fmt.Errorf("read map %s: %w", m.name(), err)
 		}
 		ends := 0
 		for _, e := range elements {
@@ -81,13 +77,13 @@ func (t *table) loadChoices(conn *nftables.Conn) error {
 			case way == refuse || way == drop:
 				ends++
 			default:
-				t.have[m.name] = append(t.have[m.name], way)
+				t.have[m] = append(t.have[m], way)
 			}
 		}
 		if ends != 2 {
 			return errDamaged
 		}
-		slices.Sort(t.have[m.name])
+		slices.Sort(t.have[m])
 	}
 	return nil
 }
@@ -134,10 +130,11 @@ func choiceOf(key []byte) (c choice, ok bool) {
 
 func (t *table) loadElements(conn *nftables.Conn) (map[key]value, error) {
 	all := map[key]value{}
-	for _, m := range elementMaps() {
-		elements, err := conn.GetSetElements(&nftables.Set{Table: t.ref(), Name: m.name})
+	for _, id := range mapIDs(t.config.families()) {
+		m := id.describe()
+		elements, err := conn.GetSetElements(&nftables.Set{Table: t.ref(), Name: m.name()})
 		if err != nil {
-			return nil, fmt.Errorf("read map %s: %w", m.name, err)
+			return nil, fmt.Errorf("read map %s: %w", m.name(), err)
 		}
 		if m.halved() {
 			elements = whole(elements)

@@ -4,47 +4,82 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/google/nftables"
 )
 
-// The maps and sets that hold everything that changes. Each is keyed by what a packet shows, and its elements cost a packet the
-// same whether there is one or a hundred thousand. A node port has the address 0.0.0.0 in them.
+// A mapKind is one of the maps and sets that hold everything that changes. Each is keyed by what a packet shows, and its elements
+// cost a packet the same whether there is one or a hundred thousand. Every family has its own, but for the last ones, whose keys
+// have no address. A node port has the address 0.0.0.0, or ::, in them.
+type mapKind uint8
+
 const (
-	services  = "services4"
-	outsiders = "outsiders4" // For clients outside, where they have another choice.
-	endpoints = "endpoints4"
-	pins      = "pins4"     // Where clients keep their endpoint: what stands for it,
-	pinned    = "pinned4"   // and which it is.
-	guarded   = "guarded4"  // Frontends to which not everybody may connect,
-	allowed   = "allowed4"  // and who may.
-	hairpin   = "hairpin4"  // Pods that may reach themselves.
-	egress    = "egress4"   // Pods of this node that may not connect to everybody, and the group that they are in.
-	ingress   = "ingress4"  // Pods of this node to which not everybody may connect, likewise.
-	peers     = "peers4"    // Pods that a NetworkPolicy means, and the peer that they are;
-	blocks    = "blocks4"   // other addresses that one means, likewise.
-	pairs     = "pairs"     // What a group and a peer may do,
-	anyone    = "anyone"    // what a group and whoever else may,
-	permits   = "permits"   // and which ports that are.
-	ownRange  = "ownrange4" // The addresses of this node's pods, where there is a NetworkPolicy,
-	known     = "known4"    // and those of them about whom all is known.
+	services  mapKind = iota
+	outsiders         // For clients outside, where they have another choice.
+	endpoints         //
+	pins              // Where clients keep their endpoint: what stands for it,
+	pinned            // and which it is.
+	guarded           // Frontends to which not everybody may connect,
+	allowed           // and who may.
+	hairpin           // Pods that may reach themselves.
+	egress            // Pods of this node that may not connect to everybody, and the group that they are in.
+	ingress           // Pods of this node to which not everybody may connect, likewise.
+	peers             // Pods that a NetworkPolicy means, and the peer that they are;
+	blocks            // other addresses that one means, likewise.
+	ownRange          // The addresses of this node's pods, where there is a NetworkPolicy,
+	known             // and those of them about whom all is known.
+	pairs             // What a group and a peer may do,
+	anyone            // what a group and whoever else may,
+	permits           // and which ports that are.
 )
 
+func (in mapKind) String() string {
+	return [...]string{"services", "outsiders", "endpoints", "pins", "pinned", "guarded", "allowed", "hairpin", "egress", "ingress",
+		"peers", "blocks", "ownrange", "known", "pairs", "anyone", "permits"}[in]
+}
+
+// isShared reports whether both families have one map of that kind.
+func (in mapKind) isShared() bool { return in >= pairs }
+
 // isPolicy reports whether the numbers in that map are those of policies.
-func isPolicy(in string) bool {
-	switch in {
-	case egress, ingress, peers, blocks, pairs, anyone, permits:
-		return true
+func (in mapKind) isPolicy() bool {
+	return slices.Contains([]mapKind{egress, ingress, peers, blocks, pairs, anyone, permits}, in)
+}
+
+// named is how the map of that kind is called in the kernel.
+func (in mapKind) named(f family) string {
+	if in.isShared() {
+		return in.String()
 	}
-	return false
+	return f.named(in.String())
+}
+
+// A mapID is one of the maps. Those that families share have none.
+type mapID struct {
+	in     mapKind
+	family family
+}
+
+// mapIDs returns all, in the order in which they are printed.
+func mapIDs(families []family) []mapID {
+	var all []mapID
+	for _, f := range families {
+		for in := services; in < pairs; in++ {
+			all = append(all, mapID{in, f})
+		}
+	}
+	for in := pairs; in <= permits; in++ {
+		all = append(all, mapID{in: in})
+	}
+	return all
 }
 
 // An elementMap is what one of them is to nft and to the kernel. An element's key has the given fields; where it is a range, the
 // last one of the fields may be many.
 type elementMap struct {
-	name   string
-	text   string // Its type, as nft writes it.
+	mapID
 	key    []field
 	value  field // Or nothing, in a set.
 	ranges bool
@@ -66,45 +101,79 @@ const (
 	target // address . port
 )
 
-// elementMaps describes them in the order in which they are printed.
-func elementMaps() []elementMap {
-	const (
-		front  = "type ipv4_addr . inet_proto . inet_service"
-		packet = "typeof ip daddr . meta l4proto . th dport"
-		slot   = "numgen random mod 2"
-		number = "meta priority"
-	)
+// describe returns the map with its fields.
+func (id mapID) describe() elementMap {
 	frontend := func(more ...field) []field { return append([]field{address, transport, portNumber}, more...) }
-	return []elementMap{
-		{name: services, text: front + " : mark", key: frontend(), value: choiceNumber},
-		{name: outsiders, text: front + " : mark", key: frontend(), value: choiceNumber},
-		{name: endpoints, text: packet + " . " + slot + " : ip daddr . th dport", key: frontend(drawn), value: target},
-		{name: pins, text: packet + " . " + slot + " : " + number, key: frontend(drawn), value: priorityNumber},
-		{name: pinned, text: packet + " . " + number + " : ip daddr . th dport", key: frontend(priorityNumber), value: target},
-		{name: guarded, text: front + " : mark", key: frontend(), value: markNumber},
-		{name: allowed, text: "type mark . ipv4_addr", key: []field{markNumber, address}, ranges: true},
-		{name: hairpin, text: "type ipv4_addr . ipv4_addr", key: []field{address, address}},
-		{name: egress, text: "type ipv4_addr : mark", key: []field{address}, value: markNumber},
-		{name: ingress, text: "type ipv4_addr : mark", key: []field{address}, value: markNumber},
-		{name: peers, text: "typeof ip daddr : " + number, key: []field{address}, value: priorityNumber},
-		{name: blocks, text: "typeof ip daddr : " + number, key: []field{address}, value: priorityNumber, ranges: true},
-		{name: pairs, text: "typeof ct mark . " + number + " : " + number, key: []field{markNumber, peerNumber}, value: priorityNumber},
-		{name: anyone, text: "typeof ct mark : " + number, key: []field{markNumber}, value: priorityNumber},
-		{name: permits, text: "typeof " + number + " . meta l4proto . th dport", key: []field{priorityNumber, transport, portNumber}, ranges: true},
-		{name: ownRange, text: "type ipv4_addr", key: []field{address}, ranges: true},
-		{name: known, text: "type ipv4_addr", key: []field{address}},
+	m := elementMap{mapID: id}
+	switch id.in {
+	case services, outsiders:
+		m.key, m.value = frontend(), choiceNumber
+	case endpoints:
+		m.key, m.value = frontend(drawn), target
+	case pins:
+		m.key, m.value = frontend(drawn), priorityNumber
+	case pinned:
+		m.key, m.value = frontend(priorityNumber), target
+	case guarded:
+		m.key, m.value = frontend(), markNumber
+	case allowed:
+		m.key, m.ranges = []field{markNumber, address}, true
+	case hairpin:
+		m.key = []field{address, address}
+	case egress, ingress:
+		m.key, m.value = []field{address}, markNumber
+	case peers:
+		m.key, m.value = []field{address}, priorityNumber
+	case blocks:
+		m.key, m.value, m.ranges = []field{address}, priorityNumber, true
+	case ownRange:
+		m.key, m.ranges = []field{address}, true
+	case known:
+		m.key = []field{address}
+	case pairs:
+		m.key, m.value = []field{markNumber, peerNumber}, priorityNumber
+	case anyone:
+		m.key, m.value = []field{markNumber}, priorityNumber
+	case permits:
+		m.key, m.ranges = []field{priorityNumber, transport, portNumber}, true
 	}
+	return m
 }
 
-// elementMapOf returns the one of that name.
-func elementMapOf(name string) elementMap {
-	for _, m := range elementMaps() {
-		if m.name == name {
-			return m
-		}
+// typeText is the type of the map's elements, as nft writes it.
+func (m elementMap) typeText() string {
+	const number = "meta priority"
+	addr, packet := m.family.addressType(), m.family.header()+" daddr"
+	target := packet + " . th dport"
+	front, frontPacket := addr+" . inet_proto . inet_service", packet+" . meta l4proto . th dport"
+	switch m.in {
+	case services, outsiders, guarded:
+		return "type " + front + " : mark"
+	case endpoints:
+		return "typeof " + frontPacket + " . numgen random mod 2 : " + target
+	case pins:
+		return "typeof " + frontPacket + " . numgen random mod 2 : " + number
+	case pinned:
+		return "typeof " + frontPacket + " . " + number + " : " + target
+	case allowed:
+		return "type mark . " + addr
+	case hairpin:
+		return "type " + addr + " . " + addr
+	case egress, ingress:
+		return "type " + addr + " : mark"
+	case peers, blocks:
+		return "typeof " + packet + " : " + number
+	case pairs:
+		return "typeof ct mark . " + number + " : " + number
+	case anyone:
+		return "typeof ct mark : " + number
+	case permits:
+		return "typeof " + number + " . meta l4proto . th dport"
 	}
-	panic("no map is called " + name)
+	return "type " + addr
 }
+
+func (m elementMap) name() string { return m.in.named(m.family) }
 
 func (m elementMap) isSet() bool { return m.value == nothing }
 
@@ -117,7 +186,7 @@ func (m elementMap) write(b *strings.Builder) {
 	if m.isSet() {
 		kind = "set"
 	}
-	fmt.Fprintf(b, "\t%s %s {\n\t\t%s\n", kind, m.name, m.text)
+	fmt.Fprintf(b, "\t%s %s {\n\t\t%s\n", kind, m.name(), m.typeText())
 	if m.ranges {
 		b.WriteString("\t\tflags interval\n")
 	}
@@ -125,23 +194,23 @@ func (m elementMap) write(b *strings.Builder) {
 
 // set describes the map to the kernel. The number is needed within a batch only.
 func (m elementMap) set(t *nftables.Table, number int) *nftables.Set {
-	s := &nftables.Set{Table: t, ID: uint32(number), Name: m.name, IsMap: !m.isSet(), Interval: m.ranges, DataType: m.value.datatype()}
+	s := &nftables.Set{Table: t, ID: uint32(number), Name: m.name(), IsMap: !m.isSet(), Interval: m.ranges, DataType: m.datatype(m.value)}
 	if len(m.key) == 1 {
-		s.KeyType = m.key[0].datatype()
+		s.KeyType = m.datatype(m.key[0])
 		return s
 	}
 	var parts []nftables.SetDatatype
 	for _, f := range m.key {
-		parts = append(parts, f.datatype())
+		parts = append(parts, m.datatype(f))
 	}
 	s.Concatenation, s.KeyType = true, nftables.MustConcatSetType(parts...)
 	return s
 }
 
-func (f field) datatype() nftables.SetDatatype {
+func (m elementMap) datatype(f field) nftables.SetDatatype {
 	switch f {
 	case address:
-		return nftables.TypeIPAddr
+		return m.family.datatype()
 	case transport:
 		return nftables.TypeInetProto
 	case portNumber:
@@ -151,31 +220,44 @@ func (f field) datatype() nftables.SetDatatype {
 	case priorityNumber, peerNumber:
 		return nftables.TypeClassID
 	case target:
-		return nftables.MustConcatSetType(nftables.TypeIPAddr, nftables.TypeInetService)
+		return nftables.MustConcatSetType(m.family.datatype(), nftables.TypeInetService)
 	}
 	return nftables.SetDatatype{}
 }
 
-// bytes encodes the key for the kernel: every field in network order and padded to four bytes, but for numbers, which the kernel
-// compares with numbers of its own, in the machine's order. A range has an end, other keys have nil.
-func (m elementMap) bytes(k key) (start, end []byte) {
-	start = make([]byte, 0, 4*len(m.key))
+// width is the number of bytes that a field takes.
+func (m elementMap) width(f field) int {
+	switch f {
+	case nothing:
+		return 0
+	case address:
+		return m.family.width()
+	case target:
+		return m.family.width() + 4
+	}
+	return 4
+}
+
+func (m elementMap) keyWidth() (n int) {
 	for _, f := range m.key {
-		start = f.append(start, k)
+		n += m.width(f)
 	}
-	if m.ranges {
-		last := k.end()
-		for _, f := range m.key {
-			end = f.append(end, last)
-		}
+	return n
+}
+
+// appendKey encodes the key for the kernel: every field in network order and padded to four bytes, but for numbers, which the kernel
+// compares with numbers of its own, in the machine's order.
+func (m elementMap) appendKey(b []byte, k key) []byte {
+	for _, f := range m.key {
+		b = f.append(b, k)
 	}
-	return start, end
+	return b
 }
 
 func (f field) append(b []byte, k key) []byte {
 	switch f {
 	case address:
-		return append(b, k.addr.AsSlice()...)
+		return appendAddress(b, k.addr)
 	case transport:
 		return append(b, byte(k.proto), 0, 0, 0)
 	case portNumber:
@@ -186,34 +268,36 @@ func (f field) append(b []byte, k key) []byte {
 	return binary.NativeEndian.AppendUint32(b, k.slot)
 }
 
-// valueBytes encodes the value for the kernel.
-func (m elementMap) valueBytes(v value) []byte {
-	switch m.value {
-	case nothing:
-		return nil
-	case choiceNumber:
-		return v.choice.bytes()
-	case target:
-		b := binary.BigEndian.AppendUint16(v.target.Addr().AsSlice(), v.target.Port())
-		return append(b, 0, 0)
+func appendAddress(b []byte, addr netip.Addr) []byte {
+	if addr.Is4() {
+		a := addr.As4()
+		return append(b, a[:]...)
 	}
-	return binary.NativeEndian.AppendUint32(nil, v.number)
+	a := addr.As16()
+	return append(b, a[:]...)
 }
 
-// decode turns what the kernel holds in the map back to a key and a value.
+// appendValue encodes the value for the kernel.
+func (m elementMap) appendValue(b []byte, v value) []byte {
+	switch m.value {
+	case nothing:
+		return b
+	case choiceNumber:
+		return append(b, v.choice.bytes()...)
+	case target:
+		return append(binary.BigEndian.AppendUint16(appendAddress(b, v.target.Addr()), v.target.Port()), 0, 0)
+	}
+	return binary.NativeEndian.AppendUint32(b, v.number)
+}
+
+// decode turns what the kernel holds in the map back to a key and a value. Only a range has an end.
 func (m elementMap) decode(start, end, v []byte) (key, value, error) {
-	width := 4 * len(m.key)
-	if len(start) != width || m.ranges && len(end) != width || len(v) != m.valueWidth() {
-		return key{}, value{}, fmt.Errorf("element of %s has %d, %d and %d bytes", m.name, len(start), len(end), len(v))
+	if len(start) != m.keyWidth() || m.ranges && len(end) != len(start) || len(v) != m.width(m.value) {
+		return key{}, value{}, fmt.Errorf("element of %s has %d, %d and %d bytes", m.name(), len(start), len(end), len(v))
 	}
-	k, last := key{in: m.name}, key{in: m.name}
-	for i, f := range m.key {
-		f.decode(start[4*i:], &k)
-		if m.ranges {
-			f.decode(end[4*i:], &last)
-		}
-	}
+	k := m.decodeKey(start)
 	if m.ranges {
+		last := m.decodeKey(end)
 		k.last, k.lastPort = last.addr, last.port
 		if last.proto != k.proto {
 			k.proto = anyProtocol
@@ -222,10 +306,19 @@ func (m elementMap) decode(start, end, v []byte) (key, value, error) {
 	return k, m.decodeValue(v), nil
 }
 
+func (m elementMap) decodeKey(b []byte) key {
+	k := key{in: m.in}
+	for _, f := range m.key {
+		f.decode(b[:m.width(f)], &k)
+		b = b[m.width(f):]
+	}
+	return k
+}
+
 func (f field) decode(b []byte, k *key) {
 	switch f {
 	case address:
-		k.addr = netip.AddrFrom4([4]byte(b))
+		k.addr, _ = netip.AddrFromSlice(b)
 	case transport:
 		k.proto = protocol(b[0])
 	case portNumber:
@@ -237,16 +330,6 @@ func (f field) decode(b []byte, k *key) {
 	}
 }
 
-func (m elementMap) valueWidth() int {
-	switch m.value {
-	case nothing:
-		return 0
-	case target:
-		return 8
-	}
-	return 4
-}
-
 func (m elementMap) decodeValue(v []byte) value {
 	switch m.value {
 	case nothing:
@@ -254,7 +337,8 @@ func (m elementMap) decodeValue(v []byte) value {
 	case choiceNumber:
 		return value{choice: choice(binary.BigEndian.Uint32(v))}
 	case target:
-		return value{target: netip.AddrPortFrom(netip.AddrFrom4([4]byte(v)), binary.BigEndian.Uint16(v[4:]))}
+		addr, _ := netip.AddrFromSlice(v[:m.family.width()])
+		return value{target: netip.AddrPortFrom(addr, binary.BigEndian.Uint16(v[m.family.width():]))}
 	}
 	return value{number: binary.NativeEndian.Uint32(v)}
 }

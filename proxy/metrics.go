@@ -64,15 +64,15 @@ func (m *metrics) all() []prometheus.Collector {
 
 // Collect implements [prometheus.Collector].
 func (p *Proxy) Collect(to chan<- prometheus.Metric) {
-	counts := map[string]int{}
+	counts := map[mapID]int{}
 	p.mu.Lock()
 	for k := range p.rules.elements {
-		counts[k.in]++
+		counts[k.mapID()]++
 	}
 	owners := len(p.rules.services)
 	p.mu.Unlock()
-	for _, m := range elementMaps() {
-		to <- prometheus.MustNewConstMetric(elementsMetric, prometheus.GaugeValue, float64(counts[m.name]), m.name)
+	for _, id := range mapIDs(p.rules.config.families()) {
+		to <- prometheus.MustNewConstMetric(elementsMetric, prometheus.GaugeValue, float64(counts[id]), id.in.named(id.family))
 	}
 	to <- prometheus.MustNewConstMetric(servicesMetric, prometheus.GaugeValue, float64(owners))
 	for _, c := range p.metrics.all() {

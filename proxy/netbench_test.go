@@ -67,10 +67,10 @@ func medianOf(all []float64) float64 {
 
 // BenchmarkConnections makes new connections to a pod: straight, to its Service, and to its Service among 10,000.
 func BenchmarkConnections(b *testing.B) {
-	newNode(b)
-	pod, client := newPod(b, "10.42.0.11"), newPod(b, "10.42.0.20")
+	oneFamily().newNode(b)
+	pod, client := oneFamily().newPod(b, "10.42.0.11"), oneFamily().newPod(b, "10.42.0.20")
 	pod.greet(b, 8080)
-	p := newProgrammed(b)
+	p := oneFamily().newProgrammed(b)
 	p.set(newTestService("web", "10.43.255.80"), "10.42.0.11")
 	compareWays(b, "conn/cpu-s", []way{
 		{"direct", func() { p.setMany(b, false) }, func() float64 { return client.connects(b, "10.42.0.11:8080") }},
@@ -96,10 +96,10 @@ func (p *programmed) setMany(b *testing.B, there bool) {
 
 // BenchmarkThroughput sends over one connection, straight and to a Service among 10,000.
 func BenchmarkThroughput(b *testing.B) {
-	newNode(b)
-	pod, client := newPod(b, "10.42.0.11"), newPod(b, "10.42.0.20")
+	oneFamily().newNode(b)
+	pod, client := oneFamily().newPod(b, "10.42.0.11"), oneFamily().newPod(b, "10.42.0.20")
 	pod.swallow(b, 8080)
-	p := newProgrammed(b)
+	p := oneFamily().newProgrammed(b)
 	p.set(newTestService("web", "10.43.255.80"), "10.42.0.11")
 	p.setMany(b, true)
 	compareWays(b, "Gbit/cpu-s", []way{
@@ -110,10 +110,10 @@ func BenchmarkThroughput(b *testing.B) {
 
 // BenchmarkPolicies makes new connections to a pod that lets everybody in, one peer, and 10,000 pods and as many blocks.
 func BenchmarkPolicies(b *testing.B) {
-	newNode(b)
-	pod, client := newPod(b, "10.42.0.11"), newPod(b, "10.42.0.20")
+	oneFamily().newNode(b)
+	pod, client := oneFamily().newPod(b, "10.42.0.11"), oneFamily().newPod(b, "10.42.0.20")
 	pod.greet(b, 8080)
-	p := newProgrammed(b)
+	p := oneFamily().newProgrammed(b)
 	pods := map[string]*corev1.Pod{"default/pod": peerPod("node", "10.42.0.11", "pod"), "default/client": peerPod("node", "10.42.0.20", "peer")}
 	for i := range 10000 {
 		pods[fmt.Sprintf("default/p%d", i)] = peerPod("other", netip.AddrFrom4([4]byte{10, 44, byte(i >> 8), byte(i)}).String(), "peer")

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"regexp"
 	"runtime"
 	"syscall"
 	"testing"
@@ -56,8 +57,89 @@ func requireRoot(t testing.TB) {
 	}
 }
 
+// A world is a cluster of one family, or of both, and its tests speak IPv6 if it has that. What tests write as addresses of IPv4
+// stands for others there: 10.42.0.11 for fd00::a2a:b, 10.42.0.0/16 for fd00::a2a:0/112.
+type world struct {
+	name     string
+	family   family // In which tests speak.
+	families []family
+}
+
+// worlds are an IPv4 cluster, and one of both families, in which IPv6 is spoken. TestDualStack speaks both at once.
+func worlds() []world {
+	return []world{{"IPv4", ipv4, []family{ipv4}}, {"IPv6", ipv6, []family{ipv4, ipv6}}}
+}
+
+// oneFamily is the world of what does not depend on the family.
+func oneFamily() world { return worlds()[0] }
+
+// inEachWorld runs a test for each family.
+func inEachWorld(t *testing.T, test func(t *testing.T, w world)) {
+	for _, w := range worlds() {
+		t.Run(w.name, func(t *testing.T) { test(t, w) })
+	}
+}
+
+func (w world) config() Config {
+	c := testConfig()
+	c.ClusterCIDR, c.ServiceCIDR, c.LocalAddresses = nil, nil, nil
+	for _, f := range w.families {
+		c.ClusterCIDR = append(c.ClusterCIDR, netip.MustParsePrefix(f.as("10.42.0.0/16")))
+		c.ServiceCIDR = append(c.ServiceCIDR, netip.MustParsePrefix(f.as("10.43.0.0/16")))
+		c.LocalAddresses = append(c.LocalAddresses, netip.MustParseAddr(f.as("10.43.0.10")))
+	}
+	return c
+}
+
+// as rewrites the addresses in a text, with their prefixes and ports, for the family.
+func (f family) as(text string) string {
+	if f == ipv4 {
+		return text
+	}
+	return regexp.MustCompile(`(\d+\.\d+\.\d+\.\d+)(/\d+|:\d+)?`).ReplaceAllStringFunc(text, func(one string) string {
+		if p, err := netip.ParsePrefix(one); err == nil {
+			if p.Bits() == 0 {
+				return "::/0"
+			}
+			return fmt.Sprintf("%s/%d", f.asAddr(p.Addr()), 96+p.Bits())
+		}
+		if p, err := netip.ParseAddrPort(one); err == nil {
+			return netip.AddrPortFrom(f.asAddr(p.Addr()), p.Port()).String()
+		}
+		return f.asAddr(netip.MustParseAddr(one)).String()
+	})
+}
+
+func (f family) asAddr(a netip.Addr) netip.Addr {
+	if f == ipv4 || a.IsUnspecified() {
+		return f.orAnywhere(a)
+	}
+	four, six := a.As4(), [16]byte{0: 0xfd}
+	copy(six[12:], four[:])
+	return netip.AddrFrom16(six)
+}
+
+func (f family) orAnywhere(a netip.Addr) netip.Addr {
+	if a.IsUnspecified() {
+		return f.anywhere()
+	}
+	return a
+}
+
+func (w world) addr(text string) netip.Addr { return netip.MustParseAddr(w.family.as(text)) }
+
+// each rewrites several texts.
+func (f family) each(texts []string) []string {
+	var all []string
+	for _, text := range texts {
+		all = append(all, f.as(text))
+	}
+	return all
+}
+
 // A host is a network namespace: the node itself, a pod, or a machine outside.
 type host struct {
+	world
 	name string
 	ns   netns.NsHandle
 	addr netip.Addr
@@ -65,51 +147,77 @@ type host struct {
 }
 
 // newNode makes the test process's namespace look like a node, with a gateway address and the route for Services.
-func newNode(t testing.TB) *host {
+func (w world) newNode(t testing.TB) *host {
 	t.Helper()
 	requireRoot(t)
 	ns, err := netns.Get()
 	must(t, err)
-	must(t, os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0))
-	must(t, netlink.ConntrackTableFlush(netlink.ConntrackTable)) // A port used again would find a connection of the test before.
+	for name, value := range map[string]string{
+		"ipv4/ip_forward": "1", "ipv6/conf/all/forwarding": "1",
+		"ipv4/icmp_ratelimit": "0", "ipv6/icmp/ratelimit": "0", // Tests ask more often than a client is told in vain.
+	} {
+		must(t, os.WriteFile("/proc/sys/net/"+name, []byte(value), 0))
+	}
+	forgetConnections(t) // A port used again would find a connection of the test before.
 	bridge := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "skiff0"}}
 	must(t, netlink.LinkAdd(bridge))
 	t.Cleanup(func() { must(t, netlink.LinkDel(bridge)); must(t, Purge(testConfig().Table)); ns.Close() })
 	must(t, netlink.LinkSetUp(bridge))
-	for _, addr := range []string{"10.42.0.1/32", "10.43.0.10/32"} {
-		a, err := netlink.ParseAddr(addr)
-		must(t, err)
-		must(t, netlink.AddrAdd(bridge, a))
+	for _, f := range w.families {
+		addAddress(t, bridge, f.as("10.42.0.1/32"))
+		addAddress(t, bridge, f.as("10.43.0.10/32"))
+		must(t, netlink.RouteAdd(&netlink.Route{LinkIndex: bridge.Index, Dst: ipNet(f.as("10.43.0.0/16")), Src: net.ParseIP(f.as("10.42.0.1"))}))
 	}
-	must(t, netlink.RouteAdd(&netlink.Route{LinkIndex: bridge.Index, Dst: ipNet("10.43.0.0/16"), Src: net.ParseIP("10.42.0.1")}))
-	return &host{name: "node", ns: ns, addr: netip.MustParseAddr("10.42.0.1")}
+	return &host{world: w, name: "node", ns: ns, addr: w.addr("10.42.0.1")}
 }
 
-// newPod connects a new namespace by a routed veth with a /32 address.
-func newPod(t testing.TB, addr string) *host {
+func forgetConnections(t testing.TB) {
 	t.Helper()
-	return connect(t, "pod", addr, func(node, pod netlink.Link, a netip.Addr) {
-		must(t, netlink.RouteAdd(&netlink.Route{LinkIndex: node.Attrs().Index, Dst: ipNet(addr + "/32"), Scope: netlink.SCOPE_LINK}))
-	}, "10.42.0.1")
+	for _, f := range []netlink.InetFamily{unix.AF_INET, unix.AF_INET6} {
+		_, err := netlink.ConntrackDeleteFilters(netlink.ConntrackTable, f, every{})
+		must(t, err)
+	}
+}
+
+// every matches every connection.
+type every struct{}
+
+func (every) MatchConntrackFlow(*netlink.ConntrackFlow) bool { return true }
+
+// addAddress adds an address that is there at once: nobody asks whether another machine has it.
+func addAddress(t testing.TB, to netlink.Link, text string) {
+	t.Helper()
+	a, err := netlink.ParseAddr(text)
+	must(t, err)
+	a.Flags = unix.IFA_F_NODAD
+	must(t, netlink.AddrAdd(to, a))
+}
+
+// newPod connects a new namespace by a routed veth with a /32 address, or the like.
+func (w world) newPod(t testing.TB, addr string) *host {
+	t.Helper()
+	return w.connect(t, "pod", addr, "/32", "10.42.0.1", func(f family, node netlink.Link) {
+		must(t, netlink.RouteAdd(&netlink.Route{LinkIndex: node.Attrs().Index, Dst: ipNet(f.as(addr + "/32")), Scope: netlink.SCOPE_LINK}))
+	})
 }
 
 // newOutsider connects a machine that is no node of the cluster, with the node at 192.0.2.1 as its router.
-func newOutsider(t testing.TB) *host {
+func (w world) newOutsider(t testing.TB) *host {
 	t.Helper()
-	return connect(t, "out", "192.0.2.2", func(node, _ netlink.Link, _ netip.Addr) {
-		a, err := netlink.ParseAddr("192.0.2.1/24")
-		must(t, err)
-		must(t, netlink.AddrAdd(node, a))
-	}, "192.0.2.1")
+	return w.connect(t, "out", "192.0.2.2", "/24", "192.0.2.1", func(f family, node netlink.Link) {
+		addAddress(t, node, f.as("192.0.2.1/24"))
+	})
 }
 
 // link names the node's end of the cable to h.
-func (h *host) link() string { return fmt.Sprintf("v%x", h.addr.As4()) }
+func (h *host) link() string {
+	b := h.addr.AsSlice()
+	return fmt.Sprintf("v%x", b[len(b)-4:])
+}
 
-func connect(t testing.TB, kind, addr string, onNode func(node, peer netlink.Link, a netip.Addr), gateway string) *host {
+func (w world) connect(t testing.TB, kind, addr, ones, gateway string, onNode func(f family, node netlink.Link)) *host {
 	t.Helper()
-	a := netip.MustParseAddr(addr)
-	h := &host{name: kind + "-" + addr, addr: a, ns: newNamespace(t)}
+	h := &host{world: w, name: kind + "-" + addr, addr: w.addr(addr), ns: newNamespace(t)}
 	names := [2]string{h.link(), "peer0"}
 	veth := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: names[0]}, PeerName: names[1]}
 	must(t, netlink.LinkAdd(veth))
@@ -117,24 +225,29 @@ func connect(t testing.TB, kind, addr string, onNode func(node, peer netlink.Lin
 	peer := link(t, names[1])
 	must(t, netlink.LinkSetNsFd(peer, int(h.ns)))
 	must(t, netlink.LinkSetUp(veth))
-	onNode(veth, peer, a)
+	addAddress(t, veth, linkGateway+"/64")
+	for _, f := range w.families {
+		onNode(f, veth)
+	}
 	h.do(t, func() {
 		must(t, netlink.LinkSetUp(link(t, "lo")))
 		p := link(t, names[1])
 		must(t, netlink.LinkSetUp(p))
-		ones := "/32"
-		if kind == "out" {
-			ones = "/24"
+		for _, f := range w.families {
+			via := gateway
+			if f == ipv6 { // It answers for an address of its link only.
+				via = linkGateway
+			}
+			addAddress(t, p, f.as(addr+ones))
+			must(t, netlink.RouteAdd(&netlink.Route{LinkIndex: p.Attrs().Index, Gw: net.ParseIP(via), Flags: int(netlink.FLAG_ONLINK)}))
 		}
-		pa, err := netlink.ParseAddr(addr + ones)
-		must(t, err)
-		must(t, netlink.AddrAdd(p, pa))
-		must(t, netlink.RouteAdd(&netlink.Route{LinkIndex: p.Attrs().Index, Gw: net.ParseIP(gateway), Flags: int(netlink.FLAG_ONLINK)}))
 	})
 	// A new link may lose its first packets, for up to a second.
 	eventually(t, h.name+" reaches the node", func() bool {
 		c, err := h.dial(t, "udp", gateway+":9")
-		must(t, err)
+		if err != nil { // Its address may not be there yet.
+			return false
+		}
 		defer c.Close()
 		must(t, c.SetDeadline(time.Now().Add(50*time.Millisecond)))
 		_, _ = c.Write([]byte("?"))
@@ -144,21 +257,21 @@ func connect(t testing.TB, kind, addr string, onNode func(node, peer netlink.Lin
 	return h
 }
 
+// linkGateway is the node's address on the cable of each pod.
+const linkGateway = "fe80::1"
+
 // newMany connects one pod that plays n hosts, with the first addresses of a range.
-func newMany(t testing.TB, addr, cidr string, n int) []*host {
+func (w world) newMany(t testing.TB, addr, cidr string, n int) []*host {
 	t.Helper()
-	pod := newPod(t, addr)
-	must(t, netlink.RouteAdd(&netlink.Route{
-		LinkIndex: link(t, pod.link()).Attrs().Index, Dst: ipNet(cidr), Gw: pod.addr.AsSlice(), Flags: int(netlink.FLAG_ONLINK),
-	}))
+	pod, at := w.newPod(t, addr), netip.MustParsePrefix(w.family.as(cidr))
+	route := &netlink.Route{LinkIndex: link(t, pod.link()).Attrs().Index, Dst: ipNet(at.String()), Gw: pod.addr.AsSlice(), Flags: int(netlink.FLAG_ONLINK)}
+	must(t, netlink.RouteAdd(route))
 	var many []*host
-	next := netip.MustParsePrefix(cidr).Addr()
+	next := at.Addr()
 	for range n {
 		next = next.Next()
-		pod.do(t, func() {
-			must(t, netlink.AddrAdd(link(t, "lo"), &netlink.Addr{IPNet: ipNet(next.String() + "/32")}))
-		})
-		many = append(many, &host{name: next.String(), ns: pod.ns, addr: next, bind: true})
+		pod.do(t, func() { addAddress(t, link(t, "lo"), netip.PrefixFrom(next, next.BitLen()).String()) })
+		many = append(many, &host{world: w, name: next.String(), ns: pod.ns, addr: next, bind: true})
 	}
 	return many
 }
@@ -196,9 +309,9 @@ func (h *host) serve(t testing.TB, n uint16) (stop func()) {
 	var p net.PacketConn
 	h.do(t, func() {
 		var err error
-		l, err = net.Listen("tcp4", netip.AddrPortFrom(h.addr, n).String())
+		l, err = net.Listen("tcp", netip.AddrPortFrom(h.addr, n).String())
 		must(t, err)
-		p, err = net.ListenPacket("udp4", netip.AddrPortFrom(h.addr, n).String())
+		p, err = net.ListenPacket("udp", netip.AddrPortFrom(h.addr, n).String())
 		must(t, err)
 	})
 	go func() {
@@ -279,7 +392,7 @@ func (h *host) dialFor(t testing.TB, network, address string, wait time.Duration
 		} else if h.bind {
 			d.LocalAddr = net.TCPAddrFromAddrPort(from)
 		}
-		c, err = d.DialContext(context.Background(), network, address)
+		c, err = d.DialContext(context.Background(), network, h.family.as(address))
 	})
 	return c, err
 }

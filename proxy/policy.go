@@ -116,7 +116,7 @@ func newPolicyPeer(namespace string, peer networkingv1.NetworkPolicyPeer) policy
 
 func blockOf(b *networkingv1.IPBlock) []span {
 	whole, err := netip.ParsePrefix(b.CIDR)
-	if err != nil || !whole.Addr().Is4() {
+	if err != nil {
 		return nil
 	}
 	var without []netip.Prefix
@@ -206,13 +206,12 @@ func (r *policyRule) means(pod *corev1.Pod, addr netip.Addr, namespaces map[stri
 	return false
 }
 
-// policyAddress returns the pod's address, if NetworkPolicies know the pod: one on the node's own network is the node to them.
-func policyAddress(pod *corev1.Pod) (addr netip.Addr, ok bool) {
+// policyAddresses returns the pod's addresses, if NetworkPolicies know the pod: one on the node's own network is the node to them.
+func policyAddresses(families []family, pod *corev1.Pod) []netip.Addr {
 	if pod == nil || pod.Spec.HostNetwork || pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed {
-		return addr, false
+		return nil
 	}
-	addr, err := netip.ParseAddr(pod.Status.PodIP)
-	return addr, err == nil && addr.Is4()
+	return podAddresses(families, pod)
 }
 
 // portsText is the same for ports that mean the same in the same order.

@@ -17,14 +17,15 @@ import (
 
 // A policyWorld is all that NetworkPolicies depend on, in a random state.
 type policyWorld struct {
+	world
 	policies   map[string]*networkingv1.NetworkPolicy
 	namespaces map[string]*corev1.Namespace
 	pods       map[string]*corev1.Pod
-	ownRange   netip.Prefix
+	ownRanges  []netip.Prefix
 }
 
-func newPolicyWorld() *policyWorld {
-	return &policyWorld{map[string]*networkingv1.NetworkPolicy{}, map[string]*corev1.Namespace{}, map[string]*corev1.Pod{}, netip.Prefix{}}
+func (w world) newPolicyWorld() *policyWorld {
+	return &policyWorld{w, map[string]*networkingv1.NetworkPolicy{}, map[string]*corev1.Namespace{}, map[string]*corev1.Pod{}, nil}
 }
 
 var worldNamespaces = []string{"default", "shop", "watch"}
@@ -35,7 +36,7 @@ func (w *policyWorld) change(rnd *rand.Rand, r *Ruleset) {
 	switch rnd.IntN(8) {
 	case 0, 1:
 		name := fmt.Sprintf("p%d", rnd.IntN(3))
-		w.policies[namespace+"/"+name] = anyPolicy(rnd, namespace, name)
+		w.policies[namespace+"/"+name] = w.anyPolicy(rnd, namespace, name)
 		r.SetPolicy(namespace+"/"+name, w.policies[namespace+"/"+name])
 	case 2:
 		w.namespaces[namespace] = nil
@@ -44,11 +45,14 @@ func (w *policyWorld) change(rnd *rand.Rand, r *Ruleset) {
 		}
 		r.SetNamespace(namespace, w.namespaces[namespace])
 	case 3:
-		w.ownRange = netip.MustParsePrefix([]string{"10.42.0.0/24", "10.42.0.0/28"}[rnd.IntN(2)])
-		r.setOwnRange(w.ownRange)
+		w.ownRanges = nil
+		for _, f := range w.families {
+			w.ownRanges = append(w.ownRanges, netip.MustParsePrefix(f.as([]string{"10.42.0.0/24", "10.42.0.0/28"}[rnd.IntN(2)])))
+		}
+		r.setOwnRanges(w.ownRanges)
 	default:
 		name := fmt.Sprintf("%s/pod%d", namespace, rnd.IntN(3))
-		w.pods[name] = anyPod(rnd, namespace, 20+10*slices.Index(worldNamespaces, namespace)+int(name[len(name)-1]-'0'))
+		w.pods[name] = w.anyPod(rnd, namespace, 20+10*slices.Index(worldNamespaces, namespace)+int(name[len(name)-1]-'0'))
 		r.SetPod(name, w.pods[name])
 	}
 }
@@ -64,7 +68,7 @@ func (w *policyWorld) tell(r *Ruleset) {
 	for name, p := range w.policies {
 		r.SetPolicy(name, p)
 	}
-	r.setOwnRange(w.ownRange)
+	r.setOwnRanges(w.ownRanges)
 	r.enforce()
 }
 
@@ -76,20 +80,24 @@ func anySelector(rnd *rand.Rand) *metav1.LabelSelector {
 	return &metav1.LabelSelector{MatchLabels: anyLabels(rnd)}
 }
 
-func anyPod(rnd *rand.Rand, namespace string, last int) *corev1.Pod {
+func (w world) anyPod(rnd *rand.Rand, namespace string, last int) *corev1.Pod {
 	if rnd.IntN(6) == 0 {
 		return nil
 	}
 	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Labels: anyLabels(rnd)}}
 	pod.Spec.NodeName = []string{"node", "other"}[rnd.IntN(2)]
 	pod.Spec.HostNetwork = rnd.IntN(10) == 0
-	pod.Status.PodIP = fmt.Sprintf("10.42.0.%d", last)
+	for _, f := range w.families {
+		if rnd.IntN(6) > 0 {
+			pod.Status.PodIPs = append(pod.Status.PodIPs, corev1.PodIP{IP: f.as(fmt.Sprintf("10.42.0.%d", last))})
+		}
+	}
 	pod.Status.Phase = []corev1.PodPhase{corev1.PodRunning, corev1.PodRunning, corev1.PodSucceeded}[rnd.IntN(3)]
 	pod.Spec.Containers = []corev1.Container{{Ports: []corev1.ContainerPort{{Name: "http", ContainerPort: int32(80 + rnd.IntN(2)), Protocol: corev1.ProtocolTCP}}}}
 	return pod
 }
 
-func anyPolicy(rnd *rand.Rand, namespace, name string) *networkingv1.NetworkPolicy {
+func (w world) anyPolicy(rnd *rand.Rand, namespace, name string) *networkingv1.NetworkPolicy {
 	if rnd.IntN(4) == 0 {
 		return nil
 	}
@@ -101,13 +109,13 @@ func anyPolicy(rnd *rand.Rand, namespace, name string) *networkingv1.NetworkPoli
 		p.Spec.PolicyTypes = types
 	}
 	for range rnd.IntN(3) {
-		p.Spec.Ingress = append(p.Spec.Ingress, networkingv1.NetworkPolicyIngressRule{From: anyPeers(rnd), Ports: anyPorts(rnd)})
-		p.Spec.Egress = append(p.Spec.Egress, networkingv1.NetworkPolicyEgressRule{To: anyPeers(rnd), Ports: anyPorts(rnd)})
+		p.Spec.Ingress = append(p.Spec.Ingress, networkingv1.NetworkPolicyIngressRule{From: w.anyPeers(rnd), Ports: anyPorts(rnd)})
+		p.Spec.Egress = append(p.Spec.Egress, networkingv1.NetworkPolicyEgressRule{To: w.anyPeers(rnd), Ports: anyPorts(rnd)})
 	}
 	return p
 }
 
-func anyPeers(rnd *rand.Rand) (all []networkingv1.NetworkPolicyPeer) {
+func (w world) anyPeers(rnd *rand.Rand) (all []networkingv1.NetworkPolicyPeer) {
 	for range rnd.IntN(3) {
 		peer := networkingv1.NetworkPolicyPeer{}
 		switch rnd.IntN(4) {
@@ -118,10 +126,11 @@ func anyPeers(rnd *rand.Rand) (all []networkingv1.NetworkPolicyPeer) {
 		case 2:
 			peer.PodSelector, peer.NamespaceSelector = anySelector(rnd), anySelector(rnd)
 		case 3:
-			peer.IPBlock = &networkingv1.IPBlock{CIDR: []string{"0.0.0.0/0", "10.42.0.0/16", "10.42.0.16/28", "192.0.2.0/24"}[rnd.IntN(4)]}
+			f, kind := w.families[rnd.IntN(len(w.families))], rnd.IntN(4)
+			peer.IPBlock = &networkingv1.IPBlock{CIDR: f.as([]string{"0.0.0.0/0", "10.42.0.0/16", "10.42.0.16/28", "192.0.2.0/24"}[kind])}
 			for range rnd.IntN(3) {
-				if peer.IPBlock.CIDR == "0.0.0.0/0" {
-					peer.IPBlock.Except = append(peer.IPBlock.Except, []string{"10.42.0.20/30", "192.0.2.0/25", "10.0.0.0/8"}[rnd.IntN(3)])
+				if kind == 0 {
+					peer.IPBlock.Except = append(peer.IPBlock.Except, f.as([]string{"10.42.0.20/30", "192.0.2.0/25", "10.0.0.0/8"}[rnd.IntN(3)]))
 				}
 			}
 		}
@@ -150,33 +159,27 @@ func anyPorts(rnd *rand.Rand) (all []networkingv1.NetworkPolicyPort) {
 // TestPolicyMeaning asks random worlds for every connection twice: of the elements, as the rules would look them up, and of the
 // objects, as Kubernetes' documentation reads.
 func TestPolicyMeaning(t *testing.T) {
-	seed := rand.Uint64()
-	rnd := rand.New(rand.NewPCG(seed, 0))
-	allowed, denied := 0, 0
-	for world := range 150 {
-		w, r := newPolicyWorld(), NewRuleset(testConfig())
-		for range 40 {
-			w.change(rnd, r)
-		}
-		r.enforce()
-		elements := elementsOf(r.all())
-		addrs := []string{"192.0.2.1", "192.0.2.200", "198.51.100.1", "10.42.0.99"}
-		for _, pod := range w.pods {
-			if addr, ok := policyAddress(pod); ok {
-				addrs = append(addrs, addr.String())
-			}
-		}
-		for _, from := range addrs {
-			for _, to := range addrs {
-				for _, port := range []portRange{{tcp, 80, 80}, {tcp, 81, 81}, {udp, 80, 80}, {1, 0, 0}} {
-					want := w.allows(incoming, to, from, to, port) && w.allows(outgoing, from, to, to, port)
-					got := look(elements, ingress, to, from, port) && look(elements, egress, from, to, port)
-					if from == to {
+	for _, w := range worlds() {
+		t.Run(w.name, func(t *testing.T) {
+			seed := rand.Uint64()
+			rnd := rand.New(rand.NewPCG(seed, 0))
+			allowed, denied := 0, 0
+			for number := range 150 {
+				w, r := w.newPolicyWorld(), NewRuleset(w.config())
+				for range 40 {
+					w.change(rnd, r)
+				}
+				r.enforce()
+				elements := elementsOf(r.all())
+				for _, c := range w.connections() {
+					want := w.allows(incoming, c.to, c.from, c.to, c.port) && w.allows(outgoing, c.from, c.to, c.to, c.port)
+					got := look(elements, ingress, c.to, c.from, c.port) && look(elements, egress, c.from, c.to, c.port)
+					if c.from == c.to {
 						want = true
-						got = got || elements.has(key{in: hairpin, addr: netip.MustParseAddr(from)}) || !limited(elements, from)
+						got = got || elements.has(key{in: hairpin, addr: netip.MustParseAddr(c.from)}) || !limited(elements, c.from)
 					}
 					if got != want {
-						t.Fatalf("seed %d world %d: %s to %s %s: allowed %v, want %v\n%s\n%s", seed, world, from, to, port, got, want, w, r)
+						t.Fatalf("seed %d world %d: %+v: allowed %v, want %v\n%s\n%s", seed, number, c, got, want, w, r)
 					}
 					if want {
 						allowed++
@@ -185,11 +188,38 @@ func TestPolicyMeaning(t *testing.T) {
 					}
 				}
 			}
+			if allowed < 100 || denied < 100 {
+				t.Errorf("%d connections allowed and %d denied: that tests nothing", allowed, denied)
+			}
+		})
+	}
+}
+
+// An attempt is a connection that may be allowed or not.
+type attempt struct {
+	from, to string
+	port     portRange
+}
+
+// connections returns those between all pods and some other addresses, each within its family.
+func (w *policyWorld) connections() []attempt {
+	var all []attempt
+	for _, f := range w.families {
+		addrs := f.each([]string{"192.0.2.1", "192.0.2.200", "198.51.100.1", "10.42.0.99"})
+		for _, pod := range w.pods {
+			for _, addr := range policyAddresses([]family{f}, pod) {
+				addrs = append(addrs, addr.String())
+			}
+		}
+		for _, from := range addrs {
+			for _, to := range addrs {
+				for _, port := range []portRange{{tcp, 80, 80}, {tcp, 81, 81}, {udp, 80, 80}, {1, 0, 0}} {
+					all = append(all, attempt{from, to, port})
+				}
+			}
 		}
 	}
-	if allowed < 100 || denied < 100 {
-		t.Errorf("%d connections allowed and %d denied: that tests nothing", allowed, denied)
-	}
+	return all
 }
 
 type elementsOf map[key]value
@@ -202,7 +232,7 @@ func limited(elements elementsOf, addr string) bool {
 }
 
 // look does what the rules of one direction do.
-func look(elements elementsOf, in, pod, peer string, port portRange) bool {
+func look(elements elementsOf, in mapKind, pod, peer string, port portRange) bool {
 	group, limited := elements[key{in: in, addr: netip.MustParseAddr(pod)}]
 	if !limited {
 		return true
@@ -231,7 +261,7 @@ func look(elements elementsOf, in, pod, peer string, port portRange) bool {
 // podAt returns the pod with that address, if policies know it.
 func (w *policyWorld) podAt(addr string) *corev1.Pod {
 	for _, pod := range w.pods {
-		if a, ok := policyAddress(pod); ok && a.String() == addr {
+		if slices.Contains(policyAddresses(w.families, pod), netip.MustParseAddr(addr)) {
 			return pod
 		}
 	}
@@ -333,7 +363,7 @@ func (w *policyWorld) String() string {
 	}
 	for name, p := range w.pods {
 		if p != nil {
-			fmt.Fprintf(&b, "pod %s: %v %s %s\n", name, p.Labels, p.Spec.NodeName, p.Status.PodIP)
+			fmt.Fprintf(&b, "pod %s: %v %s %s\n", name, p.Labels, p.Spec.NodeName, p.Status.PodIPs)
 		}
 	}
 	return b.String()
@@ -353,6 +383,8 @@ func TestMix(t *testing.T) {
 		{"up to the last address", []string{"255.0.0.0/8", "0.0.0.0/0"}, "0.0.0.0-254.255.255.255 [1], 255.0.0.0/8 [0 1]"},
 		{"twice in one list", []string{"10.0.0.0/8 10.1.0.0/16"}, "10.0.0.0/8 [0]"},
 		{"all cut out", []string{"10.0.0.0/8 !10.0.0.0/9 !10.128.0.0/9"}, ""},
+		{"everything of IPv6 but", []string{"::/0 !fd00::/8 !10.0.0.0/8"}, "::-fcff:ffff:ffff:ffff:ffff:ffff:ffff:ffff [0], fe00::/7 [0]"},
+		{"one of IPv6 within another", []string{"fd00::/16", "fd00:1::/32"}, "fd00::/32 [0], fd00:1::/32 [0 1], fd00:2::-fd00:ffff:ffff:ffff:ffff:ffff:ffff:ffff [0]"},
 	} {
 		var lists [][]span
 		for _, list := range tc.lists {

@@ -14,41 +14,65 @@ import (
 // The numbers travel from map to map as the connection's mark and the packet's priority, of which only the first packet of a
 // limited pod's connection sees anything. The packet's own mark stays as it is: it says what is to be masqueraded.
 
+func policyChains(families []family) []chain {
+	all := []chain{settledChain()}
+	for _, f := range families {
+		all = append(all, limitChain(f, outgoing), limitChain(f, incoming))
+	}
+	return append(all, forwardChain(families))
+}
+
 // forwardChain asks the policies of both ends. The address of a pod that has just come, and that the proxy has not heard of yet, gets
 // nothing through where there are policies: it might be limited.
-func forwardChain() chain {
-	own, other := source, destination
-	limits := func(d direction, addr string, load func(uint32) expr.Any) rule {
-		in, chain := limitsOf(d)
-		return rule{fmt.Sprintf("ct mark set %s map @%s jump %s", addr, in, chain),
-			join(isIPv4(), load(reg(0)), lookup(in, reg(0), reg(8)), setConnectionMark(reg(8)), &expr.Verdict{Kind: expr.VerdictJump, Chain: chain})}
+func forwardChain(families []family) chain {
+	ch := chain{name: "forward", hook: "type filter hook forward priority 0;", rules: []rule{established()}}
+	for _, f := range families {
+		if f == ipv6 {
+			ch.rules = append(ch.rules, neighbourDiscovery())
+		}
+		own, other := f.sideOf(outgoing), f.sideOf(incoming)
+		ch.rules = append(ch.rules, dropUnknown(f, own), dropUnknown(f, other), limit(f, own, outgoing), limit(f, other, incoming))
 	}
-	return chain{name: "forward", hook: "type filter hook forward priority 0;", rules: []rule{
-		established(), dropUnknown("ip saddr", own), dropUnknown("ip daddr", other),
-		limits(outgoing, "ip saddr", own), limits(incoming, "ip daddr", other),
-	}}
+	return ch
+}
+
+// A side of a packet is one of its addresses.
+type side struct {
+	text string
+	load func(to uint32) expr.Any
+}
+
+// sideOf returns the side of the pod that is limited in a direction.
+func (f family) sideOf(d direction) side {
+	if d == outgoing {
+		return side{f.header() + " saddr", f.source}
+	}
+	return side{f.header() + " daddr", f.destination}
 }
 
 // limitsOf names the map with the pods that are limited in a direction, and the chain with the rules for them.
-func limitsOf(d direction) (in, chain string) {
+func limitsOf(f family, d direction) (in, chain string) {
 	if d == outgoing {
-		return egress, "outgoing"
+		return egress.named(f), f.named("outgoing")
 	}
-	return ingress, "incoming"
+	return ingress.named(f), f.named("incoming")
+}
+
+func limit(f family, pod side, d direction) rule {
+	in, chain := limitsOf(f, d)
+	return rule{fmt.Sprintf("ct mark set %s map @%s jump %s", pod.text, in, chain),
+		join(f.is(), pod.load(reg(0)), lookup(in), setConnectionMark(result()), &expr.Verdict{Kind: expr.VerdictJump, Chain: chain})}
 }
 
 // limitChain drops what no rule of the group in the connection's mark lets through. A packet that looked into some maps before a
 // commit and into others after it looks a second time.
-func limitChain(d direction) chain {
-	in, name := limitsOf(d)
-	pod, peer, loadPod, loadPeer := "ip daddr", "ip saddr", destination, source
-	if d == outgoing {
-		pod, peer, loadPod, loadPeer = peer, pod, loadPeer, loadPod
-	}
-	again := rule{fmt.Sprintf("ct mark set %s map @%s", pod, in),
-		join(isIPv4(), loadPod(reg(0)), lookup(in, reg(0), reg(8)), setConnectionMark(reg(8)))}
-	look := []rule{noPriority(), findPeer(peer, loadPeer, blocks), findPeer(peer, loadPeer, peers), permitPair(), permitAnyone()}
-	ch := chain{name: name, rules: []rule{toItself()}}
+func limitChain(f family, d direction) chain {
+	in, name := limitsOf(f, d)
+	pod, peer := f.sideOf(d), f.sideOf(1-d)
+	again := rule{fmt.Sprintf("ct mark set %s map @%s", pod.text, in),
+		join(f.is(), pod.load(reg(0)), lookup(in), setConnectionMark(result()))}
+	look := []rule{noPriority(), findPeer(f, peer, blocks), findPeer(f, peer, peers), permitPair(), permitAnyone()}
+	ch := chain{name: name, rules: []rule{toItself(f)}}
 	ch.rules = append(ch.rules, look...)
 	ch.rules = append(append(ch.rules, again), look...)
 	ch.rules = append(ch.rules, rule{"drop", []expr.Any{&expr.Verdict{Kind: expr.VerdictDrop}}})
@@ -66,43 +90,62 @@ func established() rule {
 		join(connectionIs(establishedConnection|relatedConnection), &expr.Verdict{Kind: expr.VerdictAccept})}
 }
 
-func dropUnknown(addr string, load func(uint32) expr.Any) rule {
-	return rule{fmt.Sprintf("%s @%s %s != @%s drop", addr, ownRange, addr, known), join(isIPv4(),
-		load(reg(0)), &expr.Lookup{SourceRegister: reg(0), SetName: ownRange},
-		load(reg(0)), &expr.Lookup{SourceRegister: reg(0), SetName: known, Invert: true}, &expr.Verdict{Kind: expr.VerdictDrop})}
+// neighbourDiscovery lets through what machines on one link ask each other before they can send anything, which is forwarded where
+// plug-ins join pods by a bridge. Routers do not pass it on.
+func neighbourDiscovery() rule {
+	return rule{fmt.Sprintf("icmpv6 type %d-%d accept", routerSolicitation, redirect), join(
+		l4proto(reg(0)), equal(reg(0), unix.IPPROTO_ICMPV6),
+		icmpType(reg(0)), &expr.Cmp{Op: expr.CmpOpGte, Register: reg(0), Data: []byte{routerSolicitation}},
+		icmpType(reg(0)), &expr.Cmp{Op: expr.CmpOpLte, Register: reg(0), Data: []byte{redirect}},
+		&expr.Verdict{Kind: expr.VerdictAccept})}
+}
+
+// The first and the last type of neighbour discovery, RFC 4861.
+const (
+	routerSolicitation = 133
+	redirect           = 137
+)
+
+func icmpType(to uint32) expr.Any {
+	return &expr.Payload{DestRegister: to, Base: expr.PayloadBaseTransportHeader, Offset: 0, Len: 1}
+}
+
+func dropUnknown(f family, pod side) rule {
+	return rule{fmt.Sprintf("%[1]s @%[2]s %[1]s != @%[3]s drop", pod.text, ownRange.named(f), known.named(f)), join(f.is(),
+		pod.load(reg(0)), isIn(ownRange.named(f)), pod.load(reg(0)), isNotIn(known.named(f)), &expr.Verdict{Kind: expr.VerdictDrop})}
 }
 
 // toItself is for a pod that reaches itself through a Service, which no policy can forbid.
-func toItself() rule {
-	return rule{fmt.Sprintf("ip saddr . ip daddr @%s goto settled", hairpin), join(isIPv4(), source(reg(0)), destination(reg(1)),
-		&expr.Lookup{SourceRegister: reg(0), SetName: hairpin}, gotoChain("settled"))}
+func toItself(f family) rule {
+	return rule{fmt.Sprintf("%[1]s saddr . %[1]s daddr @%[2]s goto settled", f.header(), hairpin.named(f)),
+		join(f.is(), f.source(reg(0)), f.destination(reg(f.words())), isIn(hairpin.named(f)), gotoChain("settled"))}
 }
 
 func noPriority() rule {
 	return rule{"meta priority set none", []expr.Any{&expr.Immediate{Register: reg(0), Data: native(0)}, setPriority(reg(0))}}
 }
 
-func findPeer(addr string, load func(uint32) expr.Any, in string) rule {
-	return rule{fmt.Sprintf("meta priority set %s map @%s", addr, in),
-		join(isIPv4(), load(reg(0)), lookup(in, reg(0), reg(8)), setPriority(reg(8)))}
+func findPeer(f family, peer side, in mapKind) rule {
+	return rule{fmt.Sprintf("meta priority set %s map @%s", peer.text, in.named(f)),
+		join(f.is(), peer.load(reg(0)), lookup(in.named(f)), setPriority(result()))}
 }
 
 func permitPair() rule {
 	text, exprs := permit()
 	return rule{fmt.Sprintf("meta priority set ct mark . meta priority map @%s %s", pairs, text),
-		join(connectionMark(reg(0)), priority(reg(1)), lookup(pairs, reg(0), reg(8)), setPriority(reg(8)), exprs)}
+		join(connectionMark(reg(0)), priority(reg(1)), lookup(pairs.String()), setPriority(result()), exprs)}
 }
 
 func permitAnyone() rule {
 	text, exprs := permit()
 	return rule{fmt.Sprintf("meta priority set ct mark map @%s %s", anyone, text),
-		join(connectionMark(reg(0)), lookup(anyone, reg(0), reg(8)), setPriority(reg(8)), exprs)}
+		join(connectionMark(reg(0)), lookup(anyone.String()), setPriority(result()), exprs)}
 }
 
 // permit lets a packet through whose port is one of the permit in its priority.
 func permit() (text string, exprs []expr.Any) {
 	return fmt.Sprintf("meta priority . meta l4proto . th dport @%s goto settled", permits),
-		join(priority(reg(0)), l4proto(reg(1)), port(reg(2)), &expr.Lookup{SourceRegister: reg(0), SetName: permits}, gotoChain("settled"))
+		join(priority(reg(0)), l4proto(reg(1)), port(reg(2)), isIn(permits.String()), gotoChain("settled"))
 }
 
 func connectionMark(to uint32) expr.Any { return &expr.Ct{Key: unix.NFT_CT_MARK, Register: to} }

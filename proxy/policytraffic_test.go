@@ -3,10 +3,13 @@ package proxy
 import (
 	"net"
 	"net/netip"
+	"os"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
 
+	"github.com/vishvananda/netlink"
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -20,10 +23,10 @@ type policed struct {
 	front, db, watch *host
 }
 
-func newPoliced(t *testing.T) *policed {
+func (w world) newPoliced(t *testing.T) *policed {
 	t.Helper()
-	p := &policed{node: newNode(t), front: newPod(t, "10.42.0.11"), db: newPod(t, "10.42.0.12"), watch: newPod(t, "10.42.0.13"), outsider: newOutsider(t)}
-	p.programmed = newProgrammed(t)
+	p := &policed{node: w.newNode(t), front: w.newPod(t, "10.42.0.11"), db: w.newPod(t, "10.42.0.12"), watch: w.newPod(t, "10.42.0.13"), outsider: w.newOutsider(t)}
+	p.programmed = w.newProgrammed(t)
 	for _, h := range []*host{p.front, p.db, p.watch, p.outsider} {
 		h.serve(t, 80)
 		h.serve(t, 81)
@@ -32,7 +35,7 @@ func newPoliced(t *testing.T) *policed {
 	p.pod("shop", "front", "10.42.0.11")
 	p.pod("shop", "db", "10.42.0.12")
 	p.pod("watch", "watch", "10.42.0.13")
-	p.rules.setOwnRange(netip.MustParsePrefix("10.42.0.0/24"))
+	p.rules.setOwnRanges([]netip.Prefix{netip.MustParsePrefix(w.family.as("10.42.0.0/24"))})
 	p.tell()
 	return p
 }
@@ -43,7 +46,7 @@ func (p *policed) pod(namespace, name, addr string) {
 	if addr != "" {
 		pod = &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name, Labels: map[string]string{"app": name}}}
 		pod.Spec = corev1.PodSpec{NodeName: "node", Containers: []corev1.Container{{Ports: []corev1.ContainerPort{{Name: "http", ContainerPort: 80, Protocol: corev1.ProtocolTCP}}}}}
-		pod.Status.PodIP = addr
+		pod.Status.PodIP = p.family.as(addr)
 	}
 	p.rules.SetPod(namespace+"/"+name, pod)
 }
@@ -54,25 +57,25 @@ func (p *policed) policy(spec string) {
 	p.rules.SetPolicy("shop/p", nil)
 	if spec != "" {
 		np := &networkingv1.NetworkPolicy{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "p"}}
-		must(p.t, yaml.UnmarshalStrict([]byte(spec), &np.Spec))
+		must(p.t, yaml.UnmarshalStrict([]byte(p.quoted(spec)), &np.Spec))
 		p.rules.SetPolicy("shop/p", np)
 	}
 	p.tell()
 }
 
-func (p *policed) tell() {
-	p.t.Helper()
-	p.rules.enforce()
-	must(p.t, p.table.commit(p.rules.news()))
-	p.rules.told()
+// quoted rewrites the addresses in what people write, where those of IPv6 are between quotation marks.
+func (p *policed) quoted(spec string) string {
+	return regexp.MustCompile(`\d+\.\d+\.\d+\.\d+/\d+`).ReplaceAllStringFunc(spec, func(one string) string { return `"` + p.family.as(one) + `"` })
 }
 
 // TestPolicyTraffic sets one policy after the other and asks who reaches whom.
-func TestPolicyTraffic(t *testing.T) {
-	p := newPoliced(t)
-	web := newTestService("web", "10.43.0.80")
+func TestPolicyTraffic(t *testing.T) { inEachWorld(t, testPolicyTraffic) }
+
+func testPolicyTraffic(t *testing.T, w world) {
+	p := w.newPoliced(t)
+	web := w.service("web", "10.43.0.80")
 	web.Spec.Ports[0].NodePort, web.Spec.Ports = 30080, web.Spec.Ports[:1]
-	slice := newTestSlice("web", "10.42.0.12")
+	slice := w.slice("web", "10.42.0.12")
 	slice.Ports[0].Port = new(int32(80))
 	p.rules.Set("default/web", web, list(slice))
 	for _, tc := range []struct {
@@ -164,8 +167,10 @@ func fields(text string) (all []connection) {
 	return all
 }
 
-func TestPolicyKeepsConnections(t *testing.T) {
-	p := newPoliced(t)
+func TestPolicyKeepsConnections(t *testing.T) { inEachWorld(t, testPolicyKeepsConnections) }
+
+func testPolicyKeepsConnections(t *testing.T, w world) {
+	p := w.newPoliced(t)
 	stream, err := p.front.dial(t, "tcp", "10.42.0.12:80")
 	must(t, err)
 	defer stream.Close()
@@ -177,10 +182,12 @@ func TestPolicyKeepsConnections(t *testing.T) {
 }
 
 // TestPolicyKnowsPods: where there are policies, a pod gets nothing through until the proxy knows what it is.
-func TestPolicyKnowsPods(t *testing.T) {
-	p := newPoliced(t)
+func TestPolicyKnowsPods(t *testing.T) { inEachWorld(t, testPolicyKnowsPods) }
+
+func testPolicyKnowsPods(t *testing.T, w world) {
+	p := w.newPoliced(t)
 	p.policy("{podSelector: {}, policyTypes: [Ingress]}")
-	young := newPod(t, "10.42.0.14")
+	young := w.newPod(t, "10.42.0.14")
 	young.serve(t, 80)
 	wantDropped(t, p.watch, "tcp", "10.42.0.14:80")
 	wantDropped(t, young, "tcp", "10.42.0.13:80")
@@ -204,10 +211,12 @@ func TestPolicyKnowsPods(t *testing.T) {
 }
 
 // TestPolicyLeavesMarks: the mark that has a connection masqueraded is there behind the rules of policies.
-func TestPolicyLeavesMarks(t *testing.T) {
-	p := newPoliced(t)
-	web := newTestService("web", "10.43.0.80")
-	slice := newTestSlice("web", "10.42.0.12")
+func TestPolicyLeavesMarks(t *testing.T) { inEachWorld(t, testPolicyLeavesMarks) }
+
+func testPolicyLeavesMarks(t *testing.T, w world) {
+	p := w.newPoliced(t)
+	web := w.service("web", "10.43.0.80")
+	slice := w.slice("web", "10.42.0.12")
 	slice.Ports[0].Port = new(int32(80))
 	p.rules.Set("default/web", web, list(slice))
 	p.policy("{podSelector: {}, policyTypes: [Ingress], ingress: [{from: [{ipBlock: {cidr: 192.0.2.2/32}}]}]}")
@@ -216,22 +225,24 @@ func TestPolicyLeavesMarks(t *testing.T) {
 }
 
 // TestPolicyFollowsEvents has a whole proxy enforce a policy that comes, and labels that change.
-func TestPolicyFollowsEvents(t *testing.T) {
-	newNode(t)
-	one, two := newPod(t, "10.42.0.11"), newPod(t, "10.42.0.12")
+func TestPolicyFollowsEvents(t *testing.T) { inEachWorld(t, testPolicyFollowsEvents) }
+
+func testPolicyFollowsEvents(t *testing.T, w world) {
+	w.newNode(t)
+	one, two := w.newPod(t, "10.42.0.11"), w.newPod(t, "10.42.0.12")
 	one.serve(t, 80)
-	c := newCluster(t)
+	c := w.newCluster(t)
 	ctx, core := t.Context(), c.client.CoreV1()
 	for name, addr := range map[string]string{"one": "10.42.0.11", "two": "10.42.0.12"} {
 		pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name}, Spec: corev1.PodSpec{NodeName: "node"}}
-		pod.Status.PodIP = addr
+		pod.Status.PodIP = w.family.as(addr)
 		_, err := core.Pods("default").Create(ctx, pod, metav1.CreateOptions{})
 		must(t, err)
 	}
 	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "default"}}
 	_, err := core.Namespaces().Create(ctx, ns, metav1.CreateOptions{})
 	must(t, err)
-	c.start(&table{config: testConfig()})
+	c.start(&table{config: w.config()})
 	reaches := func() bool {
 		_, err := two.askFor(t, "tcp", "10.42.0.11:80", inVain)
 		return err == nil
@@ -251,4 +262,37 @@ func TestPolicyFollowsEvents(t *testing.T) {
 	_, err = core.Namespaces().Update(ctx, ns, metav1.UpdateOptions{})
 	must(t, err)
 	eventually(t, "without the policy two reaches one", reaches)
+}
+
+// TestNeighbourDiscovery has two pods on one bridge, as plug-ins may have it, who must ask for each other before they can connect,
+// and may do nothing but that.
+func TestNeighbourDiscovery(t *testing.T) {
+	w := worlds()[1]
+	w.newNode(t)
+	must(t, os.WriteFile("/proc/sys/net/bridge/bridge-nf-call-ip6tables", []byte("1"), 0))
+	bridge := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "cni0"}}
+	must(t, netlink.LinkAdd(bridge))
+	t.Cleanup(func() { must(t, netlink.LinkDel(bridge)) })
+	must(t, netlink.LinkSetUp(bridge))
+	one, two := w.newPod(t, "10.42.0.11"), w.newPod(t, "10.42.0.12")
+	for _, pod := range []*host{one, two} {
+		must(t, netlink.LinkSetMaster(link(t, pod.link()), bridge))
+		pod.do(t, func() {
+			must(t, netlink.RouteAdd(&netlink.Route{LinkIndex: link(t, "peer0").Attrs().Index, Dst: ipNet(w.family.as("10.42.0.0/24")), Scope: netlink.SCOPE_LINK}))
+		})
+	}
+	two.serve(t, 80)
+	p := w.newProgrammed(t)
+	for name, pod := range map[string]*host{"one": one, "two": two} {
+		p.rules.SetPod("default/"+name, peerPod("node", pod.addr.String(), name))
+	}
+	np := &networkingv1.NetworkPolicy{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "p"}}
+	must(t, yaml.UnmarshalStrict([]byte("{podSelector: {}, policyTypes: [Ingress, Egress], ingress: [{ports: [{port: 80}]}], egress: [{ports: [{port: 80}]}]}"), &np.Spec))
+	p.rules.SetPolicy("default/p", np)
+	p.rules.setOwnRanges([]netip.Prefix{netip.MustParsePrefix(w.family.as("10.42.0.0/24"))})
+	p.tell()
+	if _, err := one.ask(t, "tcp", "10.42.0.12:80"); err != nil {
+		t.Errorf("a connection that is allowed, over the bridge: %v", err)
+	}
+	wantDropped(t, one, "udp", "10.42.0.12:80")
 }

@@ -20,8 +20,10 @@
 // element as cluster addresses, and so are the host ports of this node's pods. Of session affinity and of ranges that clients
 // must come from, too, the rules are fixed and the elements change. So it is with NetworkPolicies, which the same table enforces.
 //
-// In Kubernetes: kube-proxy in its nftables mode, which has a chain for each Service and each endpoint. Left out for now:
-// IPv6. Host ports are the portmap plug-in's there, and policies the network plug-in's.
+// All this is there for IPv4, for IPv6, or for both; see [family].
+//
+// In Kubernetes: kube-proxy in its nftables mode, which has a chain for each Service and each endpoint. Host ports are the portmap
+// plug-in's there, and policies the network plug-in's.
 package proxy
 
 import (
@@ -31,6 +33,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -48,13 +51,13 @@ import (
 // Config says where the proxy works. All fields but LocalAddresses and Socket are required.
 type Config struct {
 	NodeName       string
-	ClusterCIDR    netip.Prefix // Pod addresses. IPv4.
-	ServiceCIDR    netip.Prefix // Cluster addresses of Services. IPv4.
-	LocalAddresses []netip.Addr // In the service range, but answered by the node itself and never translated, like the node's DNS.
-	HostPorts      bool         // Open the host ports of this node's pods too. Elsewhere a plug-in of the pod network does that,
-	Policies       bool         // and this as well: enforce NetworkPolicies.
-	Socket         string       // Shows the rules and counts to root; see [Dump]. Empty: there is none.
-	Table          string       // Name of the nftables table, family inet, which belongs to the proxy alone.
+	ClusterCIDR    []netip.Prefix // Pod addresses: IPv4, IPv6, or one range of each.
+	ServiceCIDR    []netip.Prefix // Cluster addresses of Services: one range of each family that pods have, or of one of them.
+	LocalAddresses []netip.Addr   // In the service range, but answered by the node itself and never translated, like the node's DNS.
+	HostPorts      bool           // Open the host ports of this node's pods too. Elsewhere a plug-in of the pod network does that,
+	Policies       bool           // and this as well: enforce NetworkPolicies.
+	Socket         string         // Shows the rules and counts to root; see [Dump]. Empty: there is none.
+	Table          string         // Name of the nftables table, family inet, which belongs to the proxy alone.
 	// Took, if not nil, is called with the revision up to which the kernel has the EndpointSlices, after each change of them.
 	// Connections that would still go to an endpoint that a Service has no longer are forgotten by then.
 	Took func(revision uint64)
@@ -64,9 +67,15 @@ func (c Config) validate() error {
 	if c.NodeName == "" || c.Table == "" {
 		return errors.New("proxy needs a node name and a table name")
 	}
-	for _, p := range []netip.Prefix{c.ClusterCIDR, c.ServiceCIDR} {
-		if !p.IsValid() || !p.Addr().Is4() {
-			return fmt.Errorf("proxy needs IPv4 ranges for pods and Services, not %q", p)
+	for _, ranges := range [][]netip.Prefix{c.ClusterCIDR, c.ServiceCIDR} {
+		two := len(ranges) == 2 && familyOf(ranges[0].Addr()) != familyOf(ranges[1].Addr())
+		if len(ranges) != 1 && !two || slices.ContainsFunc(ranges, func(p netip.Prefix) bool { return !p.IsValid() }) {
+			return fmt.Errorf("proxy needs one range for pods and one for Services, or one of each family, not %v", ranges)
+		}
+	}
+	for _, p := range c.ServiceCIDR {
+		if !familyOf(p.Addr()).rangeOf(c.ClusterCIDR).IsValid() {
+			return fmt.Errorf("proxy needs pods of the family of the Services in %s", p)
 		}
 	}
 	return nil
@@ -109,7 +118,7 @@ type Proxy struct {
 // kernel is where a Ruleset goes; see table.
 type kernel interface {
 	load() (map[key]value, error)
-	replace(all map[key]value) error
+	replace(all []element) error
 	commit(d diff) error
 	expect(late []flow) error // Of these connections, which are about to be forgotten, answers are still to come through.
 	watch(changed func()) (stop func(), err error)

@@ -22,16 +22,17 @@ import (
 
 // cluster is an API with a proxy that watches it.
 type cluster struct {
+	world
 	t      testing.TB
 	client *fake.Clientset
 }
 
-func newCluster(t testing.TB) *cluster { return &cluster{t, fake.NewClientset()} }
+func (w world) newCluster(t testing.TB) *cluster { return &cluster{w, t, fake.NewClientset()} }
 
 // start runs a proxy until stop is called or the test ends, and waits until the kernel has all.
 func (c *cluster) start(k kernel) (stop func()) {
 	c.t.Helper()
-	return c.startAs(testConfig(), k)
+	return c.startAs(c.config(), k)
 }
 
 func (c *cluster) startAs(config Config, k kernel) (stop func()) {
@@ -57,24 +58,26 @@ func (c *cluster) create(svc *corev1.Service, addrs ...string) {
 	c.t.Helper()
 	_, err := c.client.CoreV1().Services(svc.Namespace).Create(c.t.Context(), svc, metav1.CreateOptions{})
 	must(c.t, err)
-	_, err = c.client.DiscoveryV1().EndpointSlices(svc.Namespace).Create(c.t.Context(), newTestSlice(svc.Name, addrs...), metav1.CreateOptions{})
+	_, err = c.client.DiscoveryV1().EndpointSlices(svc.Namespace).Create(c.t.Context(), c.slice(svc.Name, addrs...), metav1.CreateOptions{})
 	must(c.t, err)
 }
 
 func (c *cluster) scale(service string, addrs ...string) {
 	c.t.Helper()
-	_, err := c.client.DiscoveryV1().EndpointSlices("default").Update(c.t.Context(), newTestSlice(service, addrs...), metav1.UpdateOptions{})
+	_, err := c.client.DiscoveryV1().EndpointSlices("default").Update(c.t.Context(), c.slice(service, addrs...), metav1.UpdateOptions{})
 	must(c.t, err)
 }
 
-func TestStaleConnections(t *testing.T) {
-	newNode(t)
-	one, two, client := newPod(t, "10.42.0.11"), newPod(t, "10.42.0.12"), newPod(t, "10.42.0.20")
+func TestStaleConnections(t *testing.T) { inEachWorld(t, testStaleConnections) }
+
+func testStaleConnections(t *testing.T, w world) {
+	w.newNode(t)
+	one, two, client := w.newPod(t, "10.42.0.11"), w.newPod(t, "10.42.0.12"), w.newPod(t, "10.42.0.20")
 	one.serve(t, 8080)
 	two.serve(t, 8080)
-	c := newCluster(t)
-	c.create(newTestService("web", "10.43.0.80"), "10.42.0.11")
-	c.start(&table{config: testConfig()})
+	c := w.newCluster(t)
+	c.create(w.service("web", "10.43.0.80"), "10.42.0.11")
+	c.start(&table{config: w.config()})
 
 	datagrams, err := client.dial(t, "udp", "10.43.0.80:80")
 	must(t, err)
@@ -116,18 +119,20 @@ func TestStaleConnections(t *testing.T) {
 }
 
 // TestDatagramsFindTheirWay: a socket that keeps sending reaches a node port that opens, and hears when it is closed again.
-func TestDatagramsFindTheirWay(t *testing.T) {
-	node := newNode(t)
-	one, outsider := newPod(t, "10.42.0.11"), newOutsider(t)
+func TestDatagramsFindTheirWay(t *testing.T) { inEachWorld(t, testDatagramsFindTheirWay) }
+
+func testDatagramsFindTheirWay(t *testing.T, w world) {
+	node := w.newNode(t)
+	one, outsider := w.newPod(t, "10.42.0.11"), w.newOutsider(t)
 	one.serve(t, 8080)
-	c := newCluster(t)
-	c.start(&table{config: testConfig()})
+	c := w.newCluster(t)
+	c.start(&table{config: w.config()})
 	// Something on the node takes the datagrams, and does not answer.
-	deaf := &host{name: "deaf", ns: node.ns, addr: netip.MustParseAddr("192.0.2.1")}
+	deaf := &host{world: w, name: "deaf", ns: node.ns, addr: w.addr("192.0.2.1")}
 	var socket net.PacketConn
 	deaf.do(t, func() {
 		var err error
-		socket, err = net.ListenPacket("udp4", "192.0.2.1:30080")
+		socket, err = net.ListenPacket("udp", w.family.as("192.0.2.1:30080"))
 		must(t, err)
 	})
 	defer socket.Close()
@@ -137,7 +142,7 @@ func TestDatagramsFindTheirWay(t *testing.T) {
 	if r, err := exchangeFor(datagrams, inVain); err == nil {
 		t.Fatalf("answer from %s, want none", r.from)
 	}
-	c.create(newTestService("web", "10.43.0.80"), "10.42.0.11")
+	c.create(w.service("web", "10.43.0.80"), "10.42.0.11")
 	eventually(t, "datagrams of the same socket reach the Service", func() bool {
 		r, err := exchangeFor(datagrams, inVain)
 		return err == nil && r.from == one.name
@@ -150,38 +155,40 @@ func TestDatagramsFindTheirWay(t *testing.T) {
 	})
 }
 
-func TestRestartAndDrift(t *testing.T) {
-	newNode(t)
-	one, client := newPod(t, "10.42.0.11"), newPod(t, "10.42.0.20")
+func TestRestartAndDrift(t *testing.T) { inEachWorld(t, testRestartAndDrift) }
+
+func testRestartAndDrift(t *testing.T, w world) {
+	w.newNode(t)
+	one, client := w.newPod(t, "10.42.0.11"), w.newPod(t, "10.42.0.20")
 	one.serve(t, 8080)
-	c := newCluster(t)
-	c.create(newTestService("web", "10.43.0.80"), "10.42.0.11")
-	c.create(newTestService("old", "10.43.0.81"), "10.42.0.11")
-	stop := c.start(&table{config: testConfig()})
+	c := w.newCluster(t)
+	c.create(w.service("web", "10.43.0.80"), "10.42.0.11")
+	c.create(w.service("old", "10.43.0.81"), "10.42.0.11")
+	stop := c.start(&table{config: w.config()})
 
 	failures := client.keepAsking(t, "10.43.0.80:80")
 	stop()
 	must(t, c.client.CoreV1().Services("default").Delete(t.Context(), "old", metav1.DeleteOptions{}))
-	c.start(&table{config: testConfig()})
+	c.start(&table{config: w.config()})
 	if n := failures(); n > 0 {
 		t.Errorf("%d connections failed during the restart", n)
 	}
 	wantRefused(t, client, "tcp", "10.43.0.81:80")
 
-	must(t, Purge(testConfig().Table))
+	must(t, Purge(w.config().Table))
 	eventually(t, "the table is back after somebody removed it", func() bool {
 		_, err := client.ask(t, "tcp", "10.43.0.80:80")
 		return err == nil
 	})
 
-	other := &table{config: testConfig()}
+	other := &table{config: w.config()}
 	t.Cleanup(other.close)
 	have, err := other.load()
 	must(t, err)
 	damage := diff{}
-	for k := range have {
+	for k, v := range have {
 		if k.in == endpoints {
-			damage.remove = append(damage.remove, k)
+			damage.remove = append(damage.remove, element{k, v})
 		}
 	}
 	must(t, other.commit(damage))
@@ -194,7 +201,7 @@ func TestRestartAndDrift(t *testing.T) {
 // TestOwnChangesAreNoDrift counts what the watch says of changes by the table's owner, by others, and of other tables.
 func TestOwnChangesAreNoDrift(t *testing.T) {
 	requireRoot(t)
-	p := newProgrammed(t)
+	p := oneFamily().newProgrammed(t)
 	t.Cleanup(func() { must(t, Purge(testConfig().Table)) })
 	var said atomic.Int64
 	stop, err := p.table.watch(func() { said.Add(1) })
@@ -211,7 +218,7 @@ func TestOwnChangesAreNoDrift(t *testing.T) {
 	p.set(newTestService("web", "10.43.0.80"))
 	_, err = other.load()
 	must(t, err)
-	must(t, other.commit(diff{add: map[key]value{{in: hairpin, addr: netip.MustParseAddr("10.42.0.99")}: {}}}))
+	must(t, other.commit(diff{add: []element{{key: key{in: hairpin, addr: netip.MustParseAddr("10.42.0.99")}}}}))
 	eventually(t, "the watch tells that somebody added an element", func() bool { return said.Load() > 0 })
 	if n := said.Load(); n != 1 {
 		t.Errorf("the watch spoke %d times, want once: for the element that somebody added", n)
@@ -219,15 +226,17 @@ func TestOwnChangesAreNoDrift(t *testing.T) {
 }
 
 // TestNoConnectionLost updates the endpoints over and over while clients connect.
-func TestNoConnectionLost(t *testing.T) {
+func TestNoConnectionLost(t *testing.T) { inEachWorld(t, testNoConnectionLost) }
+
+func testNoConnectionLost(t *testing.T, w world) {
 	const updates = 10000
-	newNode(t)
-	client := newPod(t, "10.42.0.20")
+	w.newNode(t)
+	client := w.newPod(t, "10.42.0.20")
 	for i := range 3 {
-		newPod(t, fmt.Sprintf("10.42.0.1%d", i)).serve(t, 8080)
+		w.newPod(t, fmt.Sprintf("10.42.0.1%d", i)).serve(t, 8080)
 	}
-	p := newProgrammed(t)
-	svc := newTestService("web", "10.43.0.80")
+	p := w.newProgrammed(t)
+	svc := w.service("web", "10.43.0.80")
 	states := [][]string{{"10.42.0.10"}, {"10.42.0.10", "10.42.0.11", "10.42.0.12"}, {"10.42.0.12"}, {"10.42.0.11", "10.42.0.12"}}
 	p.set(svc, states[0]...)
 	failures := client.keepAsking(t, "10.43.0.80:80")
@@ -250,7 +259,7 @@ func (h *host) keepAsking(t testing.TB, address string) (stop func() int64) {
 			for ctx.Err() == nil {
 				var c net.Conn
 				var err error
-				h.do(t, func() { c, err = net.DialTimeout("tcp", address, patience) })
+				h.do(t, func() { c, err = net.DialTimeout("tcp", h.family.as(address), patience) })
 				if err == nil {
 					_, err = exchange(c)
 					_ = c.(*net.TCPConn).SetLinger(0) // A reset leaves no TIME_WAIT: ports would run out.
@@ -277,7 +286,7 @@ func (h *host) keepAsking(t testing.TB, address string) (stop func() int64) {
 
 // TestFollowsEvents runs a whole proxy against a kernel in memory.
 func TestFollowsEvents(t *testing.T) {
-	c := newCluster(t)
+	c := oneFamily().newCluster(t)
 	c.create(newTestService("a", "10.43.0.1"), "10.42.0.1")
 	m := &shared{}
 	c.start(m)
@@ -313,7 +322,7 @@ func podWithPort(name string, port int32) *corev1.Pod {
 
 // TestFollowsZone has the node's label say in which zone it is.
 func TestFollowsZone(t *testing.T) {
-	c := newCluster(t)
+	c := oneFamily().newCluster(t)
 	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "node"}}
 	_, err := c.client.CoreV1().Nodes().Create(t.Context(), node, metav1.CreateOptions{})
 	must(t, err)
@@ -354,7 +363,7 @@ func (s *shared) load() (map[key]value, error) {
 	return s.memory.load()
 }
 
-func (s *shared) replace(all map[key]value) error {
+func (s *shared) replace(all []element) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.memory.replace(all)
@@ -375,8 +384,8 @@ func TestConfig(t *testing.T) {
 	for name, change := range map[string]func(*Config){
 		"no node name":     func(c *Config) { c.NodeName = "" },
 		"no table":         func(c *Config) { c.Table = "" },
-		"no pod range":     func(c *Config) { c.ClusterCIDR = netip.Prefix{} },
-		"no service range": func(c *Config) { c.ServiceCIDR = netip.Prefix{} },
+		"no pod range":     func(c *Config) { c.ClusterCIDR = nil },
+		"no service range": func(c *Config) { c.ServiceCIDR = nil },
 	} {
 		c := testConfig()
 		change(&c)

@@ -27,51 +27,65 @@ type rule struct {
 const masqueradeMark = 0x4000
 
 // choices holds, for each verdict map, the choices in use, ascending.
-type choices map[string][]choice
+type choices map[verdictMap][]choice
 
-func choicesOf(elements map[key]value) choices {
-	seen := map[string]map[choice]bool{pickService: {}, pickNodePort: {}}
-	for k, v := range elements {
-		if (k.in == services || k.in == outsiders) && v.choice != refuse && v.choice != drop {
-			seen[verdictsOf(k).name][v.choice] = true
+func choicesOf(elements []element) choices {
+	seen := map[verdictMap]map[choice]bool{}
+	for _, e := range elements {
+		if (e.in == services || e.in == outsiders) && e.choice != refuse && e.choice != drop {
+			m := verdictsOf(e.key)
+			if seen[m] == nil {
+				seen[m] = map[choice]bool{}
+			}
+			seen[m][e.choice] = true
 		}
 	}
 	c := choices{}
-	for in, numbers := range seen {
-		c[in] = slices.Sorted(maps.Keys(numbers))
+	for m, ways := range seen {
+		c[m] = slices.Sorted(maps.Keys(ways))
 	}
 	return c
 }
 
-// The maps from a choice to the chain that makes it.
-const (
-	pickService  = "pick4"
-	pickNodePort = "nodepick4"
-)
+// A verdictMap leads from a choice to the chain that makes it. Each family has two, for Services and for node ports, whose
+// chains differ in what they make the keys of the other maps from.
+type verdictMap struct {
+	family   family
+	nodePort bool
+}
 
-// A verdictMap is one of these two. Their chains differ in what they make the keys of the other maps from.
-type verdictMap struct{ name string }
-
-func verdictMaps() []verdictMap { return []verdictMap{{pickService}, {pickNodePort}} }
+func verdictMaps(families []family) []verdictMap {
+	var all []verdictMap
+	for _, f := range families {
+		all = append(all, verdictMap{f, false}, verdictMap{f, true})
+	}
+	return all
+}
 
 // verdictsOf returns the map with the chain for the choice of the frontend k.
-func verdictsOf(k key) verdictMap {
-	if k.addr.IsUnspecified() {
-		return verdictMap{pickNodePort}
+func verdictsOf(k key) verdictMap { return verdictMap{familyOf(k.addr), k.addr.IsUnspecified()} }
+
+func (m verdictMap) name() string {
+	if m.nodePort {
+		return m.family.named("nodepick")
 	}
-	return verdictMap{pickService}
+	return m.family.named("pick")
 }
 
-// front is what a packet shows of its frontend, in registers from first to first+2. For node ports the address is blotted out.
-func (m verdictMap) front(first uint32) (text string, load []expr.Any) {
-	load = join(destination(reg(first)), l4proto(reg(first+1)), port(reg(first+2)))
-	if m.name == pickNodePort {
-		zero := native(0)
-		blot := &expr.Bitwise{SourceRegister: reg(first), DestRegister: reg(first), Len: 4, Mask: zero, Xor: zero}
-		return "ip daddr & 0.0.0.0 . meta l4proto . th dport", slices.Insert(load, 1, expr.Any(blot))
+// front loads what a packet shows of its frontend into the first registers. For node ports the address is blotted out.
+func (m verdictMap) front() (text string, load []expr.Any) {
+	f, words := m.family, m.family.words()
+	addr := f.header() + " daddr"
+	load = []expr.Any{f.destination(reg(0))}
+	if m.nodePort {
+		addr += " & " + f.anywhere().String()
+		load = append(load, f.blot(reg(0)))
 	}
-	return "ip daddr . meta l4proto . th dport", load
+	return addr + " . meta l4proto . th dport", append(load, l4proto(reg(words)), port(reg(words+1)))
 }
+
+// behindFront is the register for the next part of a key.
+func (f family) behindFront() uint32 { return reg(f.words() + 2) }
 
 // A verdictElement says where packets with a choice go. No chain: they are dropped.
 type verdictElement struct {
@@ -79,12 +93,12 @@ type verdictElement struct {
 	chain  string
 }
 
-func (m verdictMap) chain(c choice) string { return fmt.Sprintf("%s-%s", m.name, c) }
+func (m verdictMap) chain(c choice) string { return fmt.Sprintf("%s-%s", m.name(), c) }
 
 // elements returns those of the map, in order: refuse first, drop last.
 func (m verdictMap) elements(c choices) []verdictElement {
 	es := []verdictElement{{refuse, "refuse"}}
-	for _, way := range c[m.name] {
+	for _, way := range c[m] {
 		es = append(es, verdictElement{way, m.chain(way)})
 	}
 	return append(es, verdictElement{choice: drop})
@@ -99,79 +113,94 @@ func (e verdictElement) verdictText() string {
 
 // chains returns all chains, each after those that it jumps to.
 func chains(c Config, in choices) []chain {
+	families := c.families()
 	all := []chain{refuseChain()}
-	for _, m := range verdictMaps() {
-		for _, way := range in[m.name] {
+	for _, m := range verdictMaps(families) {
+		for _, way := range in[m] {
 			all = append(all, pickChain(m, way))
 		}
 	}
-	return append(all, servicesChain(c), outsidersChain(),
-		chain{name: "prerouting", hook: "type nat hook prerouting priority -100;", rules: []rule{
-			keepOut(c), guard(), jumpOutsiders(c), jump("services")}},
-		chain{name: "output", hook: "type nat hook output priority -100;", rules: []rule{guard(), jump("services")}},
-		chain{name: "postrouting", hook: "type nat hook postrouting priority 100;", rules: []rule{masqueradeMarked(), masqueradeHairpin()}},
-		lateChain(), settledChain(), limitChain(outgoing), limitChain(incoming), forwardChain(),
-	)
+	prerouting := chain{name: "prerouting", hook: "type nat hook prerouting priority -100;"}
+	output := chain{name: "output", hook: "type nat hook output priority -100;"}
+	postrouting := chain{name: "postrouting", hook: "type nat hook postrouting priority 100;", rules: []rule{masqueradeMarked()}}
+	late := chain{name: "late", hook: "type filter hook postrouting priority 150;"}
+	for _, f := range families {
+		all = append(all, servicesChain(c, f), outsidersChain(f))
+		prerouting.rules = append(prerouting.rules, keepOut(c, f)...)
+		prerouting.rules = append(prerouting.rules, guard(f), jumpOutsiders(c, f), jumpServices(f))
+		output.rules = append(output.rules, guard(f), jumpServices(f))
+		postrouting.rules = append(postrouting.rules, masqueradeHairpin(f))
+		late.rules = append(late.rules, translateLate(f))
+	}
+	return append(append(all, prerouting, output, postrouting, late), policyChains(families)...)
 }
 
 // servicesChain finds the frontend that a packet is for. A packet may look into one map before a commit and into the next
 // one after it: it then finds no verdict for the number, and the second look finds the new state whole.
-func servicesChain(c Config) chain {
-	ch := chain{name: "services"}
+func servicesChain(c Config, f family) chain {
+	ch := chain{name: f.named("services")}
 	for _, addr := range c.LocalAddresses {
-		ch.rules = append(ch.rules, rule{fmt.Sprintf("ip daddr %s accept", addr),
-			join(destinationIs(netip.PrefixFrom(addr, addr.BitLen())), &expr.Verdict{Kind: expr.VerdictAccept})})
+		if familyOf(addr) == f {
+			ch.rules = append(ch.rules, rule{fmt.Sprintf("%s daddr %s accept", f.header(), addr),
+				join(f.destinationIs(netip.PrefixFrom(addr, addr.BitLen())), &expr.Verdict{Kind: expr.VerdictAccept})})
+		}
 	}
-	ch.rules = append(ch.rules, lookupService(services), lookupService(services),
-		rule{fmt.Sprintf("ip daddr %s goto refuse", c.ServiceCIDR), join(destinationIs(c.ServiceCIDR), gotoChain("refuse"))},
-		lookupNodePort(services), lookupNodePort(services))
+	ch.rules = append(ch.rules, lookupService(f, services), lookupService(f, services))
+	if p := f.rangeOf(c.ServiceCIDR); p.IsValid() {
+		ch.rules = append(ch.rules, rule{fmt.Sprintf("%s daddr %s goto refuse", f.header(), p), join(f.destinationIs(p), gotoChain("refuse"))})
+	}
+	ch.rules = append(ch.rules, lookupNodePort(f, services), lookupNodePort(f, services))
 	return ch
 }
 
 // outsidersChain is for clients that are neither on the node nor in a pod, before servicesChain: some Services have endpoints
 // of their own for them.
-func outsidersChain() chain {
-	return chain{name: outsiders, rules: []rule{
-		lookupService(outsiders), lookupService(outsiders), lookupNodePort(outsiders), lookupNodePort(outsiders),
+func outsidersChain(f family) chain {
+	return chain{name: f.named("outsiders"), rules: []rule{
+		lookupService(f, outsiders), lookupService(f, outsiders), lookupNodePort(f, outsiders), lookupNodePort(f, outsiders),
 	}}
 }
 
 // keepOut drops what comes for a cluster address from outside, where it means nothing.
-func keepOut(c Config) rule {
-	return rule{
-		fmt.Sprintf("ip daddr %s ip saddr != %s drop", c.ServiceCIDR, c.ClusterCIDR),
-		join(destinationIs(c.ServiceCIDR), sourceIsNot(c.ClusterCIDR), &expr.Verdict{Kind: expr.VerdictDrop}),
+func keepOut(c Config, f family) []rule {
+	pods, services := f.rangeOf(c.ClusterCIDR), f.rangeOf(c.ServiceCIDR)
+	if !services.IsValid() {
+		return nil
 	}
+	return []rule{{
+		fmt.Sprintf("%s daddr %s %s saddr != %s drop", f.header(), services, f.header(), pods),
+		join(f.destinationIs(services), f.sourceIsNot(pods), &expr.Verdict{Kind: expr.VerdictDrop}),
+	}}
 }
 
 // guard drops what comes for a guarded frontend from a range that is not allowed. The number that it leaves in the mark is not
 // there for long: a guarded frontend has a choice.
-func guard() rule {
-	front, load := verdictMap{pickService}.front(0)
+func guard(f family) rule {
+	front, load := verdictMap{family: f}.front()
+	guarded, allowed := guarded.named(f), allowed.named(f)
 	return rule{
-		fmt.Sprintf("meta mark set %s map @%s meta mark . ip saddr != @%s drop", front, guarded, allowed),
-		join(isIPv4(), load, lookup(guarded, reg(0), reg(8)), &expr.Meta{Key: expr.MetaKeyMARK, SourceRegister: true, Register: reg(8)},
-			&expr.Meta{Key: expr.MetaKeyMARK, Register: reg(0)}, source(reg(1)),
-			&expr.Lookup{SourceRegister: reg(0), SetName: allowed, Invert: true}, &expr.Verdict{Kind: expr.VerdictDrop}),
+		fmt.Sprintf("meta mark set %s map @%s meta mark . %s saddr != @%s drop", front, guarded, f.header(), allowed),
+		join(f.is(), load, lookup(guarded), &expr.Meta{Key: expr.MetaKeyMARK, SourceRegister: true, Register: result()},
+			&expr.Meta{Key: expr.MetaKeyMARK, Register: reg(0)}, f.source(reg(1)), isNotIn(allowed), &expr.Verdict{Kind: expr.VerdictDrop}),
 	}
 }
 
 // lookupService goes where the maps say for the packet's address and port.
-func lookupService(in string) rule {
-	m := verdictMap{pickService}
-	front, load := m.front(0)
+func lookupService(f family, in mapKind) rule {
+	m := verdictMap{family: f}
+	front, load := m.front()
 	return rule{
-		fmt.Sprintf("meta mark set %s map @%s meta mark vmap @%s", front, in, m.name),
-		join(isIPv4(), load, lookup(in, reg(0), reg(8)), vmap(m.name, reg(8))),
+		fmt.Sprintf("meta mark set %s map @%s meta mark vmap @%s", front, in.named(f), m.name()),
+		join(f.is(), load, lookup(in.named(f)), vmap(m.name())),
 	}
 }
 
-func lookupNodePort(in string) rule {
-	m := verdictMap{pickNodePort}
-	front, load := m.front(0)
+func lookupNodePort(f family, in mapKind) rule {
+	m := verdictMap{family: f, nodePort: true}
+	front, load := m.front()
 	return rule{
-		fmt.Sprintf("fib daddr type local ip daddr != 127.0.0.0/8 meta mark set %s map @%s meta mark vmap @%s", front, in, m.name),
-		join(isLocal(), isIPv4(), destinationIsNot(netip.MustParsePrefix("127.0.0.0/8")), load, lookup(in, reg(0), reg(8)), vmap(m.name, reg(8))),
+		fmt.Sprintf("fib daddr type local %s daddr != %s meta mark set %s map @%s meta mark vmap @%s", f.header(), prefixText(f.loopback()), front, in.named(f), m.name()),
+		join(isLocal(), f.destinationIsNot(f.loopback()), load, lookup(in.named(f)), vmap(m.name())),
 	}
 }
 
@@ -185,13 +214,14 @@ func pickChain(m verdictMap, c choice) chain {
 	if c.sticky() > 0 {
 		ch.rules = append(ch.rules, stickyRules(m, c)...)
 	}
+	f := m.family
 	first, n := c.slots()
-	front, load := m.front(0)
+	front, load := m.front()
 	for _, count := range []uint32{n, 1} {
-		text, draw := numgen(reg(3), count, first)
+		text, draw := numgen(f.behindFront(), count, first)
 		ch.rules = append(ch.rules, rule{
-			fmt.Sprintf("dnat ip to %s . %s map @%s", front, text, endpoints),
-			join(isIPv4(), load, draw, lookup(endpoints, reg(0), reg(8)), dnat(reg(8))),
+			fmt.Sprintf("dnat %s to %s . %s map @%s", f.header(), front, text, endpoints.named(f)),
+			join(f.is(), load, draw, lookup(endpoints.named(f)), dnat(f)),
 		})
 	}
 	ch.rules = append(ch.rules, rule{"drop", []expr.Any{&expr.Verdict{Kind: expr.VerdictDrop}}})
@@ -206,8 +236,9 @@ func numgen(to, count, first uint32) (text string, draw expr.Any) {
 	return text, &expr.Numgen{Register: to, Modulus: count, Type: unix.NFT_NG_RANDOM, Offset: first}
 }
 
-func dnat(from uint32) expr.Any {
-	return &expr.NAT{Type: expr.NATTypeDestNAT, Family: unix.NFPROTO_IPV4, RegAddrMin: from, RegProtoMin: from + 1}
+// dnat translates to the address and port that were looked up.
+func dnat(f family) expr.Any {
+	return &expr.NAT{Type: expr.NATTypeDestNAT, Family: uint32(f.protocol()), RegAddrMin: result(), RegProtoMin: result() + f.words()}
 }
 
 // refuseChain answers at once, so that a client need not wait for its time-out.
@@ -236,16 +267,18 @@ func masqueradeMarked() rule {
 }
 
 // masqueradeHairpin is for a pod that reaches itself: it would take an answer from its own address for its own packet.
-func masqueradeHairpin() rule {
-	return rule{"ip saddr . ip daddr @hairpin4 masquerade fully-random", join(isIPv4(), source(reg(0)), destination(reg(1)),
-		&expr.Lookup{SourceRegister: reg(0), SetName: hairpin}, &expr.Masq{FullyRandom: true})}
+func masqueradeHairpin(f family) rule {
+	return rule{fmt.Sprintf("%[1]s saddr . %[1]s daddr @%[2]s masquerade fully-random", f.header(), hairpin.named(f)),
+		join(f.is(), f.source(reg(0)), f.destination(reg(f.words())), isIn(hairpin.named(f)), &expr.Masq{FullyRandom: true})}
 }
 
-func jumpOutsiders(c Config) rule {
-	return rule{fmt.Sprintf("ip saddr != %s jump %s", c.ClusterCIDR, outsiders),
-		join(sourceIsNot(c.ClusterCIDR), &expr.Verdict{Kind: expr.VerdictJump, Chain: outsiders})}
+func jumpOutsiders(c Config, f family) rule {
+	pods, name := f.rangeOf(c.ClusterCIDR), f.named("outsiders")
+	return rule{fmt.Sprintf("%s saddr != %s jump %s", f.header(), pods, name),
+		join(f.sourceIsNot(pods), &expr.Verdict{Kind: expr.VerdictJump, Chain: name})}
 }
 
-func jump(name string) rule {
-	return rule{"jump " + name, []expr.Any{&expr.Verdict{Kind: expr.VerdictJump, Chain: name}}}
+func jumpServices(f family) rule {
+	name := f.named("services")
+	return rule{fmt.Sprintf("meta nfproto %s jump %s", f.protocolText(), name), join(f.is(), &expr.Verdict{Kind: expr.VerdictJump, Chain: name})}
 }

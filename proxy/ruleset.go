@@ -19,8 +19,9 @@ type Ruleset struct {
 	services map[string]*service // By "namespace/name".
 	elements map[key]claim
 	rivals   map[key]map[string]value // Further claims to the same key, by owner.
+	guards   map[guardID]bool         // Those in use.
 	alive    map[netip.AddrPort]int   // How many Services know this endpoint.
-	changed  map[key]change           // What set touched since the kernel was last told.
+	changed  map[key]change           // What was touched since the kernel was last told. nil: it never was, and nobody keeps a list.
 	died     []netip.Addr             // Of endpoints that left alive since then, and of pods that are gone.
 	policies policies
 	enforced map[string][]key // What policies want, by owner.
@@ -46,9 +47,9 @@ func NewRuleset(c Config) *Ruleset {
 		services: map[string]*service{},
 		elements: map[key]claim{},
 		rivals:   map[key]map[string]value{},
+		guards:   map[guardID]bool{},
 		alive:    map[netip.AddrPort]int{},
-		changed:  map[key]change{},
-		policies: newPolicies(),
+		policies: newPolicies(c.families()),
 		enforced: map[string][]key{},
 	}
 }
@@ -62,9 +63,7 @@ func (r *Ruleset) Set(name string, svc *corev1.Service, endpointSlices []*discov
 // SetPod does the same for the pod called name ("namespace/name"): its host ports, and what NetworkPolicies say of it.
 func (r *Ruleset) SetPod(name string, pod *corev1.Pod) {
 	r.set(podOwner+name, newHostPorts(r.config, pod))
-	if left := r.policies.setPod(name, pod); left.IsValid() {
-		r.died = append(r.died, left)
-	}
+	r.died = append(r.died, r.policies.setPod(name, pod)...)
 }
 
 // health returns what the load balancer of the Service called name is told.
@@ -77,7 +76,12 @@ func (r *Ruleset) health(name string) health {
 
 func (r *Ruleset) set(name string, want *service) {
 	have := r.services[name]
-	r.replace(name, have.elements, want.elements)
+	r.number(have, want)
+	if have == nil {
+		want.elements(func(k key, v value) { r.claim(k, claim{owner: name, value: v}) })
+	} else {
+		r.replace(name, have.elements, want.elements)
+	}
 	if want != nil {
 		r.services[name] = want
 		for _, target := range want.alive {
@@ -92,6 +96,23 @@ func (r *Ruleset) set(name string, want *service) {
 				delete(r.alive, target)
 				r.died = append(r.died, target.Addr())
 			}
+		}
+	}
+}
+
+// number gives the guards of want numbers that no other Service has.
+func (r *Ruleset) number(have, want *service) {
+	if have != nil {
+		for _, g := range have.guards {
+			delete(r.guards, g.guardID)
+		}
+	}
+	if want != nil {
+		for _, g := range want.guards {
+			for r.guards[g.guardID] {
+				g.number++
+			}
+			r.guards[g.guardID] = true
 		}
 	}
 }
@@ -158,7 +179,7 @@ func (r *Ruleset) put(k key, c claim) {
 }
 
 func (r *Ruleset) touch(k key) {
-	if _, touched := r.changed[k]; !touched {
+	if _, touched := r.changed[k]; !touched && r.changed != nil {
 		before, there := r.elements[k]
 		r.changed[k] = change{before.value, there}
 	}
@@ -166,16 +187,18 @@ func (r *Ruleset) touch(k key) {
 
 // A diff leads the kernel from one state to another. An element that changes is in both.
 type diff struct {
-	remove []key
-	add    map[key]value
-	left   []netip.Addr // Of endpoints that a frontend has no longer, or in another slot.
+	remove []element
+	add    []element
 }
 
 func (d diff) empty() bool { return len(d.remove) == 0 && len(d.add) == 0 }
 
 // news returns what changed since the last call of told.
 func (r *Ruleset) news() diff {
-	d := diff{add: map[key]value{}}
+	if r.changed == nil {
+		return r.against(nil)
+	}
+	var d diff
 	for k, before := range r.changed {
 		now, there := r.elements[k]
 		d.compare(k, before.value, before.there, now.value, there)
@@ -185,14 +208,14 @@ func (r *Ruleset) news() diff {
 
 // against returns what leads from the elements have to r.
 func (r *Ruleset) against(have map[key]value) diff {
-	d := diff{add: map[key]value{}}
+	d := diff{add: make([]element, 0, max(0, len(r.elements)-len(have)))}
 	for k, v := range have {
 		now, there := r.elements[k]
 		d.compare(k, v, true, now.value, there)
 	}
 	for k, c := range r.elements {
 		if _, there := have[k]; !there {
-			d.add[k] = c.value
+			d.add = append(d.add, element{k, c.value})
 		}
 	}
 	return d
@@ -200,13 +223,10 @@ func (r *Ruleset) against(have map[key]value) diff {
 
 func (d *diff) compare(k key, before value, wasThere bool, now value, isThere bool) {
 	if wasThere && (!isThere || before != now) {
-		d.remove = append(d.remove, k)
-		if before.target.IsValid() {
-			d.left = append(d.left, before.target.Addr())
-		}
+		d.remove = append(d.remove, element{k, before})
 	}
 	if isThere && (!wasThere || before != now) {
-		d.add[k] = now
+		d.add = append(d.add, element{k, now})
 	}
 }
 
@@ -228,10 +248,10 @@ func (r *Ruleset) Dump() string {
 	for text, n := range r.policies.numbers {
 		meanings[n] = strings.ReplaceAll(text, "\n", ", ")
 	}
-	return r.write(func(k key, v value) string {
-		note := " # " + r.elements[k].owner
-		for _, n := range []uint32{k.slot, k.peer, v.number} {
-			if meaning, ok := meanings[n]; ok && isPolicy(k.in) {
+	return r.write(func(e element) string {
+		note := " # " + r.elements[e.key].owner
+		for _, n := range []uint32{e.slot, e.peer, e.number} {
+			if meaning, ok := meanings[n]; ok && e.in.isPolicy() {
 				note += "; " + meaning
 			}
 		}
@@ -239,31 +259,29 @@ func (r *Ruleset) Dump() string {
 	})
 }
 
-func (r *Ruleset) write(note func(key, value) string) string {
+func (r *Ruleset) write(note func(element) string) string {
 	var b strings.Builder
-	all := make(map[key]value, len(r.elements))
-	for k, c := range r.elements {
-		all[k] = c.value
-	}
-	writeTable(&b, r.config, all, note)
+	writeTable(&b, r.config, r.against(nil).add, note)
 	return b.String()
 }
 
 // writeTable writes the table with what note, if there is one, says of each element.
-func writeTable(b *strings.Builder, c Config, elements map[key]value, note func(key, value) string) {
+func writeTable(b *strings.Builder, c Config, elements []element, note func(element) string) {
 	fmt.Fprintf(b, "table inet %s {\n", c.Table)
-	keys := slices.SortedFunc(maps.Keys(elements), compareKeys)
-	for _, m := range elementMaps() {
-		writeMap(b, m, keys, elements, note)
+	families, sorted := c.families(), byMap(elements)
+	for _, id := range mapIDs(families) {
+		writeMap(b, id.describe(), sorted[id], note)
 	}
-	fmt.Fprintf(b, "\tmap %s {\n\t\ttypeof ip daddr . meta l4proto . th dport . ip saddr : meta priority\n", affinity)
-	fmt.Fprintf(b, "\t\tsize %d\n\t\tflags dynamic,timeout\n\t}\n", maxClients)
-	for _, name := range lateMaps() {
-		b.WriteString(lateMapText(name))
+	for _, f := range families {
+		fmt.Fprintf(b, "\tmap %s {\n\t\ttypeof %[2]s daddr . meta l4proto . th dport . %[2]s saddr : meta priority\n", affinityMap(f), f.header())
+		fmt.Fprintf(b, "\t\tsize %d\n\t\tflags dynamic,timeout\n\t}\n", maxClients)
+		for _, m := range lateMaps(f) {
+			b.WriteString(m.text())
+		}
 	}
 	ways := choicesOf(elements)
-	for _, v := range verdictMaps() {
-		fmt.Fprintf(b, "\tmap %s {\n\t\ttype mark : verdict\n\t\telements = {\n", v.name)
+	for _, v := range verdictMaps(families) {
+		fmt.Fprintf(b, "\tmap %s {\n\t\ttype mark : verdict\n\t\telements = {\n", v.name())
 		for _, e := range v.elements(ways) {
 			fmt.Fprintf(b, "\t\t\t%d : %s,\n", uint32(e.choice), e.verdictText())
 		}
@@ -282,24 +300,18 @@ func writeTable(b *strings.Builder, c Config, elements map[key]value, note func(
 	b.WriteString("}\n")
 }
 
-func writeMap(b *strings.Builder, m elementMap, keys []key, elements map[key]value, note func(key, value) string) {
+func writeMap(b *strings.Builder, m elementMap, elements []element, note func(element) string) {
 	m.write(b)
-	open := false
-	for _, k := range keys {
-		if k.in != m.name {
-			continue
+	if len(elements) > 0 {
+		b.WriteString("\t\telements = {\n")
+		slices.SortFunc(elements, func(a, b element) int { return compareKeys(a.key, b.key) })
+		for _, e := range elements {
+			fmt.Fprintf(b, "\t\t\t%s,", m.elementText(e))
+			if note != nil {
+				b.WriteString(note(e))
+			}
+			b.WriteString("\n")
 		}
-		if !open {
-			b.WriteString("\t\telements = {\n")
-			open = true
-		}
-		fmt.Fprintf(b, "\t\t\t%s,", m.elementText(k, elements[k]))
-		if note != nil {
-			b.WriteString(note(k, elements[k]))
-		}
-		b.WriteString("\n")
-	}
-	if open {
 		b.WriteString("\t\t}\n")
 	}
 	b.WriteString("\t}\n")

@@ -65,15 +65,17 @@ func TestGoldenLoads(t *testing.T) {
 }
 
 // TestKernelListsOurText has the kernel say what it holds: nft lists the rules in the words of the golden files.
-func TestKernelListsOurText(t *testing.T) {
+func TestKernelListsOurText(t *testing.T) { inEachWorld(t, testKernelListsOurText) }
+
+func testKernelListsOurText(t *testing.T, w world) {
 	requireRoot(t)
 	if _, err := exec.LookPath("nft"); err != nil {
 		t.Skip("needs the nft program")
 	}
-	p := newProgrammed(t)
+	p := w.newProgrammed(t)
 	t.Cleanup(func() { must(t, Purge(testConfig().Table)) })
-	p.set(newTestService("web", "10.43.0.80"), "10.42.0.1", "10.42.0.2")
-	shop := newTestService("shop", "10.43.0.81")
+	p.set(w.service("web", "10.43.0.80"), "10.42.0.1", "10.42.0.2")
+	shop := w.service("shop", "10.43.0.81")
 	shop.Spec.Ports = shop.Spec.Ports[:1]
 	shop.Spec.Ports[0].NodePort = 30081
 	shop.Spec.SessionAffinity = corev1.ServiceAffinityClientIP
@@ -83,8 +85,8 @@ func TestKernelListsOurText(t *testing.T) {
 	if err != nil {
 		t.Fatalf("nft list table: %v\n%s", err, out)
 	}
-	listed := strings.NewReplacer("0x00004000", "0x4000", "0x00000000", "0x0", "type local meta nfproto ipv4", "type local").Replace(string(out))
-	for _, ch := range chains(testConfig(), choicesOf(p.all())) {
+	listed := strings.NewReplacer("0x00004000", "0x4000", "0x00000000", "0x0", "type local meta nfproto ipv4", "type local", "type local meta nfproto ipv6", "type local").Replace(string(out))
+	for _, ch := range chains(w.config(), choicesOf(p.rules.against(nil).add)) {
 		for _, r := range ch.rules {
 			if text := strings.TrimSuffix(r.text, " with icmpx port-unreachable"); !strings.Contains(listed, text) {
 				t.Errorf("chain %s: nft does not list %q, but\n%s", ch.name, r.text, out)
@@ -100,8 +102,14 @@ func readRuleset(t *testing.T, file string) *Ruleset {
 	must(t, err)
 	var all []*corev1.Service
 	bySvc := map[string][]*discoveryv1.EndpointSlice{}
-	r := NewRuleset(testConfig())
-	r.setOwnRange(netip.MustParsePrefix("10.42.0.0/24"))
+	c, own := testConfig(), []netip.Prefix{netip.MustParsePrefix("10.42.0.0/24")}
+	if strings.Contains(string(text), "addressType: IPv6") {
+		c.ClusterCIDR = append(c.ClusterCIDR, netip.MustParsePrefix("fd42::/56"))
+		c.ServiceCIDR = append(c.ServiceCIDR, netip.MustParsePrefix("fd43::/112"))
+		own = append(own, netip.MustParsePrefix("fd42::/64"))
+	}
+	r := NewRuleset(c)
+	r.setOwnRanges(own)
 	for _, doc := range strings.Split(string(text), "\n---\n") {
 		if strings.Contains(doc, "kind: EndpointSlice") {
 			s := &discoveryv1.EndpointSlice{}
@@ -223,12 +231,48 @@ func TestElementsSurviveTheKernel(t *testing.T) {
 	r := NewRuleset(testConfig())
 	r.Set("default/web", newTestService("web", "10.43.0.80"), list(newTestSlice("web", "10.42.0.1", "10.42.0.2")))
 	for k, c := range r.elements {
-		m := elementMapOf(k.in)
-		start, end := m.bytes(k)
-		gotKey, gotValue, err := m.decode(start, end, m.valueBytes(c.value))
-		if err != nil || gotKey != k || gotValue != c.value {
-			t.Errorf("%s came back as %s, %v", m.elementText(k, c.value), m.elementText(gotKey, gotValue), err)
+		m := k.mapID().describe()
+		var end []byte
+		if m.ranges {
+			end = m.appendKey(nil, k.end())
 		}
+		gotKey, gotValue, err := m.decode(m.appendKey(nil, k), end, m.appendValue(nil, c.value))
+		if err != nil || gotKey != k || gotValue != c.value {
+			t.Errorf("%s came back as %s, %v", m.elementText(element{k, c.value}), m.elementText(element{gotKey, gotValue}), err)
+		}
+	}
+}
+
+// TestGuardsOfTheirOwn: two Services whose cluster addresses end with the same four bytes do not share their ranges.
+func TestGuardsOfTheirOwn(t *testing.T) {
+	c := testConfig()
+	c.ClusterCIDR, c.ServiceCIDR = []netip.Prefix{netip.MustParsePrefix("fd42::/48")}, []netip.Prefix{netip.MustParsePrefix("fd43::/64")}
+	r := NewRuleset(c)
+	guarded := func(name, ip string, balancer string) {
+		svc := newTestService(name, ip)
+		svc.Spec.Type, svc.Spec.LoadBalancerSourceRanges = corev1.ServiceTypeLoadBalancer, []string{"2001:db8::/32"}
+		svc.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: balancer}}
+		r.Set("default/"+name, svc, nil)
+	}
+	numbers := func() map[uint32]int {
+		ranges := map[uint32]int{}
+		for k := range r.elements {
+			if k.in == allowed {
+				ranges[k.slot]++
+			}
+		}
+		return ranges
+	}
+	guarded("a", "fd43::1:0:5", "2001:db8:1::1")
+	guarded("b", "fd43::2:0:5", "2001:db8:2::1")
+	guarded("a", "fd43::1:0:5", "2001:db8:3::1")
+	if diff := cmp.Diff(map[uint32]int{5: 1, 6: 1}, numbers()); diff != "" {
+		t.Errorf("ranges by number (-want +got):\n%s", diff)
+	}
+	r.Set("default/a", nil, nil)
+	guarded("c", "fd43::3:0:5", "2001:db8:4::1")
+	if diff := cmp.Diff(map[uint32]int{5: 1, 6: 1}, numbers()); diff != "" {
+		t.Errorf("ranges by number after one left and another came (-want +got):\n%s", diff)
 	}
 }
 
@@ -242,23 +286,26 @@ func (m *memory) load() (map[key]value, error) {
 	return maps.Clone(m.elements), nil
 }
 
-func (m *memory) replace(all map[key]value) error { m.elements = maps.Clone(all); return nil }
+func (m *memory) replace(all []element) error {
+	m.elements = map[key]value{}
+	return m.commit(diff{add: all})
+}
 
 func (m *memory) expect([]flow) error { return nil }
 
 func (m *memory) commit(d diff) error {
 	next := maps.Clone(m.elements)
-	for _, k := range d.remove {
-		if _, ok := next[k]; !ok {
-			return fmt.Errorf("remove %s from %s: not there", k, k.in)
+	for _, e := range d.remove {
+		if _, ok := next[e.key]; !ok {
+			return fmt.Errorf("remove %s from %s: not there", e, e.in)
 		}
-		delete(next, k)
+		delete(next, e.key)
 	}
-	for k, v := range d.add {
-		if _, ok := next[k]; ok {
-			return fmt.Errorf("add %s to %s: there already", k, k.in)
+	for _, e := range d.add {
+		if _, ok := next[e.key]; ok {
+			return fmt.Errorf("add %s to %s: there already", e, e.in)
 		}
-		next[k] = v
+		next[e.key] = e.value
 	}
 	m.elements = next
 	return nil
@@ -277,57 +324,44 @@ func (r *Ruleset) all() map[key]value {
 	return all
 }
 
-func (p *programmed) all() map[key]value { return p.rules.all() }
+func listOf(elements map[key]value) []element {
+	var all []element
+	for k, v := range elements {
+		all = append(all, element{k, v})
+	}
+	return all
+}
 
 // TestRandomWalk goes through random states of a few Services that get into each other's way (addresses that change hands, shared
 // pods, node ports and host ports) and compares what the kernel holds with a Ruleset made from nothing. Sometimes the kernel is disturbed.
 func TestRandomWalk(t *testing.T) {
-	t.Run("memory", func(t *testing.T) { walk(t, &memory{}, 3000, func(m *memory) { m.elements = nil }) })
-	t.Run("kernel", func(t *testing.T) {
-		requireRoot(t)
-		t.Cleanup(func() { must(t, Purge(testConfig().Table)) })
-		k := &table{config: testConfig()}
-		t.Cleanup(k.close)
-		walk(t, k, 300, func(*table) { must(t, Purge(testConfig().Table)) })
+	inEachWorld(t, func(t *testing.T, w world) {
+		t.Run("memory", func(t *testing.T) { walk(t, w, &memory{}, 3000, func(m *memory) { m.elements = nil }) })
+		t.Run("kernel", func(t *testing.T) {
+			requireRoot(t)
+			t.Cleanup(func() { must(t, Purge(testConfig().Table)) })
+			k := &table{config: w.config()}
+			t.Cleanup(k.close)
+			walk(t, w, k, 300, func(*table) { must(t, Purge(testConfig().Table)) })
+		})
 	})
 }
 
-func walk[K kernel](t *testing.T, k K, steps int, disturb func(K)) {
+func walk[K kernel](t *testing.T, w world, k K, steps int, disturb func(K)) {
 	seed := rand.Uint64()
 	rnd := rand.New(rand.NewPCG(seed, 0))
-	p := &Proxy{kernel: k, rules: NewRuleset(testConfig()), metrics: newMetrics()}
+	p := &Proxy{kernel: k, rules: NewRuleset(w.config()), metrics: newMetrics()}
 	p.flowsLoop = newIdleLoop()
-	type state struct {
-		svc    *corev1.Service
-		slices []*discoveryv1.EndpointSlice
-	}
-	now := map[string]state{}
+	now := map[string]serviceState{}
 	var pod *corev1.Pod
-	policies := newPolicyWorld()
+	policies := w.newPolicyWorld()
 	for step := range steps {
 		for range 1 + rnd.IntN(3) {
 			name := fmt.Sprintf("s%d", rnd.IntN(5))
-			s := state{}
-			if rnd.IntN(5) > 0 {
-				s.svc = newTestService(name, fmt.Sprintf("10.43.0.%d", 11+rnd.IntN(4)))
-				s.svc.Spec.Ports[0].NodePort = int32(30080 + rnd.IntN(2))
-				anySpec(rnd, s.svc)
-				for range rnd.IntN(3) {
-					var addrs []string
-					for range rnd.IntN(6) {
-						addrs = append(addrs, []string{"", "", "", "-", "("}[rnd.IntN(5)]+fmt.Sprintf("10.42.0.%d", 1+rnd.IntN(8)))
-					}
-					slice := newTestSlice(name, addrs...)
-					for i := range slice.Endpoints {
-						slice.Endpoints[i].NodeName = new([]string{"node", "node", "other"}[rnd.IntN(3)])
-					}
-					s.slices = append(s.slices, slice)
-				}
-			}
-			now["default/"+name] = s
-			p.rules.Set("default/"+name, s.svc, s.slices)
+			now["default/"+name] = w.anyService(rnd, name)
+			p.rules.Set("default/"+name, now["default/"+name].svc, now["default/"+name].slices)
 		}
-		pod = hostPortPod(rnd)
+		pod = w.hostPortPod(rnd)
 		p.rules.SetPod("default/p", pod)
 		policies.change(rnd, p.rules)
 		switch rnd.IntN(20) {
@@ -343,7 +377,7 @@ func walk[K kernel](t *testing.T, k K, steps int, disturb func(K)) {
 		}
 		p.rules.told()
 
-		fresh := NewRuleset(testConfig())
+		fresh := NewRuleset(w.config())
 		for _, name := range shuffledKeys(rnd, now) {
 			fresh.Set(name, now[name].svc, now[name].slices)
 		}
@@ -354,7 +388,7 @@ func walk[K kernel](t *testing.T, k K, steps int, disturb func(K)) {
 			t.Fatalf("seed %d step %d: load: %v", seed, step, err)
 		}
 		var b strings.Builder
-		writeTable(&b, testConfig(), have, nil)
+		writeTable(&b, w.config(), listOf(have), nil)
 		if want, got := fresh.String(), b.String(); want != got {
 			diff := cmp.Diff(strings.Split(want, "\n"), strings.Split(got, "\n"))
 			t.Fatalf("seed %d step %d: kernel differs from the wanted ruleset (-want +got):\n%s", seed, step, diff)
@@ -365,9 +399,49 @@ func walk[K kernel](t *testing.T, k K, steps int, disturb func(K)) {
 	}
 }
 
+// A serviceState is a Service with its EndpointSlices, or without both.
+type serviceState struct {
+	svc    *corev1.Service
+	slices []*discoveryv1.EndpointSlice
+}
+
+// anyService is of some of the families.
+func (w world) anyService(rnd *rand.Rand, name string) (s serviceState) {
+	if rnd.IntN(5) == 0 {
+		return s
+	}
+	some := slices.Clone(w.families)
+	rnd.Shuffle(len(some), func(i, j int) { some[i], some[j] = some[j], some[i] })
+	some = some[:1+rnd.IntN(len(some))]
+	s.svc = newTestService(name, "")
+	s.svc.Spec.Ports[0].NodePort = int32(30080 + rnd.IntN(2))
+	anySpec(rnd, s.svc, some)
+	for range rnd.IntN(3) {
+		f := w.families[rnd.IntN(len(w.families))]
+		var addrs []string
+		for range rnd.IntN(6) {
+			addrs = append(addrs, []string{"", "", "", "-", "("}[rnd.IntN(5)]+fmt.Sprintf("10.42.0.%d", 1+rnd.IntN(8)))
+		}
+		slice := world{family: f}.slice(name, addrs...)
+		for i := range slice.Endpoints {
+			slice.Endpoints[i].NodeName = new([]string{"node", "node", "other"}[rnd.IntN(3)])
+		}
+		s.slices = append(s.slices, slice)
+	}
+	return s
+}
+
 // anySpec has svc ask for some of all that the proxy can do.
-func anySpec(rnd *rand.Rand, svc *corev1.Service) {
+func anySpec(rnd *rand.Rand, svc *corev1.Service, families []family) {
 	chance := func() bool { return rnd.IntN(3) == 0 }
+	in := func(format string, n int) (texts []string) {
+		text := fmt.Sprintf(format, n)
+		for _, f := range families {
+			texts = append(texts, f.as(text))
+		}
+		return texts
+	}
+	svc.Spec.ClusterIPs = in("10.43.0.%d", 11+rnd.IntN(4))
 	if chance() {
 		svc.Spec.SessionAffinity = corev1.ServiceAffinityClientIP
 		svc.Spec.SessionAffinityConfig = &corev1.SessionAffinityConfig{ClientIP: &corev1.ClientIPConfig{TimeoutSeconds: new(int32(10 + rnd.IntN(2)))}}
@@ -379,28 +453,32 @@ func anySpec(rnd *rand.Rand, svc *corev1.Service) {
 		svc.Spec.InternalTrafficPolicy = new(corev1.ServiceInternalTrafficPolicyLocal)
 	}
 	if chance() {
-		svc.Spec.ExternalIPs = []string{fmt.Sprintf("198.51.100.%d", rnd.IntN(2))}
+		svc.Spec.ExternalIPs = in("198.51.100.%d", rnd.IntN(2))
 	}
 	if chance() {
 		svc.Spec.Type = corev1.ServiceTypeLoadBalancer
-		svc.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: fmt.Sprintf("198.51.100.%d", rnd.IntN(3))}}
-		svc.Spec.ClusterIP = "10.43.9." + svc.Name[1:] // Those of two Services with ranges are never the same.
-		svc.Spec.ClusterIPs = []string{svc.Spec.ClusterIP}
+		for _, ip := range in("198.51.100.%d", rnd.IntN(3)) {
+			svc.Status.LoadBalancer.Ingress = append(svc.Status.LoadBalancer.Ingress, corev1.LoadBalancerIngress{IP: ip})
+		}
+		svc.Spec.ClusterIPs = in("10.43.9.%d", int(svc.Name[1]-'0')) // Those of two Services with ranges are never the same.
 		for range rnd.IntN(4) {
 			p := netip.PrefixFrom(netip.AddrFrom4([4]byte{192, 0, byte(rnd.IntN(4)), byte(rnd.IntN(4))}), 14+rnd.IntN(19))
-			svc.Spec.LoadBalancerSourceRanges = append(svc.Spec.LoadBalancerSourceRanges, p.Masked().String())
+			svc.Spec.LoadBalancerSourceRanges = append(svc.Spec.LoadBalancerSourceRanges, families[rnd.IntN(len(families))].as(p.Masked().String()))
 		}
 	}
+	svc.Spec.ClusterIP = svc.Spec.ClusterIPs[0]
 }
 
 // hostPortPod is a pod that may take a port away from a Service.
-func hostPortPod(rnd *rand.Rand) *corev1.Pod {
+func (w world) hostPortPod(rnd *rand.Rand) *corev1.Pod {
 	if rnd.IntN(2) == 0 {
 		return nil
 	}
 	pod := &corev1.Pod{Spec: corev1.PodSpec{NodeName: "node", Containers: make([]corev1.Container, 1)}}
-	pod.Spec.Containers[0].Ports = []corev1.ContainerPort{{ContainerPort: 8080, HostPort: int32(30080 + rnd.IntN(2)), HostIP: []string{"", "198.51.100.0"}[rnd.IntN(2)]}}
-	pod.Status.PodIP = fmt.Sprintf("10.42.0.%d", 1+rnd.IntN(8))
+	pod.Spec.Containers[0].Ports = []corev1.ContainerPort{{ContainerPort: 8080, HostPort: int32(30080 + rnd.IntN(2)), HostIP: []string{"", w.family.as("198.51.100.0")}[rnd.IntN(2)]}}
+	for _, f := range w.families {
+		pod.Status.PodIPs = append(pod.Status.PodIPs, corev1.PodIP{IP: f.as(fmt.Sprintf("10.42.0.%d", 1+rnd.IntN(8)))})
+	}
 	return pod
 }
 

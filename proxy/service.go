@@ -5,13 +5,12 @@ import (
 	"encoding/binary"
 	"net/netip"
 	"slices"
-	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 )
 
-// A frontend is what clients connect to. The address 0.0.0.0 stands for any address of the node.
+// A frontend is what clients connect to. The address 0.0.0.0, or ::, stands for any address of the node.
 type frontend struct {
 	addr  netip.Addr
 	proto protocol
@@ -57,10 +56,8 @@ type service struct {
 	// hairpin holds the endpoints on this node: they may reach themselves through the Service.
 	hairpin []netip.Addr
 	// alive holds every endpoint that still exists, ready or not: connections to these are left in peace.
-	alive []netip.AddrPort
-	// allowed are the ranges that may connect to guarded frontends, none within another, and guard is the number that stands for them.
-	allowed []netip.Prefix
-	guard   uint32
+	alive  []netip.AddrPort
+	guards []*guardedRanges
 	// health is what load balancers ask about the Service. Zero: they have no port to ask on.
 	health health
 }
@@ -74,7 +71,19 @@ type backends struct {
 	sticky     uint32 // Seconds that a client keeps its endpoint after its last connection. 0: each connection is on its own.
 	// outside is what takes their place for clients outside the cluster, or nil. They keep their addresses.
 	outside *backends
-	guarded bool // Only those whom the service allows may connect.
+	guard   *guardedRanges // Who may connect. nil: everybody.
+}
+
+// guardedRanges are ranges that may connect to some frontends, none within another, and the number that stands for them.
+type guardedRanges struct {
+	guardID
+	allowed []netip.Prefix
+}
+
+// A guardID is of one Service: the kernel refuses ranges of one number that overlap.
+type guardID struct {
+	family family
+	number uint32
 }
 
 // newService decides what svc, with its EndpointSlices, wants. nil: nothing, the Service is not for a proxy or not for
@@ -87,14 +96,28 @@ func newService(c Config, zone string, svc *corev1.Service, endpointSlices []*di
 		return nil
 	}
 	s := &service{backends: map[frontend]backends{}}
-	cluster, external, balanced := clusterAddresses(c, svc), c.translated(svc.Spec.ExternalIPs...), balancerAddresses(c, svc)
+	for _, f := range c.families() {
+		if addr, ok := clusterAddress(f, svc); ok {
+			s.open(c, f, zone, svc, addr, endpointSlices)
+		}
+	}
+	s.hairpin = distinct(s.hairpin, netip.Addr.Compare)
+	s.alive = distinct(s.alive, netip.AddrPort.Compare)
+	return s
+}
+
+// open adds what svc, which has the cluster address cluster, wants in a family.
+func (s *service) open(c Config, f family, zone string, svc *corev1.Service, cluster netip.Addr, endpointSlices []*discoveryv1.EndpointSlice) {
+	external, balanced := c.translated(f, svc.Spec.ExternalIPs...), balancerAddresses(c, f, svc)
+	var guard *guardedRanges
 	if len(balanced) > 0 && len(svc.Spec.LoadBalancerSourceRanges) > 0 {
-		s.allowed, s.guard = sourceRanges(svc, balanced), guardOf(svc)
+		guard = &guardedRanges{guardID{f, guardNumber(cluster)}, sourceRanges(f, svc, balanced)}
+		s.guards = append(s.guards, guard)
 	}
 	var ready []netip.Addr // On this node.
 	for i := range svc.Spec.Ports {
 		port := &svc.Spec.Ports[i]
-		all := endpointsOf(c, zone, port, endpointSlices)
+		all := endpointsOf(c, f, zone, port, endpointSlices)
 		inside, outside := insideBackends(svc, all), outsideBackends(svc, all)
 		open := func(b backends, number int32, addrs ...netip.Addr) {
 			for _, addr := range addrs {
@@ -102,13 +125,15 @@ func newService(c Config, zone string, svc *corev1.Service, endpointSlices []*di
 			}
 		}
 		if port.NodePort != 0 {
-			open(outside, port.NodePort, netip.IPv4Unspecified())
+			open(outside, port.NodePort, f.anywhere())
 		}
 		open(outside, port.Port, external...)
 		guarded := outside
-		guarded.guarded = s.allowed != nil
+		guarded.guard = guard
 		open(guarded, port.Port, balanced...)
-		open(inside, port.Port, cluster...)
+		if !slices.Contains(c.LocalAddresses, cluster) {
+			open(inside, port.Port, cluster)
+		}
 		for _, e := range all {
 			s.alive = append(s.alive, e.target)
 			if e.local && (e.ready || e.terminating) {
@@ -119,12 +144,10 @@ func newService(c Config, zone string, svc *corev1.Service, endpointSlices []*di
 			}
 		}
 	}
-	if svc.Spec.Type == corev1.ServiceTypeLoadBalancer && keepsClient(svc) {
-		s.health = health{port: uint16(svc.Spec.HealthCheckNodePort), ready: len(distinct(ready, netip.Addr.Compare))}
+	if svc.Spec.Type == corev1.ServiceTypeLoadBalancer && keepsClient(svc) { // A pod of both families is one.
+		s.health.port = uint16(svc.Spec.HealthCheckNodePort)
+		s.health.ready = max(s.health.ready, len(distinct(ready, netip.Addr.Compare)))
 	}
-	s.hairpin = distinct(s.hairpin, netip.Addr.Compare)
-	s.alive = distinct(s.alive, netip.AddrPort.Compare)
-	return s
 }
 
 // insideBackends is for the cluster address.
@@ -177,17 +200,19 @@ func distinct[T comparable](all []T, compare func(a, b T) int) []T {
 // labelServiceProxyName on a Service gives it to another proxy.
 const labelServiceProxyName = "service.kubernetes.io/service-proxy-name"
 
-// clusterAddresses returns the Service's IPv4 cluster addresses.
-func clusterAddresses(c Config, svc *corev1.Service) []netip.Addr {
-	if len(svc.Spec.ClusterIPs) == 0 {
-		return c.translated(svc.Spec.ClusterIP)
+// clusterAddress returns the Service's cluster address of a family. One that has none is not there in that family.
+func clusterAddress(f family, svc *corev1.Service) (netip.Addr, bool) {
+	for _, text := range append([]string{svc.Spec.ClusterIP}, svc.Spec.ClusterIPs...) {
+		if addr, ok := f.parse(text); ok {
+			return addr, true
+		}
 	}
-	return c.translated(svc.Spec.ClusterIPs...)
+	return netip.Addr{}, false
 }
 
 // balancerAddresses returns the addresses of the Service's load balancer whose packets come here as they were sent. One of
 // mode Proxy sends its own packets, to the node port, and wants to see those of pods too.
-func balancerAddresses(c Config, svc *corev1.Service) []netip.Addr {
+func balancerAddresses(c Config, f family, svc *corev1.Service) []netip.Addr {
 	if svc.Spec.Type != corev1.ServiceTypeLoadBalancer {
 		return nil
 	}
@@ -197,15 +222,14 @@ func balancerAddresses(c Config, svc *corev1.Service) []netip.Addr {
 			texts = append(texts, in.IP)
 		}
 	}
-	return c.translated(texts...)
+	return c.translated(f, texts...)
 }
 
-// translated returns the IPv4 addresses among texts, without those that the node itself answers on and loopback.
-func (c Config) translated(texts ...string) []netip.Addr {
+// translated returns the addresses of a family among texts, without those that the node itself answers on.
+func (c Config) translated(f family, texts ...string) []netip.Addr {
 	var addrs []netip.Addr
 	for _, text := range texts {
-		addr, err := netip.ParseAddr(text)
-		if err == nil && addr.Is4() && !addr.IsUnspecified() && !addr.IsLoopback() && !slices.Contains(c.LocalAddresses, addr) {
+		if addr, ok := f.parse(text); ok && !slices.Contains(c.LocalAddresses, addr) {
 			addrs = append(addrs, addr)
 		}
 	}
@@ -213,12 +237,12 @@ func (c Config) translated(texts ...string) []netip.Addr {
 }
 
 // sourceRanges returns the ranges that may connect to the Service's load balancer at the addresses balanced. A node that has
-// one of these itself is always let in: it talks to itself.
-func sourceRanges(svc *corev1.Service, balanced []netip.Addr) []netip.Prefix {
+// one of these itself is always let in: it talks to itself. Where all ranges are of the other family, nobody else is.
+func sourceRanges(f family, svc *corev1.Service, balanced []netip.Addr) []netip.Prefix {
 	var ranges []netip.Prefix
 	for _, text := range svc.Spec.LoadBalancerSourceRanges {
-		if p, err := netip.ParsePrefix(strings.TrimSpace(text)); err == nil && p.Addr().Is4() {
-			ranges = append(ranges, p.Masked())
+		if p, ok := f.parseRange(text); ok {
+			ranges = append(ranges, p)
 		}
 	}
 	for _, addr := range balanced {
@@ -227,12 +251,11 @@ func sourceRanges(svc *corev1.Service, balanced []netip.Addr) []netip.Prefix {
 	return widest(ranges)
 }
 
-// guardOf numbers a Service by its cluster address: no two have the same. The kernel refuses ranges of one number that overlap.
-func guardOf(svc *corev1.Service) uint32 {
-	if addr, err := netip.ParseAddr(svc.Spec.ClusterIP); err == nil && addr.Is4() {
-		return binary.BigEndian.Uint32(addr.AsSlice())
-	}
-	return 0
+// guardNumber makes a number of a Service's cluster address. Only in a range of IPv6 with more addresses than there are numbers may
+// two have the same.
+func guardNumber(cluster netip.Addr) uint32 {
+	b := cluster.AsSlice()
+	return binary.BigEndian.Uint32(b[len(b)-4:])
 }
 
 // widest leaves out the ranges that are within another one.

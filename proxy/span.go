@@ -28,6 +28,8 @@ func rangeText(first, last netip.Addr) string {
 	return first.String() + "-" + last.String()
 }
 
+func prefixText(p netip.Prefix) string { return rangeText(p.Masked().Addr(), lastOf(p)) }
+
 // A span is a range of addresses that need not be a prefix.
 type span struct{ first, last netip.Addr }
 

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
-	"maps"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -78,7 +77,7 @@ func (t *table) ref() *nftables.Table {
 }
 
 // replace puts the whole table into the kernel in place of the one that may be there.
-func (t *table) replace(elements map[key]value) (err error) {
+func (t *table) replace(elements []element) (err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	defer t.closeOnError(&err)
@@ -89,22 +88,9 @@ func (t *table) replace(elements map[key]value) (err error) {
 	conn.AddTable(t.ref()) // So that there is one to delete.
 	conn.DelTable(t.ref())
 	conn.AddTable(t.ref())
-	for i, m := range elementMaps() {
-		if err := conn.AddSet(m.set(t.ref(), i+1), nil); err != nil {
-			return fmt.Errorf("add map %s: %w", m.name, err)
-		}
-	}
-	for i, m := range verdictMaps() {
-		if err := conn.AddSet(t.verdictSet(m, len(elementMaps())+i+1), nil); err != nil {
-			return fmt.Errorf("add map %s: %w", m.name, err)
-		}
-	}
-	if err := conn.AddSet(t.affinitySet(), nil); err != nil {
-		return fmt.Errorf("add map %s: %w", affinity, err)
-	}
-	for i, name := range lateMaps() {
-		if err := conn.AddSet(t.lateSet(name, len(elementMaps())+len(verdictMaps())+2+i), nil); err != nil {
-			return fmt.Errorf("add map %s: %w", name, err)
+	for _, s := range t.sets() {
+		if err := conn.AddSet(s, nil); err != nil {
+			return fmt.Errorf("add map %s: %w", s.Name, err)
 		}
 	}
 	want := choicesOf(elements)
@@ -112,7 +98,7 @@ func (t *table) replace(elements map[key]value) (err error) {
 	for _, ch := range all {
 		t.addChain(conn, ch)
 	}
-	for _, m := range verdictMaps() {
+	for _, m := range verdictMaps(t.config.families()) {
 		if err := t.addVerdicts(conn, m, m.elements(want)); err != nil {
 			return err
 		}
@@ -137,10 +123,10 @@ func (t *table) commit(d diff) (err error) {
 		return err
 	}
 	need := choicesOf(d.add)
-	for _, m := range verdictMaps() {
+	for m := range need {
 		var fresh []verdictElement
-		for _, n := range need[m.name] {
-			if !slices.Contains(t.have[m.name], n) {
+		for _, n := range need[m] {
+			if !slices.Contains(t.have[m], n) {
 				t.addChain(conn, pickChain(m, n))
 				fresh = append(fresh, verdictElement{n, m.chain(n)})
 			}
@@ -207,10 +193,29 @@ func (r rule) signature() []byte {
 // typeSum marks the signature in a rule's user data. nft does not use this number, and skips what it does not know.
 const typeSum userdata.Type = 100
 
+// sets describes all maps to the kernel, each with a number that is needed within a batch only.
+func (t *table) sets() []*nftables.Set {
+	families := t.config.families()
+	var all []*nftables.Set
+	for _, id := range mapIDs(families) {
+		all = append(all, id.describe().set(t.ref(), len(all)+1))
+	}
+	for _, m := range verdictMaps(families) {
+		all = append(all, t.verdictSet(m, len(all)+1))
+	}
+	for _, f := range families {
+		all = append(all, t.affinitySet(f, len(all)+1))
+		for _, m := range lateMaps(f) {
+			all = append(all, m.set(t.ref(), len(all)+1))
+		}
+	}
+	return all
+}
+
 // affinitySet describes the map that the rules fill by themselves.
-func (t *table) affinitySet() *nftables.Set {
-	addr, proto, port := nftables.TypeIPAddr, nftables.TypeInetProto, nftables.TypeInetService
-	return &nftables.Set{Table: t.ref(), ID: uint32(len(elementMaps()) + len(verdictMaps()) + 1), Name: affinity, IsMap: true,
+func (t *table) affinitySet(f family, number int) *nftables.Set {
+	addr, proto, port := f.datatype(), nftables.TypeInetProto, nftables.TypeInetService
+	return &nftables.Set{Table: t.ref(), ID: uint32(number), Name: affinityMap(f), IsMap: true,
 		Dynamic: true, HasTimeout: true, Size: maxClients, Concatenation: true,
 		KeyType: nftables.MustConcatSetType(addr, proto, port, addr), DataType: nftables.TypeClassID}
 }
@@ -228,42 +233,46 @@ func (t *table) addVerdicts(conn *nftables.Conn, m verdictMap, elements []verdic
 		return nil
 	}
 	if err := conn.SetAddElements(t.verdictSet(m, 0), list); err != nil {
-		return fmt.Errorf("add to map %s: %w", m.name, err)
+		return fmt.Errorf("add to map %s: %w", m.name(), err)
 	}
 	return nil
 }
 
 func (t *table) verdictSet(m verdictMap, number int) *nftables.Set {
-	return &nftables.Set{Table: t.ref(), ID: uint32(number), Name: m.name, IsMap: true,
+	return &nftables.Set{Table: t.ref(), ID: uint32(number), Name: m.name(), IsMap: true,
 		KeyType: nftables.TypeMark, DataType: nftables.TypeVerdict, KeyByteOrder: binaryutil.BigEndian}
 }
 
-func (t *table) addElements(conn *nftables.Conn, add map[key]value) error {
-	for in, keys := range byMap(slices.Collect(maps.Keys(add))) {
-		m := elementMapOf(in)
-		for part := range slices.Chunk(keys, chunk) {
-			var list []nftables.SetElement
-			for _, k := range part {
-				list = m.appendElement(list, k, m.valueBytes(add[k]))
-			}
-			if err := conn.SetAddElements(&nftables.Set{Table: t.ref(), Name: in, IsMap: !m.isSet()}, list); err != nil {
-				return fmt.Errorf("add to map %s: %w", in, err)
-			}
+func (t *table) addElements(conn *nftables.Conn, add []element) error {
+	return t.eachChunk(add, func(s *nftables.Set, list []nftables.SetElement) error {
+		if err := conn.SetAddElements(s, list); err != nil {
+			return fmt.Errorf("add to map %s: %w", s.Name, err)
 		}
-	}
-	return nil
+		return nil
+	})
 }
 
-func (t *table) removeElements(conn *nftables.Conn, remove []key) error {
-	for in, keys := range byMap(remove) {
-		m := elementMapOf(in)
-		for part := range slices.Chunk(keys, chunk) {
-			var list []nftables.SetElement
-			for _, k := range part {
-				list = m.appendElement(list, k, nil)
+func (t *table) removeElements(conn *nftables.Conn, remove []element) error {
+	return t.eachChunk(remove, func(s *nftables.Set, list []nftables.SetElement) error {
+		if err := conn.SetDeleteElements(s, list); err != nil {
+			return fmt.Errorf("remove from map %s: %w", s.Name, err)
+		}
+		return nil
+	})
+}
+
+// eachChunk calls send with what the kernel is to be told of the elements, map by map.
+func (t *table) eachChunk(elements []element, send func(s *nftables.Set, list []nftables.SetElement) error) error {
+	for id, all := range byMap(elements) {
+		m := id.describe()
+		s := &nftables.Set{Table: t.ref(), Name: m.name(), IsMap: !m.isSet()}
+		for part := range slices.Chunk(all, chunk) {
+			list := make([]nftables.SetElement, 0, len(part))
+			for _, e := range part {
+				list = m.appendElement(list, e)
 			}
-			if err := conn.SetDeleteElements(&nftables.Set{Table: t.ref(), Name: in}, list); err != nil {
-				return fmt.Errorf("remove from map %s: %w", in, err)
+			if err := send(s, list); err != nil {
+				return err
 			}
 		}
 	}
@@ -271,22 +280,26 @@ func (t *table) removeElements(conn *nftables.Conn, remove []key) error {
 }
 
 // appendElement appends what the kernel is to be told of one element.
-func (m elementMap) appendElement(list []nftables.SetElement, k key, v []byte) []nftables.SetElement {
-	start, end := m.bytes(k)
-	if !m.halved() {
-		return append(list, nftables.SetElement{Key: start, KeyEnd: end, Val: v})
+func (m elementMap) appendElement(list []nftables.SetElement, e element) []nftables.SetElement {
+	start, v := m.appendKey(nil, e.key), m.appendValue(nil, e.value)
+	switch {
+	case !m.ranges:
+		return append(list, nftables.SetElement{Key: start, Val: v})
+	case !m.halved():
+		return append(list, nftables.SetElement{Key: start, KeyEnd: m.appendKey(nil, e.end()), Val: v})
 	}
 	list = append(list, nftables.SetElement{Key: start, Val: v})
-	if behind := k.last.Next(); behind.IsValid() { // The last range of all has no end.
+	if behind := e.last.Next(); behind.IsValid() { // The last range of all has no end.
 		list = append(list, nftables.SetElement{Key: behind.AsSlice(), IntervalEnd: true})
 	}
 	return list
 }
 
-func byMap(keys []key) map[string][]key {
-	sorted := map[string][]key{}
-	for _, k := range keys {
-		sorted[k.in] = append(sorted[k.in], k)
+func byMap(elements []element) map[mapID][]element {
+	sorted := map[mapID][]element{}
+	for _, e := range elements {
+		id := e.mapID()
+		sorted[id] = append(sorted[id], e)
 	}
 	return sorted
 }

@@ -67,8 +67,8 @@ func (p *Proxy) nodeChanged(obj any) []string {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if own, err := netip.ParsePrefix(node.Spec.PodCIDR); err == nil && own != p.rules.policies.ownRange {
-		p.rules.setOwnRange(own.Masked())
+	if own := podRanges(node); !slices.Equal(own, p.rules.policies.ownRanges) {
+		p.rules.setOwnRanges(own)
 		p.rulesLoop.Add(onlyKey)
 	}
 	zone := node.Labels[corev1.LabelTopologyZone]
@@ -77,6 +77,17 @@ func (p *Proxy) nodeChanged(obj any) []string {
 	}
 	p.rules.zone = zone
 	return slices.Collect(maps.Keys(p.rules.services))
+}
+
+// podRanges returns the ranges of which the node gives addresses to its pods.
+func podRanges(node *corev1.Node) []netip.Prefix {
+	var ranges []netip.Prefix
+	for _, text := range append([]string{node.Spec.PodCIDR}, node.Spec.PodCIDRs...) {
+		if p, err := netip.ParsePrefix(text); err == nil && !slices.Contains(ranges, p.Masked()) {
+			ranges = append(ranges, p.Masked())
+		}
+	}
+	return ranges
 }
 
 // touchAll notes everything: the informers may know them before they have told.

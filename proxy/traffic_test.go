@@ -13,8 +13,8 @@ import (
 func testConfig() Config {
 	return Config{
 		NodeName:       "node",
-		ClusterCIDR:    netip.MustParsePrefix("10.42.0.0/16"),
-		ServiceCIDR:    netip.MustParsePrefix("10.43.0.0/16"),
+		ClusterCIDR:    []netip.Prefix{netip.MustParsePrefix("10.42.0.0/16")},
+		ServiceCIDR:    []netip.Prefix{netip.MustParsePrefix("10.43.0.0/16")},
 		LocalAddresses: []netip.Addr{netip.MustParseAddr("10.43.0.10")},
 		HostPorts:      true,
 		Policies:       true,
@@ -61,14 +61,15 @@ func newTestSlice(service string, addrs ...string) *discoveryv1.EndpointSlice {
 
 // programmed is a Ruleset and the kernel kept like it, without informers in between.
 type programmed struct {
+	world
 	t     testing.TB
 	rules *Ruleset
 	table *table
 }
 
-func newProgrammed(t testing.TB) *programmed {
+func (w world) newProgrammed(t testing.TB) *programmed {
 	t.Helper()
-	p := &programmed{t, NewRuleset(testConfig()), &table{config: testConfig()}}
+	p := &programmed{w, t, NewRuleset(w.config()), &table{config: w.config()}}
 	t.Cleanup(p.table.close)
 	must(t, p.table.replace(nil))
 	return p
@@ -76,19 +77,39 @@ func newProgrammed(t testing.TB) *programmed {
 
 func (p *programmed) set(svc *corev1.Service, addrs ...string) {
 	p.t.Helper()
-	p.rules.Set("default/"+svc.Name, svc, []*discoveryv1.EndpointSlice{newTestSlice(svc.Name, addrs...)})
+	p.rules.Set("default/"+svc.Name, svc, list(p.slice(svc.Name, addrs...)))
+	p.tell()
+}
+
+// tell brings the kernel up to date.
+func (p *programmed) tell() {
+	p.t.Helper()
+	p.rules.enforce()
 	must(p.t, p.table.commit(p.rules.news()))
 	p.rules.told()
 }
 
-func TestTraffic(t *testing.T) {
-	node := newNode(t)
-	one, two, client, outsider := newPod(t, "10.42.0.11"), newPod(t, "10.42.0.12"), newPod(t, "10.42.0.20"), newOutsider(t)
+// service is newTestService in the language of w, and slice is newTestSlice.
+func (w world) service(name, clusterIP string) *corev1.Service {
+	return newTestService(name, w.family.as(clusterIP))
+}
+
+func (w world) slice(service string, addrs ...string) *discoveryv1.EndpointSlice {
+	s := newTestSlice(service, w.family.each(addrs)...)
+	s.AddressType = w.family.slices()
+	return s
+}
+
+func TestTraffic(t *testing.T) { inEachWorld(t, testTraffic) }
+
+func testTraffic(t *testing.T, w world) {
+	node := w.newNode(t)
+	one, two, client, outsider := w.newPod(t, "10.42.0.11"), w.newPod(t, "10.42.0.12"), w.newPod(t, "10.42.0.20"), w.newOutsider(t)
 	one.serve(t, 8080)
 	two.serve(t, 8080)
-	(&host{name: "dns", ns: node.ns, addr: netip.MustParseAddr("10.43.0.10")}).serve(t, 53)
-	p := newProgrammed(t)
-	svc := newTestService("web", "10.43.0.80")
+	(&host{world: w, name: "dns", ns: node.ns, addr: w.addr("10.43.0.10")}).serve(t, 53)
+	p := w.newProgrammed(t)
+	svc := w.service("web", "10.43.0.80")
 	p.set(svc, "10.42.0.11", "10.42.0.12")
 
 	t.Run("a pod and the node reach both endpoints", func(t *testing.T) {
@@ -179,16 +200,18 @@ func wantRefused(t *testing.T, from *host, network, address string) {
 }
 
 // TestTrafficManyEndpoints has one pod play seventy.
-func TestTrafficManyEndpoints(t *testing.T) {
-	newNode(t)
-	client := newPod(t, "10.42.0.20")
+func TestTrafficManyEndpoints(t *testing.T) { inEachWorld(t, testTrafficManyEndpoints) }
+
+func testTrafficManyEndpoints(t *testing.T, w world) {
+	w.newNode(t)
+	client := w.newPod(t, "10.42.0.20")
 	var addrs []string
-	for _, h := range newMany(t, "10.42.0.21", "10.42.1.0/24", 70) {
+	for _, h := range w.newMany(t, "10.42.0.21", "10.42.1.0/24", 70) {
 		h.serve(t, 8080)
 		addrs = append(addrs, h.addr.String())
 	}
-	p := newProgrammed(t)
-	p.set(newTestService("web", "10.43.0.80"), addrs...)
+	p := w.newProgrammed(t)
+	p.set(w.service("web", "10.43.0.80"), addrs...)
 	seen := map[string]int{}
 	for range 70 * 12 {
 		r, err := client.ask(t, "udp", "10.43.0.80:80")

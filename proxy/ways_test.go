@@ -9,19 +9,17 @@ import (
 
 	"github.com/google/nftables"
 	corev1 "k8s.io/api/core/v1"
-	discoveryv1 "k8s.io/api/discovery/v1"
 )
 
 // setEverywhere sets a Service with ready endpoints on this node and on another one.
 func (p *programmed) setEverywhere(svc *corev1.Service, here, elsewhere []string) {
 	p.t.Helper()
-	slice := newTestSlice(svc.Name, append(here, elsewhere...)...)
+	slice := p.slice(svc.Name, append(here, elsewhere...)...)
 	for i := range slice.Endpoints[len(here):] {
 		slice.Endpoints[len(here)+i].NodeName = new("other")
 	}
-	p.rules.Set("default/"+svc.Name, svc, []*discoveryv1.EndpointSlice{slice})
-	must(p.t, p.table.commit(p.rules.news()))
-	p.rules.told()
+	p.rules.Set("default/"+svc.Name, svc, list(slice))
+	p.tell()
 }
 
 // asked says which endpoint answers h, over and over; it fails the test if that changes.
@@ -56,19 +54,21 @@ func wantSeen(t *testing.T, from *host, network, address string, endpoint *host,
 		if err != nil {
 			t.Fatalf("%s from %s to %s: %v", network, from.name, address, err)
 		}
-		if endpoint != nil && r.from != endpoint.name || saw != "" && r.saw != saw {
+		if endpoint != nil && r.from != endpoint.name || saw != "" && r.saw != from.family.as(saw) {
 			t.Fatalf("%s from %s to %s: %s answered and saw %s, want %v and %s", network, from.name, address, r.from, r.saw, endpoint, saw)
 		}
 	}
 }
 
-func TestSessionAffinity(t *testing.T) {
-	node := newNode(t)
-	one, two, client, outsider := newPod(t, "10.42.0.11"), newPod(t, "10.42.0.12"), newPod(t, "10.42.0.20"), newOutsider(t)
+func TestSessionAffinity(t *testing.T) { inEachWorld(t, testSessionAffinity) }
+
+func testSessionAffinity(t *testing.T, w world) {
+	node := w.newNode(t)
+	one, two, client, outsider := w.newPod(t, "10.42.0.11"), w.newPod(t, "10.42.0.12"), w.newPod(t, "10.42.0.20"), w.newOutsider(t)
 	one.serve(t, 8080)
 	two.serve(t, 8080)
-	p := newProgrammed(t)
-	svc := newTestService("web", "10.43.0.80")
+	p := w.newProgrammed(t)
+	svc := w.service("web", "10.43.0.80")
 	svc.Spec.SessionAffinity = corev1.ServiceAffinityClientIP
 	p.set(svc, "10.42.0.11", "10.42.0.12")
 	stop, err := p.table.watch(func() { t.Error("a client that is remembered looks like a change by somebody") })
@@ -110,14 +110,14 @@ func TestSessionAffinity(t *testing.T) {
 	})
 
 	t.Run("a client is forgotten after its time", func(t *testing.T) {
-		must(t, p.table.replace(p.all()))
+		must(t, p.table.replace(p.rules.against(nil).add))
 		svc.Spec.SessionAffinityConfig = &corev1.SessionAffinityConfig{ClientIP: &corev1.ClientIPConfig{TimeoutSeconds: new(int32(1))}}
 		p.set(svc, "10.42.0.11", "10.42.0.12")
 		client.asked(t, "tcp", "10.43.0.80:80")
 		eventually(t, "the map of clients is empty", func() bool {
 			conn, err := p.table.dial()
 			must(t, err)
-			elements, err := conn.GetSetElements(&nftables.Set{Table: p.table.ref(), Name: affinity})
+			elements, err := conn.GetSetElements(&nftables.Set{Table: p.table.ref(), Name: affinityMap(w.family)})
 			must(t, err)
 			return len(elements) == 0
 		})
@@ -125,13 +125,15 @@ func TestSessionAffinity(t *testing.T) {
 }
 
 // TestAffinitySpreads has one pod play many clients.
-func TestAffinitySpreads(t *testing.T) {
-	newNode(t)
-	one, two, many := newPod(t, "10.42.0.11"), newPod(t, "10.42.0.12"), newMany(t, "10.42.0.21", "10.42.1.0/24", 30)
+func TestAffinitySpreads(t *testing.T) { inEachWorld(t, testAffinitySpreads) }
+
+func testAffinitySpreads(t *testing.T, w world) {
+	w.newNode(t)
+	one, two, many := w.newPod(t, "10.42.0.11"), w.newPod(t, "10.42.0.12"), w.newMany(t, "10.42.0.21", "10.42.1.0/24", 30)
 	one.serve(t, 8080)
 	two.serve(t, 8080)
-	p := newProgrammed(t)
-	svc := newTestService("web", "10.43.0.80")
+	p := w.newProgrammed(t)
+	svc := w.service("web", "10.43.0.80")
 	svc.Spec.SessionAffinity = corev1.ServiceAffinityClientIP
 	p.set(svc, "10.42.0.11", "10.42.0.12")
 	seen := map[string]int{}
@@ -148,13 +150,15 @@ func TestAffinitySpreads(t *testing.T) {
 	}
 }
 
-func TestExternalTrafficPolicyLocal(t *testing.T) {
-	node := newNode(t)
-	one, two, client, outsider := newPod(t, "10.42.0.11"), newPod(t, "10.42.0.12"), newPod(t, "10.42.0.20"), newOutsider(t)
+func TestExternalTrafficPolicyLocal(t *testing.T) { inEachWorld(t, testExternalTrafficPolicyLocal) }
+
+func testExternalTrafficPolicyLocal(t *testing.T, w world) {
+	node := w.newNode(t)
+	one, two, client, outsider := w.newPod(t, "10.42.0.11"), w.newPod(t, "10.42.0.12"), w.newPod(t, "10.42.0.20"), w.newOutsider(t)
 	one.serve(t, 8080)
 	two.serve(t, 8080)
-	p := newProgrammed(t)
-	svc := newTestService("web", "10.43.0.80")
+	p := w.newProgrammed(t)
+	svc := w.service("web", "10.43.0.80")
 	svc.Spec.ExternalTrafficPolicy = corev1.ServiceExternalTrafficPolicyLocal
 	for _, affinity := range []corev1.ServiceAffinity{corev1.ServiceAffinityNone, corev1.ServiceAffinityClientIP} {
 		svc.Spec.SessionAffinity = affinity
@@ -177,15 +181,17 @@ func TestExternalTrafficPolicyLocal(t *testing.T) {
 	}
 }
 
-func TestExternalAddresses(t *testing.T) {
-	node := newNode(t)
-	one, client, outsider := newPod(t, "10.42.0.11"), newPod(t, "10.42.0.20"), newOutsider(t)
+func TestExternalAddresses(t *testing.T) { inEachWorld(t, testExternalAddresses) }
+
+func testExternalAddresses(t *testing.T, w world) {
+	node := w.newNode(t)
+	one, client, outsider := w.newPod(t, "10.42.0.11"), w.newPod(t, "10.42.0.20"), w.newOutsider(t)
 	one.serve(t, 8080)
-	p := newProgrammed(t)
-	svc := newTestService("web", "10.43.0.80")
+	p := w.newProgrammed(t)
+	svc := w.service("web", "10.43.0.80")
 	svc.Spec.Type = corev1.ServiceTypeLoadBalancer
-	svc.Spec.ExternalIPs = []string{"198.51.100.9"}
-	svc.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: "192.0.2.1"}}
+	svc.Spec.ExternalIPs = []string{w.family.as("198.51.100.9")}
+	svc.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: w.family.as("192.0.2.1")}}
 	p.set(svc, "10.42.0.11")
 	for _, network := range []string{"tcp", "udp"} {
 		for _, address := range []string{"192.0.2.1:80", "198.51.100.9:80"} {
@@ -196,7 +202,7 @@ func TestExternalAddresses(t *testing.T) {
 	}
 	wantRefused(t, outsider, "tcp", "192.0.2.1:81")
 
-	svc.Spec.LoadBalancerSourceRanges = []string{"10.0.0.0/8", "10.42.0.0/16"}
+	svc.Spec.LoadBalancerSourceRanges = w.family.each([]string{"10.0.0.0/8", "10.42.0.0/16"})
 	p.set(svc, "10.42.0.11")
 	wantDropped(t, outsider, "tcp", "192.0.2.1:80")
 	wantDropped(t, outsider, "udp", "192.0.2.1:80")
@@ -205,26 +211,27 @@ func TestExternalAddresses(t *testing.T) {
 	wantSeen(t, outsider, "tcp", "198.51.100.9:80", one, "")
 	wantSeen(t, outsider, "tcp", "192.0.2.1:30080", one, "")
 
-	svc.Spec.LoadBalancerSourceRanges = []string{"10.0.0.0/8", "192.0.2.2/32"}
+	svc.Spec.LoadBalancerSourceRanges = w.family.each([]string{"10.0.0.0/8", "192.0.2.2/32"})
 	p.set(svc, "10.42.0.11")
 	wantSeen(t, outsider, "tcp", "192.0.2.1:80", one, "")
 }
 
-func TestHostPorts(t *testing.T) {
-	node := newNode(t)
-	one, client, outsider := newPod(t, "10.42.0.11"), newPod(t, "10.42.0.20"), newOutsider(t)
+func TestHostPorts(t *testing.T) { inEachWorld(t, testHostPorts) }
+
+func testHostPorts(t *testing.T, w world) {
+	node := w.newNode(t)
+	one, client, outsider := w.newPod(t, "10.42.0.11"), w.newPod(t, "10.42.0.20"), w.newOutsider(t)
 	one.serve(t, 8080)
-	p := newProgrammed(t)
+	p := w.newProgrammed(t)
 	pod := podWithPort("p", 88)
 	ports := &pod.Spec.Containers[0].Ports
 	*ports = append(*ports,
 		corev1.ContainerPort{ContainerPort: 8080, HostPort: 88, Protocol: corev1.ProtocolUDP},
-		corev1.ContainerPort{ContainerPort: 8080, HostPort: 89, HostIP: "192.0.2.1", Protocol: corev1.ProtocolTCP})
+		corev1.ContainerPort{ContainerPort: 8080, HostPort: 89, HostIP: w.family.as("192.0.2.1"), Protocol: corev1.ProtocolTCP})
 	pod.Status.PodIP = one.addr.String()
 	set := func(pod *corev1.Pod) {
 		p.rules.SetPod("default/p", pod)
-		must(t, p.table.commit(p.rules.news()))
-		p.rules.told()
+		p.tell()
 	}
 	set(pod)
 	for _, network := range []string{"tcp", "udp"} {

@@ -178,7 +178,7 @@ const nftTable = "skiff"
 
 func (s *settings) proxyConfig() proxy.Config {
 	return proxy.Config{
-		NodeName: s.nodeName, ClusterCIDR: s.clusterRanges.v4(), ServiceCIDR: s.serviceRanges.v4(),
+		NodeName: s.nodeName, ClusterCIDR: s.clusterRanges, ServiceCIDR: s.serviceRanges,
 		LocalAddresses: s.dns, Table: nftTable,
 	}
 }
