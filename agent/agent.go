@@ -58,9 +58,9 @@ type Config struct {
 	DataDir  string // Survives a reboot: logs/, and pods/ with the volumes.
 	RunDir   string // On a tmpfs: the contents of Secrets, which must not reach a disk.
 
-	ClusterDNS    string // Address of the cluster's DNS. "": pods get the node's resolv.conf, whatever their dnsPolicy.
-	ClusterDomain string // "": "cluster.local".
-	ResolvConf    string // The node's own. "": /etc/resolv.conf.
+	ClusterDNS    []string // Addresses of the cluster's DNS. None: pods get the node's resolv.conf, whatever their dnsPolicy.
+	ClusterDomain string   // "": "cluster.local".
+	ResolvConf    string   // The node's own. "": /etc/resolv.conf.
 
 	Listen string      // Where the API server reaches the agent. "": ":10250".
 	TLS    *tls.Config // With certificate and client CA. The agent itself decides which clients it lets in.

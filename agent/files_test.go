@@ -127,24 +127,29 @@ func TestServiceVariables(t *testing.T) {
 func TestResolvConf(t *testing.T) {
 	const nodeConf = "# the node's\nnameserver 127.0.0.53\nnameserver 192.0.2.53\nsearch lab.example\noptions edns0\n"
 	value := "2"
+	both := []string{"10.43.0.10", "fd00:43::a"}
+	one := both[:1]
 	for _, tc := range []struct {
-		name string
-		spec v1.PodSpec
-		want string
+		name       string
+		clusterDNS []string
+		spec       v1.PodSpec
+		want       string
 	}{
-		{"cluster first", v1.PodSpec{}, "search shop.svc.cluster.local svc.cluster.local cluster.local lab.example\nnameserver 10.43.0.10\noptions ndots:5\n"},
-		{"default", v1.PodSpec{DNSPolicy: v1.DNSDefault}, "search lab.example\nnameserver 192.0.2.53\noptions edns0\n"},
-		{"cluster first on the host's network", v1.PodSpec{HostNetwork: true, DNSPolicy: v1.DNSClusterFirst}, "search lab.example\nnameserver 192.0.2.53\noptions edns0\n"},
-		{"the cluster's all the same", v1.PodSpec{HostNetwork: true, DNSPolicy: v1.DNSClusterFirstWithHostNet},
+		{"cluster first", one, v1.PodSpec{}, "search shop.svc.cluster.local svc.cluster.local cluster.local lab.example\nnameserver 10.43.0.10\noptions ndots:5\n"},
+		{"a cluster of both families", both, v1.PodSpec{}, "search shop.svc.cluster.local svc.cluster.local cluster.local lab.example\nnameserver 10.43.0.10\nnameserver fd00:43::a\noptions ndots:5\n"},
+		{"a node without a cluster's DNS", nil, v1.PodSpec{}, "search lab.example\nnameserver 192.0.2.53\noptions edns0\n"},
+		{"default", one, v1.PodSpec{DNSPolicy: v1.DNSDefault}, "search lab.example\nnameserver 192.0.2.53\noptions edns0\n"},
+		{"cluster first on the host's network", one, v1.PodSpec{HostNetwork: true, DNSPolicy: v1.DNSClusterFirst}, "search lab.example\nnameserver 192.0.2.53\noptions edns0\n"},
+		{"the cluster's all the same", one, v1.PodSpec{HostNetwork: true, DNSPolicy: v1.DNSClusterFirstWithHostNet},
 			"search shop.svc.cluster.local svc.cluster.local cluster.local lab.example\nnameserver 10.43.0.10\noptions ndots:5\n"},
-		{"none", v1.PodSpec{DNSPolicy: v1.DNSNone, DNSConfig: &v1.PodDNSConfig{Nameservers: []string{"192.0.2.9"}, Searches: []string{"x.example"}}},
+		{"none", one, v1.PodSpec{DNSPolicy: v1.DNSNone, DNSConfig: &v1.PodDNSConfig{Nameservers: []string{"192.0.2.9"}, Searches: []string{"x.example"}}},
 			"search x.example\nnameserver 192.0.2.9\n"},
-		{"with a configuration of its own", v1.PodSpec{DNSConfig: &v1.PodDNSConfig{Nameservers: []string{"192.0.2.9"}, Options: []v1.PodDNSConfigOption{{Name: "ndots", Value: &value}, {Name: "edns0"}}}},
+		{"with a configuration of its own", one, v1.PodSpec{DNSConfig: &v1.PodDNSConfig{Nameservers: []string{"192.0.2.9"}, Options: []v1.PodDNSConfigOption{{Name: "ndots", Value: &value}, {Name: "edns0"}}}},
 			"search shop.svc.cluster.local svc.cluster.local cluster.local lab.example\nnameserver 10.43.0.10\nnameserver 192.0.2.9\noptions ndots:2 edns0\n"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			pod := &v1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "shop"}, Spec: tc.spec}
-			if diff := cmp.Diff(tc.want, resolvConf(pod, "10.43.0.10", "cluster.local", nodeConf)); diff != "" {
+			if diff := cmp.Diff(tc.want, resolvConf(pod, tc.clusterDNS, "cluster.local", nodeConf)); diff != "" {
 				t.Errorf("(-want +got):\n%s", diff)
 			}
 		})

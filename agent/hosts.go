@@ -128,19 +128,19 @@ const (
 type resolver struct{ nameservers, searches, options []string }
 
 // resolvConf is the content of a pod's /etc/resolv.conf, made of its dnsPolicy, its dnsConfig and the node's own file.
-func resolvConf(pod *v1.Pod, clusterDNS, domain, nodeConf string) string {
+func resolvConf(pod *v1.Pod, clusterDNS []string, domain, nodeConf string) string {
 	node := parseResolvConf(nodeConf)
 	policy := pod.Spec.DNSPolicy
 	if policy == "" {
 		policy = v1.DNSClusterFirst
 	}
-	if clusterDNS == "" && policy != v1.DNSNone || policy == v1.DNSClusterFirst && pod.Spec.HostNetwork {
+	if len(clusterDNS) == 0 && policy != v1.DNSNone || policy == v1.DNSClusterFirst && pod.Spec.HostNetwork {
 		policy = v1.DNSDefault
 	}
 	var r resolver
 	switch policy {
 	case v1.DNSClusterFirst, v1.DNSClusterFirstWithHostNet:
-		r.nameservers = []string{clusterDNS}
+		r.nameservers = slices.Clone(clusterDNS)
 		r.searches = append([]string{pod.Namespace + ".svc." + domain, "svc." + domain, domain}, node.searches...)
 		r.options = []string{"ndots:5"}
 	case v1.DNSDefault:

@@ -46,7 +46,7 @@ func config(t *testing.T) agent.Config {
 	dir := t.TempDir()
 	return agent.Config{
 		NodeName: nodeName, NodeIPs: []string{"192.0.2.1"}, DataDir: filepath.Join(dir, "data"), RunDir: filepath.Join(dir, "run"),
-		ClusterDNS: "10.43.0.10", Listen: "127.0.0.1:0", TLS: &tls.Config{MinVersion: tls.VersionTLS12},
+		ClusterDNS: []string{"10.43.0.10"}, Listen: "127.0.0.1:0", TLS: &tls.Config{MinVersion: tls.VersionTLS12},
 	}
 }
 

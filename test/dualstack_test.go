@@ -16,6 +16,7 @@ const (
 // TestDualStack holds one cluster, with addresses of both families, to what that promises.
 func TestDualStack(t *testing.T) {
 	n := newNode(t, "--cluster-cidr", "10.42.0.0/16,fd00:42::/56", "--service-cidr", "10.43.0.0/16,fd00:43::/112")
+	n.addImages("resolver")
 	host(t, "ip -n "+n.netns+" address add "+nodeAddrIPv6+"/64 dev uplink nodad")
 	host(t, "ip -n "+n.outside+" address add "+outsideAddrIPv6+"/64 dev node nodad")
 	n.start()
@@ -28,6 +29,7 @@ func TestDualStack(t *testing.T) {
 	}{
 		{"a node and its pods have addresses of both families", testBothAddresses},
 		{"pods reach pods and their node by both", testBothReach},
+		{"the DNS has an address of each, and knows of both", testBothNames},
 	} {
 		t.Run(promise.name, func(t *testing.T) { promise.test(t, s.with(t, s.kubectl)) })
 	}
@@ -54,6 +56,26 @@ func testBothReach(t *testing.T, s *shell) {
 			}
 		}
 		s.says("kubectl exec client -- curl -sS -k --max-time 5 https://"+strings.TrimPrefix(at(node, "6443"), "http://")+"/readyz", "ok")
+	}
+}
+
+func testBothNames(t *testing.T, s *shell) {
+	s.do("kubectl apply -f " + repository("test/testdata/resolver.yaml") + " && kubectl wait --for=condition=Ready pod/resolver --timeout=60s")
+	s.says("kubectl exec resolver -- grep nameserver /etc/resolv.conf", `nameserver 10\.43\.0\.10\nnameserver fd00:43::a`)
+	s.says("kubectl get service kube-dns -n kube-system -o jsonpath='{.spec.clusterIPs[*]}'", `10\.43\.0\.10 fd00:43::a`)
+	s.do(`kubectl patch service web -p '{"spec": {"ipFamilyPolicy": "PreferDualStack"}}'`)
+	addresses := s.do("kubectl get service web -o jsonpath='{.spec.clusterIPs[*]}'")
+	for library, command := range map[string]string{"glibc": "getent ahosts", "musl": "musl-lookup"} {
+		found := s.do("kubectl exec resolver -- " + command + " web | cut -d' ' -f1 | sort -u | xargs")
+		if found != addresses {
+			t.Errorf("%s finds web at %q, want %q", library, found, addresses)
+		}
+	}
+	for _, server := range []string{"10.43.0.10", "fd00:43::a"} {
+		for question, want := range map[string]string{"web.both.svc.cluster.local A": strings.Fields(addresses)[0], "web.both.svc.cluster.local AAAA": strings.Fields(addresses)[1],
+			"-x fd00:43::a": "kube-dns.kube-system.svc.cluster.local.", "+tcp -x 10.43.0.10": "kube-dns.kube-system.svc.cluster.local."} {
+			s.says("kubectl exec resolver -- dig +short @"+server+" "+question, regexp.QuoteMeta(want))
+		}
 	}
 }
 

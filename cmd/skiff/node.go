@@ -161,7 +161,7 @@ func (n *node) components(ctx context.Context, client kubernetes.Interface, runt
 		MaxRestartBackoff: n.maxBackoff,
 		NodeName:          n.nodeName, NodeIPs: texts(n.addresses),
 		DataDir: n.data, RunDir: n.dirs.run, PodFiles: filepath.Join(n.data, "pods"),
-		ClusterDNS: n.dns[0].String(), ClusterDomain: n.clusterDomain, CgroupRoot: n.cgroupRoot(),
+		ClusterDNS: texts(n.dns), ClusterDomain: n.clusterDomain, CgroupRoot: n.cgroupRoot(),
 		EvictionHard: n.thresholds, EvictionPause: n.evictionPause, Reserved: n.reserved,
 		TLS: tlsConfig, Metrics: []prometheus.Collector{p, d}, Version: kubernetesVersion + "+skiff",
 	}
