@@ -1,7 +1,7 @@
 // Package fake is a container runtime and a pod network that live in memory, for tests of what stands on them, and for the
 // pretended nodes of `skiff agent`. They keep the promises of [agent.Runtime] and [agent.Network], their refusals included: an
-// image that is not here cannot be started, an ID is not used twice, a running container is not removed. What a real container
-// would do by itself, a test does for it: it exits, it says something.
+// image that is not here cannot be started, an ID is not used twice, a running container is not removed. agent/runtimetest holds the
+// one in memory and the real one to the same. What a real container would do by itself, a test does for it: it exits, it says something.
 //
 // In Kubernetes: pkg/kubelet/container/testing. Left out: calls recorded one by one; tests look at what came of them.
 package fake
@@ -498,7 +498,11 @@ func (r *Runtime) Exec(ctx context.Context, id string, e agent.ExecConfig) (int,
 func (r *Runtime) Attach(ctx context.Context, id string, s agent.Streams) error {
 	r.mu.Lock()
 	c, ok := r.containers[id]
-	if !ok || c.State != agent.Running {
+	if !ok {
+		r.mu.Unlock()
+		return fmt.Errorf("attach to %s: %w", id, agent.ErrNoContainer)
+	}
+	if c.State != agent.Running {
 		r.mu.Unlock()
 		return fmt.Errorf("attach to %s: %w", id, agent.ErrNotRunning)
 	}
@@ -525,13 +529,14 @@ func (r *Runtime) echo(id string, in io.Reader) {
 	}
 }
 
-// Events implements [agent.Runtime].
+// Events implements [agent.Runtime]. What came before may have been missed, as everywhere.
 func (r *Runtime) Events(ctx context.Context, changed func(podUID string)) error {
 	r.mu.Lock()
 	watch := r.nextWatch
 	r.nextWatch++
 	r.watchers[watch] = changed
 	r.mu.Unlock()
+	changed("")
 	<-ctx.Done()
 	r.mu.Lock()
 	delete(r.watchers, watch)
