@@ -68,6 +68,7 @@ type Runtime struct {
 	snapshotter string
 	log         *slog.Logger
 	buffers     sync.Pool // *[]byte, for the output's readers.
+	entries     sync.Pool // *[]byte, for what they write.
 	pulls       pulls
 	abouts      abouts
 	pauses      singleflight.Group // By pod UID: the process 1 of a pod is being made.
@@ -116,6 +117,7 @@ func Connect(ctx context.Context, c Config) (*Runtime, error) {
 	}
 	r := &Runtime{config: c, client: client, log: slog.With("component", "containerd"),
 		starting: map[string]bool{}, outputs: map[string]*output{}}
+	r.entries.New = func() any { return new([]byte) }
 	r.buffers.New = func() any { b := make([]byte, maxLine+readSize); return &b }
 	r.abouts.byDigest = map[digest.Digest]about{}
 	r.pulls.running = map[string]*pull{}

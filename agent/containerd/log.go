@@ -32,21 +32,21 @@ var streamNames = [2]string{"stdout", "stderr"}
 // F is a full line; P is a part of one that goes on in the next line of the same stream. What it writes comes from the spools of
 // the container's two streams; what has no end of line yet waits there.
 type logFile struct {
-	path string
-	slog *slog.Logger
+	path    string
+	slog    *slog.Logger
+	entries *sync.Pool // *[]byte: room for what is to be written, shared by all logs. A quiet one has none.
 
 	mu      sync.Mutex
 	file    *os.File
 	size    int64
 	spools  [2]*spool
 	journal journal
-	out     []byte
 	broken  bool // The last write failed: said once, not for every line.
 }
 
 // openLog opens or continues the log at path, with its spools and journal in dir. An empty path throws the output away.
-func openLog(path, dir string, log *slog.Logger) (l *logFile, err error) {
-	l = &logFile{path: path, slog: log}
+func openLog(path, dir string, entries *sync.Pool, log *slog.Logger) (l *logFile, err error) {
+	l = &logFile{path: path, entries: entries, slog: log}
 	defer func() {
 		if err != nil {
 			l.release()
@@ -104,31 +104,30 @@ func (l *logFile) take(stream int, buffer []byte, all bool) ([]byte, error) {
 		return nil, fmt.Errorf("read the spool of %s: %w", l.path, err)
 	}
 	stamp := time.Now().UTC().AppendFormat(nil, time.RFC3339Nano)
+	out := l.entries.Get().(*[]byte)
+	defer l.entries.Put(out)
 	used := 0
-	l.out, used = appendCRI(l.out[:0], stamp, streamNames[stream], data)
+	*out, used = appendCRI((*out)[:0], stamp, streamNames[stream], data)
 	if rest := data[used:]; all && len(rest) > 0 {
-		l.out, used = appendEntry(l.out, stamp, streamNames[stream], 'P', rest), len(data)
+		*out, used = appendEntry(*out, stamp, streamNames[stream], 'P', rest), len(data)
 	}
 	if used > 0 {
 		s.logged += int64(used)
-		l.flush()
+		l.flush(*out)
 		s.free()
 	}
 	return data, nil
 }
 
-func (l *logFile) flush() {
-	err := l.store()
+func (l *logFile) flush(entries []byte) {
+	err := l.store(entries)
 	if err != nil && !l.broken {
 		l.slog.Error("container output is lost", "log", l.path, "err", err)
 	}
 	l.broken = err != nil
-	if cap(l.out) > readSize*2 {
-		l.out = nil // A burst of short lines; do not keep its memory.
-	}
 }
 
-func (l *logFile) store() error {
+func (l *logFile) store(entries []byte) error {
 	if l.path == "" {
 		return l.note()
 	}
@@ -137,10 +136,10 @@ func (l *logFile) store() error {
 			return errors.Join(err, l.note())
 		}
 	}
-	if _, err := l.file.Write(l.out); err != nil { // The disk is full: no torn line may stay.
+	if _, err := l.file.Write(entries); err != nil { // The disk is full: no torn line may stay.
 		return errors.Join(err, l.file.Truncate(l.size), l.note())
 	}
-	l.size += int64(len(l.out))
+	l.size += int64(len(entries))
 	if err := l.note(); err != nil || l.size < maxLog {
 		return err
 	}
@@ -188,6 +187,7 @@ func (l *logFile) release() {
 // appendCRI appends an entry to dst for each line of data, and for each beginning that is as long as a line may be. It says how
 // much of data that is.
 func appendCRI(dst, stamp []byte, stream string, data []byte) (out []byte, used int) {
+	full := appendHead(nil, stamp, stream, 'F')
 	for {
 		line := data[used:]
 		end := bytes.IndexByte(line, '\n')
@@ -196,7 +196,8 @@ func appendCRI(dst, stamp []byte, stream string, data []byte) (out []byte, used 
 			dst = appendEntry(dst, stamp, stream, 'P', line[:maxLine])
 			used += maxLine
 		case end >= 0:
-			dst = appendEntry(dst, stamp, stream, 'F', line[:end])
+			dst = append(dst, full...)
+			dst = append(dst, line[:end+1]...)
 			used += end + 1
 		default:
 			return dst, used
@@ -205,10 +206,14 @@ func appendCRI(dst, stamp []byte, stream string, data []byte) (out []byte, used 
 }
 
 func appendEntry(dst, stamp []byte, stream string, tag byte, text []byte) []byte {
+	dst = appendHead(dst, stamp, stream, tag)
+	dst = append(dst, text...)
+	return append(dst, '\n')
+}
+
+func appendHead(dst, stamp []byte, stream string, tag byte) []byte {
 	dst = append(dst, stamp...)
 	dst = append(dst, ' ')
 	dst = append(dst, stream...)
-	dst = append(dst, ' ', tag, ' ')
-	dst = append(dst, text...)
-	return append(dst, '\n')
+	return append(dst, ' ', tag, ' ')
 }

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -38,7 +39,7 @@ func newTestLog(t *testing.T) *testLog {
 func (l *testLog) open() {
 	l.t.Helper()
 	var err error
-	if l.logFile, err = openLog(l.path, l.dir, slog.Default()); err != nil {
+	if l.logFile, err = openLog(l.path, l.dir, &sync.Pool{New: func() any { return new([]byte) }}, slog.Default()); err != nil {
 		l.t.Fatal(err)
 	}
 }

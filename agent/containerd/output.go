@@ -71,7 +71,7 @@ func (r *Runtime) connect(id string, p *pipes, logPath string) error {
 
 // readPipes starts the readers of a container's output. They end with the container, or when the output is closed.
 func (r *Runtime) readPipes(id string, p *pipes, logPath string) error {
-	log, err := openLog(logPath, p.dir, r.log)
+	log, err := openLog(logPath, p.dir, &r.entries, r.log)
 	if err != nil {
 		p.closeOutputs()
 		return fmt.Errorf("open log: %w", err)
