@@ -210,3 +210,24 @@ func TestServiceCIDRsGiveAddresses(t *testing.T) {
 	post("again", "").refused(t, 422, metav1.StatusReasonInvalid, "range 10.50.0.0/30 is full")
 	s.do(t, "PUT", servicesPath+"/number", serviceJSON("number", `"publishNotReadyAddresses":true`)).want(t, 200) // What it has it keeps.
 }
+
+// A Service is reached through the API at an endpoint of the default family, and at another where there is none.
+func TestProxyOfBothFamilies(t *testing.T) {
+	s := startDual(t)
+	s.do(t, "POST", podsPath, `{"metadata":{"name":"web"},"spec":{"nodeName":"n1","containers":[{"name":"c","image":"nginx"}]}}`).want(t, 201)
+	s.do(t, "PATCH", podsPath+"/web/status", `{"status":{"podIP":"192.0.2.7","podIPs":[{"ip":"192.0.2.7"},{"ip":"2001:db8::7"}]}}`, merge...).want(t, 200)
+	s.createService(t, "front", `"ipFamilyPolicy":"PreferDualStack"`)
+	for family, ip := range map[string]string{"IPv4": "192.0.2.7", "IPv6": "2001:db8::7"} {
+		s.do(t, "POST", slicesPath, `{"metadata":{"name":"front-`+strings.ToLower(family)+`","labels":{"kubernetes.io/service-name":"front"}},"addressType":"`+family+`",
+			"endpoints":[{"addresses":["`+ip+`"],"targetRef":{"kind":"Pod","namespace":"default","name":"web"}}],"ports":[{"name":"http","port":8080}]}`).want(t, 201)
+	}
+	for range 20 {
+		if to, err := s.serviceTarget("default", "front", "http"); err != nil || to.host != "192.0.2.7:8080" {
+			t.Fatalf("the Service is reached at %s, error %v; want 192.0.2.7:8080", to.host, err)
+		}
+	}
+	s.do(t, "DELETE", slicesPath+"/front-ipv4", "").want(t, 200)
+	if to, err := s.serviceTarget("default", "front", "http"); err != nil || to.host != "[2001:db8::7]:8080" {
+		t.Errorf("without IPv4 the Service is reached at %s, error %v; want [2001:db8::7]:8080", to.host, err)
+	}
+}

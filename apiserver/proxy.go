@@ -148,8 +148,17 @@ func (s *Server) serviceTarget(namespace, name, port string) (target, error) {
 	if len(candidates) == 0 {
 		return target{}, apierrors.NewServiceUnavailable(fmt.Sprintf("no endpoints available for service %q", name))
 	}
+	if first := s.ofDefaultFamily(candidates); len(first) > 0 {
+		candidates = first
+	}
 	pick := candidates[rand.N(len(candidates))]
 	return reachable(pick.Addr().String(), strconv.Itoa(int(pick.Port())), s.transport)
+}
+
+// ofDefaultFamily are those of the family of Services that do not say: the API server itself may have no other.
+func (s *Server) ofDefaultFamily(all []netip.AddrPort) []netip.AddrPort {
+	six := s.config.ServiceCIDRs[0].Addr().Is6()
+	return slices.DeleteFunc(slices.Clone(all), func(a netip.AddrPort) bool { return a.Addr().Is6() != six })
 }
 
 // portOf is the name of a Service's port that a request gives by number or by name.

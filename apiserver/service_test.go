@@ -128,6 +128,22 @@ func TestNodePorts(t *testing.T) {
 	}
 }
 
+// Ports that nobody asked for by number come from above the lowest 16, for as long as there are any.
+func TestLowestNodePortsAreLeft(t *testing.T) {
+	r := PortRange{30000, 30019}
+	have := map[int32]bool{}
+	for i := range 20 {
+		port, ok := r.free(func(p int32) bool { return have[p] })
+		if !ok || have[port] || !r.contains(port) || i < 4 && port < 30016 {
+			t.Fatalf("after %v comes %d, %v", have, port, ok)
+		}
+		have[port] = true
+	}
+	if port, ok := r.free(func(p int32) bool { return have[p] }); ok {
+		t.Errorf("a full range has %d", port)
+	}
+}
+
 func TestServiceRangesThatAreFull(t *testing.T) {
 	s := start(t)
 	s.allocator.cidrs = []netip.Prefix{netip.MustParsePrefix("10.50.0.0/29")} // Six addresses.
