@@ -13,8 +13,8 @@
 //
 // The agent also answers the API server's questions about its containers: logs, exec, attach and port-forward (server.go).
 //
-// In Kubernetes: the kubelet. Left out so far: what api.Unserved lists (volumes that need a driver, user namespaces, runtime
-// classes and others), device plugins, and soft eviction thresholds. There is no pod sandbox container: the pod's namespaces
+// In Kubernetes: the kubelet. Left out so far: what api.Unserved lists (volumes that need a driver, runtime classes
+// and others), device plugins, and soft eviction thresholds. There is no pod sandbox container: the pod's namespaces
 // are bind mounts, which need no process; but for a process namespace, where the pod's containers share one.
 package agent
 
@@ -138,6 +138,7 @@ type Agent struct {
 	starts   prometheus.Histogram
 	usages   usages
 	shares   groupShares
+	users    userRanges
 	reclaims reclaims
 	pressure *pressure
 	uses     imageUses
@@ -197,6 +198,12 @@ func New(config Config, client kubernetes.Interface, factory informers.SharedInf
 		if err := os.MkdirAll(dir, 0o711); err != nil {
 			return nil, fmt.Errorf("make the agent's directory: %w", err)
 		}
+	}
+	if err := os.Chmod(a.dirs.secrets(), 0o700); err != nil { // The files in it are for any user of a container, but of no other.
+		return nil, err
+	}
+	if err := a.users.read(a.dirs); err != nil {
+		return nil, fmt.Errorf("read which users pods have: %w", err)
 	}
 	if a.capacity, err = capacityOf(config.DataDir, config.MaxPods); err != nil {
 		return nil, err

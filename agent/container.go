@@ -16,6 +16,8 @@ type ready struct {
 	network PodNetwork
 	volumes map[string]volume // By name.
 	files   []Mount
+
+	firstUser uint32 // Of the pod's own; 0: it has the node's.
 }
 
 // containerConfig works out all that the runtime has to know. Its errors are the user's to mend.
@@ -68,6 +70,7 @@ func (a *Agent) containerConfig(ctx context.Context, pod *v1.Pod, s start, r *re
 		Security:  security,
 
 		NetNS: r.network.NetNS, IPCNS: r.network.IPCNS, UTSNS: r.network.UTSNS,
+		UserNS: r.network.UserNS, FirstUser: r.firstUser,
 		HostPID: pod.Spec.HostPID, HostIPC: pod.Spec.HostIPC, SharePID: isTrue(pod.Spec.ShareProcessNamespace), Sysctls: sysctls(pod),
 		CgroupParent: a.podCgroup(pod),
 	}, nil

@@ -16,6 +16,7 @@ import (
 //	DATA/logs/NAMESPACE_POD_UID/CONTAINER/ATTEMPT.log    written by the runtime
 //	DATA/pods/NAME.yaml                                  static pods, put there by the node's administrator
 //	DATA/pods/UID/hosts, resolv.conf, hostname           bind-mounted into each container
+//	DATA/pods/UID/users                                  the first of the IDs of its users, if it has its own
 //	DATA/pods/UID/messages/CONTAINER-ATTEMPT             termination messages
 //	DATA/pods/UID/volumes/NAME                           emptyDir, configMap, downwardAPI
 //	DATA/pods/UID/parts/CONTAINER-ATTEMPT/NUMBER         mounts of a subPath
@@ -30,6 +31,8 @@ func (d dirs) pods() string                { return filepath.Join(d.data, "pods"
 func (d dirs) secrets() string             { return filepath.Join(d.run, "secrets") }
 func (d dirs) pod(uid types.UID) string    { return filepath.Join(d.pods(), string(uid)) }
 func (d dirs) secret(uid types.UID) string { return filepath.Join(d.secrets(), string(uid)) }
+
+func (d dirs) users(uid string) string { return filepath.Join(d.pods(), uid, "users") }
 
 func (d dirs) volume(uid types.UID, name string) string {
 	return filepath.Join(d.pod(uid), "volumes", name)

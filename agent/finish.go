@@ -76,7 +76,11 @@ func (a *Agent) clean(ctx context.Context, uid string, containers []Container) e
 	if err := a.network.Teardown(ctx, uid); err != nil {
 		return fmt.Errorf("tear down the network of pod %s: %w", uid, err)
 	}
-	return a.dirs.removePod(uid)
+	if err := a.dirs.removePod(uid); err != nil {
+		return err
+	}
+	a.users.forget(uid)
+	return nil
 }
 
 // reconcileOrphan removes what is left of a pod that the API does not have any more.

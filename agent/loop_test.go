@@ -498,11 +498,12 @@ func TestConfigMapComesLater(t *testing.T) {
 }
 
 func TestUnsupportedIsNotStarted(t *testing.T) {
+	class := "other"
 	synctest.Test(t, func(t *testing.T) {
 		n := newNode(t)
-		n.create(newPod("web", func(p *v1.Pod) { p.Spec.HostUsers = new(bool) }))
+		n.create(newPod("web", func(p *v1.Pod) { p.Spec.RuntimeClassName = &class }))
 		n.want("web", "Pending app=CreateContainerConfigError/0")
-		want := "skiff cannot run this yet: spec.hostUsers"
+		want := "skiff cannot run this yet: spec.runtimeClassName"
 		if got := n.get("web").Status.ContainerStatuses[0].State.Waiting.Message; got != want {
 			t.Errorf("message %q, want %q", got, want)
 		}

@@ -7,7 +7,7 @@ import (
 
 // Network gives pods their namespaces and addresses. The one for real is agent/network, adapted in cmd/skiff.
 type Network interface {
-	// Setup makes the pod's network, IPC and UTS namespaces, if they are not there yet, and connects the first with an
+	// Setup makes the pod's network, IPC and UTS namespaces, and that of its users, if they are not there yet, and connects the first with an
 	// address and routes. Called again for the same pod, also after a restart of the agent, it returns the same.
 	// hostNetwork pods get no network namespace and no address of their own.
 	Setup(ctx context.Context, pod PodNetworkConfig) (PodNetwork, error)
@@ -29,6 +29,7 @@ type PodNetworkConfig struct {
 	Name        string
 	Hostname    string
 	HostNetwork bool
+	FirstUser   uint32     // Of the IDs that its users have outside, UsersPerPod in number; 0: the node's users.
 	HostPorts   []HostPort // For networks that open them themselves.
 }
 
@@ -43,4 +44,5 @@ type HostPort struct {
 type PodNetwork struct {
 	IPs                 []string // One a family, that of the cluster's first family first. None for a pod on the host's network.
 	NetNS, IPCNS, UTSNS string   // Paths of the pinned namespaces; NetNS is empty for a pod on the host's network.
+	UserNS              string   // Owns the others; empty for a pod with the node's users.
 }

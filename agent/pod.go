@@ -126,12 +126,16 @@ func (a *Agent) prepare(ctx context.Context, s seen, d decision, m *memory) erro
 		if err != nil {
 			return a.complain(pod, m, "FailedCreatePodSandBox", "Failed to create pod sandbox: ", err)
 		}
-		network, err := a.network.Setup(ctx, PodNetworkConfig{
-			UID: string(pod.UID), Namespace: pod.Namespace, Name: pod.Name, Hostname: hostname, HostNetwork: pod.Spec.HostNetwork, HostPorts: hostPorts(pod)})
+		first, err := a.users.of(pod, a.dirs)
 		if err != nil {
 			return a.complain(pod, m, "FailedCreatePodSandBox", "Failed to create pod sandbox: ", err)
 		}
-		m.ready = &ready{network: network}
+		network, err := a.network.Setup(ctx, PodNetworkConfig{UID: string(pod.UID), Namespace: pod.Namespace, Name: pod.Name,
+			Hostname: hostname, HostNetwork: pod.Spec.HostNetwork, FirstUser: first, HostPorts: hostPorts(pod)})
+		if err != nil {
+			return a.complain(pod, m, "FailedCreatePodSandBox", "Failed to create pod sandbox: ", err)
+		}
+		m.ready = &ready{network: network, firstUser: first}
 	}
 	if len(d.start) == 0 && !showsObjects(pod) {
 		return nil

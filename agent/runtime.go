@@ -128,6 +128,8 @@ type ContainerConfig struct {
 
 	// Paths of the pod's pinned namespaces. Empty NetNS means the host's network.
 	NetNS, IPCNS, UTSNS string
+	UserNS              string // Empty: the host's users.
+	FirstUser           uint32 // What user 0 is outside of UserNS; UsersPerPod follow one another.
 	HostPID, HostIPC    bool
 	SharePID            bool              // It is in one process namespace with the pod's other containers.
 	PIDOf               string            // Else: ID of a running container whose process namespace it joins.

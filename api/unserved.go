@@ -58,7 +58,6 @@ func unserved(pod *corev1.Pod) []string {
 		}
 	}
 	spec := &pod.Spec
-	add(spec.HostUsers != nil && !*spec.HostUsers, "spec.hostUsers")
 	add(spec.RuntimeClassName != nil && *spec.RuntimeClassName != "", "spec.runtimeClassName")
 	add(spec.OS != nil && spec.OS.Name != corev1.Linux, "spec.os.name")
 	add(len(spec.ResourceClaims) > 0, "spec.resourceClaims")

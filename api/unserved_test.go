@@ -12,13 +12,13 @@ import (
 )
 
 func TestUnserved(t *testing.T) {
-	no := false
+	class := "other"
 	for field, change := range map[string]func(*corev1.Pod){
 		"": func(*corev1.Pod) {},
 		"spec.containers[0].ports[0].hostIP": func(p *corev1.Pod) {
 			p.Spec.Containers[0].Ports = []corev1.ContainerPort{{HostPort: 80, HostIP: "127.0.0.1"}}
 		},
-		"spec.hostUsers": func(p *corev1.Pod) { p.Spec.HostUsers = &no },
+		"spec.runtimeClassName": func(p *corev1.Pod) { p.Spec.RuntimeClassName = &class },
 		"spec.volumes[1]": func(p *corev1.Pod) {
 			p.Spec.Volumes = []corev1.Volume{
 				{VolumeSource: corev1.VolumeSource{PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{}}},
@@ -52,15 +52,15 @@ func TestUnserved(t *testing.T) {
 			t.Errorf("unserved fields %q, want %q", got, field)
 		}
 	}
-	pod := corev1.PodTemplateSpec{Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "app"}}, HostUsers: &no}}
+	pod := corev1.PodTemplateSpec{Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "app"}}, RuntimeClassName: &class}}
 	for _, tc := range []struct {
 		obj  runtime.Object
 		want string
 	}{
-		{&appsv1.Deployment{Spec: appsv1.DeploymentSpec{Template: pod}}, "spec.template.spec.hostUsers"},
-		{&corev1.PodTemplate{Template: pod}, "template.spec.hostUsers"},
+		{&appsv1.Deployment{Spec: appsv1.DeploymentSpec{Template: pod}}, "spec.template.spec.runtimeClassName"},
+		{&corev1.PodTemplate{Template: pod}, "template.spec.runtimeClassName"},
 		{&batchv1.CronJob{Spec: batchv1.CronJobSpec{JobTemplate: batchv1.JobTemplateSpec{Spec: batchv1.JobSpec{Template: pod}}}},
-			"spec.jobTemplate.spec.template.spec.hostUsers"},
+			"spec.jobTemplate.spec.template.spec.runtimeClassName"},
 		{&corev1.ReplicationController{}, ""},
 		{&corev1.ConfigMap{}, ""},
 	} {

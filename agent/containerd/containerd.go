@@ -23,7 +23,7 @@
 // A daemon of the agent's own is made with [StartDaemon].
 //
 // In Kubernetes: the container runtime interface (CRI) and containerd's plugin for it. Left out: the interface itself and
-// its sandboxes, runtime classes, user namespaces, checkpoints, AppArmor and SELinux.
+// its sandboxes, runtime classes, checkpoints, AppArmor and SELinux.
 package containerd
 
 import (
@@ -185,7 +185,7 @@ func (r *Runtime) adopt(ctx context.Context) error {
 			r.log.Error("a container's output is lost", "container", c.ID, "err", err)
 		}
 	}
-	return errors.Join(r.holder.takeOver(), r.removeOrphans(ctx, known))
+	return errors.Join(r.holder.takeOver(), r.clearUserMounts(), r.removeOrphans(ctx, known))
 }
 
 // mourn notes of a container without a directory that it was there before a reboot and is not any more.

@@ -11,7 +11,6 @@ import (
 	"path/filepath"
 	"runtime"
 
-	"github.com/containerd/containerd/api/types/runc/options"
 	containerd "github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/contrib/seccomp"
 	"github.com/containerd/containerd/v2/pkg/cio"
@@ -76,7 +75,7 @@ func (r *Runtime) pause(ctx context.Context, c agent.ContainerConfig) (pid uint3
 		return 0, err
 	}
 	container, err := r.client.NewContainer(ctx, c.Pod.UID,
-		containerd.WithRuntime(runcShim, &options.Options{Root: filepath.Join(r.config.RunDir, "runc")}),
+		r.withRuntime(c),
 		containerd.WithAdditionalContainerLabels(map[string]string{labelPodUID: c.Pod.UID}),
 		containerd.WithNewSpec(pauseSpec(c, root)...))
 	if err != nil {
@@ -161,6 +160,11 @@ func (r *Runtime) pauseRoot() (string, error) {
 	file := filepath.Join(dir, pauseFile)
 	if _, err := os.Stat(file); err == nil {
 		return dir, nil
+	}
+	for _, point := range []string{"proc", "dev"} { // The program's users may not be allowed to make them.
+		if err := os.MkdirAll(filepath.Join(dir, point), 0o755); err != nil {
+			return "", err
+		}
 	}
 	if err := os.WriteFile(file+".new", program, 0o555); err != nil {
 		return "", err

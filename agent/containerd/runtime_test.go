@@ -32,6 +32,7 @@ func TestRuntime(t *testing.T) {
 	t.Run("attach", func(t *testing.T) { testAttach(t, n) })
 	t.Run("one shim a pod", func(t *testing.T) { testGroup(t, n) })
 	t.Run("one process namespace a pod", func(t *testing.T) { testSharedProcesses(t, n) })
+	t.Run("users of its own", func(t *testing.T) { testUsers(t, n) })
 	t.Run("a forgotten process", func(t *testing.T) { testForgottenProcess(t, n) })
 	t.Run("events", func(t *testing.T) { testEvents(t, n) })
 	t.Run("agent restarts", func(t *testing.T) { testAgentRestart(t, n) })

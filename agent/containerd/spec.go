@@ -108,6 +108,9 @@ func isolation(c agent.ContainerConfig, pidNS string) []oci.SpecOpts {
 	join(specs.IPCNamespace, c.IPCNS, c.HostIPC)
 	join(specs.UTSNamespace, c.UTSNS, false)
 	join(specs.PIDNamespace, pidNS, c.HostPID && pidNS == "")
+	if c.UserNS != "" {
+		opts = append(opts, set(func(s *oci.Spec) { ownUsers(s, c.UserNS, c.FirstUser) }))
+	}
 	// With cgroup v1 a container sees the host's tree, as containerd does it for Kubernetes; with v2 its own part.
 	if cgroup.Host().Unified() {
 		opts = append(opts, oci.WithLinuxNamespace(specs.LinuxNamespace{Type: specs.CgroupNamespace}))

@@ -31,7 +31,7 @@ const (
 )
 
 // Start makes a container and starts its process.
-func (r *Runtime) Start(ctx context.Context, c agent.ContainerConfig) error {
+func (r *Runtime) Start(ctx context.Context, c agent.ContainerConfig) (err error) {
 	id := containerdID(c.ID)
 	r.mu.Lock()
 	if r.starting[id] {
@@ -66,6 +66,14 @@ func (r *Runtime) Start(ctx context.Context, c agent.ContainerConfig) error {
 	if err := os.MkdirAll(r.containerDir(id), 0o700); err != nil { // First of all: see neverStarted.
 		return err
 	}
+	users, err := r.userMounts(id, c)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, users.close()) }()
+	if c.Mounts, err = users.volumes(c.Mounts); err != nil {
+		return err
+	}
 	layout := func(root []mount.Mount) []oci.SpecOpts { return spec(c, id, about.config, root, shm, pidNS) }
 	container, root, err := r.create(ctx, id, c, about, layout, image)
 	if err != nil {
@@ -74,7 +82,10 @@ func (r *Runtime) Start(ctx context.Context, c agent.ContainerConfig) error {
 		}
 		return fmt.Errorf("create container: %w", err)
 	}
-	if err := r.run(ctx, id, root, c); err != nil {
+	if root, err = users.root(root); err == nil {
+		err = r.run(ctx, id, root, c)
+	}
+	if err != nil {
 		clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
 		defer cancel()
 		return errors.Join(err, r.discard(clean, container, true))
@@ -107,7 +118,7 @@ func (r *Runtime) create(ctx context.Context, id string, c agent.ContainerConfig
 			return err
 		}
 		container, err = r.client.NewContainer(ctx, id,
-			containerd.WithRuntime(runcShim, &options.Options{Root: filepath.Join(r.config.RunDir, "runc")}),
+			r.withRuntime(c),
 			r.withRoot(id, image.Name()),
 			containerd.WithAdditionalContainerLabels(labelsOf(c, image.Target().Digest.String())),
 			containerd.WithAdditionalContainerLabels(map[string]string{containerd.StopSignalLabel: cmp.Or(c.StopSignal, about.config.StopSignal, "SIGTERM")}),
@@ -136,6 +147,12 @@ func (r *Runtime) create(ctx context.Context, id string, c agent.ContainerConfig
 		err = errors.Join(err, r.removeSnapshot(clean, id))
 	}
 	return container, root, err
+}
+
+// withRuntime has runc run the container, and its output belong to its root.
+func (r *Runtime) withRuntime(c agent.ContainerConfig) containerd.NewContainerOpts {
+	return containerd.WithRuntime(runcShim, &options.Options{
+		Root: filepath.Join(r.config.RunDir, "runc"), IoUid: c.FirstUser, IoGid: c.FirstUser})
 }
 
 // withRoot says what the container's root file system is. The client's options for that ask the daemon whether it is there.
@@ -294,7 +311,7 @@ func (r *Runtime) shm(c agent.ContainerConfig) (string, error) {
 	dir := r.shmDir(c.Pod.UID)
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if err := os.MkdirAll(dir, 0o711); err != nil {
+	if err := errors.Join(os.MkdirAll(filepath.Dir(dir), 0o700), os.MkdirAll(dir, 0o711)); err != nil {
 		return "", err
 	}
 	mounted, err := isMountPoint(dir)

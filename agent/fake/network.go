@@ -67,6 +67,9 @@ func (n *Network) Setup(_ context.Context, pod agent.PodNetworkConfig) (agent.Po
 		}
 		got.NetNS = "/run/ns/" + pod.UID + "/net"
 	}
+	if pod.FirstUser > 0 {
+		got.UserNS = "/run/ns/" + pod.UID + "/user"
+	}
 	n.pods[pod.UID] = got
 	return got, nil
 }

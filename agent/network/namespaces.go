@@ -5,9 +5,11 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strings"
+	"syscall"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -15,6 +17,9 @@ import (
 
 // The files in a pod's folder: its namespaces, and its addresses.
 const addressFile = "address"
+
+// userKind is the namespace that owns the others, where a pod has users of its own.
+const userKind = "user"
 
 func namespaceKinds(hostNetwork bool) []string {
 	if hostNetwork {
@@ -38,14 +43,18 @@ func (n *Network) pin(pod Pod) error {
 		flags |= unix.CLONE_NEWNET
 	}
 	return onOwnThread(func() error {
-		if err := unix.Unshare(flags); err != nil {
+		if pod.FirstUser > 0 {
+			if err := n.pinOwned(pod, flags); err != nil {
+				return err
+			}
+		} else if err := unix.Unshare(flags); err != nil {
 			return fmt.Errorf("make namespaces: %w", err)
 		}
 		if err := unix.Sethostname([]byte(pod.Hostname)); err != nil {
 			return fmt.Errorf("set hostname %q: %w", pod.Hostname, err)
 		}
 		for _, kind := range namespaceKinds(pod.HostNetwork) {
-			if err := pinOne(kind, n.path(pod.UID, kind)); err != nil {
+			if err := pinOne(unix.Gettid(), kind, n.path(pod.UID, kind)); err != nil {
 				return err
 			}
 		}
@@ -56,12 +65,40 @@ func (n *Network) pin(pod Pod) error {
 	})
 }
 
-func pinOne(kind, file string) error {
+// pinOwned makes a namespace of users, pins it, and takes this thread into others that belong to it. A process with threads cannot
+// enter one itself; so it starts another in it, which is held at its very first instruction and never runs.
+func (n *Network) pinOwned(pod Pod, flags int) (err error) {
+	ids := []syscall.SysProcIDMap{{ContainerID: 0, HostID: int(pod.FirstUser), Size: int(pod.Users)}}
+	cmd := exec.Command("/proc/self/exe")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: uintptr(unix.CLONE_NEWUSER | flags), UidMappings: ids, GidMappings: ids,
+		Ptrace: true, Pdeathsig: unix.SIGKILL}
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("make a namespace of users: %w", err)
+	}
+	defer func() {
+		err = errors.Join(err, cmd.Process.Kill())
+		_ = cmd.Wait() // It was killed.
+	}()
+	if err := pinOne(cmd.Process.Pid, userKind, n.path(pod.UID, userKind)); err != nil {
+		return err
+	}
+	process, err := unix.PidfdOpen(cmd.Process.Pid, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(process)
+	if err := unix.Setns(process, flags); err != nil {
+		return fmt.Errorf("enter the namespaces of a pod: %w", err)
+	}
+	return nil
+}
+
+// pinOne mounts a namespace that a thread is in onto a file.
+func pinOne(thread int, kind, file string) error {
 	if err := os.WriteFile(file, nil, 0o444); err != nil {
 		return err
 	}
-	source := fmt.Sprintf("/proc/self/task/%d/ns/%s", unix.Gettid(), kind)
-	if err := unix.Mount(source, file, "", unix.MS_BIND, ""); err != nil {
+	if err := unix.Mount(fmt.Sprintf("/proc/%d/ns/%s", thread, kind), file, "", unix.MS_BIND, ""); err != nil {
 		return fmt.Errorf("mount %s namespace: %w", kind, err)
 	}
 	return nil
@@ -90,7 +127,11 @@ func (n *Network) quietIPv6() error {
 
 // pinned says whether all of the pod's namespaces are there. After a reboot the files may be left, but nothing is mounted.
 func (n *Network) pinned(uid string, network bool) bool {
-	for _, kind := range namespaceKinds(!network) {
+	kinds := namespaceKinds(!network)
+	if _, err := os.Stat(n.path(uid, userKind)); err == nil {
+		kinds = append(kinds, userKind)
+	}
+	for _, kind := range kinds {
 		var fs unix.Statfs_t
 		if unix.Statfs(n.path(uid, kind), &fs) != nil || fs.Type != unix.NSFS_MAGIC {
 			return false
@@ -101,7 +142,7 @@ func (n *Network) pinned(uid string, network bool) bool {
 
 // unpin removes the pod's folder with its mounts. The kernel drops each namespace with its last process.
 func (n *Network) unpin(uid string) error {
-	for _, kind := range namespaceKinds(false) {
+	for _, kind := range append(namespaceKinds(false), userKind) {
 		err := unix.Unmount(n.path(uid, kind), unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
 		// EINVAL: a file on which nothing is mounted.
 		if err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOTDIR) {

@@ -79,6 +79,9 @@ type Pod struct {
 	HostNetwork bool // No network namespace and no address of its own.
 
 	HostPorts []HostPort // For CNI plugins, too.
+
+	// The pod's users 0, 1 and so on are, outside of the pod, so many from FirstUser on. 0: it has the host's.
+	FirstUser, Users uint32
 }
 
 // HostPort is a port of the node that leads to one of the pod.
@@ -92,6 +95,7 @@ type HostPort struct {
 type Result struct {
 	Addrs               []netip.Addr // One a family; none with HostNetwork.
 	NetNS, IPCNS, UTSNS string       // Paths; NetNS is empty with HostNetwork.
+	UserNS              string       // Path; empty for a pod with the host's users.
 }
 
 // Network sets up pods. Its methods may be called from many goroutines; the changes to one pod are made one after another, and no
@@ -202,6 +206,9 @@ func (n *Network) Setup(ctx context.Context, pod Pod) (Result, error) {
 	result := Result{Addrs: addrs, IPCNS: n.path(pod.UID, "ipc"), UTSNS: n.path(pod.UID, "uts")}
 	if len(addrs) > 0 {
 		result.NetNS = n.path(pod.UID, "net")
+	}
+	if pod.FirstUser > 0 {
+		result.UserNS = n.path(pod.UID, userKind)
 	}
 	return result, nil
 }

@@ -118,7 +118,7 @@ func newWorld(t *testing.T) *world {
 		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 			return err
 		}
-		return pinOne("net", path)
+		return pinOne(unix.Gettid(), "net", path)
 	}); err != nil {
 		t.Fatal(err)
 	}
@@ -825,5 +825,45 @@ func TestIPv6IsQuiet(t *testing.T) {
 	}
 	if accept, err := os.ReadFile("/proc/sys/net/ipv6/conf/" + linkName(a.Addrs[0]) + "/accept_ra"); err != nil || string(accept) != "0\n" {
 		t.Errorf("the node listens to what its pod says: %q, %v", accept, err)
+	}
+}
+
+// A pod with users of its own has a network that belongs to them, so that its root may do there what root may.
+func TestUsers(t *testing.T) {
+	if !alone(t) {
+		return
+	}
+	n := newNetwork(t, testConfig(t))
+	got, err := n.Setup(t.Context(), Pod{UID: "mine", Hostname: "mine", FirstUser: 0x70000000, Users: 1 << 16})
+	if err != nil {
+		t.Fatal(err)
+	}
+	users, err := os.Stat(got.UserNS)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{got.NetNS, got.IPCNS, got.UTSNS} {
+		file, err := os.Open(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer file.Close()
+		owner, err := unix.IoctlRetInt(int(file.Fd()), unix.NS_GET_USERNS)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer unix.Close(owner)
+		var stat unix.Stat_t
+		if err := unix.Fstat(owner, &stat); err != nil || stat.Ino != users.Sys().(*syscall.Stat_t).Ino {
+			t.Errorf("%s belongs to others than the pod's users: %v", path, err)
+		}
+	}
+	again, err := n.Setup(t.Context(), Pod{UID: "mine", Hostname: "mine", FirstUser: 0x70000000, Users: 1 << 16})
+	if err != nil || !reflect.DeepEqual(again, got) {
+		t.Errorf("the second time %+v (%v), the first %+v", again, err, got)
+	}
+	plain, err := n.Setup(t.Context(), Pod{UID: "plain", Hostname: "plain"})
+	if err != nil || plain.UserNS != "" {
+		t.Errorf("a pod that asks for no users has %q: %v", plain.UserNS, err)
 	}
 }

@@ -271,7 +271,8 @@ type podNetwork struct{ *network.Network }
 var _ agent.Network = podNetwork{}
 
 func (p podNetwork) Setup(ctx context.Context, pod agent.PodNetworkConfig) (agent.PodNetwork, error) {
-	wanted := network.Pod{UID: pod.UID, Namespace: pod.Namespace, Name: pod.Name, Hostname: pod.Hostname, HostNetwork: pod.HostNetwork}
+	wanted := network.Pod{UID: pod.UID, Namespace: pod.Namespace, Name: pod.Name, Hostname: pod.Hostname, HostNetwork: pod.HostNetwork,
+		FirstUser: pod.FirstUser, Users: agent.UsersPerPod}
 	for _, port := range pod.HostPorts {
 		wanted.HostPorts = append(wanted.HostPorts, network.HostPort(port))
 	}
@@ -279,5 +280,5 @@ func (p podNetwork) Setup(ctx context.Context, pod agent.PodNetworkConfig) (agen
 	if err != nil {
 		return agent.PodNetwork{}, err
 	}
-	return agent.PodNetwork{IPs: texts(got.Addrs), NetNS: got.NetNS, IPCNS: got.IPCNS, UTSNS: got.UTSNS}, nil
+	return agent.PodNetwork{IPs: texts(got.Addrs), NetNS: got.NetNS, IPCNS: got.IPCNS, UTSNS: got.UTSNS, UserNS: got.UserNS}, nil
 }

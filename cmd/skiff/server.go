@@ -145,6 +145,9 @@ func (s settings) open(ctx context.Context) (*plane, error) {
 			return nil, fmt.Errorf("make the directory %s: %w", dir, err)
 		}
 	}
+	if err := os.Chmod(s.run, 0o711); err != nil { // The users of a pod's own are nobody here, and find their root below it.
+		return nil, err
+	}
 	lock, err := s.lockData()
 	if err != nil {
 		return nil, err
