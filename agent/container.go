@@ -31,7 +31,7 @@ func (a *Agent) containerConfig(ctx context.Context, pod *v1.Pod, s start, r *re
 	if links["HOSTNAME"], err = kernelHostname(pod, a.NodeName, a.ClusterDomain); err != nil {
 		return ContainerConfig{}, err
 	}
-	env, err := environment(ctx, pod, c, place{nodeIPs: a.nodeIPs(), network: &r.network}, links, a.allocatable(), a.sources)
+	env, err := environment(ctx, pod, c, place{nodeIPs: a.nodeIPs(), network: &r.network}, links, a.allocatable(), r.volumes, a.sources)
 	if err != nil {
 		return ContainerConfig{}, err
 	}

@@ -46,9 +46,10 @@ func (v *variables) list() []string {
 }
 
 // environment works out a container's environment: what comes from the Services, envFrom and env, each over the one before.
-// at is where the pod is, services are those of serviceVariables, allocatable stands in for limits that are not set.
+// at is where the pod is, services are those of serviceVariables, allocatable stands in for limits that are not set, volumes are
+// the pod's.
 func environment(ctx context.Context, pod *v1.Pod, c *v1.Container, at place, services map[string]string,
-	allocatable v1.ResourceList, from objectSource) (*variables, error) {
+	allocatable v1.ResourceList, volumes map[string]volume, from objectSource) (*variables, error) {
 	env := &variables{values: map[string]string{}}
 	for _, name := range slices.Sorted(maps.Keys(services)) {
 		env.set(name, services[name])
@@ -61,7 +62,11 @@ func environment(ctx context.Context, pod *v1.Pod, c *v1.Container, at place, se
 	for i := range c.Env {
 		e := &c.Env[i]
 		value, ok, err := expand(e.Value, env.values), true, error(nil)
-		if e.ValueFrom != nil {
+		switch {
+		case e.ValueFrom == nil:
+		case e.ValueFrom.FileKeyRef != nil:
+			value, ok, err = fromFile(e.ValueFrom.FileKeyRef, volumes)
+		default:
 			value, ok, err = valueFrom(ctx, pod, c, e.ValueFrom, at, allocatable, from)
 		}
 		if err != nil {

@@ -86,7 +86,7 @@ func TestEnvironment(t *testing.T) {
 			pod := &v1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "web", Labels: map[string]string{"app": "shop"}}}
 			c := &v1.Container{Name: "app", Env: tc.env, EnvFrom: tc.envFrom, Resources: v1.ResourceRequirements{Limits: v1.ResourceList{v1.ResourceCPU: resource.MustParse("250m")}}}
 			env, err := environment(t.Context(), pod, c, place{nodeIPs: []string{"192.0.2.1", "2001:db8::1"}, network: &PodNetwork{IPs: []string{"10.42.0.2", "fd00:42::2"}}}, map[string]string{"SVC": "10.43.0.1"},
-				v1.ResourceList{v1.ResourceMemory: resource.MustParse("4Gi")}, from)
+				v1.ResourceList{v1.ResourceMemory: resource.MustParse("4Gi")}, nil, from)
 			if err != nil || tc.err != "" {
 				if err == nil || !strings.Contains(err.Error(), tc.err) || tc.err == "" {
 					t.Fatalf("error %v, want %q", err, tc.err)

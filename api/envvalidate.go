@@ -46,6 +46,9 @@ func validateValueFrom(path *field.Path, e *corev1.EnvVar) field.ErrorList {
 		errs = append(errs, requiredName(path.Child("fileKeyRef", "key"), r.Key, validation.IsRelaxedEnvVarName)...)
 		errs = append(errs, requiredName(path.Child("fileKeyRef", "volumeName"), r.VolumeName, validation.IsDNS1123Label)...)
 		errs = append(errs, required(path.Child("fileKeyRef", "path"), r.Path)...)
+		if slices.Contains(strings.Split(r.Path, "/"), "..") {
+			errs = append(errs, field.Invalid(path.Child("fileKeyRef", "path"), r.Path, "must not contain '..'"))
+		}
 	}
 	switch {
 	case sources == 0:
@@ -169,4 +172,33 @@ func validateDivisor(path *field.Path, r *corev1.ResourceFieldSelector, name str
 	}
 	return field.ErrorList{field.Invalid(path, r.Resource,
 		fmt.Sprintf("only divisor's values %s are supported with the %s resource", list, name))}
+}
+
+// validateEnvFiles wants a file that a variable comes from to be in an emptyDir of the pod.
+func validateEnvFiles(path *field.Path, s *corev1.PodSpec) field.ErrorList {
+	var errs field.ErrorList
+	check := func(path *field.Path, c *corev1.Container) {
+		for i, e := range c.Env {
+			if e.ValueFrom == nil || e.ValueFrom.FileKeyRef == nil {
+				continue
+			}
+			at, name := path.Child("env").Index(i).Child("valueFrom", "fileKeyRef", "volumeName"), e.ValueFrom.FileKeyRef.VolumeName
+			switch v := slices.IndexFunc(s.Volumes, func(v corev1.Volume) bool { return v.Name == name }); {
+			case v < 0:
+				errs = append(errs, field.NotFound(at, name))
+			case s.Volumes[v].EmptyDir == nil:
+				errs = append(errs, field.Invalid(at, name, "referenced volume must be of type emptyDir"))
+			}
+		}
+	}
+	for i := range s.InitContainers {
+		check(path.Child("initContainers").Index(i), &s.InitContainers[i])
+	}
+	for i := range s.Containers {
+		check(path.Child("containers").Index(i), &s.Containers[i])
+	}
+	for i := range s.EphemeralContainers {
+		check(path.Child("ephemeralContainers").Index(i), asContainer(&s.EphemeralContainers[i]))
+	}
+	return errs
 }

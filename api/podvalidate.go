@@ -51,6 +51,7 @@ func validatePodSpec(path *field.Path, s *corev1.PodSpec) field.ErrorList {
 	errs = append(errs, validateContainers(path.Child("containers"), s, volumes)...)
 	errs = append(errs, validateInitContainers(path.Child("initContainers"), s, volumes)...)
 	errs = append(errs, validateEphemeralContainers(path.Child("ephemeralContainers"), s, volumes)...)
+	errs = append(errs, validateEnvFiles(path, s)...)
 	errs = append(errs, validatePodResources(path.Child("resources"), s)...)
 	errs = append(errs, oneOf(path.Child("restartPolicy"), s.RestartPolicy,
 		corev1.RestartPolicyAlways, corev1.RestartPolicyOnFailure, corev1.RestartPolicyNever)...)

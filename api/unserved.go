@@ -118,9 +118,6 @@ func unservedContainer(add adder, pod *corev1.Pod, c *corev1.Container, path str
 	for i, p := range c.Ports {
 		add(p.HostPort != 0 && !pod.Spec.HostNetwork && isLoopback(p.HostIP), "%s.ports[%d].hostIP", path, i)
 	}
-	for i, e := range c.Env {
-		add(e.ValueFrom != nil && e.ValueFrom.FileKeyRef != nil, "%s.env[%d].valueFrom.fileKeyRef", path, i)
-	}
 	if sc := c.SecurityContext; sc != nil {
 		add(sc.SELinuxOptions != nil, "%s.securityContext.seLinuxOptions", path)
 		add(sc.WindowsOptions != nil, "%s.securityContext.windowsOptions", path)

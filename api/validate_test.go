@@ -154,6 +154,13 @@ func TestValidate(t *testing.T) {
 				`spec.containers[0].env[1].valueFrom.fieldRef.fieldPath: Invalid value: "spec.x": error converting fieldPath: field label not supported: spec.x`,
 				"spec.containers[0].env[3].valueFrom.secretKeyRef.key: Required value",
 			}},
+			{"Pod", aPod("volumes: [{name: v, emptyDir: {}}, {name: w, hostPath: {path: /}}]",
+				"env: [{name: a, valueFrom: {fileKeyRef: {volumeName: v, path: e, key: K}}}, {name: b, valueFrom: {fileKeyRef: {volumeName: w, path: ../e, key: K}}},"+
+					" {name: c, valueFrom: {fileKeyRef: {volumeName: x, path: e, key: K}}}]"), []string{
+				`spec.containers[0].env[1].valueFrom.fileKeyRef.path: Invalid value: "../e": must not contain '..'`,
+				`spec.containers[0].env[1].valueFrom.fileKeyRef.volumeName: Invalid value: "w": referenced volume must be of type emptyDir`,
+				`spec.containers[0].env[2].valueFrom.fileKeyRef.volumeName: Not found: "x"`,
+			}},
 			{"Pod", aPod("volumes: [{name: v}, {name: v}, {name: w, emptyDir: {}, hostPath: {path: /}}]",
 				"volumeMounts: [{name: v, mountPath: /a}, {name: x, mountPath: /a}, {name: v}]"), []string{
 				`spec.volumes[1].name: Duplicate value: "v"`,

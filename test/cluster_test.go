@@ -28,6 +28,8 @@ func TestCluster(t *testing.T) {
 		{"top sees who uses what", testTop},
 		{"a pod is resized as it runs", testResize},
 		{"pods have what they may have, and no more", testLimits},
+		{"root of a pod may be nobody on the node", testUsers},
+		{"rules say what an exit code leads to", testRestartRules},
 		{"streams are kept apart", testStreams},
 		{"attach types to the first process", testAttach},
 		{"a WebSocket is enough", testSockets},
