@@ -145,6 +145,7 @@ type Agent struct {
 	disk     func(dir string) (percent int, err error) // How much of it is used.
 	statics  *statics
 	capacity v1.ResourceList
+	appArmor bool          // The kernel has it.
 	ready    chan struct{} // Closed when the API knows the Node as Ready.
 
 	addresses atomic.Pointer[[]string] // The node's; see nodeIPs.
@@ -177,6 +178,7 @@ func New(config Config, client kubernetes.Interface, factory informers.SharedInf
 		moved:    make(chan struct{}, 1),
 		pressure: newPressure(config),
 		disk:     diskShare,
+		appArmor: hasAppArmor(),
 		statics:  newStatics(config.PodFiles, config.NodeName),
 		usages:   usages{fs: cgroup.Host()},
 		starts:   newStarts(),

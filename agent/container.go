@@ -121,6 +121,7 @@ func securityOf(pod *v1.Pod, c *v1.Container, image Image) (Security, error) {
 		if p.FSGroup != nil {
 			s.SupplementalGroups = append(s.SupplementalGroups, *p.FSGroup)
 		}
+		s.StrictGroups = p.SupplementalGroupsPolicy != nil && *p.SupplementalGroupsPolicy == v1.SupplementalGroupsPolicyStrict
 		if p.SeccompProfile != nil {
 			s.Seccomp = string(p.SeccompProfile.Type)
 		}
@@ -143,8 +144,16 @@ func securityOf(pod *v1.Pod, c *v1.Container, image Image) (Security, error) {
 			s.DropCapabilities = capabilities(sc.Capabilities.Drop)
 		}
 		s.Privileged = isTrue(sc.Privileged)
+		s.UnmaskedProc = sc.ProcMount != nil && *sc.ProcMount == v1.UnmaskedProcMount
 		s.ReadOnlyRootFS = isTrue(sc.ReadOnlyRootFilesystem)
 		s.NoNewPrivileges = sc.AllowPrivilegeEscalation != nil && !*sc.AllowPrivilegeEscalation
+	}
+	switch armor := appArmorOf(pod, c); {
+	case armor == nil:
+	case armor.Type == v1.AppArmorProfileTypeRuntimeDefault:
+		s.AppArmor = AppArmorDefault
+	case armor.Type == v1.AppArmorProfileTypeLocalhost && armor.LocalhostProfile != nil:
+		s.AppArmor = *armor.LocalhostProfile
 	}
 	if s.Seccomp == "" {
 		s.Seccomp = string(v1.SeccompProfileTypeRuntimeDefault) // As a kubelet with --seccomp-default.

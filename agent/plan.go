@@ -62,7 +62,10 @@ type resize struct {
 }
 
 // failure is the end of a pod that its containers did not bring about.
-type failure struct{ reason, message string }
+type failure struct {
+	reason, message string
+	rejected        bool // It never began: the node cannot run it.
+}
 
 func (d *decision) lookAgain(after time.Duration) {
 	if after > 0 && (d.again == 0 || after < d.again) {
@@ -84,13 +87,16 @@ func decide(s seen) decision {
 	case pod.Status.Phase == v1.PodSucceeded || pod.Status.Phase == v1.PodFailed:
 		s.end(&d, gracePeriod(pod)) // Usually nothing is alive; but others may fail a pod too, to evict it.
 	case s.pastDeadline(&d):
-		d.fail = &failure{"DeadlineExceeded", "Pod was active on the node longer than the specified deadline"}
+		d.fail = &failure{reason: "DeadlineExceeded", message: "Pod was active on the node longer than the specified deadline"}
 		s.end(&d, gracePeriod(pod))
+	case s.rejected != nil:
+		d.fail = s.rejected
+		s.end(&d, 0)
 	case s.evicted != "":
-		d.fail = &failure{reasonEvicted, s.evicted}
+		d.fail = &failure{reason: reasonEvicted, message: s.evicted}
 		s.end(&d, evictionGrace)
 	case s.measured.over != "":
-		d.fail = &failure{reasonEvicted, s.measured.over}
+		d.fail = &failure{reason: reasonEvicted, message: s.measured.over}
 		s.end(&d, evictionGrace)
 	case len(s.unserved) > 0:
 	default:

@@ -106,8 +106,11 @@ func (a *Agent) see(ctx context.Context, pod *v1.Pod, containers []Container, m 
 	}
 	s.resizing = m.resizing
 	s.evicted = a.pressure.why(string(pod.UID))
-	if s.evicted == "" && len(containers) == 0 && pod.Status.StartTime == nil && !a.critical(pod) {
-		s.evicted = a.pressure.refuses(pod, s.now)
+	if len(containers) == 0 && pod.Status.StartTime == nil { // It is new here.
+		s.rejected = a.refusesAppArmor(pod)
+		if s.evicted == "" && !a.critical(pod) {
+			s.evicted = a.pressure.refuses(pod, s.now)
+		}
 	}
 	s.health = a.probes.follow(s, a.reached(pod, m))
 	return s

@@ -175,12 +175,12 @@ func refusal(want, used, most v1.ResourceList) *failure {
 	}
 	for _, name := range []v1.ResourceName{v1.ResourceMemory, v1.ResourceCPU} {
 		if w, m := amount(want, name), amount(most, name); w > m {
-			return &failure{v1.PodReasonInfeasible, fmt.Sprintf("Node didn't have enough capacity: %s, requested: %d, capacity: %d", name, w, m)}
+			return &failure{reason: v1.PodReasonInfeasible, message: fmt.Sprintf("Node didn't have enough capacity: %s, requested: %d, capacity: %d", name, w, m)}
 		}
 	}
 	for _, name := range []v1.ResourceName{v1.ResourceCPU, v1.ResourceMemory} {
 		if w, u, m := amount(want, name), amount(used, name), amount(most, name); w+u > m {
-			return &failure{v1.PodReasonDeferred, fmt.Sprintf("Node didn't have enough resource: %s, requested: %d, used: %d, capacity: %d", name, w, u, m)}
+			return &failure{reason: v1.PodReasonDeferred, message: fmt.Sprintf("Node didn't have enough resource: %s, requested: %d, used: %d, capacity: %d", name, w, u, m)}
 		}
 	}
 	return nil

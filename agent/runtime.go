@@ -163,14 +163,20 @@ type Resources struct {
 type Security struct {
 	UID, GID           *int64 // nil: the image's.
 	SupplementalGroups []int64
+	StrictGroups       bool // Without those that the image's files give the user.
+	UnmaskedProc       bool // All of /proc is seen, and may be written to by who may.
 	Privileged         bool
 	NoNewPrivileges    bool
 	ReadOnlyRootFS     bool
 	AddCapabilities    []string // "NET_ADMIN"; "ALL".
 	DropCapabilities   []string
+	AppArmor           string // "": none; AppArmorDefault: the runtime's; or the name of one that the kernel knows.
 	Seccomp            string // "" or "Unconfined", "RuntimeDefault", "Localhost".
 	Profile            []byte // Of "Localhost": JSON, as in the OCI runtime specification.
 }
+
+// AppArmorDefault stands for the runtime's own profile.
+const AppArmorDefault = "RuntimeDefault"
 
 // State is a container's place in its life.
 type State string

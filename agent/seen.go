@@ -18,6 +18,7 @@ type seen struct {
 	health     map[string]health  // By container ID: what the probes of those that have any found.
 	hooks      map[hookOf]hookRun // Those that were begun.
 	measured   measured           // Of emptyDirs with a limit.
+	rejected   *failure           // Why the node cannot run the pod at all.
 	evicted    string             // Why the pod has to go, for the node is short of something.
 	parting    time.Duration      // A deleted pod's containers are left alone for so long, for requests may still come.
 	boot       string

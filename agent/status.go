@@ -66,6 +66,9 @@ func podStatus(s seen, d decision, at place) v1.PodStatus {
 		status.Phase = s.phase(&status, d)
 		if d.fail != nil {
 			status.Reason, status.Message = d.fail.reason, d.fail.message
+			if d.fail.rejected {
+				status.Message = "Pod was rejected: " + d.fail.message
+			}
 			if d.fail.reason == reasonEvicted {
 				s.setCondition(&status, v1.DisruptionTarget, true, v1.PodReasonTerminationByKubelet, d.fail.message)
 			}

@@ -184,6 +184,7 @@ func validateSecurityContext(path *field.Path, c *corev1.SecurityContext) field.
 	errs = append(errs, oneOfOrNone(path.Child("procMount"), deref(c.ProcMount),
 		corev1.DefaultProcMount, corev1.UnmaskedProcMount)...)
 	errs = append(errs, validateSeccomp(path.Child("seccompProfile"), c.SeccompProfile)...)
+	errs = append(errs, validateAppArmor(path.Child("appArmorProfile"), c.AppArmorProfile)...)
 	if c.AllowPrivilegeEscalation == nil || *c.AllowPrivilegeEscalation {
 		return errs
 	}

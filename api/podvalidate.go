@@ -166,7 +166,20 @@ func validatePodSecurity(path *field.Path, s *corev1.PodSpec) field.ErrorList {
 		errs = append(errs, field.Invalid(path.Child("shareProcessNamespace"), true,
 			"ShareProcessNamespace and HostPID cannot both be enabled"))
 	}
-	if s.HostUsers != nil && !*s.HostUsers { // A user namespace of its own shares nothing with the node.
+	own := s.HostUsers != nil && !*s.HostUsers
+	for _, c := range []struct {
+		field string
+		all   []corev1.Container
+	}{{"initContainers", s.InitContainers}, {"containers", s.Containers}} {
+		for i := range c.all {
+			sc := c.all[i].SecurityContext
+			if sc != nil && deref(sc.ProcMount) == corev1.UnmaskedProcMount && !own {
+				errs = append(errs, field.Invalid(path.Child(c.field).Index(i).Child("securityContext", "procMount"), sc.ProcMount,
+					"`hostUsers` must be false to use `Unmasked`"))
+			}
+		}
+	}
+	if own { // A user namespace of its own shares nothing with the node.
 		for _, f := range []struct {
 			name string
 			set  bool
@@ -188,6 +201,33 @@ func validatePodSecurity(path *field.Path, s *corev1.PodSpec) field.ErrorList {
 		errs = append(errs, oneOfOrNone(at.Child("fsGroupChangePolicy"), deref(c.FSGroupChangePolicy),
 			corev1.FSGroupChangeAlways, corev1.FSGroupChangeOnRootMismatch)...)
 		errs = append(errs, validateSeccomp(at.Child("seccompProfile"), c.SeccompProfile)...)
+		errs = append(errs, validateAppArmor(at.Child("appArmorProfile"), c.AppArmorProfile)...)
+		errs = append(errs, oneOfOrNone(at.Child("supplementalGroupsPolicy"), deref(c.SupplementalGroupsPolicy),
+			corev1.SupplementalGroupsPolicyMerge, corev1.SupplementalGroupsPolicyStrict)...)
+	}
+	return errs
+}
+
+func validateAppArmor(path *field.Path, p *corev1.AppArmorProfile) field.ErrorList {
+	const maxName = 4095
+	if p == nil {
+		return nil
+	}
+	if p.Type == "" {
+		return field.ErrorList{field.Required(path.Child("type"), "type is required when appArmorProfile is set")}
+	}
+	errs := oneOf(path.Child("type"), p.Type, corev1.AppArmorProfileTypeLocalhost,
+		corev1.AppArmorProfileTypeRuntimeDefault, corev1.AppArmorProfileTypeUnconfined)
+	at, name := path.Child("localhostProfile"), deref(p.LocalhostProfile)
+	switch local := p.Type == corev1.AppArmorProfileTypeLocalhost; {
+	case local && strings.TrimSpace(name) != name:
+		errs = append(errs, field.Invalid(at, name, "must not be padded with whitespace"))
+	case local && name == "":
+		errs = append(errs, field.Required(at, "must be set when AppArmor type is Localhost"))
+	case local && len(name) > maxName:
+		errs = append(errs, field.TooLong(at, "", maxName))
+	case !local && p.LocalhostProfile != nil && len(errs) == 0:
+		errs = append(errs, field.Invalid(at, p.LocalhostProfile, "can only be set when AppArmor type is Localhost"))
 	}
 	return errs
 }

@@ -73,8 +73,6 @@ func unserved(pod *corev1.Pod) []string {
 		for i, s := range sc.Sysctls {
 			add(!safeSysctl(pod, s.Name), "spec.securityContext.sysctls[%d] (%s)", i, s.Name)
 		}
-		add(sc.SupplementalGroupsPolicy != nil && *sc.SupplementalGroupsPolicy != corev1.SupplementalGroupsPolicyMerge, "spec.securityContext.supplementalGroupsPolicy")
-		unservedProfile(add, sc.AppArmorProfile, "spec.securityContext")
 	}
 	for i := range spec.InitContainers {
 		unservedContainer(add, pod, &spec.InitContainers[i], fmt.Sprintf("spec.initContainers[%d]", i))
@@ -121,8 +119,6 @@ func unservedContainer(add adder, pod *corev1.Pod, c *corev1.Container, path str
 	if sc := c.SecurityContext; sc != nil {
 		add(sc.SELinuxOptions != nil, "%s.securityContext.seLinuxOptions", path)
 		add(sc.WindowsOptions != nil, "%s.securityContext.windowsOptions", path)
-		add(sc.ProcMount != nil && *sc.ProcMount != corev1.DefaultProcMount, "%s.securityContext.procMount", path)
-		unservedProfile(add, sc.AppArmorProfile, path+".securityContext")
 	}
 }
 
@@ -139,10 +135,6 @@ func unservedResources(add adder, r *corev1.ResourceRequirements, path string) {
 func isLoopback(text string) bool {
 	addr, err := netip.ParseAddr(text)
 	return err == nil && addr.IsLoopback()
-}
-
-func unservedProfile(add adder, armor *corev1.AppArmorProfile, path string) {
-	add(armor != nil && armor.Type != corev1.AppArmorProfileTypeUnconfined, "%s.appArmorProfile", path)
 }
 
 func unservedVolume(add adder, v *corev1.Volume, path string) {

@@ -154,6 +154,13 @@ func TestValidate(t *testing.T) {
 				`spec.containers[0].env[1].valueFrom.fieldRef.fieldPath: Invalid value: "spec.x": error converting fieldPath: field label not supported: spec.x`,
 				"spec.containers[0].env[3].valueFrom.secretKeyRef.key: Required value",
 			}},
+			{"Pod", aPod("securityContext: {appArmorProfile: {}, supplementalGroupsPolicy: Some}", "securityContext: {procMount: Unmasked, appArmorProfile: {type: Localhost}}"), []string{
+				"spec.containers[0].securityContext.appArmorProfile.localhostProfile: Required value: must be set when AppArmor type is Localhost",
+				"spec.containers[0].securityContext.procMount: Invalid value: \"Unmasked\": `hostUsers` must be false to use `Unmasked`",
+				"spec.securityContext.appArmorProfile.type: Required value: type is required when appArmorProfile is set",
+				`spec.securityContext.supplementalGroupsPolicy: Unsupported value: "Some": supported values: "Merge", "Strict"`,
+			}},
+			{"Pod", aPod("hostUsers: false", "securityContext: {procMount: Unmasked, appArmorProfile: {type: RuntimeDefault}}"), nil},
 			{"Pod", aPod("volumes: [{name: v, emptyDir: {}}, {name: w, hostPath: {path: /}}]",
 				"env: [{name: a, valueFrom: {fileKeyRef: {volumeName: v, path: e, key: K}}}, {name: b, valueFrom: {fileKeyRef: {volumeName: w, path: ../e, key: K}}},"+
 					" {name: c, valueFrom: {fileKeyRef: {volumeName: x, path: e, key: K}}}]"), []string{

@@ -56,6 +56,9 @@ func newNode(t testing.TB, flags ...string) *node {
 	t.Helper()
 	requireRoot(t)
 	dir, err := os.MkdirTemp("", "skiff-test-") // t.TempDir's names are too long for unix sockets.
+	if err == nil {
+		err = os.Chmod(dir, 0o711) // As /run and /var/lib are.
+	}
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -23,7 +23,7 @@
 // A daemon of the agent's own is made with [StartDaemon].
 //
 // In Kubernetes: the container runtime interface (CRI) and containerd's plugin for it. Left out: the interface itself and
-// its sandboxes, runtime classes, checkpoints, AppArmor and SELinux.
+// its sandboxes, runtime classes, checkpoints and SELinux.
 package containerd
 
 import (

@@ -82,6 +82,15 @@ func TestAppendCRI(t *testing.T) {
 	}
 }
 
+func TestHasProfile(t *testing.T) {
+	const list = "cups-browsed (enforce)\n/usr/bin/man (enforce)\nmy profile (complain)\n"
+	for name, want := range map[string]bool{"/usr/bin/man": true, "my profile": true, "my": false, "cups-browsed (enforce)": false, "": false} {
+		if got := hasProfile(list, name); got != want {
+			t.Errorf("the kernel knows %q: %v, want %v", name, got, want)
+		}
+	}
+}
+
 func TestWrittenFiles(t *testing.T) {
 	var events []byte
 	event := func(name string, padded uint32) {

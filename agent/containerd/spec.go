@@ -192,6 +192,10 @@ func capable(capability uint) bool {
 
 func security(sec agent.Security) []oci.SpecOpts {
 	opts := []oci.SpecOpts{set(func(s *oci.Spec) {
+		s.Process.ApparmorProfile = sec.AppArmor
+		if sec.UnmaskedProc {
+			s.Linux.MaskedPaths, s.Linux.ReadonlyPaths = nil, nil
+		}
 		s.Process.NoNewPrivileges = sec.NoNewPrivileges
 		s.Root.Readonly = sec.ReadOnlyRootFS
 	})}

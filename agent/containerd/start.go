@@ -63,6 +63,9 @@ func (r *Runtime) Start(ctx context.Context, c agent.ContainerConfig) (err error
 	if err != nil {
 		return err
 	}
+	if c.Security.AppArmor, err = r.appArmor(ctx, c.Security); err != nil {
+		return err
+	}
 	if err := os.MkdirAll(r.containerDir(id), 0o700); err != nil { // First of all: see neverStarted.
 		return err
 	}

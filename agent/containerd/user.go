@@ -77,8 +77,10 @@ func resolveUser(named string, sec agent.Security, passwd, group []byte) (specs.
 			groups = append(groups, g)
 		}
 	}
-	for _, g := range member.Sgids {
-		add(uint32(g))
+	if !sec.StrictGroups {
+		for _, g := range member.Sgids {
+			add(uint32(g))
+		}
 	}
 	for _, g := range sec.SupplementalGroups {
 		add(uint32(g))

@@ -39,6 +39,8 @@ func TestResolveUser(t *testing.T) {
 		{"the pod's user goes before", "root", agent.Security{UID: id(101)}, true, specs.User{UID: 101, GID: 102, AdditionalGids: []uint32{102, 7}}, ""},
 		{"the pod's group goes before", "web", agent.Security{GID: id(5)}, true, specs.User{UID: 101, GID: 5, AdditionalGids: []uint32{5, 7}}, ""},
 		{"more groups", "web", agent.Security{SupplementalGroups: []int64{42, 7}}, true, specs.User{UID: 101, GID: 102, AdditionalGids: []uint32{102, 7, 42}}, ""},
+		{"only those that are named", "web", agent.Security{SupplementalGroups: []int64{42}, StrictGroups: true}, true,
+			specs.User{UID: 101, GID: 102, AdditionalGids: []uint32{102, 42}}, ""},
 		{"a name that is nobody's", "eve", agent.Security{}, true, specs.User{}, `look up the user "eve"`},
 		{"a group that is not there", "web:none", agent.Security{}, true, specs.User{}, "unable to find group none"},
 		{"less than nothing", "-1", agent.Security{}, true, specs.User{}, "range"},

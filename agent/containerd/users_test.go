@@ -33,7 +33,7 @@ func testUsers(t *testing.T, n *node) {
 		c := n.config(name, args...)
 		c.UserNS, c.FirstUser = namespace("user"), first
 		c.NetNS, c.IPCNS, c.UTSNS = namespace("net"), namespace("ipc"), namespace("uts")
-		c.SharePID = true
+		c.SharePID, c.Security = true, agent.Security{UnmaskedProc: true}
 		c.Mounts = []agent.Mount{{Source: volume, Target: "/volume"}, {Source: file, Target: "/single", ReadOnly: true}}
 		return c
 	}
@@ -52,6 +52,9 @@ func testUsers(t *testing.T, n *node) {
 	}
 	if out := box("write", "/volume/by-root", "x") + box("write", "/etc/by-root", "x") + box("write", "/dev/shm/x", "x") + box("write", "/dev/stdout", "said"); out != "said" {
 		t.Errorf("writing to a volume, to the image and to shared memory: %s", out)
+	}
+	if mounts := box("show", "/proc/self/mountinfo"); strings.Contains(mounts, " /proc/sys ") || strings.Contains(mounts, " /proc/kcore ") {
+		t.Errorf("something covers a part of /proc:\n%s", mounts)
 	}
 	got := box("show", "/proc/self/uid_map", "/single", "/proc/1/cmdline")
 	for _, want := range []string{"uid 0 gid 0", fmt.Sprint(" ", first, " "), "a file of root", "/pause"} {
