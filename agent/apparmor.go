@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"errors"
 	"os"
 	"strings"
 
@@ -12,6 +13,8 @@ import (
 
 // reasonAppArmor is why a pod failed, as the kubelet spells it.
 const reasonAppArmor = "AppArmor"
+
+var errNoAppArmor = errors.New("Cannot enforce AppArmor: AppArmor is not enabled on the host")
 
 // hasAppArmor says whether the kernel has it, and it is on.
 func hasAppArmor() bool {
@@ -50,5 +53,5 @@ func (a *Agent) refusesAppArmor(pod *v1.Pod) *failure {
 	if a.appArmor || !needsAppArmor(pod) {
 		return nil
 	}
-	return &failure{reason: reasonAppArmor, message: "Cannot enforce AppArmor: AppArmor is not enabled on the host", rejected: true}
+	return &failure{reason: reasonAppArmor, message: errNoAppArmor.Error(), rejected: true}
 }

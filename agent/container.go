@@ -43,6 +43,9 @@ func (a *Agent) containerConfig(ctx context.Context, pod *v1.Pod, s start, r *re
 	if err != nil {
 		return ContainerConfig{}, err
 	}
+	if security.AppArmor != "" && !a.appArmor { // Of an ephemeral container: the pod has been let in before it came.
+		return ContainerConfig{}, errNoAppArmor
+	}
 	if security.Profile, err = a.seccompProfile(pod, c, security); err != nil {
 		return ContainerConfig{}, err
 	}
