@@ -49,6 +49,7 @@ func TestCluster(t *testing.T) {
 		{"a deleted pod is replaced", testReplaced},
 		{"a rollout loses no request", testRollout},
 		{"the lessons of rollouts", testRolloutLessons},
+		{"a rollout whose pods cannot be made fails in its time", testRolloutWithoutPods},
 		{"a container that exits is restarted with back-off", testBackOff},
 		{"an image that does not exist is told of", testMissingImage},
 		{"a wrong name is not found", testNotFound},

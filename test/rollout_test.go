@@ -40,6 +40,17 @@ func testRollout(t *testing.T, s *shell) {
 	t.Logf("pods that were stopped while they were served: %s", s.do("kubectl get events --field-selector reason=StillServed -o name | wc -l"))
 }
 
+// testRolloutWithoutPods has a second rollout whose pods the API server refuses: nothing happens that the deadline could be counted
+// from but the rollout's beginning.
+func testRolloutWithoutPods(t *testing.T, s *shell) {
+	s.do("kubectl create deployment web --image=docker.io/library/nginx:latest")
+	s.do("kubectl rollout status deployment/web --timeout=60s")
+	s.says("kubectl get deployment web -o jsonpath={.metadata.generation}", "1")
+	s.do(`kubectl patch deployment web -p '{"spec":{"progressDeadlineSeconds":2,"template":{"spec":{"priorityClassName":"nope"}}}}'`)
+	s.fails("kubectl rollout status deployment/web --timeout=60s", 1, `error: deployment "web" exceeded its progress deadline`)
+	s.says("kubectl get deployment web -o jsonpath={.status.availableReplicas}", "1")
+}
+
 // served waits until the Service has so many ready endpoints.
 func (s *shell) served(pods int) {
 	s.t.Helper()
