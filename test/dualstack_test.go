@@ -30,6 +30,7 @@ func TestDualStack(t *testing.T) {
 		{"a node and its pods have addresses of both families", testBothAddresses},
 		{"pods reach pods and their node by both", testBothReach},
 		{"the DNS has an address of each, and knows of both", testBothNames},
+		{"Services have addresses of ranges that come later, too", testLaterRanges},
 	} {
 		t.Run(promise.name, func(t *testing.T) { promise.test(t, s.with(t, s.kubectl)) })
 	}
@@ -77,6 +78,18 @@ func testBothNames(t *testing.T, s *shell) {
 			s.says("kubectl exec resolver -- dig +short @"+server+" "+question, regexp.QuoteMeta(want))
 		}
 	}
+}
+
+func testLaterRanges(t *testing.T, s *shell) {
+	s.do(`echo '{"apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR", "metadata": {"name": "later"}, "spec": {"cidrs": ["10.60.0.0/24", "fd00:60::/112"]}}' | kubectl apply -f -`)
+	s.do("kubectl wait --for=condition=Ready servicecidr/later --timeout=30s")
+	s.do(`kubectl expose deployment web --name later --overrides '{"spec": {"ipFamilyPolicy": "RequireDualStack", "clusterIP": "10.60.0.7", "clusterIPs": ["10.60.0.7", "fd00:60::7"]}}'`)
+	for _, address := range []string{"10.60.0.7", "fd00:60::7"} {
+		s.until("kubectl exec client -- curl -sS --max-time 2 "+at(address, "80"), `web-\S+`)
+	}
+	s.do("kubectl delete servicecidr later --wait=false")
+	s.until(`kubectl get servicecidr later -o jsonpath='{.status.conditions[0].reason}'`, "Terminating")
+	s.do("kubectl delete service later")
 }
 
 func at(addr, port string) string { return "http://" + net.JoinHostPort(addr, port) }
