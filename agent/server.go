@@ -57,6 +57,7 @@ func (a *Agent) routes() http.Handler {
 		r.Get("/stats/summary", a.serveSummary)
 		r.Method(http.MethodGet, "/metrics", a.metricsHandler())
 		r.Method(http.MethodGet, "/metrics/resource", a.resourceMetricsHandler())
+		r.Method(http.MethodGet, "/metrics/cadvisor", a.cadvisorHandler())
 		r.Get("/containerLogs/{namespace}/{pod}/{container}", a.serveLogs)
 		for _, method := range []string{http.MethodGet, http.MethodPost} {
 			r.With(a.asSession).MethodFunc(method, "/exec/{namespace}/{pod}/{container}", a.serveExec)

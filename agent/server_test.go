@@ -472,6 +472,7 @@ func TestMetricsAreServed(t *testing.T) {
 	for path, want := range map[string]string{
 		"/metrics":          `kubelet_running_containers{container_state="running"} 1`,
 		"/metrics/resource": "node_memory_working_set_bytes ",
+		"/metrics/cadvisor": `container_cpu_usage_seconds_total{container="",cpu="total",id="/"`,
 		"/stats/summary?only_cpu_and_memory=true": `"nodeName":"` + nodeName + `"`,
 	} {
 		if code, body := r.get(apiServer, path); code != 200 || !strings.Contains(body, want) {

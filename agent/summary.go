@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"os"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -228,32 +229,49 @@ func (a *Agent) diskStats(used *uint64) *stats.Disk {
 
 // networkStats reads a table of links, and puts one of them first.
 func networkStats(file, first string) *stats.Network {
+	links := readLinks(file)
+	if links == nil {
+		return nil
+	}
+	n := &stats.Network{Time: metav1.Now()}
+	for _, l := range links {
+		c := l.counts
+		link := stats.Link{Name: l.name, RxBytes: &c[0], RxErrors: &c[2], TxBytes: &c[4], TxErrors: &c[6]}
+		n.Links = append(n.Links, link)
+		if l.name == first {
+			n.Link = link
+		}
+	}
+	return n
+}
+
+// linkCounts are what a link has received and sent: bytes, packets, errors and dropped packets, of each.
+type linkCounts struct {
+	name   string
+	counts [8]uint64
+}
+
+// readLinks reads a table of links, nil if it can't be read. What never leaves is not in it.
+func readLinks(file string) []linkCounts {
 	f, err := os.Open(file)
 	if err != nil {
 		return nil
 	}
 	defer f.Close()
-	n := &stats.Network{Time: metav1.Now()}
+	links := []linkCounts{}
 	for lines := bufio.NewScanner(f); lines.Scan(); {
 		name, counts, ok := strings.Cut(lines.Text(), ":")
 		words := strings.Fields(counts)
-		if name = strings.TrimSpace(name); !ok || len(words) < 11 || name == "lo" {
-			continue // The heading, and what never leaves.
+		if name = strings.TrimSpace(name); !ok || len(words) < 12 || name == "lo" {
+			continue // The heading.
 		}
-		number := func(i int) *uint64 {
-			n, err := strconv.ParseUint(words[i], 10, 64)
-			if err != nil {
-				return nil
-			}
-			return &n
+		link := linkCounts{name: name}
+		for i, word := range slices.Concat(words[:4], words[8:12]) {
+			link.counts[i], _ = strconv.ParseUint(word, 10, 64)
 		}
-		link := stats.Link{Name: name, RxBytes: number(0), RxErrors: number(2), TxBytes: number(8), TxErrors: number(10)}
-		n.Links = append(n.Links, link)
-		if name == first {
-			n.Link = link
-		}
+		links = append(links, link)
 	}
-	return n
+	return links
 }
 
 // defaultLink is the link that the default route goes by.

@@ -15,6 +15,9 @@ func testTop(t *testing.T, s *shell) {
 	node := "kubectl get --raw /api/v1/nodes/" + nodeName + "/proxy"
 	s.says(node+"/stats/summary", `(?s).*"podRef":\{"name":"busy","namespace":"`+s.space+`".*"rootfs":\{.*"usedBytes":\d+.*"network":\{.*"name":"eth0","rxBytes":\d+.*`)
 	s.says(node+"/metrics/resource", `(?s).*pod_cpu_usage_seconds_total\{namespace="`+s.space+`",pod="busy"\} .*`)
+	s.says(node+"/metrics/cadvisor", `(?s).*container_cpu_usage_seconds_total\{container="spin",cpu="total",id="/skiff[^"]*",image="docker.io/library/busybox:latest",`+
+		`name="[^"]*",namespace="`+s.space+`",pod="busy"\} .*container_network_receive_bytes_total\{container="",id="/skiff[^"]*",image="",interface="eth0",name="",`+
+		`namespace="`+s.space+`",pod="busy"\} \d.*`)
 	s.says(node+"/metrics", `(?s).*\nkubelet_pod_start_duration_seconds_count [1-9].*\nkubelet_running_pods [1-9].*`)
 }
 

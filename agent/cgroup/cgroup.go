@@ -59,6 +59,10 @@ type Usage struct {
 	BigFaults  uint64 // Those that had to be read from disk.
 	Limit      uint64 // Of memory; 0: none.
 	Processes  uint64
+
+	// Of a quota's periods: how many there were, in how many of them it was used up, and how long processes waited for the next.
+	Periods, Throttled uint64
+	Waited             time.Duration
 }
 
 // names are what the two versions call the same lines of memory.stat. Version 1 has a second line for the cgroups below.
@@ -96,6 +100,9 @@ func (f FS) usage1(path string, u *Usage) error {
 		u.Limit = limit
 	}
 	u.Processes, _ = readNumber(filepath.Join(f.dir("pids", path), "pids.current"))
+	if cpu, err := readStat(filepath.Join(f.dir("cpu", path), "cpu.stat")); err == nil {
+		u.Periods, u.Throttled, u.Waited = cpu["nr_periods"], cpu["nr_throttled"], time.Duration(cpu["throttled_time"])
+	}
 	return u.stat(filepath.Join(memory, "memory.stat"), names1)
 }
 
@@ -106,6 +113,7 @@ func (f FS) usage2(path string, u *Usage) error {
 		return err
 	}
 	u.CPU = time.Duration(cpu["usage_usec"]) * time.Microsecond
+	u.Periods, u.Throttled, u.Waited = cpu["nr_periods"], cpu["nr_throttled"], time.Duration(cpu["throttled_usec"])*time.Microsecond
 	if u.Memory, err = readNumber(filepath.Join(dir, "memory.current")); errors.Is(err, fs.ErrNotExist) && filepath.Clean(path) == "/" {
 		u.Memory, err = memoryInUse() // The root has no such file.
 	}

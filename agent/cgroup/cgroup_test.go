@@ -27,15 +27,17 @@ func tree(t *testing.T, unified bool, files map[string]string) FS {
 
 // TestUsage reads both versions' files to the same numbers.
 func TestUsage(t *testing.T) {
-	want := Usage{CPU: 1500 * time.Microsecond, Memory: 1000, WorkingSet: 900, RSS: 500, Swap: 3, Faults: 7, BigFaults: 2, Limit: 4096, Processes: 5}
+	want := Usage{CPU: 1500 * time.Microsecond, Memory: 1000, WorkingSet: 900, RSS: 500, Swap: 3, Faults: 7, BigFaults: 2, Limit: 4096, Processes: 5,
+		Periods: 10, Throttled: 4, Waited: 2 * time.Microsecond}
 	for name, f := range map[string]FS{
 		"version 1": tree(t, false, map[string]string{
 			"cpuacct/pod/cpuacct.usage": "1500000\n", "memory/pod/memory.usage_in_bytes": "1000\n", "memory/pod/memory.limit_in_bytes": "4096\n",
 			"memory/pod/memory.stat": "inactive_file 1\ntotal_inactive_file 100\ntotal_rss 500\ntotal_swap 3\ntotal_pgfault 7\ntotal_pgmajfault 2\n",
 			"pids/pod/pids.current":  "5\n",
+			"cpu/pod/cpu.stat":       "nr_periods 10\nnr_throttled 4\nthrottled_time 2000\n",
 		}),
 		"version 2": tree(t, true, map[string]string{
-			"pod/cpu.stat": "usage_usec 1500\nuser_usec 1000\n", "pod/memory.current": "1000\n", "pod/memory.max": "4096\n", "pod/memory.swap.current": "3\n",
+			"pod/cpu.stat": "usage_usec 1500\nuser_usec 1000\nnr_periods 10\nnr_throttled 4\nthrottled_usec 2\n", "pod/memory.current": "1000\n", "pod/memory.max": "4096\n", "pod/memory.swap.current": "3\n",
 			"pod/memory.stat": "anon 500\ninactive_file 100\npgfault 7\npgmajfault 2\n", "pod/pids.current": "5\n",
 		}),
 	} {
