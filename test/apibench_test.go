@@ -151,22 +151,43 @@ func (c *caller) makeNamespace() {
 func (c *caller) measure() {
 	c.makeNamespace()
 	name := func(i int) string { return fmt.Sprintf("web-%05d", i) }
-	c.tell(atOnce(benchWriters, benchPods, func(i int) { c.call("POST", podsOfBench, benchPod(name(i), 0)) }), "creates/s")
-	c.tell(atOnce(benchWriters, benchPods, func(i int) { c.call("PUT", podsOfBench+"/"+name(i), benchPod(name(i), 1)) }), "updates/s")
-	c.tell(atOnce(benchWriters, 4*benchPods, func(i int) { c.call("GET", podsOfBench+"/"+name(i%benchPods), "") }), "gets/s")
-	for media, what := range map[string]string{jsonType: "list-JSON", protoType: "list-protobuf"} {
+	c.rate("create", benchPods, func(i int) { c.call("POST", podsOfBench, benchPod(name(i), 0)) })
+	c.rate("update", benchPods, func(i int) { c.call("PUT", podsOfBench+"/"+name(i), benchPod(name(i), 1)) })
+	c.rate("get", 4*benchPods, func(i int) { c.call("GET", podsOfBench+"/"+name(i%benchPods), "") })
+	for _, list := range []struct{ media, what string }{{jsonType, "list-JSON"}, {protoType, "list-protobuf"}} {
 		var took []time.Duration
-		size := 0
-		for range 9 {
-			start := time.Now()
-			size = len(c.call("GET", podsOfBench, "", "Accept", media, "Accept-Encoding", "identity"))
-			took = append(took, time.Since(start))
-		}
-		c.b.Logf("%s %s of %d bytes: %v", c.name, what, size, took)
-		c.tell(float64(median(took).Microseconds())/1e3, what+"-ms")
+		const times = 9
+		c.costs(list.what, times, func() {
+			for range times {
+				start := time.Now()
+				c.call("GET", podsOfBench, "", "Accept", list.media, "Accept-Encoding", "identity")
+				took = append(took, time.Since(start))
+			}
+		})
+		c.tell(float64(median(took).Microseconds())/1e3, list.what+"-ms")
 	}
-	c.tell(c.latency(name(0)), "event-p50-ms")
+	c.latency(name(0))
 	c.tell(c.resident(), "MB-resident")
+}
+
+// rate has benchWriters clients do a thing count times, and tells how often a second, and at what cost.
+func (c *caller) rate(what string, count int, do func(i int)) {
+	c.costs(what, count, func() { c.tell(atOnce(benchWriters, count, do), what+"s/s") })
+}
+
+// costs tells what each of count operations costs the server's processors. Client and server share those of one machine: where
+// they have enough of them, it is this that bounds the server.
+func (c *caller) costs(what string, count int, do func()) {
+	before := c.processorTime()
+	do()
+	c.tell(float64((c.processorTime()-before).Microseconds())/float64(count), what+"-processor-us")
+}
+
+func (c *caller) processorTime() (sum time.Duration) {
+	for _, pid := range c.pids {
+		sum += processorTime(c.b, pid)
+	}
+	return sum
 }
 
 // atOnce does a thing count times from several goroutines, and returns how often a second.
@@ -185,8 +206,8 @@ func atOnce(workers, count int, do func(i int)) float64 {
 	return float64(count) / time.Since(start).Seconds()
 }
 
-// latency is the median time, in milliseconds, from a write's request until a watcher has read its event.
-func (c *caller) latency(pod string) float64 {
+// latency tells the median time from a write's request until a watcher has read its event.
+func (c *caller) latency(pod string) {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	const changes = 100
@@ -199,14 +220,16 @@ func (c *caller) latency(pod string) float64 {
 	for range benchWatchers { // The addition that each begins with.
 		<-seen
 	}
-	for i := range changes {
-		start := time.Now()
-		c.call("PATCH", podsOfBench+"/"+pod, fmt.Sprintf(`{"metadata":{"labels":{"n":"%d"}}}`, i+2), "Content-Type", "application/merge-patch+json")
-		for range benchWatchers {
-			took = append(took, (<-seen).Sub(start))
+	c.costs("change-seen-by-50", changes, func() {
+		for i := range changes {
+			start := time.Now()
+			c.call("PATCH", podsOfBench+"/"+pod, fmt.Sprintf(`{"metadata":{"labels":{"n":"%d"}}}`, i+2), "Content-Type", "application/merge-patch+json")
+			for range benchWatchers {
+				took = append(took, (<-seen).Sub(start))
+			}
 		}
-	}
-	return float64(median(took).Microseconds()) / 1e3
+	})
+	c.tell(float64(median(took).Microseconds())/1e3, "event-p50-ms")
 }
 
 // drain reads lines and tells when each was there.

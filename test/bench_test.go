@@ -244,7 +244,18 @@ type usage struct {
 func (n *node) usage(b *testing.B) usage {
 	b.Helper()
 	proc := fmt.Sprintf("/proc/%d/", n.server.Pid)
-	_, stat, _ := strings.Cut(string(read(b, proc+"stat")), ") ")
+	return usage{
+		resident: procField(b, proc+"status", "VmRSS") * 1024,
+		written:  procField(b, proc+"io", "write_bytes"),
+		cpu:      processorTime(b, fmt.Sprint(n.server.Pid)),
+		commits:  commits(read(b, filepath.Join(n.data, "state.db"))),
+	}
+}
+
+// processorTime is what a process has used of the processors, for itself and in the kernel.
+func processorTime(b *testing.B, pid string) time.Duration {
+	b.Helper()
+	_, stat, _ := strings.Cut(string(read(b, "/proc/"+pid+"/stat")), ") ")
 	var ticks int64
 	for _, value := range strings.Fields(stat)[11:13] { // utime and stime, see proc(5).
 		n, err := strconv.ParseInt(value, 10, 64)
@@ -254,12 +265,7 @@ func (n *node) usage(b *testing.B) usage {
 		ticks += n
 	}
 	const tick = 10 * time.Millisecond
-	return usage{
-		resident: procField(b, proc+"status", "VmRSS") * 1024,
-		written:  procField(b, proc+"io", "write_bytes"),
-		cpu:      time.Duration(ticks) * tick,
-		commits:  commits(read(b, filepath.Join(n.data, "state.db"))),
-	}
+	return time.Duration(ticks) * tick
 }
 
 func read(b *testing.B, path string) []byte {
