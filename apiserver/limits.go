@@ -55,9 +55,9 @@ const (
 // yet, and the connection is held until the body has been read, whatever the answer was.
 func (l *limits) serve(next http.Handler, w http.ResponseWriter, r *http.Request) {
 	control := http.NewResponseController(w)
-	if r.Body != http.NoBody {
+	if r.ContentLength != 0 {
 		_ = control.SetReadDeadline(time.Now().Add(l.request))
-		r.Body = &timedBody{r.Body, control, l}
+		r.Body = &timedBody{r.Body, control, l, r.ProtoMajor == 1}
 	}
 	if longRunning(r) {
 		_ = control.SetWriteDeadline(time.Time{}) // That of the request before, on the same connection.
@@ -80,17 +80,18 @@ func (l *limits) serve(next http.Handler, w http.ResponseWriter, r *http.Request
 	next.ServeHTTP(w, r)
 }
 
-// timedBody is a body that has to be read by a deadline. The connection reads on behind it, for what comes next, and that
-// has other deadlines.
+// timedBody is a body that has to be read by a deadline. In HTTP/1 that is the connection's, which reads on behind the body, for
+// what comes next, and that has other deadlines. In HTTP/2 each body has its own, which says nothing once it has been read.
 type timedBody struct {
 	io.ReadCloser
 	control *http.ResponseController
 	limits  *limits
+	shared  bool // Whether the deadline is the connection's.
 }
 
 func (b *timedBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
-	if err == io.EOF {
+	if err == io.EOF && b.shared {
 		_ = b.control.SetReadDeadline(time.Time{})
 	}
 	return n, err
