@@ -177,12 +177,19 @@ func (h *resource) create(w http.ResponseWriter, r *http.Request, obj runtime.Ob
 		o.validation.warnings = append(o.validation.warnings, api.Warnings(obj, nil)...)
 		o.validation.unserved(obj)
 	}
-	return h.answer(w, r, http.StatusCreated, obj, o.validation)
+	return h.answer(w, r, http.StatusCreated, obj, o)
 }
 
-func (h *resource) answer(w http.ResponseWriter, r *http.Request, code int, obj runtime.Object, v *validation) error {
-	v.send(w)
-	return serveItem(w, r, h.Resource, code, &item{obj: obj})
+// answer says what was written. What is still the newest version reads the same to its writer, to those who watch and to those who
+// get it next: it is encoded once for all of them.
+func (h *resource) answer(w http.ResponseWriter, r *http.Request, code int, obj runtime.Object, o write) error {
+	o.validation.send(w)
+	m := metaOf(obj)
+	it := h.shelf.get(objectKey(m.GetNamespace(), m.GetName()))
+	if o.dry || it == nil || it.meta().GetResourceVersion() != m.GetResourceVersion() {
+		it = &item{obj: obj}
+	}
+	return serveItem(w, r, h.Resource, code, it)
 }
 
 func (h *resource) put(w http.ResponseWriter, r *http.Request) error {
@@ -322,5 +329,5 @@ func (h *resource) change(w http.ResponseWriter, r *http.Request, sub string, o 
 	if (sub == "" || sub == "ephemeralcontainers") && !isComponent(r) {
 		o.validation.unserved(obj)
 	}
-	return h.answer(w, r, http.StatusOK, obj, o.validation)
+	return h.answer(w, r, http.StatusOK, obj, o)
 }
