@@ -30,6 +30,7 @@ type cache struct {
 	own       map[string]bool   // All names of that form that the table has.
 	custom    customKinds       // What definitions add to that.
 	strays    strays            // What lies on no shelf.
+	alike     alike             // What the objects of events have in common.
 
 	order sync.RWMutex // Held for writing while an event is put on its shelf, for reading by who wants all shelves at one revision.
 
@@ -191,6 +192,8 @@ func (c *cache) apply(ev store.Event) {
 		var err error
 		if it, err = newItem(shelf, key, ev.KV); err != nil {
 			c.strays.add(ev.KV, err)
+		} else {
+			c.alike.share(it.obj)
 		}
 	}
 	c.order.Lock()
@@ -242,9 +245,13 @@ func (c *cache) readAll(kvs []store.KV) []found {
 	readers.SetLimit(goruntime.GOMAXPROCS(0))
 	for from := 0; from < len(kvs); from += readAtOnce {
 		readers.Go(func() error {
+			var alike alike // Of its own: neighbours have most in common.
 			for i := from; i < min(from+readAtOnce, len(kvs)); i++ {
 				sh, key := c.locate(kvs[i].Key)
 				it, err := newItem(sh, key, kvs[i])
+				if err == nil {
+					alike.share(it.obj)
+				}
 				all[i] = found{sh, it, err}
 			}
 			return nil
