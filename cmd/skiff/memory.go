@@ -12,6 +12,7 @@ import (
 const (
 	growthQuiet = 50
 	growthBusy  = 100
+	growthStart = 400 // Nearly all that the start reads from the store stays: there is little to collect.
 )
 
 const (

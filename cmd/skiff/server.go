@@ -14,6 +14,7 @@ import (
 	"net/netip"
 	"os"
 	goruntime "runtime"
+	"runtime/debug"
 	"strconv"
 	"strings"
 	"syscall"
@@ -140,6 +141,8 @@ func since(t time.Time) string { return time.Since(t).Round(time.Millisecond).St
 
 // open opens what can fail before anything runs: directories, store, certificates, port.
 func (s settings) open(ctx context.Context) (*plane, error) {
+	debug.SetGCPercent(growthStart)
+	defer debug.SetGCPercent(growthQuiet)
 	for _, dir := range []string{s.data, s.run, s.images()} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return nil, fmt.Errorf("make the directory %s: %w", dir, err)
