@@ -40,13 +40,13 @@ func shallowCopy(obj runtime.Object) reflect.Value {
 // clearSame sets to zero what is the same in two values, down through the structs in them.
 func clearSame(a, b reflect.Value) {
 	switch {
-	case api.Same(a.Addr().Interface(), b.Addr().Interface()):
-		a.SetZero()
-		b.SetZero()
 	case a.Kind() == reflect.Struct && !a.Addr().Type().Implements(oneValue):
 		for i := range a.NumField() {
 			clearSame(a.Field(i), b.Field(i))
 		}
+	case api.Same(a.Addr().Interface(), b.Addr().Interface()):
+		a.SetZero()
+		b.SetZero()
 	}
 }
 
