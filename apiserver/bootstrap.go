@@ -109,11 +109,11 @@ func (s *Server) kubernetesService() wellKnown {
 				Labels: map[string]string{"component": "apiserver", "provider": "kubernetes"}},
 			Spec: corev1.ServiceSpec{
 				ClusterIP: first.String(), IPFamilyPolicy: ptr(corev1.IPFamilyPolicySingleStack),
-				Ports: []corev1.ServicePort{{Name: "https", Protocol: corev1.ProtocolTCP, Port: 443, TargetPort: intstr.FromInt32(int32(s.config.Advertise.Port()))}},
+				Ports: []corev1.ServicePort{{Name: "https", Protocol: corev1.ProtocolTCP, Port: 443, TargetPort: intstr.FromInt32(int32(s.advertised().Port()))}},
 			},
 		},
-		addresses: []string{s.config.Advertise.Addr().String()},
-		ports:     []int32{int32(s.config.Advertise.Port())},
+		addresses: []string{s.advertised().Addr().String()},
+		ports:     []int32{int32(s.advertised().Port())},
 	}
 }
 

@@ -20,7 +20,7 @@ func (s *Server) issuerDocument(w http.ResponseWriter, _ *http.Request) error {
 		SubjectTypes  []string `json:"subject_types_supported"`
 		Algorithms    []string `json:"id_token_signing_alg_values_supported"`
 	}{
-		s.tokens.issuer, "https://" + s.config.Advertise.String() + keysPath,
+		s.tokens.issuer, "https://" + s.advertised().String() + keysPath,
 		[]string{"id_token"}, []string{"public"}, []string{string(jose.ES256)},
 	})
 }

@@ -99,14 +99,14 @@ func (s *Server) Leave(ctx context.Context) error {
 
 // peerName is that of this server's Lease: the same after a restart.
 func (s *Server) peerName() string {
-	return "apiserver-" + strings.NewReplacer(":", "-", ".", "-", "[", "", "]", "").Replace(s.config.Advertise.String())
+	return "apiserver-" + strings.NewReplacer(":", "-", ".", "-", "[", "", "]", "").Replace(s.advertised().String())
 }
 
 func (s *Server) ownLease() *coordinationv1.Lease {
 	return &coordinationv1.Lease{
 		ObjectMeta: metav1.ObjectMeta{Name: s.peerName(), Namespace: metav1.NamespaceSystem, Labels: map[string]string{peerLabel: peerValue}},
 		Spec: coordinationv1.LeaseSpec{
-			HolderIdentity: ptr(s.config.Advertise.String()), LeaseDurationSeconds: ptr(int32(peerSilent / time.Second)),
+			HolderIdentity: ptr(s.advertised().String()), LeaseDurationSeconds: ptr(int32(peerSilent / time.Second)),
 			RenewTime: ptr(metav1.NowMicro()),
 		},
 	}

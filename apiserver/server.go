@@ -58,6 +58,7 @@ type Config struct {
 // Server serves the API from a store.
 type Server struct {
 	config     Config
+	advertise  atomic.Pointer[netip.AddrPort] // See advertised.
 	table      []*api.Resource
 	cache      *cache
 	snapshots  snapshots
@@ -102,6 +103,7 @@ func New(ctx context.Context, s store.Store, config Config) (*Server, error) {
 		foundation: foundation{laid: make(chan struct{})},
 		doubts:     make(chan struct{}, 1),
 	}
+	srv.advertise.Store(&config.Advertise)
 	srv.served.Store(&served{table: table, documents: documents})
 	srv.metrics = newMetrics(srv)
 	srv.limits.dropped = srv.metrics.dropped
@@ -216,7 +218,7 @@ func (s *Server) discover(pick func(discovery) handler) handler {
 		if err := s.cache.freshen(r.Context()); err != nil {
 			return err
 		}
-		return pick(discovery{s.rows(), s.config.Advertise.String()})(w, r)
+		return pick(discovery{s.rows(), s.advertised().String()})(w, r)
 	}
 }
 

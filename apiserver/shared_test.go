@@ -186,6 +186,22 @@ func TestPeers(t *testing.T) {
 	expectPeers(t, first, "192.0.2.1")
 }
 
+// A server that is reached at another address than before is known by that one alone, whether or not there are others.
+func TestServerMoves(t *testing.T) {
+	servers, _ := startShared(t, 2)
+	expectPeers(t, servers[0], "192.0.2.1", "192.0.2.2")
+	if err := servers[1].Move(t.Context(), netip.MustParseAddrPort("192.0.2.9:6443")); err != nil {
+		t.Fatal(err)
+	}
+	expectPeers(t, servers[1], "192.0.2.1", "192.0.2.9")
+
+	single := start(t)
+	if err := single.Move(t.Context(), netip.MustParseAddrPort("198.51.100.9:6443")); err != nil {
+		t.Fatal(err)
+	}
+	expectPeers(t, single, "198.51.100.9")
+}
+
 func expectPeers(t *testing.T, s *running, want ...string) {
 	t.Helper()
 	var inEndpoints, inSlice []string

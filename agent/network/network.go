@@ -109,6 +109,8 @@ type Network struct {
 	addresses pools
 	pods      map[string][]netip.Addr  // By UID; none for pods on the host's network.
 	changing  map[string]chan struct{} // By UID: closed when the change that is under way has ended.
+
+	nodeAddresses []netip.Addr // See CNI.NodeAddresses.
 }
 
 // New prepares the node and takes over the pods that an earlier process left. What it had not finished is removed.
@@ -126,6 +128,9 @@ func New(c Config) (*Network, error) {
 	}
 	n := &Network{config: c, log: slog.With("component", "network"), addresses: newPools(c.PodCIDR),
 		pods: map[string][]netip.Addr{}, changing: map[string]chan struct{}{}}
+	if c.CNI != nil {
+		n.nodeAddresses = c.CNI.NodeAddresses
+	}
 	if err := n.prepareNode(); err != nil {
 		return nil, err
 	}

@@ -108,13 +108,24 @@ func (n *Network) towardsServices(f family) net.IP {
 	case n.config.CNI == nil && f.pods.IsValid():
 		return f.gateway().AsSlice()
 	case n.config.CNI != nil:
-		for _, a := range n.config.CNI.NodeAddresses {
+		for _, a := range n.nodeAddresses {
 			if familyOf(a) == f.version {
 				return a.AsSlice()
 			}
 		}
 	}
 	return nil // The kernel chooses.
+}
+
+// SetNodeAddresses tells from where the node talks to Services, where CNI plugins connect the pods. With its own links that is the gateway.
+func (n *Network) SetNodeAddresses(addrs []netip.Addr) error {
+	if n.config.CNI == nil {
+		return nil
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.nodeAddresses = addrs
+	return n.addRoutes()
 }
 
 // unreachable is the route for addresses that no pod has. Its metric is the last, so that any other route goes before it.

@@ -172,6 +172,12 @@ func (n *node) components(ctx context.Context, client kubernetes.Interface, runt
 	if err != nil {
 		return nil, nil, nil, err
 	}
+	n.whereabouts.follow(func(s settings) {
+		a.SetNodeIPs(texts(s.addresses))
+		if err := net.SetNodeAddresses(s.addresses); err != nil {
+			slog.Warn("the node talks to Services from an address that it has no more", "err", err)
+		}
+	})
 	return a, p, d, nil
 }
 
@@ -216,11 +222,7 @@ func (s settings) runtimeConfig() containerd.Config {
 
 // agentTLS is how the agent listens: with a certificate of the cluster's authority, for clients that have one too.
 func (n *node) agentTLS() (*tls.Config, error) {
-	pair, err := n.ca.Server(n.serverHosts())
-	if err != nil {
-		return nil, err
-	}
-	return n.ca.ServerTLS(pair)
+	return n.serverTLS(n.ca.Server)
 }
 
 // podRanges registers the Node, if it is new, and waits for the ranges of pod addresses that a controller gives it.

@@ -70,6 +70,8 @@ type plane struct {
 	listener net.Listener
 	progress *handover.Progress // Of this machine's proxy; nil, if it is no node.
 	queues   *reconcile.Metrics // Of all components' loops.
+
+	whereabouts *whereabouts
 }
 
 // serve runs everything until ctx ends. It stops in the order of dependence: the components first, which may still write,
@@ -99,6 +101,11 @@ func (s settings) serve(ctx context.Context, out io.Writer) error {
 	if err := p.api.Bootstrap(apiCtx); err != nil {
 		return err
 	}
+	p.whereabouts.follow(func(s settings) {
+		if err := p.api.Move(apiCtx, netip.AddrPortFrom(s.address, s.port)); err != nil {
+			slog.Warn("the Service \"kubernetes\" does not have this machine's new address", "err", err)
+		}
+	})
 	web, err := p.web()
 	if err != nil {
 		return err
@@ -115,6 +122,7 @@ func (s settings) serve(ctx context.Context, out io.Writer) error {
 			return nil
 		}
 	})
+	group.Go(func() error { p.whereabouts.run(groupCtx); return nil })
 	group.Go(func() error { return p.components(groupCtx, out, started) })
 	err = group.Wait()
 	if ctx.Err() != nil {
@@ -160,7 +168,7 @@ func (s settings) open(ctx context.Context) (*plane, error) {
 		lock.Close()
 		return nil, err
 	}
-	p := &plane{settings: s, lock: lock, store: db, queues: reconcile.NewMetrics()}
+	p := &plane{settings: s, lock: lock, store: db, queues: reconcile.NewMetrics(), whereabouts: &whereabouts{now: s}}
 	workqueue.SetProvider(p.queues)
 	if !s.noAgent {
 		p.progress = handover.NewProgress(s.nodeName)
@@ -246,11 +254,11 @@ func (p *plane) listen() (err error) {
 }
 
 // serverHosts are the names and addresses under which clients reach the API and the agent.
-func (p *plane) serverHosts() []string {
+func (s settings) serverHosts() []string {
 	return append([]string{
-		"localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc." + p.clusterDomain,
-		p.nodeName, "127.0.0.1", p.loopback(), p.address.String(), p.serviceRanges[0].Addr().Next().String(),
-	}, texts(p.addresses)...)
+		"localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc." + s.clusterDomain,
+		s.nodeName, "127.0.0.1", s.loopback(), s.address.String(), s.serviceRanges[0].Addr().Next().String(),
+	}, texts(s.addresses)...)
 }
 
 func (p *plane) newAPI(ctx context.Context) (*apiserver.Server, error) {
@@ -306,11 +314,7 @@ func (p *plane) nodeTransport() (*http.Transport, error) {
 
 // web is the HTTPS server for clients from outside this process.
 func (p *plane) web() (*http.Server, error) {
-	pair, err := p.ca.EnsureServer(p.pki(), p.serverHosts())
-	if err != nil {
-		return nil, err
-	}
-	config, err := p.ca.ServerTLS(pair)
+	config, err := p.serverTLS(func(hosts []string) (pki.Pair, error) { return p.ca.EnsureServer(p.pki(), hosts) })
 	if err != nil {
 		return nil, err
 	}

@@ -50,7 +50,7 @@ func TestLongHeaders(t *testing.T) {
 // startWeb starts the HTTPS server, with a handler to which every path is well.
 func startWeb(t *testing.T) (*tls.Config, string) {
 	t.Helper()
-	p := &plane{settings: settings{
+	p := &plane{whereabouts: &whereabouts{}, settings: settings{
 		options: options{dirs: dirs{data: t.TempDir()}, nodeName: "n1"}, address: netip.MustParseAddr("192.0.2.1"), serviceRanges: ranges{netip.MustParsePrefix("10.43.0.0/16")},
 	}}
 	var err error
