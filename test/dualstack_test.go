@@ -1,6 +1,7 @@
 package test
 
 import (
+	"fmt"
 	"net"
 	"regexp"
 	"strings"
@@ -31,6 +32,7 @@ func TestDualStack(t *testing.T) {
 		{"pods reach pods and their node by both", testBothReach},
 		{"the DNS has an address of each, and knows of both", testBothNames},
 		{"Services have addresses of ranges that come later, too", testLaterRanges},
+		{"a node that gets another address is known by that", testNewAddress},
 	} {
 		t.Run(promise.name, func(t *testing.T) { promise.test(t, s.with(t, s.kubectl)) })
 	}
@@ -93,3 +95,43 @@ func testLaterRanges(t *testing.T, s *shell) {
 }
 
 func at(addr, port string) string { return "http://" + net.JoinHostPort(addr, port) }
+
+// testNewAddress gives the node another address, as DHCP may, and takes the old one.
+func testNewAddress(t *testing.T, s *shell) {
+	const moved = "198.51.100.9"
+	s.do("kubectl apply -f - <<end\n" + `
+apiVersion: v1
+kind: Pod
+metadata: {name: host}
+spec:
+  hostNetwork: true
+  terminationGracePeriodSeconds: 0
+  containers: [{name: sleep, image: nginx, command: [sleep, infinity]}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: outside}
+spec: {type: LoadBalancer, selector: {app: web}, ports: [{port: 8080, targetPort: 80}]}
+end`)
+	s.do("kubectl wait --for=condition=Ready pod/host --timeout=60s")
+	known := map[string]string{
+		`kubectl get node -o jsonpath='{.items[0].status.addresses[?(@.type=="InternalIP")].address}'`: "%s " + nodeAddrIPv6,
+		"kubectl get pod host -o jsonpath='{.status.podIPs[*].ip}'":                                    "%s " + nodeAddrIPv6,
+		"kubectl get pod client -o jsonpath='{.status.hostIP}'":                                        "%s",
+		"kubectl get service outside -o jsonpath='{.status.loadBalancer.ingress[*].ip}'":               "%s",
+		"kubectl get endpointslices -n default kubernetes -o jsonpath='{.endpoints[*].addresses[*]}'":  "%s",
+	}
+	for line, want := range known {
+		s.until(line, regexp.QuoteMeta(fmt.Sprintf(want, nodeAddr)))
+	}
+	host(t, "ip -n "+s.netns+" address del "+nodeAddr+"/24 dev uplink")
+	host(t, "ip -n "+s.netns+" address add "+moved+"/24 dev uplink")
+	for line, want := range known {
+		s.until(line, regexp.QuoteMeta(fmt.Sprintf(want, moved)))
+	}
+	s.says("kubectl exec host -- echo here", "here") // The API server reaches the agent there, whose certificate says so.
+	s.says("kubectl exec client -- sh -c 'curl -sS -k --max-time 5 https://$KUBERNETES_SERVICE_HOST/readyz'", "ok")
+	if r := s.get(s.outside, "https://"+moved+":6443", "/readyz"); r.stdout != "ok" {
+		t.Errorf("from outside the API does not answer: %v", r)
+	}
+}
