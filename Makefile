@@ -63,11 +63,12 @@ bench-pods: build images ## from apply until Ready, for 1 pod and for 50, and th
 bench-rollout: build images ## 20 pods replaced under load: requests lost and time taken, and the same in Kubernetes' order
 	go test -count=1 -v -timeout=20m -run=NONE -benchtime=1x -bench=Rollout ./test
 
-bench-agent: ## the agent's exec against containerd's own client, and its reading of three million lines
-	go test -count=1 -v -timeout=10m -run=NONE -benchtime=1x -bench='Exec|Log' ./agent/containerd
+bench-agent: build images ## the agent's exec against containerd's own client, its reading of three million lines, and 500 pods that do nothing
+	go test -count=1 -v -timeout=10m -run=NONE -benchtime=1x -bench='Exec|Log|Memory' ./agent/containerd
+	go test -count=1 -v -timeout=10m -run=NONE -benchtime=1x -bench=IdlePods ./test
 
 bench-idle: build images ## memory, processor time and disk writes in a minute without change
-	go test -count=1 -v -timeout=10m -run=NONE -benchtime=1x -bench=Idle ./test
+	go test -count=1 -v -timeout=10m -run=NONE -benchtime=1x -bench='Idle$$' ./test
 
 bench-api: build images ## the API against an etcd and a copy in memory, and with 100,000 objects; SKIFF_PEER names another server to compare with
 	@scripts/etcd.sh

@@ -217,6 +217,36 @@ func dialIn(ctx context.Context, namespace, network, address string) (conn net.C
 	return conn, err
 }
 
+// BenchmarkIdlePods leaves 500 pods of a pretended runtime alone for half a minute: what the agents keep of each, and what they do. They
+// are two, in one process, as a node that only pretends takes 250.
+func BenchmarkIdlePods(b *testing.B) {
+	const count = 500
+	n := newNode(b, "--no-agent")
+	n.launch()
+	n.awaitLog("the API answers")
+	agents := n.launchAgents("--nodes", "2", "--max-pods", "250")
+	s := n.shell(b)
+	s.until("kubectl get nodes --no-headers", `(fake-\d+ +Ready .*\n?){2}`)
+	pid := fmt.Sprint(agents.Process.Pid)
+	resident := func() float64 { return float64(procField(b, "/proc/"+pid+"/status", "VmRSS")) }
+	time.Sleep(10 * time.Second)
+	empty := resident()
+	s.do(fmt.Sprintf("kubectl create deployment idle --image=nginx --replicas=%d", count))
+	s.until("kubectl get deployment idle --no-headers", fmt.Sprintf("idle +%d/%d .*", count, count))
+	time.Sleep(30 * time.Second) // What follows a start is not idleness.
+	before, full := processorTime(b, pid), resident()
+	time.Sleep(30 * time.Second)
+	b.ReportMetric((full-empty)/count, "KiB-resident/pod")
+	b.ReportMetric(100*(processorTime(b, pid)-before).Seconds()/30, "%-of-a-core")
+	b.ReportMetric(0, "ns/op")
+	if err := agents.Process.Signal(syscall.SIGTERM); err != nil {
+		b.Error(err)
+	}
+	if err := agents.Wait(); err != nil {
+		b.Errorf("the agents ended with %v", err)
+	}
+}
+
 // BenchmarkIdle leaves the walk's cluster alone for a minute.
 func BenchmarkIdle(b *testing.B) {
 	n := newNode(b)

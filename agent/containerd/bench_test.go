@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"testing"
 	"time"
@@ -108,6 +109,28 @@ func BenchmarkLog(b *testing.B) {
 	if want := fmt.Sprintf(" stdout F %d", lines-1); len(last) < len(want) || last[len(last)-len(want):] != want {
 		b.Errorf("the log ends with %q, want %q", last, want)
 	}
+}
+
+// BenchmarkMemory tells what the runtime keeps of a container that runs and says nothing.
+func BenchmarkMemory(b *testing.B) {
+	const count = 20
+	n := newNode(b)
+	inUse := func() uint64 {
+		runtime.GC()
+		runtime.GC() // Pools are emptied at the second.
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc + m.StackInuse
+	}
+	n.start("first") // With what all share.
+	n.waitLog("first", "stdout holding")
+	before := inUse()
+	for i := range count {
+		n.start(fmt.Sprint("more", i))
+		n.waitLog(fmt.Sprint("more", i), "stdout holding")
+	}
+	b.ReportMetric(float64(int64(inUse()-before))/1024/count, "KiB/container")
+	b.ReportMetric(0, "ns/op")
 }
 
 // cpuTime is what this process has used.
