@@ -1,11 +1,13 @@
 package controller
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -21,6 +23,7 @@ import (
 	"k8s.io/client-go/tools/record"
 	"k8s.io/component-helpers/storage/volume"
 
+	"skiff/api"
 	"skiff/reconcile"
 )
 
@@ -75,7 +78,7 @@ func (c *claims) addWaiting(loop *reconcile.Loop) {
 
 // wanting names the claims to which a volume or a class matters: the one that a volume is bound to, else those that wait.
 func (c *claims) wanting(obj any) []string {
-	class := ""
+	class, isDefault := "", false
 	switch o := obj.(type) {
 	case *corev1.PersistentVolume:
 		if ref := o.Spec.ClaimRef; ref != nil {
@@ -83,7 +86,7 @@ func (c *claims) wanting(obj any) []string {
 		}
 		class = volume.GetPersistentVolumeClass(o)
 	case *storagev1.StorageClass:
-		class = o.Name
+		class, isDefault = o.Name, api.IsDefaultStorageClass(o)
 	}
 	waiting, err := c.claims.List(labels.Everything())
 	if err != nil {
@@ -91,7 +94,10 @@ func (c *claims) wanting(obj any) []string {
 	}
 	var keys []string
 	for _, claim := range waiting {
-		if !bindCompleted(claim) && volume.GetPersistentVolumeClaimClass(claim) == class {
+		if bindCompleted(claim) {
+			continue
+		}
+		if volume.GetPersistentVolumeClaimClass(claim) == class || isDefault && !volume.PersistentVolumeClaimHasClass(claim) {
 			keys = append(keys, claim.Namespace+"/"+claim.Name)
 		}
 	}
@@ -200,6 +206,11 @@ func (c *claims) bindAny(ctx context.Context, claim *corev1.PersistentVolumeClai
 		return err
 	case v != nil:
 		return c.bind(ctx, v, claim)
+	}
+	if given, err := c.giveClass(ctx, claim); given || err != nil {
+		return err
+	}
+	switch {
 	case delayed && !volume.IsDelayBindingProvisioning(claim):
 		c.events.Event(claim, corev1.EventTypeNormal, "WaitForFirstConsumer", "waiting for first consumer to be created before binding")
 	case volume.GetPersistentVolumeClaimClass(claim) != "":
@@ -208,6 +219,31 @@ func (c *claims) bindAny(ctx context.Context, claim *corev1.PersistentVolumeClai
 		c.events.Event(claim, corev1.EventTypeNormal, "FailedBinding", "no persistent volumes available for this claim and no storage class is set")
 	}
 	return c.setPending(ctx, claim)
+}
+
+// giveClass gives a claim that names no class, and came before there was a default one, that: the change brings it back here.
+// https://kubernetes.io/docs/concepts/storage/persistent-volumes/#retroactive-default-storageclass-assignment
+func (c *claims) giveClass(ctx context.Context, claim *corev1.PersistentVolumeClaim) (given bool, err error) {
+	if volume.PersistentVolumeClaimHasClass(claim) {
+		return false, nil
+	}
+	all, err := c.classes.List(labels.Everything())
+	if err != nil {
+		return false, err
+	}
+	all = slices.DeleteFunc(all, func(s *storagev1.StorageClass) bool { return !api.IsDefaultStorageClass(s) })
+	if len(all) == 0 {
+		return false, nil
+	}
+	newest := slices.MaxFunc(all, func(a, b *storagev1.StorageClass) int {
+		return cmp.Or(a.CreationTimestamp.Compare(b.CreationTimestamp.Time), strings.Compare(b.Name, a.Name))
+	})
+	next := claim.DeepCopy()
+	next.Spec.StorageClassName = &newest.Name
+	if _, err := c.client.CoreV1().PersistentVolumeClaims(claim.Namespace).Update(ctx, next, metav1.UpdateOptions{}); err != nil {
+		return false, fmt.Errorf("give claim %s/%s the default class: %w", claim.Namespace, claim.Name, err)
+	}
+	return true, nil
 }
 
 // bind makes the two point at each other. Each step is skipped that was done before.

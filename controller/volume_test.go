@@ -240,6 +240,32 @@ func TestLocalVolumeWaitsForNode(t *testing.T) {
 	c.claimIs("data", "Bound pvc-"+string(claim.UID)+" 1Gi")
 }
 
+// A claim that came before there was a default class gets the one that comes; one that wants none does not.
+func TestDefaultClassComesLater(t *testing.T) {
+	c := startCluster(t)
+	_, err := c.client.StorageV1().StorageClasses().Patch(c.ctx, "local", types.MergePatchType,
+		[]byte(`{"metadata":{"annotations":{"storageclass.kubernetes.io/is-default-class":"false"}}}`), metav1.PatchOptions{})
+	c.must(err)
+	c.createClaim("old", "", func(p *corev1.PersistentVolumeClaim) { p.Spec.StorageClassName = nil })
+	c.createClaim("without", "", nil)
+	for _, name := range []string{"old", "without"} {
+		c.toldOf("default", name, "FailedBinding", "no storage class is set")
+	}
+	_, err = c.client.StorageV1().StorageClasses().Create(c.ctx, &storagev1.StorageClass{
+		ObjectMeta:  metav1.ObjectMeta{Name: "usual", Annotations: map[string]string{"storageclass.kubernetes.io/is-default-class": "true"}},
+		Provisioner: "disk.example.com",
+	}, metav1.CreateOptions{})
+	c.must(err)
+	c.toldOf("default", "old", "ExternalProvisioning", "external provisioner 'disk.example.com'")
+	for name, want := range map[string]string{"old": "usual", "without": ""} {
+		claim, err := c.client.CoreV1().PersistentVolumeClaims("default").Get(c.ctx, name, metav1.GetOptions{})
+		c.must(err)
+		if got := claim.Spec.StorageClassName; got == nil || *got != want {
+			t.Errorf("the class of claim %s is %v, want %q", name, got, want)
+		}
+	}
+}
+
 // A class of somebody else's is left to him, and does not grow unless it says so.
 func TestForeignClasses(t *testing.T) {
 	c := startCluster(t)

@@ -35,6 +35,7 @@ spec:
   - name: one
     image: busybox
     imagePullPolicy: Never
+    securityContext: {capabilities: {add: [NET_ADMIN]}}
     command: [sh, -c, "echo said > /dev/stdout; touch /scratch/mine /memory/mine; sleep 4001"]
     volumeMounts: [{name: scratch, mountPath: /scratch}, {name: memory, mountPath: /memory}, {name: word, mountPath: /word}]
   - name: two
