@@ -74,8 +74,8 @@ bench-api: build images ## the API against an etcd and a copy in memory, and wit
 	@scripts/etcd.sh
 	go test -count=1 -v -timeout=30m -run=NONE -benchtime=1x -bench=API ./test
 
-bench-net: ## Services and policies: programming 10,000, changing one, new connections and throughput, against floors (as root)
-	go test -count=1 -timeout=20m -run=NONE -bench='Fill|Change|Load' ./proxy
+bench-net: ## Services and policies: programming 10,000, changing one, from its event to the kernel, new connections and throughput, against floors (as root)
+	go test -count=1 -timeout=20m -run=NONE -bench='Fill|Change|Event|Load' ./proxy
 	go test -count=1 -timeout=20m -run=NONE -benchtime=1x -bench='Connections|Throughput|Policies|Memory' ./proxy
 
 bench-store: ## writes to the store against the disk alone; how large its file is after a million heartbeats

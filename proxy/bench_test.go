@@ -11,34 +11,57 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 )
 
-// benchService is one of many Services, with two endpoints and TCP only.
-func benchService(i int) (*corev1.Service, *discoveryv1.EndpointSlice) {
-	svc := newTestService(fmt.Sprintf("s%d", i), netip.AddrFrom4([4]byte{10, 43, byte(i >> 8), byte(i)}).String())
+// benchService is one of many Services, with two endpoints in each family and TCP only.
+func (w world) benchService(i int) serviceState {
+	svc := newTestService(fmt.Sprintf("s%d", i), "")
+	svc.Spec.ClusterIPs = nil
 	svc.Spec.Type, svc.Spec.Ports = corev1.ServiceTypeClusterIP, svc.Spec.Ports[:1]
 	svc.Spec.Ports[0].NodePort = 0
-	return svc, newTestSlice(svc.Name, netip.AddrFrom4([4]byte{10, 42, byte(i >> 8), byte(i)}).String(), "10.44.0.1")
+	s := serviceState{svc: svc}
+	for _, f := range w.families {
+		svc.Spec.ClusterIPs = append(svc.Spec.ClusterIPs, f.asAddr(netip.AddrFrom4([4]byte{10, 43, byte(i >> 8), byte(i)})).String())
+		slice := newTestSlice(svc.Name, f.asAddr(netip.AddrFrom4([4]byte{10, 42, byte(i >> 8), byte(i)})).String(), f.as("10.44.0.1"))
+		slice.Name, slice.AddressType = f.named(svc.Name+"-"), f.slices()
+		s.slices = append(s.slices, slice)
+	}
+	svc.Spec.ClusterIP = svc.Spec.ClusterIPs[0]
+	return s
 }
 
 const benchServices = 10000
 
-func fillRuleset() *Ruleset {
-	r := NewRuleset(testConfig())
+func (w world) benchServices() []serviceState {
+	var all []serviceState
 	for i := range benchServices {
-		svc, slice := benchService(i)
-		r.Set("default/"+svc.Name, svc, []*discoveryv1.EndpointSlice{slice})
+		all = append(all, w.benchService(i))
+	}
+	return all
+}
+
+func (w world) fill(all []serviceState) *Ruleset {
+	r := NewRuleset(w.config())
+	for _, s := range all {
+		r.Set("default/"+s.svc.Name, s.svc, s.slices)
 	}
 	return r
 }
 
-// BenchmarkFill programs 10,000 Services from nothing, decision included.
+// BenchmarkFill programs 10,000 Services from nothing, decision included: of IPv4, and of both families.
 func BenchmarkFill(b *testing.B) {
 	requireRoot(b)
-	t := &table{config: testConfig()}
-	b.Cleanup(func() { t.close(); must(b, Purge(t.config.Table)) })
-	watchOwn(b, t)
-	defer reportProcessor(b)()
-	for b.Loop() {
-		must(b, t.replace(fillRuleset().against(nil).add))
+	for _, w := range worlds() {
+		b.Run(fmt.Sprintf("%dfamilies", len(w.families)), func(b *testing.B) {
+			t, all := &table{config: w.config()}, w.benchServices()
+			b.Cleanup(func() { t.close(); must(b, Purge(t.config.Table)) })
+			watchOwn(b, t)
+			cpu := 0.0
+			for b.Loop() {
+				before := processorTime(b)
+				must(b, t.replace(w.fill(all).against(nil).add))
+				cpu += processorTime(b) - before
+			}
+			b.ReportMetric(cpu/float64(b.N)*1e9, "cpu-ns/op")
+		})
 	}
 }
 
@@ -79,24 +102,31 @@ func BenchmarkFillFloor(b *testing.B) {
 // BenchmarkChange takes an endpoint from one of 10,000 Services and gives it back, by turns.
 func BenchmarkChange(b *testing.B) {
 	requireRoot(b)
-	t := &table{config: testConfig()}
+	w := oneFamily()
+	t := &table{config: w.config()}
 	b.Cleanup(func() { t.close(); must(b, Purge(t.config.Table)) })
-	r := fillRuleset()
+	all := w.benchServices()
+	r := w.fill(all)
 	r.told()
 	must(b, t.replace(r.against(nil).add))
 	watchOwn(b, t)
-	svc, slice := benchService(77)
-	fewer := slice.DeepCopy()
-	fewer.Endpoints = fewer.Endpoints[:1]
-	states := []*discoveryv1.EndpointSlice{fewer, slice}
+	one := all[77]
+	states := []*discoveryv1.EndpointSlice{withFewer(one.slices[0]), one.slices[0]}
 	i := 0
 	defer reportProcessor(b)()
 	for b.Loop() {
-		r.Set("default/"+svc.Name, svc, []*discoveryv1.EndpointSlice{states[i%2]})
+		r.Set("default/"+one.svc.Name, one.svc, list(states[i%2]))
 		must(b, t.commit(r.news()))
 		r.told()
 		i++
 	}
+}
+
+// withFewer is the slice without all but its first endpoint.
+func withFewer(slice *discoveryv1.EndpointSlice) *discoveryv1.EndpointSlice {
+	fewer := slice.DeepCopy()
+	fewer.Endpoints = fewer.Endpoints[:1]
+	return fewer
 }
 
 // BenchmarkChangeFloor adds an element to a plain set and removes it, by turns.
@@ -127,7 +157,8 @@ func BenchmarkLoad(b *testing.B) {
 	requireRoot(b)
 	t := &table{config: testConfig()}
 	b.Cleanup(func() { t.close(); must(b, Purge(t.config.Table)) })
-	must(b, t.replace(fillRuleset().against(nil).add))
+	w := oneFamily()
+	must(b, t.replace(w.fill(w.benchServices()).against(nil).add))
 	for b.Loop() {
 		_, err := t.load()
 		must(b, err)

@@ -75,13 +75,13 @@ func (s *service) elements(yield func(key, value)) {
 	if s == nil {
 		return
 	}
-	for front, b := range s.backends {
-		k := front.key()
+	for _, b := range s.opened {
+		k := b.frontend.key()
 		kind := uint32(kindPlain)
 		if b.masquerade {
 			kind = kindMasquerade
 		}
-		b.elements(k, kind, yield)
+		b.backends.elements(k, kind, yield)
 		if b.outside != nil {
 			b.outside.elements(k.of(outsiders), kindOutside, yield)
 		}

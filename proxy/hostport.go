@@ -54,13 +54,13 @@ func newHostPorts(c Config, pod *corev1.Pod) *service {
 	if len(addrs) == 0 {
 		return nil
 	}
-	s := &service{backends: map[frontend]backends{}, hairpin: addrs}
+	s := &service{hairpin: addrs}
 	for _, addr := range addrs {
 		for _, p := range hostPorts(pod) {
 			target := netip.AddrPortFrom(addr, uint16(p.ContainerPort))
 			for _, at := range hostAddresses(c, familyOf(addr), p.HostIP) {
 				// The pod is on this node, so its answers come by here: clients keep their addresses.
-				s.backends[frontend{at, protocolOf(p.Protocol), uint16(p.HostPort)}] = backends{targets: []netip.AddrPort{target}}
+				s.open(frontend{at, protocolOf(p.Protocol), uint16(p.HostPort)}, backends{targets: []netip.AddrPort{target}})
 			}
 			s.alive = append(s.alive, target)
 		}

@@ -13,7 +13,6 @@ import (
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
-	discoveryv1 "k8s.io/api/discovery/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
@@ -82,13 +81,12 @@ func BenchmarkConnections(b *testing.B) {
 // setMany adds 10,000 Services, or takes them away.
 func (p *programmed) setMany(b *testing.B, there bool) {
 	b.Helper()
-	for i := range benchServices {
-		svc, slice := benchService(i)
-		if !there {
-			p.rules.Set("default/"+svc.Name, nil, nil)
-			continue
+	for _, s := range p.benchServices() {
+		if name := "default/" + s.svc.Name; there {
+			p.rules.Set(name, s.svc, s.slices)
+		} else {
+			p.rules.Set(name, nil, nil)
 		}
-		p.rules.Set("default/"+svc.Name, svc, []*discoveryv1.EndpointSlice{slice})
 	}
 	must(b, p.table.commit(p.rules.news()))
 	p.rules.told()
@@ -160,7 +158,7 @@ func peersOnly(n int) *networkingv1.NetworkPolicy {
 	return p
 }
 
-// BenchmarkMemory is what 10,000 Services take in the proxy, with the objects themselves.
+// BenchmarkMemory is what 10,000 Services take in the proxy, and what the objects themselves do, which a proxy alone has, too.
 func BenchmarkMemory(b *testing.B) {
 	heap := func() float64 {
 		var m runtime.MemStats
@@ -168,12 +166,20 @@ func BenchmarkMemory(b *testing.B) {
 		runtime.ReadMemStats(&m)
 		return float64(m.HeapInuse)
 	}
-	before := heap()
-	r := fillRuleset()
-	r.told()
-	b.ReportMetric((heap()-before)/1e6, "MB")
-	b.ReportMetric(0, "ns/op")
-	runtime.KeepAlive(r)
+	for _, w := range worlds() {
+		b.Run(fmt.Sprintf("%dfamilies", len(w.families)), func(b *testing.B) {
+			before := heap()
+			all := w.benchServices()
+			objects := heap() - before
+			r := w.fill(all)
+			r.told()
+			b.ReportMetric((heap()-before-objects)/1e6, "MB")
+			b.ReportMetric(objects/1e6, "objects-MB")
+			b.ReportMetric(0, "ns/op")
+			runtime.KeepAlive(all)
+			runtime.KeepAlive(r)
+		})
+	}
 }
 
 // What connects and answers here does so by system calls alone, on threads that stay where they are: what is measured is the

@@ -225,6 +225,46 @@ func TestOwnChangesAreNoDrift(t *testing.T) {
 	}
 }
 
+// TestLargeBatchesAreNotHeard: the watch does not listen while ten thousand elements of its table's own go to the kernel, and hears
+// nevertheless that somebody else changed something meanwhile.
+func TestLargeBatchesAreNotHeard(t *testing.T) {
+	requireRoot(t)
+	p := oneFamily().newProgrammed(t)
+	t.Cleanup(func() { must(t, Purge(testConfig().Table)) })
+	var said atomic.Int64
+	stop, err := p.table.watch(func() { said.Add(1) })
+	must(t, err)
+	t.Cleanup(stop)
+	var many []element
+	for i := range uint32(10 * largeBatch) {
+		many = append(many, element{key: key{in: anyone, slot: i}, value: value{number: i}})
+	}
+	must(t, p.table.replace(many))
+	must(t, p.table.commit(diff{remove: many}))
+	if n := said.Load(); n != 0 {
+		t.Fatalf("the watch spoke %d times of changes by its own table", n)
+	}
+	elsewhere := testConfig()
+	elsewhere.Table = "elsewhere"
+	strange := &table{config: elsewhere}
+	t.Cleanup(func() { strange.close(); must(t, Purge(elsewhere.Table)) })
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error)
+	go func() {
+		var err error
+		for ctx.Err() == nil && err == nil {
+			err = strange.replace(nil)
+		}
+		ended <- err
+	}()
+	eventually(t, "the watch tells that something may have changed while it did not listen", func() bool {
+		must(t, p.table.replace(many))
+		return said.Load() > 0
+	})
+	cancel()
+	must(t, <-ended)
+}
+
 // TestNoConnectionLost updates the endpoints over and over while clients connect.
 func TestNoConnectionLost(t *testing.T) { inEachWorld(t, testNoConnectionLost) }
 

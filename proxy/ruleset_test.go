@@ -196,7 +196,7 @@ func TestEndpointChoice(t *testing.T) {
 		{"none on this node", local(newTestService("web", "10.43.0.80")), list(remote(newTestSlice("web", "10.42.1.1"))), "drop"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			b := newService(testConfig(), "east", tc.svc, tc.slices).backends[frontend{netip.MustParseAddr("10.43.0.80"), tcp, 80}]
+			b := behind(newService(testConfig(), "east", tc.svc, tc.slices), frontend{netip.MustParseAddr("10.43.0.80"), tcp, 80})
 			var got []string
 			for _, target := range b.targets {
 				got = append(got, target.String())
@@ -209,6 +209,15 @@ func TestEndpointChoice(t *testing.T) {
 			}
 		})
 	}
+}
+
+func behind(s *service, at frontend) backends {
+	for _, o := range s.opened {
+		if o.frontend == at {
+			return o.backends
+		}
+	}
+	return backends{}
 }
 
 func list[T any](ts ...T) []T { return ts }

@@ -52,7 +52,7 @@ func protocolOf(p corev1.Protocol) protocol {
 
 // service is what one Service, or the host ports of one pod, want of the kernel.
 type service struct {
-	backends map[frontend]backends
+	opened []opened
 	// hairpin holds the endpoints on this node: they may reach themselves through the Service.
 	hairpin []netip.Addr
 	// alive holds every endpoint that still exists, ready or not: connections to these are left in peace.
@@ -60,6 +60,23 @@ type service struct {
 	guards []*guardedRanges
 	// health is what load balancers ask about the Service. Zero: they have no port to ask on.
 	health health
+}
+
+// opened is a frontend with what is behind it.
+type opened struct {
+	frontend
+	backends
+}
+
+// open has b behind a frontend, instead of what was there. A Service has few: as a list they take a fraction of what they would as a map.
+func (s *service) open(at frontend, b backends) {
+	for i := range s.opened {
+		if s.opened[i].frontend == at {
+			s.opened[i].backends = b
+			return
+		}
+	}
+	s.opened = append(s.opened, opened{at, b})
 }
 
 // backends are the endpoints that new connections to a frontend go to, in order of address. Without any they are refused,
@@ -95,10 +112,10 @@ func newService(c Config, zone string, svc *corev1.Service, endpointSlices []*di
 	if _, others := svc.Labels[labelServiceProxyName]; others {
 		return nil
 	}
-	s := &service{backends: map[frontend]backends{}}
+	s := &service{}
 	for _, f := range c.families() {
 		if addr, ok := clusterAddress(f, svc); ok {
-			s.open(c, f, zone, svc, addr, endpointSlices)
+			s.serve(c, f, zone, svc, addr, endpointSlices)
 		}
 	}
 	s.hairpin = distinct(s.hairpin, netip.Addr.Compare)
@@ -106,8 +123,8 @@ func newService(c Config, zone string, svc *corev1.Service, endpointSlices []*di
 	return s
 }
 
-// open adds what svc, which has the cluster address cluster, wants in a family.
-func (s *service) open(c Config, f family, zone string, svc *corev1.Service, cluster netip.Addr, endpointSlices []*discoveryv1.EndpointSlice) {
+// serve adds what svc, which has the cluster address cluster, wants in a family.
+func (s *service) serve(c Config, f family, zone string, svc *corev1.Service, cluster netip.Addr, endpointSlices []*discoveryv1.EndpointSlice) {
 	external, balanced := c.translated(f, svc.Spec.ExternalIPs...), balancerAddresses(c, f, svc)
 	var guard *guardedRanges
 	if len(balanced) > 0 && len(svc.Spec.LoadBalancerSourceRanges) > 0 {
@@ -121,7 +138,7 @@ func (s *service) open(c Config, f family, zone string, svc *corev1.Service, clu
 		inside, outside := insideBackends(svc, all), outsideBackends(svc, all)
 		open := func(b backends, number int32, addrs ...netip.Addr) {
 			for _, addr := range addrs {
-				s.backends[frontend{addr, protocolOf(port.Protocol), uint16(number)}] = b
+				s.open(frontend{addr, protocolOf(port.Protocol), uint16(number)}, b)
 			}
 		}
 		if port.NodePort != 0 {

@@ -20,12 +20,13 @@ import (
 // A table is the proxy's own table in the kernel. Whatever it writes goes out as one batch, which the kernel takes as a
 // whole or not at all.
 type table struct {
-	config Config
-	mu     sync.Mutex            // Held by whoever uses what follows.
-	conn   *nftables.Conn        // Or nil.
-	port   atomic.Uint32         // Of conn: changes that come from there are its own.
-	have   choices               // The pick chains that the kernel holds. They stay when nobody needs them: the next rollout will.
-	late   map[lateKey]time.Time // Until when the kernel holds what was last expected.
+	config  Config
+	mu      sync.Mutex            // Held by whoever uses what follows.
+	conn    *nftables.Conn        // Or nil.
+	port    atomic.Uint32         // Of conn: changes that come from there are its own.
+	watcher *watcher              // Or nil.
+	have    choices               // The pick chains that the kernel holds. They stay when nobody needs them: the next rollout will.
+	late    map[lateKey]time.Time // Until when the kernel holds what was last expected.
 }
 
 // errDamaged says that the kernel holds no such table, or not with the rules of this version of skiff.
@@ -106,7 +107,7 @@ func (t *table) replace(elements []element) (err error) {
 	if err := t.addElements(conn, elements); err != nil {
 		return err
 	}
-	if err := conn.Flush(); err != nil {
+	if err := t.flush(conn, len(elements)); err != nil {
 		return fmt.Errorf("replace table %s: %w", t.config.Table, err)
 	}
 	t.have, t.late = want, nil
@@ -141,7 +142,7 @@ func (t *table) commit(d diff) (err error) {
 	if err := t.addElements(conn, d.add); err != nil {
 		return err
 	}
-	if err := conn.Flush(); err != nil {
+	if err := t.flush(conn, len(d.remove)+len(d.add)); err != nil {
 		return fmt.Errorf("change %d elements of table %s: %w", len(d.remove)+len(d.add), t.config.Table, err)
 	}
 	for in, numbers := range need {

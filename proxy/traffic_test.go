@@ -190,6 +190,43 @@ func testTraffic(t *testing.T, w world) {
 	})
 }
 
+// TestDualStack has a Service, a node port and a pod in both families at once, then in one of them.
+func TestDualStack(t *testing.T) {
+	six := worlds()[1]
+	four := world{"IPv4 of both", ipv4, six.families}
+	six.newNode(t)
+	pod, client, outsider := six.newPod(t, "10.42.0.11"), six.newPod(t, "10.42.0.20"), six.newOutsider(t)
+	in := func(w world, h *host) *host {
+		return &host{world: w, name: h.name, ns: h.ns, addr: w.addr(strings.TrimLeft(h.name, "podut-"))}
+	}
+	for _, w := range []world{four, six} {
+		in(w, pod).serve(t, 8080)
+	}
+	p := six.newProgrammed(t)
+	set := func(families ...family) {
+		svc := newTestService("web", "")
+		svc.Spec.ClusterIPs = nil
+		for _, f := range families {
+			svc.Spec.ClusterIPs = append(svc.Spec.ClusterIPs, f.as("10.43.0.80"))
+		}
+		svc.Spec.ClusterIP = svc.Spec.ClusterIPs[0]
+		p.rules.Set("default/web", svc, list(four.slice("web", "10.42.0.11"), six.slice("web", "10.42.0.11")))
+		p.tell()
+	}
+	set(ipv6, ipv4)
+	for _, w := range []world{four, six} {
+		for _, network := range []string{"tcp", "udp"} {
+			wantSeen(t, in(w, client), network, "10.43.0.80:80", pod, "10.42.0.20")
+			wantSeen(t, in(w, outsider), network, "192.0.2.1:30080", pod, "10.42.0.1")
+			wantSeen(t, in(w, pod), network, "10.43.0.80:80", pod, "")
+		}
+	}
+	set(ipv6)
+	wantSeen(t, in(six, client), "tcp", "10.43.0.80:80", pod, "10.42.0.20")
+	wantRefused(t, in(four, client), "tcp", "10.43.0.80:80")
+	wantRefused(t, in(four, outsider), "udp", "192.0.2.1:30080")
+}
+
 func wantRefused(t *testing.T, from *host, network, address string) {
 	t.Helper()
 	_, err := from.ask(t, network, address)

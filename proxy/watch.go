@@ -1,11 +1,13 @@
 package proxy
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
 
+	"github.com/google/nftables"
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
@@ -17,10 +19,23 @@ func (t *table) watch(changed func()) (stop func(), err error) {
 	if err != nil {
 		return nil, fmt.Errorf("dial netfilter: %w", err)
 	}
-	if err := errors.Join(conn.SetReadBuffer(socketBuffer), conn.JoinGroup(unix.NFNLGRP_NFTABLES)); err != nil {
+	asker, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
+	if err == nil {
+		err = errors.Join(conn.SetReadBuffer(socketBuffer), conn.JoinGroup(unix.NFNLGRP_NFTABLES))
+	}
+	hangUp := func() { // No error matters any more.
 		_ = conn.Close()
+		if asker != nil {
+			_ = asker.Close()
+		}
+	}
+	if err != nil {
+		hangUp()
 		return nil, fmt.Errorf("watch changes of nftables: %w", err)
 	}
+	t.mu.Lock()
+	t.watcher = &watcher{conn, asker, changed}
+	t.mu.Unlock()
 	var wg sync.WaitGroup
 	closed := make(chan struct{})
 	wg.Go(func() {
@@ -47,18 +62,81 @@ func (t *table) watch(changed func()) (stop func(), err error) {
 		}
 	})
 	return func() {
+		t.mu.Lock()
+		t.watcher = nil
+		t.mu.Unlock()
 		close(closed)
-		_ = conn.Close() // It ends Receive.
+		hangUp() // It ends Receive.
 		wg.Wait()
 	}, nil
 }
 
+// A watcher is who hears of changes, and whom it tells.
+type watcher struct {
+	conn    *netlink.Conn
+	asker   *netlink.Conn
+	changed func()
+}
+
+// largeBatch is the number of elements from which on the watch had better not listen: the kernel writes a message of some kilobytes
+// about each, which takes as long as everything else.
+const largeBatch = 1000
+
+// flush sends the batch, which changes so many elements, without the watch where there are many. Every batch makes a generation of
+// the kernel's rules: if this one makes more than one, somebody else has sent one meanwhile.
+func (t *table) flush(conn *nftables.Conn, elements int) error {
+	if t.watcher == nil || elements < largeBatch {
+		return conn.Flush()
+	}
+	before, err := generation(t.watcher.asker)
+	if err != nil {
+		return err
+	}
+	if err := t.watcher.conn.LeaveGroup(unix.NFNLGRP_NFTABLES); err != nil {
+		return fmt.Errorf("stop listening: %w", err)
+	}
+	err = conn.Flush()
+	if err := errors.Join(err, t.watcher.conn.JoinGroup(unix.NFNLGRP_NFTABLES)); err != nil {
+		return err
+	}
+	after, err := generation(t.watcher.asker)
+	if err == nil && after != before+1 {
+		t.watcher.changed()
+	}
+	return err
+}
+
+// generation returns the number of the kernel's rules, which each batch raises.
+func generation(asker *netlink.Conn) (uint32, error) {
+	const kind = unix.NFNL_SUBSYS_NFTABLES << 8
+	answers, err := asker.Execute(netlink.Message{
+		Header: netlink.Header{Type: kind | unix.NFT_MSG_GETGEN, Flags: netlink.Request}, Data: make([]byte, familyHeader)})
+	if err != nil {
+		return 0, fmt.Errorf("ask for the generation of rules: %w", err)
+	}
+	for _, m := range answers {
+		if m.Header.Type != kind|unix.NFT_MSG_NEWGEN || len(m.Data) < familyHeader {
+			continue
+		}
+		attributes, err := netlink.NewAttributeDecoder(m.Data[familyHeader:])
+		if err != nil {
+			return 0, fmt.Errorf("read the generation of rules: %w", err)
+		}
+		for attributes.Next() {
+			if b := attributes.Bytes(); attributes.Type() == unix.NFTA_GEN_ID && len(b) == 4 {
+				return binary.BigEndian.Uint32(b), nil
+			}
+		}
+	}
+	return 0, errors.New("the kernel does not say the generation of rules")
+}
+
+// familyHeader is how many bytes a message has before its attributes.
+const familyHeader = 4
+
 // concerns reports whether a message of nftables is about the table of that name or anything in it.
 func concerns(m netlink.Message, table string) bool {
-	const (
-		familyHeader   = 4 // Bytes before the attributes.
-		tableAttribute = 1 // In messages about tables, chains, rules, sets and elements alike.
-	)
+	const tableAttribute = 1 // In messages about tables, chains, rules, sets and elements alike.
 	if m.Header.Type&0xff == unix.NFT_MSG_NEWGEN || len(m.Data) < familyHeader || m.Data[0] != unix.NFPROTO_INET {
 		return false
 	}
