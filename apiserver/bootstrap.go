@@ -150,7 +150,7 @@ func (s *Server) bootstrapKubernetes(ctx context.Context) error {
 	if s.cache.newest == nil {
 		return s.bootstrapService(ctx, s.kubernetesService())
 	}
-	if err := s.ensure(ctx, "services", s.kubernetesService().service); err != nil {
+	if err := s.ensureService(ctx, s.kubernetesService()); err != nil {
 		return err
 	}
 	select {
@@ -162,13 +162,37 @@ func (s *Server) bootstrapKubernetes(ctx context.Context) error {
 }
 
 func (s *Server) bootstrapService(ctx context.Context, k wellKnown) error {
-	if err := s.ensure(ctx, "services", k.service); err != nil {
+	if err := s.ensureService(ctx, k); err != nil {
 		return err
 	}
 	if err := s.addAddress(ctx, k); err != nil {
 		return err
 	}
 	return s.setEndpoints(ctx, k)
+}
+
+// ensureService makes the Service if it is not there. At a start it is also made anew where it has an address of an earlier one's.
+func (s *Server) ensureService(ctx context.Context, k wellKnown) error {
+	sh, key := s.shelf("services"), objectKey(k.service.Namespace, k.service.Name)
+	select {
+	case <-s.foundation.laid:
+	default:
+		if it := sh.get(key); it != nil && s.outOfDate(it.obj.(*corev1.Service), k) {
+			if _, _, err := s.delete(ctx, sh, key, &metav1.DeleteOptions{}); err != nil {
+				return fmt.Errorf("delete service %s, whose address is of no range now: %w", key, err)
+			}
+		}
+	}
+	return s.ensure(ctx, "services", k.service)
+}
+
+// outOfDate tells a Service with an address that is in no range now, or not of the family that its endpoints have.
+func (s *Server) outOfDate(svc *corev1.Service, k wellKnown) bool {
+	addr, err := netip.ParseAddr(svc.Spec.ClusterIP)
+	if err != nil {
+		return false
+	}
+	return !s.serviceRanges().contain(addr) || len(k.addressesOf(familyOf(addr))) == 0
 }
 
 // addAddress gives a Service its second address where the cluster had one family when it was made.

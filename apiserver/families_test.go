@@ -211,6 +211,32 @@ func TestServiceCIDRsGiveAddresses(t *testing.T) {
 	s.do(t, "PUT", servicesPath+"/number", serviceJSON("number", `"publishNotReadyAddresses":true`)).want(t, 200) // What it has it keeps.
 }
 
+// After a start with other ranges the server's own Services have addresses of these; those of users keep what they have.
+func TestOtherRanges(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "store")
+	s := startRanges(t, file, "10.43.0.0/16")
+	svc := s.createService(t, "a", "")
+	for _, tc := range []struct {
+		ranges          []string
+		kubernetes, dns string
+	}{
+		{[]string{"10.50.0.0/16"}, "10.50.0.1", "10.50.0.10"},
+		{[]string{"fd43::/112", "10.50.0.0/16"}, "fd43::1", "10.50.0.10"},
+		{[]string{"10.50.0.0/16", "fd43::/112"}, "10.50.0.1", "10.50.0.10"},
+		{[]string{"fd43::/112"}, "fd43::1", "fd43::a"},
+	} {
+		s.stop()
+		s = startRanges(t, file, tc.ranges...)
+		kubernetes, dns := s.service(t, servicesPath+"/kubernetes"), s.service(t, "/api/v1/namespaces/kube-system/services/kube-dns")
+		if kubernetes.Spec.ClusterIP != tc.kubernetes || dns.Spec.ClusterIP != tc.dns {
+			t.Errorf("with %v kubernetes has %s and kube-dns %s; want %s and %s", tc.ranges, kubernetes.Spec.ClusterIP, dns.Spec.ClusterIP, tc.kubernetes, tc.dns)
+		}
+		if now := s.service(t, servicesPath+"/a"); now.Spec.ClusterIP != svc.Spec.ClusterIP {
+			t.Errorf("with %v another Service's address is %s, want it kept: %s", tc.ranges, now.Spec.ClusterIP, svc.Spec.ClusterIP)
+		}
+	}
+}
+
 // A Service is reached through the API at an endpoint of the default family, and at another where there is none.
 func TestProxyOfBothFamilies(t *testing.T) {
 	s := startDual(t)
