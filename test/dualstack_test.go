@@ -32,6 +32,7 @@ func TestDualStack(t *testing.T) {
 		{"pods reach pods and their node by both", testBothReach},
 		{"the DNS has an address of each, and knows of both", testBothNames},
 		{"Services have addresses of ranges that come later, too", testLaterRanges},
+		{"the lesson about both families is true", testBothLesson},
 		{"a node that gets another address is known by that", testNewAddress},
 	} {
 		t.Run(promise.name, func(t *testing.T) { promise.test(t, s.with(t, s.kubectl)) })
@@ -95,6 +96,37 @@ func testLaterRanges(t *testing.T, s *shell) {
 }
 
 func at(addr, port string) string { return "http://" + net.JoinHostPort(addr, port) }
+
+// testBothLesson takes the lesson about both families, and asks its Service by IPv6 in every way.
+func testBothLesson(t *testing.T, s *shell) {
+	const name = `web-[0-9a-z]+-[0-9a-z]{5}`
+	s.do("kubectl apply -f services/07-dualstack.yaml")
+	s.until("kubectl get endpointslices -l kubernetes.io/service-name=web-both -o jsonpath='{.items[*].addressType}' | xargs -n1 | sort", `IPv4\nIPv6`)
+	addresses := strings.Fields(s.do("kubectl get service web-both -o jsonpath='{.spec.clusterIPs[*]}'"))
+	if len(addresses) != 2 || !strings.HasPrefix(addresses[1], "fd00:43::") {
+		t.Fatalf("the Service has the addresses %q, want one of each family", addresses)
+	}
+	for _, asked := range []string{"-4 web-both", "-6 web-both", addresses[0], at(addresses[1], "80")} {
+		s.until("kubectl exec client -- curl -sS --max-time 2 "+asked, name)
+	}
+	if r := s.get(s.netns, at(addresses[1], "80"), "/"); !strings.HasPrefix(r.stdout, "web-") {
+		t.Errorf("the node does not reach the Service: %v", r)
+	}
+	for _, node := range []string{nodeAddr, nodeAddrIPv6} {
+		s.untilAnswers(at(node, "30087"), "/", name+`\n`)
+	}
+
+	s.do("kubectl apply -f services/06-policy.yaml")
+	s.until("kubectl exec client -- sh -c 'curl -6 -sS --max-time 1 web-both; echo status $?'", "status 28")
+	s.do("kubectl label pod client access=web")
+	s.until("kubectl exec client -- curl -6 -sS --max-time 1 web-both", name)
+	s.do("kubectl delete -f services/06-policy.yaml")
+
+	s.do("kubectl patch service web-both -p '{\"spec\": {\"selector\": {\"app\": \"nobody\"}}}'")
+	for _, address := range addresses {
+		s.until("kubectl exec client -- sh -c 'curl -sS --max-time 2 "+at(address, "80")+"; echo status $?'", "status 7")
+	}
+}
 
 // testNewAddress gives the node another address, as DHCP may, and takes the old one.
 func testNewAddress(t *testing.T, s *shell) {

@@ -44,6 +44,10 @@ func testServiceLessons(t *testing.T, s *shell) {
 	s.do("kubectl label pod client access=web")
 	s.until("kubectl exec client -- curl -sS --max-time 1 web", name)
 	s.do("kubectl scale deployment/web --replicas=3 && kubectl rollout status deployment/web --timeout=60s") // Probes pass.
+
+	s.do("kubectl apply -f services/07-dualstack.yaml")
+	s.says("kubectl get service web-both -o jsonpath='{.spec.clusterIPs[*]}'", `10\.43\.\d+\.\d+`) // This cluster has one family.
+	s.until("kubectl exec client -- curl -sS --max-time 1 web-both", name)
 	s.do("kubectl delete -f services/")
 }
 
