@@ -113,6 +113,18 @@ func validatePodNames(path *field.Path, s *corev1.PodSpec) field.ErrorList {
 			errs = append(errs, invalid(path.Child(n.field), n.value, n.check(n.value))...)
 		}
 	}
+	const maxHostname = 64
+	if at, name := path.Child("hostnameOverride"), s.HostnameOverride; name != nil {
+		if deref(s.SetHostnameAsFQDN) {
+			errs = append(errs, field.Forbidden(at, "may not be specified when setHostnameAsFQDN is true"))
+		}
+		if s.HostNetwork {
+			errs = append(errs, field.Forbidden(at, "may not be specified when hostNetwork is true"))
+		}
+		if len(*name) > maxHostname {
+			errs = append(errs, field.TooLong(at, "", maxHostname))
+		}
+	}
 	return errs
 }
 

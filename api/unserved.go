@@ -61,6 +61,8 @@ func unserved(pod *corev1.Pod) []string {
 	add(spec.RuntimeClassName != nil && *spec.RuntimeClassName != "", "spec.runtimeClassName")
 	add(spec.OS != nil && spec.OS.Name != corev1.Linux, "spec.os.name")
 	add(len(spec.ResourceClaims) > 0, "spec.resourceClaims")
+	add(spec.SchedulingGroup != nil, "spec.schedulingGroup")
+	add(len(spec.EvictionResponders) > 0, "spec.evictionResponders")
 	if spec.Resources != nil {
 		unservedResources(add, spec.Resources, "spec.resources")
 	}
@@ -113,6 +115,9 @@ type adder func(asked bool, format string, args ...any)
 func unservedContainer(add adder, pod *corev1.Pod, c *corev1.Container, path string) {
 	add(len(c.VolumeDevices) > 0, "%s.volumeDevices", path)
 	unservedResources(add, &c.Resources, path+".resources")
+	for i, m := range c.VolumeMounts {
+		add(len(m.BindMountOptions) > 0, "%s.volumeMounts[%d].bindMountOptions", path, i)
+	}
 	for i, p := range c.Ports {
 		add(p.HostPort != 0 && !pod.Spec.HostNetwork && isLoopback(p.HostIP), "%s.ports[%d].hostIP", path, i)
 	}
@@ -141,14 +146,50 @@ func unservedVolume(add adder, v *corev1.Volume, path string) {
 	switch {
 	case v.EmptyDir != nil:
 		add(v.EmptyDir.Medium != corev1.StorageMediumDefault && v.EmptyDir.Medium != corev1.StorageMediumMemory, "%s.emptyDir.medium", path)
-	case v.HostPath != nil, v.ConfigMap != nil, v.Secret != nil, v.DownwardAPI != nil, v.PersistentVolumeClaim != nil, v.Ephemeral != nil,
-		v.Image != nil:
+		add(v.EmptyDir.Mode != nil, "%s.emptyDir.mode", path)
+	case v.HostPath != nil, v.PersistentVolumeClaim != nil, v.Ephemeral != nil, v.Image != nil:
+	case v.ConfigMap != nil:
+		unservedOwners(add, path+".configMap", v.ConfigMap.DefaultUser, v.ConfigMap.Items)
+	case v.Secret != nil:
+		unservedOwners(add, path+".secret", v.Secret.DefaultUser, v.Secret.Items)
+	case v.DownwardAPI != nil:
+		unservedFieldOwners(add, path+".downwardAPI", v.DownwardAPI.DefaultUser, v.DownwardAPI.Items)
 	case v.Projected != nil:
+		add(v.Projected.DefaultUser != nil, "%s.projected.defaultUser", path)
 		for i, s := range v.Projected.Sources {
-			add(s.ClusterTrustBundle != nil, "%s.projected.sources[%d].clusterTrustBundle", path, i)
-			add(s.PodCertificate != nil, "%s.projected.sources[%d].podCertificate", path, i)
+			unservedSource(add, fmt.Sprintf("%s.projected.sources[%d]", path, i), &s)
 		}
 	default:
 		add(true, "%s", path)
+	}
+}
+
+func unservedSource(add adder, path string, s *corev1.VolumeProjection) {
+	add(s.ClusterTrustBundle != nil, "%s.clusterTrustBundle", path)
+	add(s.PodCertificate != nil, "%s.podCertificate", path)
+	add(s.ServiceAccountToken != nil && s.ServiceAccountToken.User != nil, "%s.serviceAccountToken.user", path)
+	if s.ConfigMap != nil {
+		unservedOwners(add, path+".configMap", nil, s.ConfigMap.Items)
+	}
+	if s.Secret != nil {
+		unservedOwners(add, path+".secret", nil, s.Secret.Items)
+	}
+	if s.DownwardAPI != nil {
+		unservedFieldOwners(add, path+".downwardAPI", nil, s.DownwardAPI.Items)
+	}
+}
+
+// unservedOwners: files belong to root, or to the group of the pod's volumes. That a pod may name other owners is alpha in Kubernetes.
+func unservedOwners(add adder, path string, owner *int64, items []corev1.KeyToPath) {
+	add(owner != nil, "%s.defaultUser", path)
+	for i, item := range items {
+		add(item.User != nil, "%s.items[%d].user", path, i)
+	}
+}
+
+func unservedFieldOwners(add adder, path string, owner *int64, items []corev1.DownwardAPIVolumeFile) {
+	add(owner != nil, "%s.defaultUser", path)
+	for i, item := range items {
+		add(item.User != nil, "%s.items[%d].user", path, i)
 	}
 }

@@ -40,6 +40,25 @@ func TestUnserved(t *testing.T) {
 		"spec.volumes[0].emptyDir.medium": func(p *corev1.Pod) {
 			p.Spec.Volumes = []corev1.Volume{{VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{Medium: corev1.StorageMediumHugePages}}}}
 		},
+		"spec.containers[0].volumeMounts[0].bindMountOptions": func(p *corev1.Pod) {
+			p.Spec.Containers[0].VolumeMounts = []corev1.VolumeMount{{BindMountOptions: []string{"noexec"}}}
+		},
+		"spec.volumes[0].secret.items[0].user spec.volumes[1].emptyDir.mode spec.volumes[2].configMap.defaultUser spec.volumes[3].downwardAPI.items[0].user" +
+			" spec.volumes[4].projected.sources[0].serviceAccountToken.user": func(p *corev1.Pod) {
+			id, mode := int64(5), int32(0o700)
+			for _, source := range []corev1.VolumeSource{
+				{Secret: &corev1.SecretVolumeSource{Items: []corev1.KeyToPath{{User: &id}}}},
+				{EmptyDir: &corev1.EmptyDirVolumeSource{Mode: &mode}},
+				{ConfigMap: &corev1.ConfigMapVolumeSource{DefaultUser: &id}},
+				{DownwardAPI: &corev1.DownwardAPIVolumeSource{Items: []corev1.DownwardAPIVolumeFile{{User: &id}}}},
+				{Projected: &corev1.ProjectedVolumeSource{Sources: []corev1.VolumeProjection{{ServiceAccountToken: &corev1.ServiceAccountTokenProjection{User: &id}}}}},
+			} {
+				p.Spec.Volumes = append(p.Spec.Volumes, corev1.Volume{VolumeSource: source})
+			}
+		},
+		"spec.schedulingGroup spec.evictionResponders": func(p *corev1.Pod) {
+			p.Spec.SchedulingGroup, p.Spec.EvictionResponders = &corev1.PodSchedulingGroup{}, []corev1.EvictionResponder{{}}
+		},
 		"spec.volumes[0].projected.sources[1].podCertificate": func(p *corev1.Pod) {
 			p.Spec.Volumes = []corev1.Volume{{VolumeSource: corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{Sources: []corev1.VolumeProjection{
 				{ServiceAccountToken: &corev1.ServiceAccountTokenProjection{}}, {PodCertificate: &corev1.PodCertificateProjection{}},
