@@ -39,6 +39,19 @@ func TestDualStack(t *testing.T) {
 	}
 }
 
+// TestIPv6Alone holds a cluster that has no IPv4 to what every cluster promises first: a pod reaches a Service by its name.
+func TestIPv6Alone(t *testing.T) {
+	n := newNode(t, "--cluster-cidr", "fd00:42::/56", "--service-cidr", "fd00:43::/112")
+	host(t, "ip -n "+n.netns+" address add "+nodeAddrIPv6+"/64 dev uplink nodad")
+	n.start()
+	s := n.namespace(t, "alone")
+	s.do("kubectl apply -f services/01-clusterip.yaml")
+	s.do("kubectl rollout status deployment/web --timeout=60s && kubectl wait --for=condition=Ready pod/client --timeout=60s")
+	s.says("kubectl get pod client -o jsonpath='{.status.podIPs[*].ip} {.status.hostIPs[*].ip}'", `fd00:42::[0-9a-f]+ `+nodeAddrIPv6)
+	s.until("kubectl exec client -- curl -sS --max-time 2 web", `web-\S+`)
+	s.says("kubectl exec client -- sh -c 'curl -sS -k --max-time 5 https://[$KUBERNETES_SERVICE_HOST]/readyz'", "ok")
+}
+
 func testBothAddresses(_ *testing.T, s *shell) {
 	s.says("kubectl get node -o jsonpath='{.items[0].spec.podCIDR} {.items[0].spec.podCIDRs[*]}'", "10.42.0.0/24 10.42.0.0/24 fd00:42::/64")
 	s.says(`kubectl get node -o jsonpath='{.items[0].status.addresses[?(@.type=="InternalIP")].address}'`, nodeAddr+" "+nodeAddrIPv6)

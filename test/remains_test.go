@@ -203,6 +203,13 @@ func (n *node) network() []string {
 			found = append(found, "link "+name)
 		}
 	}
+	routes, err := links.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Type: unix.RTN_UNREACHABLE}, netlink.RT_FILTER_TYPE)
+	if err != nil {
+		return append(found, "routes: "+err.Error())
+	}
+	for _, r := range routes {
+		found = append(found, "route "+r.String())
+	}
 	conn, err := nftables.New(nftables.WithNetNSFd(int(handle)))
 	if err != nil {
 		return append(found, "nft: "+err.Error())
