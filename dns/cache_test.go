@@ -269,3 +269,18 @@ func TestNobodyTakesAllPlaces(t *testing.T) {
 		}
 	}
 }
+
+// A resolver that sends half of a record, here a SOA record without data, is not passed on, and not believed.
+func TestAnswersWithBrokenRecordsAreNotKept(t *testing.T) {
+	upstream, port := startUpstream(t, "127.0.0.2", 0, func(network string, reply *dns.Msg) {
+		answers("192.0.2.1")(network, reply)
+		reply.Ns = []dns.RR{&dns.RFC3597{Hdr: dns.RR_Header{Name: "example.com.", Rrtype: dns.TypeSOA, Class: dns.ClassINET, Ttl: 300}}}
+	})
+	s, _ := forwarding(t, port, "127.0.0.2")
+	for range 2 {
+		check(t, query(t, s, "udp", "broken.example.com.", dns.TypeA, nil), dns.RcodeServerFailure, 0)
+	}
+	if n := upstream.asked.Load(); n < 2 {
+		t.Errorf("the resolver was asked %d times for what it could not say, want each time", n)
+	}
+}

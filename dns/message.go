@@ -72,6 +72,9 @@ func newMessage(key string, reply *dns.Msg, now time.Time) (*message, error) {
 	if err != nil {
 		return nil, fmt.Errorf("pack the answer: %w", err)
 	}
+	if err := new(dns.Msg).Unpack(packet); err != nil { // A record without data is read as one whose fields are empty, and is none.
+		return nil, fmt.Errorf("the answer has a record that is none: %w", err)
+	}
 	start := headerLen + len(name) + 4
 	m.body = slices.Clip(slices.Clone(packet[start:]))
 	for i := range m.counts {

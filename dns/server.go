@@ -8,8 +8,9 @@
 // the sockets.
 //
 // There are two ways to an answer. An ordinary question about what is in the index, or in the cache, is answered in its own
-// packet, without allocating (fast.go, wire.go); packets that have come together are answered together (batch.go). All else is read by github.com/miekg/dns and answered with care (serve.go,
-// answer.go). The second could do all that the first does, and a fuzz test holds that both say the same.
+// packet, without allocating (fast.go, wire.go); those that have come together go together (batch.go). All else is read by
+// github.com/miekg/dns and answered with care (serve.go, answer.go). The second could do all that the first does, and a fuzz
+// test holds that both say the same.
 //
 // Outside names are asked of the host's resolvers, or of servers that a zone has of its own (forward.go), in such a way that
 // no pod waits for one that does not answer (group.go, upstream.go), and remembered (cache.go, message.go). Whatever a
