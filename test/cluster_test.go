@@ -34,6 +34,7 @@ func TestCluster(t *testing.T) {
 		{"attach types to the first process", testAttach},
 		{"a WebSocket is enough", testSockets},
 		{"a port of a pod comes to who asks", testForward},
+		{"100 MiB come through unharmed", testHundredMegabytes},
 		{"the proxy leads to pods, services and nodes", testProxy},
 		{"a service has one address and three names", testServiceNames},
 		{"a service balances over all ready pods", testBalance},
