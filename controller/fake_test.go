@@ -63,6 +63,7 @@ func inWorld(t *testing.T, build func(b *base, events record.EventRecorder) erro
 		}
 		w.factory.Start(ctx.Done())
 		w.factory.WaitForCacheSync(ctx.Done())
+		synctest.Wait() // For the watches, too: the fake does not tell them of what happened between the list and their beginning.
 		var loops sync.WaitGroup
 		for _, r := range b.loops {
 			loops.Go(func() { r.loop.Run(ctx, r.workers) })
