@@ -44,7 +44,7 @@ func testUsers(t *testing.T, n *node) {
 	box := func(command ...string) string {
 		t.Helper()
 		var out bytes.Buffer
-		_, err := n.runtime.Exec(t.Context(), c.ID, agent.ExecConfig{Command: append([]string{"/box"}, command...), Streams: agent.Streams{Stdout: &out, Stderr: &out}})
+		_, err := n.runtime.Exec(t.Context(), c.ID, agent.ExecConfig{Command: append([]string{"/box"}, command...), Streams: agent.Streams{Stdout: &out}})
 		if err != nil {
 			t.Fatalf("exec %v: %v", command, err)
 		}
