@@ -111,19 +111,15 @@ func (f family) as(text string) string {
 }
 
 func (f family) asAddr(a netip.Addr) netip.Addr {
-	if f == ipv4 || a.IsUnspecified() {
-		return f.orAnywhere(a)
+	switch {
+	case a.IsUnspecified():
+		return f.anywhere()
+	case f == ipv4:
+		return a
 	}
 	four, six := a.As4(), [16]byte{0: 0xfd}
 	copy(six[12:], four[:])
 	return netip.AddrFrom16(six)
-}
-
-func (f family) orAnywhere(a netip.Addr) netip.Addr {
-	if a.IsUnspecified() {
-		return f.anywhere()
-	}
-	return a
 }
 
 func (w world) addr(text string) netip.Addr { return netip.MustParseAddr(w.family.as(text)) }

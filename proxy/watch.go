@@ -15,67 +15,80 @@ import (
 // watch calls changed whenever somebody else changes the table, from when it returns until stop is called. The kernel tells of
 // each change who made it; as long as nobody makes one, nothing wakes up.
 func (t *table) watch(changed func()) (stop func(), err error) {
-	conn, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
+	w, err := newWatcher(changed)
 	if err != nil {
-		return nil, fmt.Errorf("dial netfilter: %w", err)
-	}
-	asker, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
-	if err == nil {
-		err = errors.Join(conn.SetReadBuffer(socketBuffer), conn.JoinGroup(unix.NFNLGRP_NFTABLES))
-	}
-	hangUp := func() { // No error matters any more.
-		_ = conn.Close()
-		if asker != nil {
-			_ = asker.Close()
-		}
-	}
-	if err != nil {
-		hangUp()
 		return nil, fmt.Errorf("watch changes of nftables: %w", err)
 	}
-	t.mu.Lock()
-	t.watcher = &watcher{conn, asker, changed}
-	t.mu.Unlock()
+	set := func(w *watcher) {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		t.watcher = w
+	}
+	set(w)
 	var wg sync.WaitGroup
 	closed := make(chan struct{})
-	wg.Go(func() {
-		for {
-			messages, err := conn.Receive()
-			select {
-			case <-closed:
-				return
-			default:
-			}
-			switch {
-			case errors.Is(err, unix.ENOBUFS): // More at once than there was room for.
-				changed()
-			case err != nil:
-				slog.Error("changes of nftables by others are not noticed any more", "err", err)
-				return
-			}
-			for _, m := range messages {
-				if m.Header.PID != t.port.Load() && concerns(m, t.config.Table) {
-					changed()
-					break
-				}
-			}
-		}
-	})
+	wg.Go(func() { t.listen(w, closed) })
 	return func() {
-		t.mu.Lock()
-		t.watcher = nil
-		t.mu.Unlock()
+		set(nil)
 		close(closed)
-		hangUp() // It ends Receive.
+		w.close()
 		wg.Wait()
 	}, nil
 }
 
-// A watcher is who hears of changes, and whom it tells.
+// listen tells the watcher's owner of changes until closed is.
+func (t *table) listen(w *watcher, closed <-chan struct{}) {
+	for {
+		messages, err := w.conn.Receive()
+		select {
+		case <-closed:
+			return
+		default:
+		}
+		switch {
+		case errors.Is(err, unix.ENOBUFS): // More at once than there was room for.
+			w.changed()
+		case err != nil:
+			slog.Error("changes of nftables by others are not noticed any more", "err", err)
+			return
+		}
+		for _, m := range messages {
+			if m.Header.PID != t.port.Load() && concerns(m, t.config.Table) {
+				w.changed()
+				break
+			}
+		}
+	}
+}
+
+// A watcher hears of changes, and can ask whether there were any.
 type watcher struct {
-	conn    *netlink.Conn
-	asker   *netlink.Conn
-	changed func()
+	conn, asker *netlink.Conn
+	changed     func()
+}
+
+func newWatcher(changed func()) (*watcher, error) {
+	conn, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
+	if err != nil {
+		return nil, err
+	}
+	asker, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
+	if err != nil {
+		_ = conn.Close()
+		return nil, err
+	}
+	w := &watcher{conn, asker, changed}
+	if err := errors.Join(conn.SetReadBuffer(socketBuffer), conn.JoinGroup(unix.NFNLGRP_NFTABLES)); err != nil {
+		w.close()
+		return nil, err
+	}
+	return w, nil
+}
+
+// close ends Receive, too.
+func (w *watcher) close() {
+	_ = w.conn.Close() // Nothing was written.
+	_ = w.asker.Close()
 }
 
 // largeBatch is the number of elements from which on the watch had better not listen: the kernel writes a message of some kilobytes
