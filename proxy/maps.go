@@ -18,7 +18,7 @@ type mapKind uint8
 const (
 	services  mapKind = iota
 	outsiders         // For clients outside, where they have another choice.
-	endpoints         //
+	endpoints         // By slot.
 	pins              // Where clients keep their endpoint: what stands for it,
 	pinned            // and which it is.
 	guarded           // Frontends to which not everybody may connect,
