@@ -35,8 +35,9 @@ func testHundredMegabytes(t *testing.T, s *shell) {
 	t.Run("attach, two clients", func(t *testing.T) {
 		s := s.with(t, s.kubectl)
 		s.do("kubectl wait --for=condition=Ready pod/echo --timeout=60s")
-		s.do("kubectl attach echo > " + back + " & (until test -s " + back + "; do echo hello; sleep 0.1; done; cat " + file + ") | kubectl attach -i echo > " + back + "2; wait")
-		for _, heard := range []string{back, back + "2"} {
+		one, two := back+"-one", back+"-two" // Not there before: the file begins only when the second client hears something.
+		s.do("kubectl attach echo > " + one + " & (until test -s " + one + "; do echo hello; sleep 0.1; done; cat " + file + ") | kubectl attach -i echo > " + two + "; wait")
+		for _, heard := range []string{one, two} {
 			s.says("tail -c 104857600 "+heard+" | sha256sum", sum)
 		}
 	})
