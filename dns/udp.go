@@ -15,7 +15,11 @@ func (s *Server) serveUDP(ctx context.Context, conn *net.UDPConn) error {
 	var q question
 	b, err := newBatch(conn)
 	for err == nil {
-		if err = b.receive(); err != nil {
+		if err = b.receive(); isTemporary(err) {
+			takeBreath(ctx)
+			err = nil
+			continue
+		} else if err != nil {
 			break
 		}
 		for i := range b.received {
