@@ -47,7 +47,7 @@ var actors = map[string]string{
 	"PodMetrics":                "the agent of the pod's node, when somebody asks",
 	"PersistentVolume":          "bound, kept while bound, and deleted with its data where its policy says so and it is one of class `local`",
 	"PersistentVolumeClaim":     "bound to a volume, or given one on a node's disk; kept while a pod uses it; may grow",
-	"Pod":                       "scheduler, agent. Not yet: resize of pods with resources of their own",
+	"Pod":                       "scheduler, agent",
 	"PodDisruptionBudget":       "counted, and asked before an eviction. Not yet: pods whose owner is a custom resource with a scale",
 	"PodTemplate":               "stored, as in Kubernetes",
 	"PriorityClass":             "admission: a pod's priority, the default class. Not yet: preemption",

@@ -56,7 +56,7 @@ func (a *Agent) containerConfig(ctx context.Context, pod *v1.Pod, s start, r *re
 		Name:    c.Name,
 		Attempt: s.attempt,
 		Image:   c.Image,
-		Labels:  a.notes(s),
+		Labels:  a.notes(pod, s),
 
 		Command:    expandAll(c.Command, env.values),
 		Args:       expandAll(c.Args, env.values),
@@ -80,8 +80,9 @@ func (a *Agent) containerConfig(ctx context.Context, pod *v1.Pod, s start, r *re
 }
 
 // notes are what the agent keeps with a container that it starts.
-func (a *Agent) notes(s start) map[string]string {
-	labels := map[string]string{labelBoot: a.boot, labelBackoff: s.backoff.String(), labelSize: sizeOf(s.container).String()}
+func (a *Agent) notes(pod *v1.Pod, s start) map[string]string {
+	labels := sizeLabels(pod, s.container)
+	labels[labelBoot], labels[labelBackoff] = a.boot, s.backoff.String()
 	if s.round > 0 {
 		labels[labelRound] = strconv.Itoa(s.round)
 	}

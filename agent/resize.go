@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -15,14 +16,19 @@ import (
 	"skiff/agent/cgroup"
 )
 
-// A pod's containers may be given more or less CPU and memory while they run. Three sizes are told apart: what the pod wants
+// A pod and its containers may be given more or less CPU and memory while they run. Three sizes are told apart: what the pod wants
 // (its spec), what the node has given (kept here), and what a container has (kept with the container, as a label). The node
 // gives what fits beside its other pods; what it has given it brings to the containers, by their cgroups or, where the
-// container's resizePolicy says so, by a restart.
+// container's resizePolicy says so, by a restart. The pod as a whole has its limits as its cgroup's, and a container without a limit
+// has the pod's: so each container keeps the pod's size too, the one that it was last brought to.
 // https://kubernetes.io/docs/tasks/configure-pod-container/resize-container-resources/
+// https://kubernetes.io/docs/tasks/configure-pod-container/resize-pod-resources/
 
-// labelSize is the size that a container has, as JSON of [v1.ResourceRequirements].
-const labelSize = "skiff.dev/size"
+// labelSize is the size that a container has, labelPodSize the one that its pod has, as JSON of [v1.ResourceRequirements].
+const (
+	labelSize    = "skiff.dev/size"
+	labelPodSize = "skiff.dev/pod-size"
+)
 
 // resizeRepeat is after how long a resize is tried again that waits for room, or that the kernel refused.
 const resizeRepeat = 10 * time.Second
@@ -30,6 +36,7 @@ const resizeRepeat = 10 * time.Second
 // allotment is what the agent remembers of what a pod may use.
 type allotment struct {
 	given  map[string]size // By container name; nil: not known.
+	whole  size            // What the pod was given as a whole, if given is known.
 	limits *cgroup.Limits  // Of the pod as a whole; nil: not known.
 	resizing
 }
@@ -40,24 +47,31 @@ type resizing struct {
 	resizeErr   string    // Why what it was given does not reach its containers.
 	resizeTried time.Time // When that was tried.
 
-	tooSmall map[string]tooSmall // By container name: the limits that were refused last.
+	tooSmall map[string]tooSmall // By container name, "" for the pod: the limits that were refused last.
 }
 
-// tooSmall is the refusal of a limit below what a container holds.
+// tooSmall is the refusal of a limit below what a container holds, or the pod as a whole.
 type tooSmall struct {
-	container string
+	container string // "": the pod.
 	limit     int64
 	holds     uint64 // When it was refused first.
 }
 
 func (e tooSmall) Error() string {
+	if e.container == "" {
+		return fmt.Sprintf("cannot decrease memory limits: attempting to set pod memory limit (%d) below current usage (%d)", e.limit, e.holds)
+	}
 	return fmt.Sprintf("cannot decrease memory limits: attempting to set container %q memory limit (%d) below current usage (%d)", e.container, e.limit, e.holds)
 }
 
-// size is the CPU and memory of a container.
+// size is the CPU and memory of a container, or of a pod.
 type size v1.ResourceRequirements
 
-func sizeOf(c *v1.Container) size {
+// sizeOf is what is asked for; nothing, by nil.
+func sizeOf(r *v1.ResourceRequirements) size {
+	if r == nil {
+		return size{}
+	}
 	only := func(list v1.ResourceList) v1.ResourceList {
 		var some v1.ResourceList
 		for _, name := range []v1.ResourceName{v1.ResourceCPU, v1.ResourceMemory} {
@@ -70,7 +84,7 @@ func sizeOf(c *v1.Container) size {
 		}
 		return some
 	}
-	return size{Requests: only(c.Resources.Requests), Limits: only(c.Resources.Limits)}
+	return size{Requests: only(r.Requests), Limits: only(r.Limits)}
 }
 
 // String is how the size is kept.
@@ -82,19 +96,38 @@ func (s size) String() string {
 	return string(text)
 }
 
-// sizeOfContainer is the size that a container has; unknown, if it was started by who kept none.
-func sizeOfContainer(c *Container) (s size, known bool) {
+// keptSize is the size that a container's label tells of; unknown, if it was started by who kept none.
+func keptSize(c *Container, label string) (s size, known bool) {
 	var kept v1.ResourceRequirements
-	if json.Unmarshal([]byte(c.Labels[labelSize]), &kept) != nil {
+	if json.Unmarshal([]byte(c.Labels[label]), &kept) != nil {
 		return size{}, false
 	}
 	return size(kept), true
 }
 
+// sizeLabels keep a container's size, and its pod's.
+func sizeLabels(pod *v1.Pod, c *v1.Container) map[string]string {
+	return map[string]string{labelSize: sizeOf(&c.Resources).String(), labelPodSize: sizeOf(pod.Spec.Resources).String()}
+}
+
+// within is the size of a container in a pod of a size: where it has no limit, the pod's is its own.
+func (s size) within(pod size) size {
+	effective := size{Requests: s.Requests, Limits: maps.Clone(s.Limits)}
+	for name, limit := range pod.Limits {
+		if own := s.Limits[name]; own.IsZero() {
+			if effective.Limits == nil {
+				effective.Limits = v1.ResourceList{}
+			}
+			effective.Limits[name] = limit
+		}
+	}
+	return effective
+}
+
 func sameSize(a, b size) bool { return apiequality.Semantic.DeepEqual(a, b) }
 
-// give sets a container's resources to a size.
-func (s size) give(c *v1.Container) {
+// give sets resources to a size.
+func (s size) give(r *v1.ResourceRequirements) {
 	set := func(list *v1.ResourceList, amounts v1.ResourceList) {
 		for _, name := range []v1.ResourceName{v1.ResourceCPU, v1.ResourceMemory} {
 			delete(*list, name)
@@ -106,41 +139,63 @@ func (s size) give(c *v1.Container) {
 			}
 		}
 	}
-	set(&c.Resources.Requests, s.Requests)
-	set(&c.Resources.Limits, s.Limits)
+	set(&r.Requests, s.Requests)
+	set(&r.Limits, s.Limits)
 }
 
 // given is the pod with the sizes that the node has given it. It gives more or less where the pod wants it and it fits.
 func (a *Agent) given(pod *v1.Pod, containers []Container, m *memory) *v1.Pod {
-	s := seen{pod: pod, containers: containers}
 	if m.given == nil {
-		m.given = map[string]size{}
-		for _, c := range sizedContainers(pod) {
-			m.given[c.Name] = sizeOf(c)
-			if latest := s.latest(c.Name); latest != nil {
-				if had, known := sizeOfContainer(latest); known {
-					m.given[c.Name] = had
-				}
-			}
-		}
+		m.recall(seen{pod: pod, containers: containers})
 	}
-	wants := slices.ContainsFunc(sizedContainers(pod), func(c *v1.Container) bool { return !sameSize(sizeOf(c), m.given[c.Name]) })
-	if !wants {
+	if !m.wants(pod) {
 		m.pending = nil
 		return pod
 	}
 	if m.pending = a.fits(pod); m.pending == nil {
-		for _, c := range sizedContainers(pod) {
-			m.given[c.Name] = sizeOf(c)
-		}
+		m.give(pod)
 		m.resizeErr = ""
 		return pod
 	}
 	smaller := pod.DeepCopy()
 	for _, c := range sizedContainers(smaller) {
-		m.given[c.Name].give(c)
+		m.given[c.Name].give(&c.Resources)
+	}
+	if smaller.Spec.Resources != nil {
+		m.whole.give(smaller.Spec.Resources)
 	}
 	return smaller
+}
+
+// give remembers that a pod was given what it wants.
+func (m *allotment) give(pod *v1.Pod) {
+	m.given, m.whole = map[string]size{}, sizeOf(pod.Spec.Resources)
+	for _, c := range sizedContainers(pod) {
+		m.given[c.Name] = sizeOf(&c.Resources)
+	}
+}
+
+// wants tells whether a pod wants another size than it was given.
+func (m *allotment) wants(pod *v1.Pod) bool {
+	return !sameSize(sizeOf(pod.Spec.Resources), m.whole) ||
+		slices.ContainsFunc(sizedContainers(pod), func(c *v1.Container) bool { return !sameSize(sizeOf(&c.Resources), m.given[c.Name]) })
+}
+
+// recall finds out what a pod was given, by what its containers have; what none tells of, the pod was given as it wants it.
+func (m *allotment) recall(s seen) {
+	m.give(s.pod)
+	for _, c := range sizedContainers(s.pod) {
+		latest := s.latest(c.Name)
+		if latest == nil {
+			continue
+		}
+		if had, known := keptSize(latest, labelSize); known {
+			m.given[c.Name] = had
+		}
+		if had, known := keptSize(latest, labelPodSize); known {
+			m.whole = had
+		}
+	}
 }
 
 // sizedContainers are those that may have resources: all but the ephemeral ones.
@@ -157,7 +212,7 @@ func (a *Agent) fits(pod *v1.Pod) *failure {
 		if other.UID == pod.UID || ended(other) {
 			continue
 		}
-		for name, amount := range podresource.PodRequests(other, podresource.PodResourcesOptions{UseStatusResources: true}) {
+		for name, amount := range podresource.PodRequests(other, podresource.PodResourcesOptions{UseStatusResources: true, InPlacePodLevelResourcesVerticalScalingEnabled: true}) {
 			sum := used[name]
 			sum.Add(amount)
 			used[name] = sum
@@ -196,11 +251,19 @@ const (
 )
 
 func (s seen) change(c *v1.Container, latest *Container) change {
-	had, known := sizeOfContainer(latest)
-	want := sizeOf(c)
-	if !known || sameSize(had, want) {
+	had, known := keptSize(latest, labelSize)
+	if !known {
 		return unchanged
 	}
+	want, whole := sizeOf(&c.Resources), sizeOf(s.pod.Spec.Resources)
+	hadWhole, known := keptSize(latest, labelPodSize)
+	if !known {
+		hadWhole = whole
+	}
+	if sameSize(had, want) && sameSize(hadWhole, whole) {
+		return unchanged
+	}
+	had, want = had.within(hadWhole), want.within(whole)
 	for _, p := range c.ResizePolicy {
 		differs := !had.amount(p.ResourceName).equal(want.amount(p.ResourceName))
 		if differs && p.RestartPolicy == v1.RestartContainer {
@@ -223,12 +286,16 @@ func (s size) amount(name v1.ResourceName) amounts {
 // resize brings running containers to their sizes: the pod's group grows first and shrinks last.
 func (a *Agent) resize(ctx context.Context, s seen, d decision, m *memory) error {
 	if len(d.resize) == 0 {
-		if m.limits != nil && !s.oversized() {
+		known := m.limits != nil || s.runs() // The agent before this one may not have come to it.
+		if known && !s.oversized() {
 			return a.limitPod(ctx, s.pod, m, false)
 		}
 		return nil
 	}
 	m.resizeErr = ""
+	if err := a.mayShrink("", a.podCgroup(s.pod), podLimits(s.pod).Memory, m); err != nil {
+		return m.failResize(err)
+	}
 	if err := a.limitPod(ctx, s.pod, m, true); err != nil && m.limits != nil {
 		return m.failResize(err)
 	}
@@ -236,9 +303,9 @@ func (a *Agent) resize(ctx context.Context, s seen, d decision, m *memory) error
 	var errs []error
 	for _, r := range d.resize {
 		want := resourcesOf(s.pod, r.container, memory.Value())
-		err := a.mayShrink(r, want.MemoryLimit, m)
+		err := a.mayShrink(r.container.Name, r.cgroup, want.MemoryLimit, m)
 		if err == nil {
-			err = a.runtime.Resize(ctx, r.id, want, map[string]string{labelSize: sizeOf(r.container).String()})
+			err = a.runtime.Resize(ctx, r.id, want, sizeLabels(s.pod, r.container))
 		}
 		if err != nil && !errors.Is(err, ErrNotRunning) && !errors.Is(err, ErrNoContainer) {
 			errs = append(errs, err)
@@ -262,17 +329,17 @@ func (m *memory) failResize(err error) error {
 	return nil
 }
 
-// mayShrink refuses a limit below what the container holds: the kernel would kill it.
-func (a *Agent) mayShrink(r resize, limit int64, m *memory) error {
-	if limit <= 0 || r.cgroup == "" {
+// mayShrink refuses a limit below what a container holds, or the pod: the kernel would kill it.
+func (a *Agent) mayShrink(container, cgroup string, limit int64, m *memory) error {
+	if limit <= 0 || cgroup == "" {
 		return nil
 	}
-	u, err := a.usages.fs.Usage(r.cgroup)
+	u, err := a.usages.fs.Usage(cgroup)
 	if err != nil || u.WorkingSet <= uint64(limit) {
-		delete(m.tooSmall, r.container.Name)
+		delete(m.tooSmall, container)
 		return nil // What is cache only gives way.
 	}
-	return m.refuse(tooSmall{r.container.Name, limit, u.WorkingSet})
+	return m.refuse(tooSmall{container, limit, u.WorkingSet})
 }
 
 // refuse says the same as long as the limit is: what a container holds always changes, and each new text would be written to the
@@ -286,6 +353,11 @@ func (r *resizing) refuse(e tooSmall) error {
 	}
 	r.tooSmall[e.container] = e
 	return e
+}
+
+// runs says that a container of the pod runs.
+func (s seen) runs() bool {
+	return slices.ContainsFunc(s.containers, func(c Container) bool { return c.State == Running })
 }
 
 // oversized says that a running container still has another size than it was given.
@@ -323,12 +395,29 @@ func (s seen) sizeStatus(c *v1.Container, latest *Container, cs *v1.ContainerSta
 	}
 	has := c.DeepCopy()
 	if latest != nil && latest.State == Running {
-		if had, known := sizeOfContainer(latest); known {
-			had.give(has)
+		if had, known := keptSize(latest, labelSize); known {
+			had.give(&has.Resources)
 		}
 	}
 	cs.Resources = &has.Resources
 	cs.Resources.Claims = nil
+}
+
+// wholeStatus tells what a pod with resources of its own was given, and what it has: that only once all of its containers have it.
+func (s seen) wholeStatus(status *v1.PodStatus) {
+	status.AllocatedResources, status.Resources = nil, nil
+	if s.pod.Spec.Resources == nil {
+		return
+	}
+	status.AllocatedResources = podresource.PodRequests(s.pod, podresource.PodResourcesOptions{})
+	if s.oversized() && s.pod.Status.Resources != nil {
+		status.Resources = s.pod.Status.Resources.DeepCopy()
+		return
+	}
+	status.Resources = &v1.ResourceRequirements{
+		Requests: status.AllocatedResources.DeepCopy(),
+		Limits:   podresource.PodLimits(s.pod, podresource.PodResourcesOptions{}),
+	}
 }
 
 // resizeEvents lists the Events that a change of a resize's conditions is worth.
@@ -348,7 +437,7 @@ func resizeEvents(pod *v1.Pod, status *v1.PodStatus) []podEvent {
 		add(v1.EventTypeWarning, "ResizeError", "Pod resize error", busy.Message)
 	case busy != nil && wasBusy == nil:
 		add(v1.EventTypeNormal, "ResizeStarted", "Pod resize started", "")
-	case busy == nil && !sameStatusSizes(pod.Status.ContainerStatuses, status.ContainerStatuses):
+	case busy == nil && !sameStatusSizes(&pod.Status, status):
 		if wasBusy == nil { // It took no longer than from one status to the next.
 			add(v1.EventTypeNormal, "ResizeStarted", "Pod resize started", "")
 		}
@@ -357,15 +446,18 @@ func resizeEvents(pod *v1.Pod, status *v1.PodStatus) []podEvent {
 	return events
 }
 
-// sameStatusSizes compares the sizes of containers that two statuses tell of, as far as both do.
-func sameStatusSizes(a, b []v1.ContainerStatus) bool {
-	for _, x := range a {
-		i := slices.IndexFunc(b, func(y v1.ContainerStatus) bool { return x.Name == y.Name })
-		if i >= 0 && x.Resources != nil && b[i].Resources != nil && !apiequality.Semantic.DeepEqual(x.Resources, b[i].Resources) {
+// sameStatusSizes compares the sizes that two statuses tell of, the pod's and its containers', as far as both do.
+func sameStatusSizes(a, b *v1.PodStatus) bool {
+	same := func(a, b *v1.ResourceRequirements) bool {
+		return a == nil || b == nil || apiequality.Semantic.DeepEqual(a, b)
+	}
+	for _, x := range a.ContainerStatuses {
+		i := slices.IndexFunc(b.ContainerStatuses, func(y v1.ContainerStatus) bool { return x.Name == y.Name })
+		if i >= 0 && !same(x.Resources, b.ContainerStatuses[i].Resources) {
 			return false
 		}
 	}
-	return true
+	return same(a.Resources, b.Resources)
 }
 
 func conditionOf(list []v1.PodCondition, kind v1.PodConditionType) *v1.PodCondition {

@@ -1,6 +1,7 @@
 package agent_test
 
 import (
+	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -136,6 +137,70 @@ func TestResizeWaitsForRoom(t *testing.T) {
 		after(t, firstRestart)
 		if got := n.conditionOf("web", v1.PodResizePending); got != "" {
 			t.Errorf("with room: %q", got)
+		}
+	})
+}
+
+// TestResizeWhole changes the size of a pod as a whole: its group has it, and so have the containers without a limit of their own.
+func TestResizeWhole(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNode(t)
+		whole := func(limits string) func(*v1.Pod) {
+			return func(p *v1.Pod) {
+				p.Spec.Resources = &v1.ResourceRequirements{Requests: resources(t, "cpu=100m memory=32Mi"), Limits: resources(t, limits)}
+				p.Status.QOSClass = v1.PodQOSBurstable
+			}
+		}
+		restart := v1.ContainerResizePolicy{ResourceName: v1.ResourceMemory, RestartPolicy: v1.RestartContainer}
+		n.create(newPod("web", whole("cpu=200m memory=64Mi"), func(p *v1.Pod) {
+			p.Spec.Containers[0].ResizePolicy = []v1.ContainerResizePolicy{restart}
+			bounded := *p.Spec.Containers[0].DeepCopy()
+			bounded.Name, bounded.ResizePolicy = "bounded", nil
+			bounded.Resources.Limits = resources(t, "cpu=50m memory=16Mi")
+			p.Spec.Containers = append(p.Spec.Containers, bounded)
+		}))
+		check := func(when, status, container, bounded string, group cgroup.Limits) {
+			t.Helper()
+			got := n.get("web").Status
+			if has := got.Resources.Limits.Cpu().String() + "/" + got.Resources.Limits.Memory().String() + " of " + got.AllocatedResources.Cpu().String(); has != status {
+				t.Errorf("%s: the status tells of %s, want %s", when, has, status)
+			}
+			for id, want := range map[string]string{container: strconv.FormatInt(group.CPUQuota, 10), bounded: "5000"} {
+				if c, _ := n.runtime.Config(id); strconv.FormatInt(c.Resources.CPUQuota, 10) != want {
+					t.Errorf("%s: the quota of container %s is %d, want %s", when, id, c.Resources.CPUQuota, want)
+				}
+			}
+			if has, _ := n.runtime.Group("/skiff/burstable/uid-web"); has != group {
+				t.Errorf("%s: the pod's group has %+v, want %+v", when, has, group)
+			}
+		}
+		limits := func(quota, memory int64) cgroup.Limits {
+			return cgroup.Limits{CPUShares: 102, CPUQuota: quota, CPUPeriod: 100_000, Memory: memory << 20}
+		}
+		check("at first", "200m/64Mi of 100m", "uid-web-app-0", "uid-web-bounded-0", limits(20_000, 64))
+
+		n.update("web", whole("cpu=300m memory=64Mi"))
+		n.want("web", "Running app=running/0 bounded=running/0")
+		check("with more CPU", "300m/64Mi of 100m", "uid-web-app-0", "uid-web-bounded-0", limits(30_000, 64))
+
+		n.update("web", whole("cpu=300m memory=48Mi"))
+		after(t, firstRestart)
+		n.want("web", "Running app=running/1 bounded=running/0") // One has a limit of its own.
+		check("with less memory", "300m/48Mi of 100m", "uid-web-app-1", "uid-web-bounded-0", limits(30_000, 48))
+
+		n.update("web", func(p *v1.Pod) {
+			p.Spec.Resources.Requests[v1.ResourceCPU], p.Spec.Resources.Limits[v1.ResourceCPU] = n.agentCPU(2), n.agentCPU(2)
+		})
+		if got := n.conditionOf("web", v1.PodResizePending); !strings.HasPrefix(got, "True Infeasible Node didn't have enough capacity: cpu, requested: ") {
+			t.Errorf("more than the node has: %q", got)
+		}
+		n.stop()
+		n.start()
+		check("with the next agent", "300m/48Mi of 100m", "uid-web-app-1", "uid-web-bounded-0", limits(30_000, 48))
+		n.update("web", whole("cpu=100m memory=48Mi"))
+		check("with less CPU", "100m/48Mi of 100m", "uid-web-app-1", "uid-web-bounded-0", limits(10_000, 48))
+		if got := n.conditionOf("web", v1.PodResizePending) + n.conditionOf("web", v1.PodResizeInProgress); got != "" {
+			t.Errorf("conditions stay: %q", got)
 		}
 	})
 }

@@ -174,7 +174,7 @@ func (g *groupShares) set(ctx context.Context, a *Agent) error {
 	milli := int64(0)
 	for _, pod := range a.ownPods() {
 		if qosClass(pod) == v1.PodQOSBurstable && !ended(pod) {
-			requests := podresource.PodRequests(pod, podresource.PodResourcesOptions{UseStatusResources: true})
+			requests := podresource.PodRequests(pod, podresource.PodResourcesOptions{UseStatusResources: true, InPlacePodLevelResourcesVerticalScalingEnabled: true})
 			milli += requests.Cpu().MilliValue()
 		}
 	}

@@ -74,6 +74,7 @@ func podStatus(s seen, d decision, at place) v1.PodStatus {
 			}
 		}
 	}
+	s.wholeStatus(&status)
 	s.conditions(&status, at)
 	return status
 }

@@ -184,6 +184,30 @@ spec:
 status: {phase: Pending, qosClass: Burstable}`,
 		},
 		{
+			name: "pod with resources of its own, whose containers are limited", kind: "Pod",
+			given: `
+spec:
+  resources: {requests: {cpu: 500m, memory: 1Gi}}
+  containers:
+  - {name: a, image: "a:1", resources: {limits: {cpu: 200m, memory: 1Gi}, requests: {memory: 64Mi}}}
+  - {name: b, image: "b:1", resources: {limits: {cpu: 200m}}}`,
+			want: `
+spec:
+  resources: {requests: {cpu: 500m, memory: 1Gi}, limits: {cpu: 500m}}
+  containers:
+  - {name: a, image: "a:1", resources: {limits: {cpu: 200m, memory: 1Gi}, requests: {cpu: 200m, memory: 64Mi}}, imagePullPolicy: IfNotPresent,
+     terminationMessagePath: /dev/termination-log, terminationMessagePolicy: File}
+  - {name: b, image: "b:1", resources: {limits: {cpu: 200m}, requests: {cpu: 200m}}, imagePullPolicy: IfNotPresent,
+     terminationMessagePath: /dev/termination-log, terminationMessagePolicy: File}
+  dnsPolicy: ClusterFirst
+  enableServiceLinks: true
+  restartPolicy: Always
+  schedulerName: default-scheduler
+  securityContext: {}
+  terminationGracePeriodSeconds: 30
+status: {phase: Pending, qosClass: Burstable}`,
+		},
+		{
 			name: "deployment", kind: "Deployment",
 			given: `
 metadata: {name: web}

@@ -2,6 +2,7 @@ package api
 
 import (
 	"maps"
+	"slices"
 
 	"github.com/distribution/reference"
 	corev1 "k8s.io/api/core/v1"
@@ -39,23 +40,59 @@ func defaultRequests(r *corev1.ResourceRequirements) {
 	}
 }
 
-// defaultPodRequests completes what is asked for the pod as a whole, once all of its containers are known: as much as
-// its containers ask for together, else as much as the pod's limit allows.
-func defaultPodRequests(p *corev1.Pod) {
-	if p.Spec.Resources == nil || len(p.Spec.Resources.Limits) == 0 {
+// defaultPodResources completes what is asked for the pod as a whole, once all of its containers are known. It requests as much as
+// its containers request together, else as much as its limit allows. Its limit is what its containers may have together, where
+// each of them has one.
+func defaultPodResources(p *corev1.Pod) {
+	r := p.Spec.Resources
+	if r == nil || len(r.Limits)+len(r.Requests) == 0 {
 		return
 	}
 	requests := podresource.AggregateContainerRequests(p, podresource.PodResourcesOptions{})
-	maps.DeleteFunc(requests, func(name corev1.ResourceName, _ resource.Quantity) bool {
-		return !podresource.IsSupportedPodLevelResource(name) || isHugePages(name)
-	})
-	for name, limit := range p.Spec.Resources.Limits {
+	maps.DeleteFunc(requests, func(name corev1.ResourceName, _ resource.Quantity) bool { return !completed(name) })
+	for name, limit := range r.Limits {
 		if _, asked := requests[name]; !asked && podresource.IsSupportedPodLevelResource(name) {
 			requests[name] = limit.DeepCopy()
 		}
 	}
-	maps.Copy(requests, p.Spec.Resources.Requests)
-	p.Spec.Resources.Requests = requests
+	maps.Copy(requests, r.Requests)
+	if len(requests) > 0 {
+		r.Requests = requests
+	}
+	defaultPodLimits(p)
+}
+
+func defaultPodLimits(p *corev1.Pod) {
+	r := p.Spec.Resources
+	together := podresource.AggregateContainerLimits(p, podresource.PodResourcesOptions{})
+	for name, request := range r.Requests {
+		_, set := r.Limits[name]
+		if set || !completed(name) || !limited(&p.Spec, name) {
+			continue
+		}
+		if r.Limits == nil {
+			r.Limits = corev1.ResourceList{}
+		}
+		r.Limits[name] = together[name]
+		if limit := together[name]; request.Cmp(limit) > 0 { // A pod that asks for more than its containers may have is valid.
+			r.Limits[name] = request.DeepCopy()
+		}
+	}
+}
+
+// completed tells what a pod as a whole has of its containers, where it does not say itself.
+func completed(name corev1.ResourceName) bool {
+	return podresource.IsSupportedPodLevelResource(name) && !isHugePages(name)
+}
+
+// limited says that each container has a limit of a resource.
+func limited(s *corev1.PodSpec, name corev1.ResourceName) bool {
+	for _, c := range slices.Concat(s.InitContainers, s.Containers) {
+		if _, ok := c.Resources.Limits[name]; !ok {
+			return false
+		}
+	}
+	return true
 }
 
 // defaultHostPorts says what sharing the node's network means: a container's port is a port of the node.

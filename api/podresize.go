@@ -7,7 +7,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
-// resizeSub changes how much CPU and memory the containers of a pod get while they run. It is the only way to: `kubectl edit
+// resizeSub changes how much CPU and memory a pod and its containers get while they run. It is the only way to: `kubectl edit
 // --subresource=resize`. https://kubernetes.io/docs/tasks/configure-pod-container/resize-container-resources/
 func resizeSub() Sub {
 	return Sub{
@@ -28,6 +28,7 @@ func resizeSub() Sub {
 				pod.Spec.Resources = wanted.Resources
 			}
 			defaultPod(pod)
+			defaultPodResources(pod)
 		},
 		Validate: func(obj, old runtime.Object) field.ErrorList {
 			pod, was := obj.(*corev1.Pod), old.(*corev1.Pod)
@@ -62,8 +63,8 @@ func validateResize(pod, old *corev1.Pod) field.ErrorList {
 	if !resizable(old) {
 		errs = append(errs, field.Forbidden(spec, "Pod running on node without support for resize"))
 	}
-	if pod.Spec.Resources != nil || old.Spec.Resources != nil {
-		return append(errs, field.Forbidden(field.NewPath(""), "resize of pods with pod-level resources is forbidden when InPlacePodLevelResourcesVerticalScalingEnabled feature gate is disabled"))
+	if pod.Spec.Resources != nil {
+		errs = append(errs, validateWholeResize(spec, pod.Spec.Resources, old.Spec.Resources)...)
 	}
 	for _, list := range []struct {
 		name     string
@@ -80,6 +81,28 @@ func validateResize(pod, old *corev1.Pod) field.ErrorList {
 	return errs
 }
 
+// validateWholeResize checks the change of what the pod as a whole may have. old may be nil: a pod can be given resources of its own
+// as it runs, but they cannot be taken away again.
+// https://kubernetes.io/docs/tasks/configure-pod-container/resize-pod-resources/
+func validateWholeResize(spec *field.Path, now, old *corev1.ResourceRequirements) field.ErrorList {
+	if old == nil {
+		old = &corev1.ResourceRequirements{}
+	}
+	var errs field.ErrorList
+	if removed(now.Requests, old.Requests) {
+		errs = append(errs, field.Forbidden(spec.Child("resources", "requests"), "pod-level resource requests cannot be removed"))
+	}
+	if removed(now.Limits, old.Limits) {
+		errs = append(errs, field.Forbidden(spec.Child("resources", "limits"), "pod-level resource limits cannot be removed"))
+	}
+	rest := now.DeepCopy()
+	keepSize(rest, old)
+	if !equality.Semantic.DeepEqual(rest, old) {
+		errs = append(errs, field.Forbidden(spec, "only cpu and memory resources are mutable at pod-level"))
+	}
+	return errs
+}
+
 func validateContainerResize(path *field.Path, c, old *corev1.Container) field.ErrorList {
 	var errs field.ErrorList
 	if removed(c.Resources.Requests, old.Resources.Requests) {
@@ -89,15 +112,20 @@ func validateContainerResize(path *field.Path, c, old *corev1.Container) field.E
 		errs = append(errs, field.Forbidden(path.Child("limits"), "resource limits cannot be removed"))
 	}
 	rest := c.DeepCopy()
-	for _, name := range []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory} {
-		keepAmount(&rest.Resources.Requests, old.Resources.Requests, name)
-		keepAmount(&rest.Resources.Limits, old.Resources.Limits, name)
-	}
+	keepSize(&rest.Resources, &old.Resources)
 	rest.ResizePolicy = old.ResizePolicy
 	if !equality.Semantic.DeepEqual(rest, old) {
 		errs = append(errs, field.Forbidden(field.NewPath("spec"), "only cpu and memory resources are mutable"))
 	}
 	return errs
+}
+
+// keepSize sets CPU and memory back to what they were.
+func keepSize(r, was *corev1.ResourceRequirements) {
+	for _, name := range []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory} {
+		keepAmount(&r.Requests, was.Requests, name)
+		keepAmount(&r.Limits, was.Limits, name)
+	}
 }
 
 // keepAmount sets one amount of a list back to what it was.

@@ -46,3 +46,39 @@ func TestResize(t *testing.T) {
 		}
 	}
 }
+
+// TestResizeWhole lets CPU and memory of the pod as a whole change, and be given to a pod that had none.
+func TestResizeWhole(t *testing.T) {
+	const own = "{requests: {cpu: 100m, memory: 2Mi}, limits: {cpu: 200m, memory: 4Mi, hugepages-2Mi: 2Mi}}"
+	for name, tc := range map[string]struct{ old, now, want string }{
+		"cpu and memory":     {own, "{requests: {cpu: 150m, memory: 2Mi, hugepages-2Mi: 2Mi}, limits: {cpu: 300m, memory: 5Mi, hugepages-2Mi: 2Mi}}", ""},
+		"a request is gone":  {own, "{limits: {cpu: 200m, memory: 4Mi, hugepages-2Mi: 2Mi}}", ""},                                            // By default it is what the containers ask for.
+		"a limit is gone":    {own, "{requests: {cpu: 150m, memory: 2Mi, hugepages-2Mi: 2Mi}, limits: {cpu: 300m, hugepages-2Mi: 2Mi}}", ""}, // And what they may have.
+		"all of it is gone":  {own, "null", ""},                                                                                              // Of a client that does not know of it: it stays.
+		"it is new":          {"null", "{limits: {cpu: 300m, memory: 5Mi}}", ""},
+		"huge pages":         {own, "{requests: {cpu: 100m, memory: 2Mi}, limits: {cpu: 200m, memory: 4Mi, hugepages-2Mi: 4Mi}}", "spec: Forbidden: only cpu and memory resources are mutable at pod-level"},
+		"less than its part": {own, "{requests: {cpu: 50m, memory: 2Mi}, limits: {cpu: 300m, memory: 5Mi, hugepages-2Mi: 2Mi}}", "spec.resources.requests[cpu]: Invalid value: \"50m\": must be greater than or equal to aggregate container requests of 100m"},
+	} {
+		old := &corev1.Pod{}
+		if err := yaml.Unmarshal([]byte(`{metadata: {name: p}, spec: {restartPolicy: Always, resources: `+tc.old+`, containers: [{name: a, image: i,
+			terminationMessagePolicy: File, imagePullPolicy: Always, resources: {requests: {cpu: 100m, memory: 1Mi}, limits: {cpu: 200m, memory: 2Mi}}}]}}`), old); err != nil {
+			t.Fatal(err)
+		}
+		defaultPod(old)
+		preparePod(old)
+		pod := old.DeepCopy()
+		pod.Spec.Resources = nil
+		if err := yaml.Unmarshal([]byte(tc.now), &pod.Spec.Resources); err != nil {
+			t.Fatal(err)
+		}
+		sub := resizeSub()
+		sub.Prepare(pod, old)
+		var got []string
+		for _, err := range sub.Validate(pod, old) {
+			got = append(got, err.Error())
+		}
+		if text := strings.Join(got, "\n"); text != tc.want {
+			t.Errorf("%s: %q, want %q", name, text, tc.want)
+		}
+	}
+}

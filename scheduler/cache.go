@@ -155,7 +155,9 @@ func (n *nodeInfo) count(pod *corev1.Pod, times int64) {
 
 // claims are what the pod's containers request together, what they say nothing of by the given amounts.
 func claims(pod *corev1.Pod, unsaid corev1.ResourceList) amounts {
-	return asAmounts(resource.PodRequests(pod, resource.PodResourcesOptions{UseStatusResources: true, NonMissingContainerRequests: unsaid}))
+	return asAmounts(resource.PodRequests(pod, resource.PodResourcesOptions{
+		UseStatusResources: true, InPlacePodLevelResourcesVerticalScalingEnabled: true, NonMissingContainerRequests: unsaid,
+	}))
 }
 
 func asAmounts(list corev1.ResourceList) amounts {

@@ -27,6 +27,7 @@ func TestCluster(t *testing.T) {
 		{"drain waits for a budget", testDrain},
 		{"top sees who uses what", testTop},
 		{"a pod is resized as it runs", testResize},
+		{"a pod is resized as a whole", testResizeWhole},
 		{"pods have what they may have, and no more", testLimits},
 		{"root of a pod may be nobody on the node", testUsers},
 		{"rules say what an exit code leads to", testRestartRules},

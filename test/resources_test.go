@@ -13,7 +13,16 @@ import (
 // limitOf is what the kernel says in a file of the only container of a pod, in the words of whichever version of cgroups there is.
 func limitOf(t *testing.T, uid string, files ...string) string {
 	t.Helper()
-	dirs := slices.Concat(cgroup.Host().Find("/skiff*/"+uid+"/*"), cgroup.Host().Find("/skiff*/*/"+uid+"/*"))
+	if len(cgroup.Host().Find("/skiff*/"+uid)) > 0 { // A Guaranteed pod's.
+		return limitIn(t, "/skiff*/"+uid+"/*", files...)
+	}
+	return limitIn(t, "/skiff*/*/"+uid+"/*", files...)
+}
+
+// limitIn is what a file of a cgroup says: of the last one that the pattern matches.
+func limitIn(t *testing.T, pattern string, files ...string) string {
+	t.Helper()
+	dirs := cgroup.Host().Find(pattern)
 	slices.Sort(dirs)
 	for _, dir := range slices.Backward(dirs) { // The one of a restarted container comes after that of the one before.
 		for _, file := range files {
@@ -22,7 +31,7 @@ func limitOf(t *testing.T, uid string, files ...string) string {
 			}
 		}
 	}
-	t.Errorf("pod %s has no cgroup with %v", uid, files)
+	t.Errorf("no cgroup %s has %v", pattern, files)
 	return ""
 }
 
@@ -58,6 +67,36 @@ func testResize(t *testing.T, s *shell) {
 	s.until(has, "150m 64Mi 60m 1")
 	s.fails(`kubectl patch pod elastic -p '{"spec":{"containers":[{"name":"elastic","resources":{"requests":{"cpu":"70m"}}}]}}'`, 1, `(?s).*pod updates may not change fields other than.*`)
 	s.until("kubectl get events --field-selector involvedObject.name=elastic -o jsonpath='{.items[*].reason}'", ".*ResizeStarted.*ResizeCompleted.*ResizeInfeasible.*")
+}
+
+// testResizeWhole changes the size of a running pod as a whole, and asks the kernel: the pod's cgroup has it, and that of the container
+// without a limit of its own.
+func testResizeWhole(t *testing.T, s *shell) {
+	s.do(`kubectl run whole --image=busybox --image-pull-policy=Never --overrides='{"spec":{"terminationGracePeriodSeconds":0,
+		"resources":{"requests":{"cpu":"50m","memory":"16Mi"},"limits":{"cpu":"100m","memory":"32Mi"}},
+		"containers":[{"name":"whole","image":"busybox","imagePullPolicy":"Never","command":["sleep","1000"]}]}}'`)
+	s.do("kubectl wait --for=condition=Ready pod/whole --timeout=60s")
+	uid := s.do("kubectl get pod whole -o jsonpath={.metadata.uid}")
+	const has = "kubectl get pod whole -o jsonpath='{.status.resources.limits.cpu} {.status.resources.limits.memory} {.status.allocatedResources.cpu} " +
+		"{.status.containerStatuses[0].restartCount}'"
+	s.until(has, "100m 32Mi 50m 0")
+	for _, to := range []struct{ cpu, memory, quota, bytes string }{{"200m", "64Mi", "20000", "67108864"}, {"80m", "24Mi", "8000", "25165824"}} {
+		s.do(`kubectl patch pod whole --subresource=resize -p '{"spec":{"resources":{"limits":{"cpu":"` + to.cpu + `","memory":"` + to.memory + `"}}}}'`)
+		s.until(has, to.cpu+" "+to.memory+" 50m 0")
+		for _, below := range []string{"", "/*"} {
+			group := "/skiff*/burstable/" + uid + below
+			if got := limitIn(t, group, "cpu.cfs_quota_us", "cpu.max"); got != to.quota && got != to.quota+" 100000" {
+				t.Errorf("with %s the quota of %s is %s", to.cpu, group, got)
+			}
+			if got := limitIn(t, group, "memory.limit_in_bytes", "memory.max"); got != to.bytes {
+				t.Errorf("with %s the limit of %s is %s", to.memory, group, got)
+			}
+		}
+	}
+	s.do(`kubectl patch pod whole --subresource=resize -p '{"spec":{"resources":{"requests":{"cpu":"900"},"limits":{"cpu":"900"}}}}'`)
+	s.until(`kubectl get pod whole -o jsonpath='{.status.conditions[?(@.type=="PodResizePending")].reason}'`, "Infeasible")
+	s.says(has, "80m 24Mi 50m 0")
+	s.until("kubectl get events --field-selector involvedObject.name=whole -o jsonpath='{.items[*].reason}'", ".*ResizeStarted.*ResizeCompleted.*ResizeInfeasible.*")
 }
 
 // testLimits has the kernel, and the agent, hold pods to what they may have.
