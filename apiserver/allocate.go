@@ -81,72 +81,52 @@ func (a *allocation) refuse(errs field.ErrorList) error {
 	return apierrors.NewInvalid(corev1.SchemeGroupVersion.WithKind("Service").GroupKind(), a.svc.Name, errs)
 }
 
-// taken is what others hold.
+// taken tells what others hold.
 type taken struct {
-	services used            // What all other Services have.
-	records  map[string]bool // Addresses that somebody else has a record of, be it a Service or not.
+	services  *shelf
+	addresses *shelf
+	key       string           // The Service that asks.
+	clashes   map[holding]bool // What turned out to be taken.
 
 	// What the Service itself has already stays its own, also where the ranges were others when it was given.
 	ownAddresses []string
 	ownPorts     []int32
 }
 
-func (t taken) address(ip string) bool { return t.services.addresses[ip] || t.records[ip] }
-func (t taken) port(port int32) bool   { return t.services.ports[port] }
-
-// add notes what turned out to be taken.
-func (t taken) add(h holding) {
-	t.services.addresses[h.address] = true
-	t.services.ports[h.port] = true
-}
-
-// used are addresses and node ports that are in use.
-type used struct {
-	addresses map[string]bool
-	ports     map[int32]bool
-}
-
-func (u used) has(h holding) bool {
-	return h.address != "" && u.addresses[h.address] || h.port != 0 && u.ports[h.port]
-}
-
 func (s *Server) takenBy(sh *shelf, but *corev1.Service) taken {
-	t := taken{services: used{map[string]bool{}, map[int32]bool{}}, records: map[string]bool{}}
-	key := ownerOf(but)
-	sh.mu.RLock()
-	sh.tree.Ascend(func(it *item) bool {
-		svc := it.obj.(*corev1.Service)
-		if it.key == key {
-			for _, ip := range svc.Spec.ClusterIPs {
-				t.ownAddresses = append(t.ownAddresses, canonical(ip))
+	t := taken{services: sh, addresses: s.shelf(ipAddresses), key: ownerOf(but), clashes: map[holding]bool{}}
+	if it := sh.get(t.key); it != nil {
+		for _, h := range holdings(it.obj.(*corev1.Service)) {
+			if h.address != "" {
+				t.ownAddresses = append(t.ownAddresses, canonical(h.address))
+			} else {
+				t.ownPorts = append(t.ownPorts, h.port)
 			}
-			t.ownPorts = append(t.ownPorts, svc.Spec.HealthCheckNodePort)
-			for _, p := range svc.Spec.Ports {
-				t.ownPorts = append(t.ownPorts, p.NodePort)
-			}
-			return true
 		}
-		for _, ip := range svc.Spec.ClusterIPs {
-			t.services.addresses[canonical(ip)] = true
-		}
-		for _, p := range svc.Spec.Ports {
-			t.services.ports[p.NodePort] = true // 0, for none, is never asked for.
-		}
-		t.services.ports[svc.Spec.HealthCheckNodePort] = true
-		return true
-	})
-	sh.mu.RUnlock()
-	addresses := s.shelf(ipAddresses)
-	addresses.mu.RLock()
-	defer addresses.mu.RUnlock()
-	addresses.tree.Ascend(func(it *item) bool {
-		if recordOwner(it.obj.(*networkingv1.IPAddress)) != key {
-			t.records[it.key] = true
-		}
-		return true
-	})
+	}
 	return t
 }
+
+// byService reports whether another Service has it.
+func (t taken) byService(h holding) bool { return t.services.heldByOther(h, t.key) }
+
+// address reports whether another Service has the address, or somebody a record of it, be it a Service or not.
+func (t taken) address(ip string) bool {
+	h := holding{address: ip}
+	if t.clashes[h] || t.byService(h) {
+		return true
+	}
+	it := t.addresses.get(ip)
+	return it != nil && recordOwner(it.obj.(*networkingv1.IPAddress)) != t.key
+}
+
+func (t taken) port(port int32) bool {
+	h := holding{port: port}
+	return t.clashes[h] || t.byService(h)
+}
+
+// add notes what turned out to be taken.
+func (t taken) add(h holding) { t.clashes[h] = true }
 
 // addresses gives the Service an address of each of its families.
 func (a *allocation) addresses() field.ErrorList {

@@ -141,7 +141,7 @@ func (a *allocation) tryClaim(ctx context.Context) (clash holding, err error) {
 	}
 	now := a.server.takenBy(a.shelf, a.svc)
 	for _, c := range a.claims {
-		if now.services.has(c.holding) {
+		if now.byService(c.holding) {
 			return c.holding, nil
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/google/btree"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/watch"
 )
 
@@ -38,6 +39,7 @@ type stock struct {
 	watchers map[*watcher]struct{}
 	ended    bool // Whether the kind is no more: nothing will ever come for a watcher.
 	gate     gate
+	holders  *holders // Of Services.
 }
 
 // event is a change of one object. A bookmark has only a revision.
@@ -63,7 +65,12 @@ type watcher struct {
 }
 
 func newShelf(r *api.Resource) *shelf {
-	return &shelf{r, &stock{tree: newTree(), watchers: map[*watcher]struct{}{}}}
+	s := &shelf{r, &stock{tree: newTree(), watchers: map[*watcher]struct{}{}}}
+	if r.GroupResource() == (schema.GroupResource{Resource: "services"}) {
+		s.holders = &holders{}
+		s.holders.reset()
+	}
+	return s
 }
 
 func (s *shelf) storeKey(key string) string {
@@ -74,6 +81,9 @@ func (s *shelf) reset(tree *btree.BTreeG[*item], rev uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.tree, s.ring, s.ringSize, s.since = tree, nil, 0, rev
+	if s.holders.reset(); s.holders != nil {
+		tree.Ascend(func(it *item) bool { s.holders.change(nil, it); return true })
+	}
 	s.cutAll()
 }
 
@@ -98,6 +108,7 @@ func (s *shelf) apply(key string, rev uint64, it *item) {
 	if had {
 		prev.dropEncodings() // Few will still ask for them.
 	}
+	s.holders.change(prev, it)
 	s.remember(ev)
 	for w := range s.watchers {
 		s.send(w, ev)
