@@ -10,7 +10,6 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/labels"
 	corelisters "k8s.io/client-go/listers/core/v1"
-	discoverylisters "k8s.io/client-go/listers/discovery/v1"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/record"
 	"k8s.io/endpointslice"
@@ -33,7 +32,7 @@ type endpointSlices struct {
 	loop       *reconcile.Loop
 	services   corelisters.ServiceLister
 	pods       corelisters.PodLister
-	slices     discoverylisters.EndpointSliceLister
+	slices     cache.Indexer
 	tracker    *endpointsliceutil.EndpointSliceTracker
 	triggers   *endpointsliceutil.TriggerTimeTracker
 	reconciler *endpointslice.Reconciler
@@ -45,7 +44,7 @@ func newEndpointSlices(b *base, events record.EventRecorder) error {
 	c := &endpointSlices{
 		services: core.Services().Lister(),
 		pods:     core.Pods().Lister(),
-		slices:   slices.Lister(),
+		slices:   slices.Informer().GetIndexer(),
 		tracker:  tracker,
 		triggers: endpointsliceutil.NewTriggerTimeTracker(),
 		reconciler: endpointslice.NewReconciler(b.client, core.Nodes().Lister(), perSlice, tracker, nil, events, sliceManager,
@@ -53,6 +52,9 @@ func newEndpointSlices(b *base, events record.EventRecorder) error {
 	}
 	c.loop = b.loop("endpointslice", 5, c.Reconcile)
 	b.needs(core.Nodes().Informer())
+	if err := indexByService(slices.Informer()); err != nil {
+		return err
+	}
 	if err := b.watch(c.loop, core.Services().Informer(), reconcile.ObjectKey); err != nil {
 		return err
 	}
@@ -138,20 +140,35 @@ func (c *endpointSlices) Reconcile(_ context.Context, key string) (time.Duration
 }
 
 func (c *endpointSlices) ownSlices(service *corev1.Service) ([]*discoveryv1.EndpointSlice, error) {
-	all, err := c.slices.EndpointSlices(service.Namespace).List(labels.SelectorFromSet(labels.Set{
-		discoveryv1.LabelServiceName: service.Name,
-		discoveryv1.LabelManagedBy:   sliceManager,
-	}))
+	all, err := slicesOf(c.slices, service.Namespace, service.Name)
 	if err != nil {
 		return nil, err
 	}
 	var live []*discoveryv1.EndpointSlice
 	for _, slice := range all {
-		if slice.DeletionTimestamp == nil {
+		if slice.Labels[discoveryv1.LabelManagedBy] == sliceManager && slice.DeletionTimestamp == nil {
 			live = append(live, slice)
 		}
 	}
 	return live, nil
+}
+
+// byService is the index of EndpointSlices by the Service that they belong to.
+const byService = "controller/service"
+
+func indexByService(informer cache.SharedIndexInformer) error {
+	return addIndex(informer, byService, func(obj any) ([]string, error) {
+		slice, ok := obj.(*discoveryv1.EndpointSlice)
+		if !ok {
+			return nil, fmt.Errorf("index %T by Service: not an EndpointSlice", obj)
+		}
+		return []string{slice.Namespace + "/" + slice.Labels[discoveryv1.LabelServiceName]}, nil
+	})
+}
+
+// slicesOf returns the EndpointSlices of a Service, whoever wrote them.
+func slicesOf(indexer cache.Indexer, namespace, service string) ([]*discoveryv1.EndpointSlice, error) {
+	return indexed[*discoveryv1.EndpointSlice](indexer, byService, namespace+"/"+service)
 }
 
 // selectsPods says whether the Service's endpoints are made here. Without a selector they are the user's own affair, and

@@ -15,10 +15,8 @@ import (
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/client-go/kubernetes"
 	corelisters "k8s.io/client-go/listers/core/v1"
-	discoverylisters "k8s.io/client-go/listers/discovery/v1"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
 	"k8s.io/client-go/tools/record"
@@ -42,7 +40,7 @@ type mirrors struct {
 	loop      *reconcile.Loop
 	services  corelisters.ServiceLister
 	endpoints corelisters.EndpointsLister
-	slices    discoverylisters.EndpointSliceLister
+	slices    cache.Indexer
 	tracker   *endpointsliceutil.EndpointSliceTracker
 }
 
@@ -50,8 +48,11 @@ func newMirrors(b *base, events record.EventRecorder) error {
 	core, endpointSlices := b.factory.Core().V1(), b.factory.Discovery().V1().EndpointSlices()
 	c := &mirrors{
 		client: b.client, events: events,
-		services: core.Services().Lister(), endpoints: core.Endpoints().Lister(), slices: endpointSlices.Lister(),
+		services: core.Services().Lister(), endpoints: core.Endpoints().Lister(), slices: endpointSlices.Informer().GetIndexer(),
 		tracker: endpointsliceutil.NewEndpointSliceTracker(),
+	}
+	if err := indexByService(endpointSlices.Informer()); err != nil {
+		return err
 	}
 	c.loop = b.loop("endpointslicemirroring", 2, c.Reconcile)
 	if err := b.watch(c.loop, core.Services().Informer(), reconcile.ObjectKey); err != nil {
@@ -83,12 +84,13 @@ func (c *mirrors) sliceGone(slice *discoveryv1.EndpointSlice) {
 // Reconcile makes, changes and deletes the slices that mirror one Endpoints object.
 func (c *mirrors) Reconcile(ctx context.Context, key string) (time.Duration, error) {
 	namespace, name, _ := cache.SplitMetaNamespaceKey(key)
-	have, err := c.slices.EndpointSlices(namespace).List(labels.SelectorFromSet(labels.Set{
-		discoveryv1.LabelServiceName: name, discoveryv1.LabelManagedBy: mirrorManager,
-	}))
+	have, err := slicesOf(c.slices, namespace, name)
 	if err != nil {
 		return 0, fmt.Errorf("list the slices that mirror endpoints %s: %w", key, err)
 	}
+	have = slices.DeleteFunc(have, func(slice *discoveryv1.EndpointSlice) bool {
+		return slice.Labels[discoveryv1.LabelManagedBy] != mirrorManager
+	})
 	service, err := c.services.Services(namespace).Get(name)
 	if err != nil && !apierrors.IsNotFound(err) {
 		return 0, err

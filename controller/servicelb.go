@@ -17,7 +17,6 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/client-go/kubernetes"
 	corelisters "k8s.io/client-go/listers/core/v1"
-	discoverylisters "k8s.io/client-go/listers/discovery/v1"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/record"
 
@@ -32,7 +31,7 @@ type serviceLB struct {
 	services corelisters.ServiceLister
 	byPort   cache.Indexer
 	nodes    corelisters.NodeLister
-	slices   discoverylisters.EndpointSliceLister
+	slices   cache.Indexer
 	events   record.EventRecorder
 	reserved map[int32]bool
 }
@@ -45,13 +44,16 @@ func newServiceLB(b *base, events record.EventRecorder, reserved []uint16) error
 	services := core.Services().Informer()
 	c := &serviceLB{
 		client: b.client, services: core.Services().Lister(), byPort: services.GetIndexer(),
-		nodes: core.Nodes().Lister(), slices: endpointSlices.Lister(), events: events, reserved: map[int32]bool{},
+		nodes: core.Nodes().Lister(), slices: endpointSlices.Informer().GetIndexer(), events: events, reserved: map[int32]bool{},
 	}
 	for _, port := range reserved {
 		c.reserved[int32(port)] = true
 	}
 	if err := addIndex(services, balancedPort, balancedPorts); err != nil {
 		return fmt.Errorf("index for the servicelb loop: %w", err)
+	}
+	if err := indexByService(endpointSlices.Informer()); err != nil {
+		return err
 	}
 	loop := b.loop("servicelb", 1, c.Reconcile)
 	if err := b.watch(loop, services, c.sameWish); err != nil {
@@ -151,7 +153,7 @@ func (c *serviceLB) addresses(service *corev1.Service) ([]corev1.LoadBalancerIng
 	}
 	var endpointSlices []*discoveryv1.EndpointSlice
 	if service.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal {
-		endpointSlices, err = c.slices.EndpointSlices(service.Namespace).List(labels.SelectorFromSet(labels.Set{discoveryv1.LabelServiceName: service.Name}))
+		endpointSlices, err = slicesOf(c.slices, service.Namespace, service.Name)
 		if err != nil {
 			return nil, err
 		}
