@@ -66,6 +66,7 @@ type Runtime struct {
 	config      Config
 	client      *containerd.Client
 	snapshotter string
+	program     string // runc or crun: what makes the containers to come.
 	log         *slog.Logger
 	buffers     sync.Pool // *[]byte, for the output's readers.
 	entries     sync.Pool // *[]byte, for what they write.
@@ -99,6 +100,7 @@ func New(ctx context.Context, c Config) (*Runtime, error) {
 	if err := r.adopt(r.in(ctx)); err != nil {
 		return nil, errors.Join(fmt.Errorf("take over containers: %w", err), r.Close())
 	}
+	r.program = r.chooseProgram(r.in(ctx))
 	return r, nil
 }
 
@@ -115,7 +117,7 @@ func Connect(ctx context.Context, c Config) (*Runtime, error) {
 	if err != nil {
 		return nil, fmt.Errorf("connect to containerd at %s: %w", c.Socket, err)
 	}
-	r := &Runtime{config: c, client: client, log: slog.With("component", "containerd"),
+	r := &Runtime{config: c, client: client, program: runc, log: slog.With("component", "containerd"),
 		starting: map[string]bool{}, outputs: map[string]*output{}}
 	r.entries.New = func() any { return new([]byte) }
 	r.buffers.New = func() any { b := make([]byte, maxLine+readSize); return &b }

@@ -42,7 +42,7 @@ func beAgent(dir string) {
 func (n *node) another(time time.Duration) {
 	n.t.Helper()
 	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), agentDir+"="+n.dir, agentDir+"_SOCKET="+n.daemon.Socket())
+	cmd.Env = append(os.Environ(), agentDir+"="+n.dir, agentDir+"_SOCKET="+n.daemon.Socket(), agentDir+"_CGROUP="+testCgroup)
 	cmd.Stderr = os.Stderr
 	stdin, err := cmd.StdinPipe()
 	if err != nil {

@@ -3,6 +3,7 @@ package containerd
 import (
 	"archive/tar"
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -34,8 +35,8 @@ type node struct {
 	runtime *Runtime
 }
 
-// testCgroup is this process's own: others may test at the same time.
-var testCgroup = fmt.Sprintf("/skiff-test-%d", os.Getpid())
+// testCgroup is the test's own: others may test at the same time.
+var testCgroup = cmp.Or(os.Getenv(agentDir+"_CGROUP"), fmt.Sprintf("/skiff-test-%d", os.Getpid()))
 
 // newNode starts a node and sees that nothing is left of it at the end.
 func newNode(t testing.TB) *node {

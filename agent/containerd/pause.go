@@ -41,7 +41,7 @@ func (r *Runtime) sharedProcesses(ctx context.Context, c agent.ContainerConfig) 
 	path, err, _ := r.pauses.Do(c.Pod.UID, func() (any, error) {
 		pid, err := r.pausing(ctx, c.Pod.UID)
 		if pid == 0 && err == nil {
-			pid, err = r.pause(ctx, c)
+			pid, err = r.pause(ctx, c, r.program)
 		}
 		return fmt.Sprintf("/proc/%d/ns/pid", pid), err
 	})
@@ -68,14 +68,14 @@ func (r *Runtime) pausing(ctx context.Context, podUID string) (pid uint32, err e
 	return 0, r.discard(ctx, container, true)
 }
 
-// pause starts the process 1 of a pod.
-func (r *Runtime) pause(ctx context.Context, c agent.ContainerConfig) (pid uint32, err error) {
+// pause has a program start the process 1 of a pod.
+func (r *Runtime) pause(ctx context.Context, c agent.ContainerConfig, program string) (pid uint32, err error) {
 	root, err := r.pauseRoot()
 	if err != nil {
 		return 0, err
 	}
 	container, err := r.client.NewContainer(ctx, c.Pod.UID,
-		r.withRuntime(c),
+		r.withRuntime(program, c),
 		containerd.WithAdditionalContainerLabels(map[string]string{labelPodUID: c.Pod.UID}),
 		containerd.WithNewSpec(pauseSpec(c, root)...))
 	if err != nil {

@@ -121,7 +121,7 @@ func (r *Runtime) create(ctx context.Context, id string, c agent.ContainerConfig
 			return err
 		}
 		container, err = r.client.NewContainer(ctx, id,
-			r.withRuntime(c),
+			r.withRuntime(r.program, c),
 			r.withRoot(id, image.Name()),
 			containerd.WithAdditionalContainerLabels(labelsOf(c, image.Target().Digest.String())),
 			containerd.WithAdditionalContainerLabels(map[string]string{containerd.StopSignalLabel: cmp.Or(c.StopSignal, about.config.StopSignal, "SIGTERM")}),
@@ -152,10 +152,10 @@ func (r *Runtime) create(ctx context.Context, id string, c agent.ContainerConfig
 	return container, root, err
 }
 
-// withRuntime has runc run the container, and its output belong to its root.
-func (r *Runtime) withRuntime(c agent.ContainerConfig) containerd.NewContainerOpts {
-	return containerd.WithRuntime(runcShim, &options.Options{
-		Root: filepath.Join(r.config.RunDir, "runc"), IoUid: c.FirstUser, IoGid: c.FirstUser})
+// withRuntime says what program makes the container, now and for good, and has its output belong to its root.
+func (r *Runtime) withRuntime(program string, c agent.ContainerConfig) containerd.NewContainerOpts {
+	return containerd.WithRuntime(runcShim, &options.Options{BinaryName: program,
+		Root: filepath.Join(r.config.RunDir, program), IoUid: c.FirstUser, IoGid: c.FirstUser})
 }
 
 // withRoot says what the container's root file system is. The client's options for that ask the daemon whether it is there.

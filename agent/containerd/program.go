@@ -1,0 +1,59 @@
+package containerd
+
+import (
+	"context"
+	"errors"
+	"os/exec"
+	"time"
+
+	"skiff/agent"
+	"skiff/agent/cgroup"
+)
+
+// The programs that make containers of what containerd has prepared. crun takes half the time of runc, but is not everywhere, and older
+// ones do not work everywhere: 1.8 not with cgroups that are partly v1, partly v2.
+const (
+	crun = "crun"
+	runc = "runc"
+)
+
+const (
+	trialID      = "trial" // No pod has a UID like this.
+	trialTimeout = 10 * time.Second
+)
+
+// chooseProgram is for the containers to come. Those that are there keep theirs: containerd remembers it of each, and the containers of
+// one pod need not be all of the same.
+func (r *Runtime) chooseProgram(ctx context.Context) string {
+	if err := r.endTrial(ctx); err != nil { // Of an agent that was killed.
+		r.log.Error("what is left of a trial of crun can't be removed", "err", err)
+	}
+	path, err := exec.LookPath(crun)
+	if err != nil {
+		r.log.Info("runc makes the containers")
+		return runc
+	}
+	if err := r.try(ctx, crun); err != nil {
+		r.log.Warn("runc makes the containers: crun is here, but does not work", "path", path, "err", err)
+		return runc
+	}
+	r.log.Info("crun makes the containers", "path", path)
+	return crun
+}
+
+// try has the program make a container that does nothing, with namespaces, cgroups and a seccomp filter, and removes it.
+func (r *Runtime) try(ctx context.Context, program string) error {
+	ctx, cancel := context.WithTimeout(ctx, trialTimeout)
+	defer cancel()
+	trial := agent.ContainerConfig{Pod: agent.PodRef{UID: trialID}, CgroupParent: r.trialCgroup()}
+	_, err := r.pause(ctx, trial, program)
+	return errors.Join(err, r.endTrial(ctx))
+}
+
+func (r *Runtime) endTrial(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
+	defer cancel()
+	return errors.Join(r.endPause(ctx, trialID), cgroup.Host().Remove(r.trialCgroup()))
+}
+
+func (r *Runtime) trialCgroup() string { return r.config.CgroupRoot + "/" + trialID }
