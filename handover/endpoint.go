@@ -32,9 +32,15 @@ func (w want) shows(c *discoveryv1.EndpointConditions) bool {
 
 // A place is where an EndpointSlice has a pod.
 type place struct {
-	slice   types.NamespacedName
-	service string        // In the slice's namespace.
+	slice types.NamespacedName
+	served
 	since   [wants]uint64 // The revision from which on the slice has shown it so; 0 while it does not.
+}
+
+// served is what a Service, in the pod's namespace, has slices of its own for: each of its address families.
+type served struct {
+	service string
+	family  discoveryv1.AddressType
 }
 
 // places know for each pod where the EndpointSlices have it, and from which revision on. The number that matters is not the
@@ -65,7 +71,7 @@ func (p *places) change(old, now *discoveryv1.EndpointSlice, seen time.Time) (po
 	has := map[types.UID]bool{}
 	for uid, conditions := range endpoints(now) {
 		has[uid] = true
-		p.note(uid, place{slice: name, service: last.Labels[discoveryv1.LabelServiceName]}, conditions, revision)
+		p.note(uid, place{slice: name, served: served{last.Labels[discoveryv1.LabelServiceName], last.AddressType}}, conditions, revision)
 		pods = append(pods, uid)
 	}
 	for uid, conditions := range endpoints(old) {
@@ -101,7 +107,7 @@ func (p *places) note(uid types.UID, at place, conditions *discoveryv1.EndpointC
 	if i < 0 {
 		i, all = len(all), append(all, at)
 	}
-	all[i].service = at.service
+	all[i].served = at.served
 	for w := range wants {
 		switch shown := w.shows(conditions); {
 		case !shown:
@@ -133,21 +139,21 @@ func (p *places) forget(before time.Time) {
 
 // shown is the revision from which on all slices have a pod as wanted; or the Service whose slices do not. The selecting
 // Services, which select the pod now, are to have it; of the others that there are it matters only whether they have it still.
-func (p *places) shown(q question, selecting []string, exists func(service string) bool) (revision uint64, missing string) {
-	var in []string
+func (p *places) shown(q question, selecting []served, exists func(service string) bool) (revision uint64, missing string) {
+	var in []served
 	for _, at := range p.of[q.uid] {
-		if !slices.Contains(selecting, at.service) && (q.want == ready || !exists(at.service)) {
+		if !slices.Contains(selecting, at.served) && (q.want == ready || !exists(at.service)) {
 			continue
 		}
 		if at.since[q.want] == 0 {
 			return 0, at.service
 		}
-		in = append(in, at.service)
+		in = append(in, at.served)
 		revision = max(revision, at.since[q.want])
 	}
-	for _, service := range selecting {
-		if !slices.Contains(in, service) {
-			return 0, service
+	for _, s := range selecting {
+		if !slices.Contains(in, s) {
+			return 0, s.service
 		}
 	}
 	if q.want == terminating {
@@ -156,25 +162,41 @@ func (p *places) shown(q question, selecting []string, exists func(service strin
 	return revision, ""
 }
 
-// selects reports whether the Service has the pod's address, or is about to. One without a selector has endpoints of the user's
-// own; one of another address family than the pod's gets none of it.
-func selects(service *corev1.Service, pod *corev1.Pod) bool {
+// servedBy are the address families in which the Service has the pod, or is about to. One without a selector has endpoints of the
+// user's own.
+func servedBy(service *corev1.Service, pod *corev1.Pod) (all []served) {
 	if service.Spec.Selector == nil || service.Spec.Type == corev1.ServiceTypeExternalName || service.DeletionTimestamp != nil {
-		return false
+		return nil
 	}
 	for key, value := range service.Spec.Selector {
 		if got, ok := pod.Labels[key]; !ok || got != value {
-			return false
+			return nil
 		}
 	}
-	return len(service.Spec.IPFamilies) == 0 || slices.ContainsFunc(service.Spec.IPFamilies, func(family corev1.IPFamily) bool {
-		return hasFamily(pod, family)
-	})
+	for _, family := range familiesOf(pod) {
+		if len(service.Spec.IPFamilies) == 0 || slices.Contains(service.Spec.IPFamilies, corev1.IPFamily(family)) {
+			all = append(all, served{service.Name, family})
+		}
+	}
+	return all
 }
 
-func hasFamily(pod *corev1.Pod, family corev1.IPFamily) bool {
-	is := func(ip string) bool { return utilnet.IsIPv6String(ip) == (family == corev1.IPv6Protocol) }
-	return is(pod.Status.PodIP) || slices.ContainsFunc(pod.Status.PodIPs, func(ip corev1.PodIP) bool { return is(ip.IP) })
+// familiesOf are those that the pod has an address of.
+func familiesOf(pod *corev1.Pod) (all []discoveryv1.AddressType) {
+	ips := []string{pod.Status.PodIP}
+	for _, ip := range pod.Status.PodIPs {
+		ips = append(ips, ip.IP)
+	}
+	for _, ip := range ips {
+		family := discoveryv1.AddressTypeIPv4
+		if utilnet.IsIPv6String(ip) {
+			family = discoveryv1.AddressTypeIPv6
+		}
+		if !slices.Contains(all, family) {
+			all = append(all, family)
+		}
+	}
+	return all
 }
 
 // Revision is the number in a resourceVersion, by which what came later can be told; 0 for one that has none.

@@ -125,11 +125,9 @@ func (h *Handover) look(q question, w *wait) (why string) {
 	if err != nil {
 		return err.Error()
 	}
-	var selecting []string
+	var selecting []served
 	for _, service := range all {
-		if selects(service, w.pod) {
-			selecting = append(selecting, service.Name)
-		}
+		selecting = append(selecting, servedBy(service, w.pod)...)
 	}
 	needs, missing := h.places.shown(q, selecting, func(service string) bool {
 		_, err := services.Get(service)

@@ -81,6 +81,7 @@ func slice(text string) *discoveryv1.EndpointSlice {
 	return &discoveryv1.EndpointSlice{
 		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: words[0] + "-1", ResourceVersion: words[1],
 			Labels: map[string]string{discoveryv1.LabelServiceName: words[0]}},
+		AddressType: discoveryv1.AddressTypeIPv4,
 		Endpoints: []discoveryv1.Endpoint{{
 			Addresses: []string{"10.42.0.2"}, TargetRef: &corev1.ObjectReference{UID: types.UID("uid-" + words[2])},
 			Conditions: discoveryv1.EndpointConditions{Ready: &ready, Terminating: &terminating},
@@ -210,6 +211,26 @@ func TestCallsBack(t *testing.T) {
 			}, objects...)
 		})
 	}
+}
+
+// TestFamilies promises that a pod with two addresses has come when the slices of both have it.
+func TestFamilies(t *testing.T) {
+	pod := web()
+	pod.Status.PodIPs = []corev1.PodIP{{IP: "10.42.0.2"}, {IP: "fd42::2"}}
+	inWorld(t, func(w *world) {
+		w.progress.Took(9)
+		if got := w.handover.Arriving(pod, func() {}); got != "the EndpointSlices of Service default/web" {
+			t.Errorf("with a slice of one family: %q", got)
+		}
+		second := slice("web 8 web ready")
+		second.Name, second.AddressType = "web-2", discoveryv1.AddressTypeIPv6
+		_, err := w.client.DiscoveryV1().EndpointSlices("default").Create(w.Context(), second, metav1.CreateOptions{})
+		w.must(err)
+		synctest.Wait()
+		if got := w.handover.Arriving(pod, func() {}); got != "" {
+			t.Errorf("with slices of both families: %q", got)
+		}
+	}, ofFamily(service("web app=web"), corev1.IPv4Protocol, corev1.IPv6Protocol), slice("web 7 web ready"))
 }
 
 // TestSince promises that what counts is the revision that showed an endpoint as it is wanted first, not what happened to others in
