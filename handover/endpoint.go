@@ -34,7 +34,7 @@ func (w want) shows(c *discoveryv1.EndpointConditions) bool {
 type place struct {
 	slice types.NamespacedName
 	served
-	since   [wants]uint64 // The revision from which on the slice has shown it so; 0 while it does not.
+	since [wants]uint64 // The revision from which on the slice has shown it so; 0 while it does not.
 }
 
 // served is what a Service, in the pod's namespace, has slices of its own for: each of its address families.
