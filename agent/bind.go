@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -74,8 +73,8 @@ func unmount(path string) error {
 	return fmt.Errorf("unmount %s: %w", path, err)
 }
 
-// mountMemory mounts a file system of memory on dir, unless that is there already, and says whether it did.
-func mountMemory(dir string, size int64) (mounted bool, err error) {
+// mountOwn mounts a volume's own file system on dir, unless that is there already, and says whether it did.
+func mountOwn(dir string, disk fileSystem) (mounted bool, err error) {
 	var own, parent unix.Stat_t
 	if err := errors.Join(unix.Stat(dir, &own), unix.Stat(filepath.Dir(dir), &parent)); err != nil {
 		return false, err
@@ -83,8 +82,8 @@ func mountMemory(dir string, size int64) (mounted bool, err error) {
 	if own.Dev != parent.Dev {
 		return false, nil
 	}
-	if err := unix.Mount("tmpfs", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=0777,size="+strconv.FormatInt(size, 10)); err != nil {
-		return false, fmt.Errorf("mount memory at %s: %w", dir, err)
+	if err := unix.Mount(disk.kind, dir, disk.kind, unix.MS_NOSUID|unix.MS_NODEV, disk.options); err != nil {
+		return false, fmt.Errorf("mount %s at %s: %w", disk.kind, dir, err)
 	}
 	return true, nil
 }

@@ -109,7 +109,7 @@ func TestMounts(t *testing.T) {
 				t.Fatalf("bind %s: %v", sub, err)
 			}
 		}
-		if err := makeEmptyDir(memory, nil, 1<<20); err != nil {
+		if err := makeEmptyDir(memory, nil, fileSystem{"tmpfs", "mode=0777,size=1048576"}); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -50,6 +50,8 @@ func (a *Agent) containerConfig(ctx context.Context, pod *v1.Pod, s start, r *re
 		return ContainerConfig{}, err
 	}
 	memory := a.allocatable()[v1.ResourceMemory]
+	resources := resourcesOf(pod, c, memory.Value())
+	resources.HugePages = a.containerHugePages(pod, c)
 	return ContainerConfig{
 		ID:      fmt.Sprintf("%s-%s-%d", pod.UID, c.Name, s.attempt),
 		Pod:     PodRef{UID: string(pod.UID), Namespace: pod.Namespace, Name: pod.Name},
@@ -69,7 +71,7 @@ func (a *Agent) containerConfig(ctx context.Context, pod *v1.Pod, s start, r *re
 
 		Mounts:    mounts,
 		LogPath:   a.dirs.log(pod, c.Name, s.attempt),
-		Resources: resourcesOf(pod, c, memory.Value()),
+		Resources: resources,
 		Security:  security,
 
 		NetNS: r.network.NetNS, IPCNS: r.network.IPCNS, UTSNS: r.network.UTSNS,

@@ -11,12 +11,36 @@ import (
 	"time"
 
 	v1 "k8s.io/api/core/v1"
+
+	"skiff/api"
 )
 
 // measureEvery is how often an emptyDir on disk that has a limit is measured; as often as the kubelet does. Others are not.
 const measureEvery = 10 * time.Second
 
-func makeEmptyDir(path string, group *int64, memory int64) error {
+// fileSystem is one that is made for a volume. Of no kind: the volume is on the node's disk.
+type fileSystem struct{ kind, options string }
+
+// emptyDirOn is what an emptyDir is to be on.
+func emptyDirOn(pod *v1.Pod, dir *v1.EmptyDirVolumeSource, allocatable v1.ResourceList) (fileSystem, error) {
+	switch dir.Medium {
+	case v1.StorageMediumDefault:
+		return fileSystem{}, nil
+	case v1.StorageMediumMemory:
+		return fileSystem{"tmpfs", fmt.Sprintf("mode=0777,size=%d", memorySize(pod, dir, allocatable))}, nil
+	}
+	name, huge := api.HugePagesMedium(dir.Medium)
+	if !huge {
+		return fileSystem{}, fmt.Errorf("unknown storage medium %q", dir.Medium)
+	}
+	size, err := pageSize(pod, dir.Medium, name)
+	if err != nil {
+		return fileSystem{}, err
+	}
+	return fileSystem{"hugetlbfs", fmt.Sprintf("mode=0777,pagesize=%d", size)}, nil
+}
+
+func makeEmptyDir(path string, group *int64, disk fileSystem) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o711); err != nil {
 		return err
 	}
@@ -26,8 +50,8 @@ func makeEmptyDir(path string, group *int64, memory int64) error {
 		return err
 	}
 	mounted := false
-	if memory > 0 {
-		if mounted, err = mountMemory(path, memory); err != nil { // Also where a reboot has taken it away.
+	if disk.kind != "" {
+		if mounted, err = mountOwn(path, disk); err != nil { // Also where a reboot has taken it away.
 			return err
 		}
 	}

@@ -2,8 +2,11 @@ package agent
 
 import (
 	"context"
+	"maps"
+	"strings"
 
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 )
 
 // RunPods runs the pod loop without node and server, which need real time.
@@ -52,6 +55,13 @@ func (a *Agent) RunImages(ctx context.Context) (stop func()) {
 // Dirs tells where the agent keeps what a pod left.
 func (a *Agent) Dirs() (pods, secrets, logs string) {
 	return a.dirs.pods(), a.dirs.secrets(), a.dirs.logs()
+}
+
+// WithoutHugePages has the agent forget those of the host: the test's node has none.
+func (a *Agent) WithoutHugePages() {
+	maps.DeleteFunc(a.capacity, func(name v1.ResourceName, _ resource.Quantity) bool {
+		return strings.HasPrefix(string(name), v1.ResourceHugePagesPrefix)
+	})
 }
 
 // Allocatable is what the node has for pods.

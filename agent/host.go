@@ -12,6 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
+
+	"skiff/api"
 )
 
 // capacityOf reads what the host has.
@@ -20,19 +22,23 @@ func capacityOf(dataDir string, maxPods int) (v1.ResourceList, error) {
 	if err != nil {
 		return nil, err
 	}
+	capacity, err := hugePagesOf(hugePagesDir)
+	if err != nil {
+		return nil, err
+	}
 	var disk unix.Statfs_t
 	if err := unix.Statfs(dataDir, &disk); err != nil {
 		return nil, fmt.Errorf("measure the disk under %s: %w", dataDir, err)
 	}
-	return v1.ResourceList{
-		v1.ResourceCPU:              *resource.NewQuantity(int64(runtime.NumCPU()), resource.DecimalSI),
-		v1.ResourceMemory:           *resource.NewQuantity(memory, resource.BinarySI),
-		v1.ResourceEphemeralStorage: *resource.NewQuantity(int64(disk.Blocks)*disk.Bsize, resource.BinarySI),
-		v1.ResourcePods:             *resource.NewQuantity(int64(maxPods), resource.DecimalSI),
-	}, nil
+	capacity[v1.ResourceCPU] = *resource.NewQuantity(int64(runtime.NumCPU()), resource.DecimalSI)
+	capacity[v1.ResourceMemory] = *resource.NewQuantity(memory, resource.BinarySI)
+	capacity[v1.ResourceEphemeralStorage] = *resource.NewQuantity(int64(disk.Blocks)*disk.Bsize, resource.BinarySI)
+	capacity[v1.ResourcePods] = *resource.NewQuantity(int64(maxPods), resource.DecimalSI)
+	return capacity, nil
 }
 
-// allocatableOf is the capacity less what is kept from pods: what is reserved, and what is left when they are evicted.
+// allocatableOf is the capacity less what is kept from pods: what is reserved, and what is left when they are evicted. Memory in huge
+// pages is no memory for anything else.
 func allocatableOf(capacity, reserved v1.ResourceList, thresholds []Threshold) v1.ResourceList {
 	list := capacity.DeepCopy()
 	take := func(name v1.ResourceName, amount resource.Quantity) {
@@ -47,6 +53,11 @@ func allocatableOf(capacity, reserved v1.ResourceList, thresholds []Threshold) v
 	}
 	for name, amount := range reserved {
 		take(name, amount)
+	}
+	for name, amount := range capacity {
+		if _, huge := api.HugePageSize(name); huge {
+			take(v1.ResourceMemory, amount)
+		}
 	}
 	for _, t := range thresholds {
 		switch name := t.Signal.resource(); t.Signal {

@@ -68,6 +68,7 @@ func (n *node) start() {
 	if err != nil {
 		n.t.Fatal(err)
 	}
+	a.WithoutHugePages()
 	a.OnEvent(func(e *v1.Event) {
 		n.mu.Lock()
 		defer n.mu.Unlock()

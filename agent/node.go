@@ -9,6 +9,7 @@ import (
 	"net"
 	"runtime"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -16,6 +17,7 @@ import (
 	v1 "k8s.io/api/core/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/strategicpatch"
@@ -243,6 +245,9 @@ func mergeNode(node *v1.Node, status v1.NodeStatus, labels map[string]string, no
 	if merged.Status.Capacity == nil {
 		merged.Status.Capacity = v1.ResourceList{}
 	}
+	maps.DeleteFunc(merged.Status.Capacity, func(name v1.ResourceName, _ resource.Quantity) bool { // The host may have lost a size.
+		return strings.HasPrefix(string(name), v1.ResourceHugePagesPrefix)
+	})
 	merged.Status.Allocatable = merged.Status.Capacity.DeepCopy() // Extended resources that somebody else has put there.
 	maps.Copy(merged.Status.Capacity, status.Capacity)
 	maps.Copy(merged.Status.Allocatable, status.Allocatable)

@@ -121,7 +121,7 @@ func TestNodeKeepsWhatOthersWrote(t *testing.T) {
 			ObjectMeta: metav1.ObjectMeta{Name: nodeName, Labels: map[string]string{"disk": "ssd"}},
 			Spec:       v1.NodeSpec{PodCIDR: "10.42.7.0/24", Taints: []v1.Taint{{Key: "k", Effect: v1.TaintEffectNoSchedule}}},
 			Status: v1.NodeStatus{
-				Capacity:   v1.ResourceList{"example.com/dongle": resource.MustParse("4")},
+				Capacity:   v1.ResourceList{"example.com/dongle": resource.MustParse("4"), "hugepages-3Mi": resource.MustParse("6Mi")},
 				Conditions: []v1.NodeCondition{{Type: "Weather", Status: v1.ConditionTrue}, {Type: v1.NodeReady, Status: v1.ConditionUnknown}},
 			},
 		})
@@ -130,6 +130,9 @@ func TestNodeKeepsWhatOthersWrote(t *testing.T) {
 		dongles := node.Status.Capacity["example.com/dongle"]
 		if node.Labels["disk"] != "ssd" || node.Spec.PodCIDR != "10.42.7.0/24" || len(node.Spec.Taints) != 1 || dongles.Value() != 4 {
 			t.Errorf("the node has lost something: labels %v, spec %v, capacity %v", node.Labels, node.Spec, node.Status.Capacity)
+		}
+		if pages, has := node.Status.Capacity["hugepages-3Mi"]; has {
+			t.Errorf("the node has %s of huge pages that the host does not have", pages.String())
 		}
 		if weather, ready := condition(node, "Weather"), condition(node, v1.NodeReady); weather.Status != v1.ConditionTrue || ready.Status != v1.ConditionTrue {
 			t.Errorf("conditions Weather %s and Ready %s, want both True", weather.Status, ready.Status)

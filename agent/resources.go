@@ -136,6 +136,7 @@ func podLimits(pod *v1.Pod) cgroup.Limits {
 // run, more says that the pod keeps whichever is larger: the kernel lets no group have less than what is in it.
 func (a *Agent) limitPod(ctx context.Context, pod *v1.Pod, m *memory, more bool) error {
 	limits := podLimits(pod)
+	limits.HugePages = a.podHugePages(pod)
 	if more && m.limits != nil {
 		limits = larger(*m.limits, limits)
 	}
@@ -151,7 +152,7 @@ func (a *Agent) limitPod(ctx context.Context, pod *v1.Pod, m *memory, more bool)
 
 // larger takes of each limit the one that allows more; none allows most.
 func larger(a, b cgroup.Limits) cgroup.Limits {
-	l := cgroup.Limits{CPUShares: max(a.CPUShares, b.CPUShares)}
+	l := cgroup.Limits{CPUShares: max(a.CPUShares, b.CPUShares), HugePages: b.HugePages} // Those do not change.
 	if a.CPUQuota > 0 && b.CPUQuota > 0 {
 		l.CPUQuota, l.CPUPeriod = max(a.CPUQuota, b.CPUQuota), quotaPeriod
 	}

@@ -157,6 +157,8 @@ type Resources struct {
 	MemoryLimit int64 // Bytes.
 	OOMScoreAdj int   // What the kernel grants of it.
 	PidsLimit   int64
+
+	HugePages cgroup.HugePageLimits // From the start on; a resize leaves them.
 }
 
 // Security is what the container's processes may do.

@@ -55,11 +55,11 @@ func (a *Agent) volume(ctx context.Context, pod *v1.Pod, v *v1.Volume, had volum
 	data, secret := a.dirs.volume(pod.UID, v.Name), filepath.Join(a.dirs.secret(pod.UID), v.Name)
 	switch {
 	case v.EmptyDir != nil:
-		memory := int64(0)
-		if v.EmptyDir.Medium == v1.StorageMediumMemory {
-			memory = memorySize(pod, v.EmptyDir, a.allocatable())
+		disk, err := emptyDirOn(pod, v.EmptyDir, a.allocatable())
+		if err != nil {
+			return volume{}, err
 		}
-		return volume{path: data}, makeEmptyDir(data, group, memory)
+		return volume{path: data}, makeEmptyDir(data, group, disk)
 	case v.HostPath != nil:
 		return volume{path: v.HostPath.Path}, checkHostPath(v.HostPath)
 	case v.ConfigMap != nil:

@@ -189,13 +189,13 @@ status: {phase: Pending, qosClass: Burstable}`,
 spec:
   resources: {requests: {cpu: 500m, memory: 1Gi}}
   containers:
-  - {name: a, image: "a:1", resources: {limits: {cpu: 200m, memory: 1Gi}, requests: {memory: 64Mi}}}
+  - {name: a, image: "a:1", resources: {limits: {cpu: 200m, memory: 1Gi, hugepages-2Mi: 4Mi}, requests: {memory: 64Mi}}}
   - {name: b, image: "b:1", resources: {limits: {cpu: 200m}}}`,
 			want: `
 spec:
-  resources: {requests: {cpu: 500m, memory: 1Gi}, limits: {cpu: 500m}}
+  resources: {requests: {cpu: 500m, memory: 1Gi, hugepages-2Mi: 4Mi}, limits: {cpu: 500m, hugepages-2Mi: 4Mi}}
   containers:
-  - {name: a, image: "a:1", resources: {limits: {cpu: 200m, memory: 1Gi}, requests: {cpu: 200m, memory: 64Mi}}, imagePullPolicy: IfNotPresent,
+  - {name: a, image: "a:1", resources: {limits: {cpu: 200m, memory: 1Gi, hugepages-2Mi: 4Mi}, requests: {cpu: 200m, memory: 64Mi, hugepages-2Mi: 4Mi}}, imagePullPolicy: IfNotPresent,
      terminationMessagePath: /dev/termination-log, terminationMessagePolicy: File}
   - {name: b, image: "b:1", resources: {limits: {cpu: 200m}, requests: {cpu: 200m}}, imagePullPolicy: IfNotPresent,
      terminationMessagePath: /dev/termination-log, terminationMessagePolicy: File}

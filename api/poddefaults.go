@@ -48,6 +48,7 @@ func defaultPodResources(p *corev1.Pod) {
 	if r == nil || len(r.Limits)+len(r.Requests) == 0 {
 		return
 	}
+	defaultPodHugePages(p)
 	requests := podresource.AggregateContainerRequests(p, podresource.PodResourcesOptions{})
 	maps.DeleteFunc(requests, func(name corev1.ResourceName, _ resource.Quantity) bool { return !completed(name) })
 	for name, limit := range r.Limits {
@@ -60,6 +61,22 @@ func defaultPodResources(p *corev1.Pod) {
 		r.Requests = requests
 	}
 	defaultPodLimits(p)
+}
+
+// defaultPodHugePages gives the pod as many as its containers may have together: they cannot be promised more often than they are
+// there, so a limit is a request.
+func defaultPodHugePages(p *corev1.Pod) {
+	r := p.Spec.Resources
+	for name, together := range podresource.AggregateContainerLimits(p, podresource.PodResourcesOptions{}) {
+		_, requested := r.Requests[name]
+		if _, set := r.Limits[name]; set || requested || !isHugePages(name) {
+			continue
+		}
+		if r.Limits == nil {
+			r.Limits = corev1.ResourceList{}
+		}
+		r.Limits[name] = together
+	}
 }
 
 func defaultPodLimits(p *corev1.Pod) {

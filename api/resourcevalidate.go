@@ -59,6 +59,14 @@ func validatePodResources(path *field.Path, s *corev1.PodSpec) field.ErrorList {
 				fmt.Sprintf("must be greater than or equal to aggregate container requests of %s", sum.String())))
 		}
 	}
+	limits := podresource.AggregateContainerLimits(&corev1.Pod{Spec: *s}, podresource.PodResourcesOptions{})
+	for _, name := range slices.Sorted(maps.Keys(s.Resources.Limits)) {
+		limit, sum := s.Resources.Limits[name], limits[name]
+		if isHugePages(name) && sum.Cmp(limit) > 0 {
+			errs = append(errs, field.Invalid(path.Child("limits").Key(string(name)), limit.String(),
+				fmt.Sprintf("must be greater than or equal to aggregate container limits of %s", sum.String())))
+		}
+	}
 	for i, c := range s.Containers {
 		for _, name := range slices.Sorted(maps.Keys(c.Resources.Limits)) {
 			limit := c.Resources.Limits[name]
@@ -78,6 +86,11 @@ func validateResourceList(path *field.Path, list corev1.ResourceList) field.Erro
 		at := path.Key(string(name))
 		errs = append(errs, validateResourceName(at, name)...)
 		errs = append(errs, validateQuantity(at, name, list[name])...)
+		if amount := list[name]; isHugePages(name) {
+			if size, ok := HugePageSize(name); !ok || amount.Value()%size != 0 {
+				errs = append(errs, field.Invalid(at, amount.String(), fmt.Sprintf("%s is not positive integer multiple of %s", amount.String(), name)))
+			}
+		}
 	}
 	return errs
 }
@@ -114,10 +127,6 @@ func validateQuantity(path *field.Path, name corev1.ResourceName, q resource.Qua
 		errs = append(errs, field.Invalid(path, q, "must be an integer"))
 	}
 	return errs
-}
-
-func isHugePages(name corev1.ResourceName) bool {
-	return strings.HasPrefix(string(name), corev1.ResourceHugePagesPrefix)
 }
 
 // isContainerResource tells the resources that every node knows.

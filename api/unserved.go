@@ -2,9 +2,7 @@ package api
 
 import (
 	"fmt"
-	"maps"
 	"net/netip"
-	"slices"
 	"strings"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -131,9 +129,6 @@ func unservedContainer(add adder, pod *corev1.Pod, c *corev1.Container, path str
 // there sees to what it means.
 func unservedResources(add adder, r *corev1.ResourceRequirements, path string) {
 	add(len(r.Claims) > 0, "%s.claims", path)
-	for _, name := range slices.Sorted(maps.Keys(r.Limits)) {
-		add(isHugePages(name), "%s.limits[%s]", path, name)
-	}
 }
 
 // isLoopback reports whether the text is an address that the kernel never routes to a pod.
@@ -145,7 +140,8 @@ func isLoopback(text string) bool {
 func unservedVolume(add adder, v *corev1.Volume, path string) {
 	switch {
 	case v.EmptyDir != nil:
-		add(v.EmptyDir.Medium != corev1.StorageMediumDefault && v.EmptyDir.Medium != corev1.StorageMediumMemory, "%s.emptyDir.medium", path)
+		_, huge := HugePagesMedium(v.EmptyDir.Medium)
+		add(v.EmptyDir.Medium != corev1.StorageMediumDefault && v.EmptyDir.Medium != corev1.StorageMediumMemory && !huge, "%s.emptyDir.medium", path)
 		add(v.EmptyDir.Mode != nil, "%s.emptyDir.mode", path)
 	case v.HostPath != nil, v.PersistentVolumeClaim != nil, v.Ephemeral != nil, v.Image != nil:
 	case v.ConfigMap != nil:

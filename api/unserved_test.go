@@ -32,13 +32,16 @@ func TestUnserved(t *testing.T) {
 			p.Spec.HostNetwork = true
 			p.Spec.SecurityContext = &corev1.PodSecurityContext{Sysctls: []corev1.Sysctl{{Name: "net.ipv4.tcp_rmem"}, {Name: "kernel.shm_rmid_forced"}}}
 		},
-		"spec.containers[0].resources.limits[hugepages-2Mi]": func(p *corev1.Pod) {
+		"spec.containers[0].resources.claims": func(p *corev1.Pod) {
 			one := resource.MustParse("1")
 			p.Spec.Resources = &corev1.ResourceRequirements{Limits: corev1.ResourceList{corev1.ResourceCPU: one}}
+			p.Spec.Containers[0].Resources.Claims = []corev1.ResourceClaim{{Name: "c"}}
 			p.Spec.Containers[0].Resources.Limits = corev1.ResourceList{"hugepages-2Mi": one, "example.com/dongle": one, corev1.ResourceEphemeralStorage: one}
 		},
 		"spec.volumes[0].emptyDir.medium": func(p *corev1.Pod) {
-			p.Spec.Volumes = []corev1.Volume{{VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{Medium: corev1.StorageMediumHugePages}}}}
+			for _, medium := range []corev1.StorageMedium{"Drum", corev1.StorageMediumHugePages, "HugePages-2Mi"} {
+				p.Spec.Volumes = append(p.Spec.Volumes, corev1.Volume{VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{Medium: medium}}})
+			}
 		},
 		"spec.containers[0].volumeMounts[0].bindMountOptions": func(p *corev1.Pod) {
 			p.Spec.Containers[0].VolumeMounts = []corev1.VolumeMount{{BindMountOptions: []string{"noexec"}}}

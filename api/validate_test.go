@@ -257,6 +257,17 @@ func TestValidate(t *testing.T) {
 			{"Pod", aPod("", "resources: {limits: {hugepages-2Mi: 4Mi}}"), []string{
 				"spec.containers[0].resources: Forbidden: HugePages require cpu or memory",
 			}},
+			{"Pod", aPod("resources: {limits: {cpu: '1', hugepages-2Mi: 2Mi}}", "resources: {limits: {cpu: '1', hugepages-2Mi: 4Mi, hugepages-huge: '1'}, requests: {hugepages-2Mi: 3Mi}}"), []string{
+				`spec.containers[0].resources.limits[hugepages-huge]: Invalid value: "1": 1 is not positive integer multiple of hugepages-huge`,
+				`spec.containers[0].resources.requests[hugepages-2Mi]: Invalid value: "3Mi": 3Mi is not positive integer multiple of hugepages-2Mi`,
+				`spec.containers[0].resources.requests[hugepages-huge]: Invalid value: "1": 1 is not positive integer multiple of hugepages-huge`,
+				`spec.containers[0].resources.requests: Invalid value: "3Mi": must be equal to hugepages-2Mi limit of 4Mi`,
+				`spec.resources.limits[hugepages-huge]: Invalid value: "1": 1 is not positive integer multiple of hugepages-huge`,
+				`spec.resources.requests[hugepages-huge]: Invalid value: "1": 1 is not positive integer multiple of hugepages-huge`,
+				`spec.resources.requests[hugepages-2Mi]: Invalid value: "2Mi": must be greater than or equal to aggregate container requests of 3Mi`,
+				`spec.resources.limits[hugepages-2Mi]: Invalid value: "2Mi": must be greater than or equal to aggregate container limits of 4Mi`,
+				`spec.resources.containers[0][hugepages-2Mi].limits: Invalid value: "4Mi": must be less than or equal to pod limits of 2Mi`,
+			}},
 			{"Pod", aPod("", "resources: {limits: {requests.cpu: '1', example.com/gpu: '1', cpu: '1'}, requests: {example.com/gpu: '2', requests.cpu: '1'}}"), []string{
 				`spec.containers[0].resources.limits[requests.cpu]: Invalid value: "requests.cpu": must be a standard resource for containers`,
 				`spec.containers[0].resources.requests[requests.cpu]: Invalid value: "requests.cpu": must be a standard resource for containers`,

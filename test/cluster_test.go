@@ -8,6 +8,7 @@ import (
 
 // TestCluster holds one cluster to all promises that need none for themselves.
 func TestCluster(t *testing.T) {
+	pages := reserveHugePages(t) // An agent counts them when it starts.
 	n := newNode(t)
 	n.start()
 	for i, promise := range []struct {
@@ -29,6 +30,7 @@ func TestCluster(t *testing.T) {
 		{"a pod is resized as it runs", testResize},
 		{"a pod is resized as a whole", testResizeWhole},
 		{"pods have what they may have, and no more", testLimits},
+		{"huge pages are counted, and limited", func(t *testing.T, s *shell) { testHugePages(t, s, pages) }},
 		{"root of a pod may be nobody on the node", testUsers},
 		{"rules say what an exit code leads to", testRestartRules},
 		{"streams are kept apart", testStreams},

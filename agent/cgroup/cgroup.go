@@ -5,7 +5,7 @@
 // read from the kernel then, at the cost of opening a few files. Whoever makes a cgroup removes it.
 //
 // In Kubernetes: pkg/kubelet/cm of the kubelet, and the parts of cAdvisor and runc's libcontainer that it uses. Left out:
-// systemd's slices, device rules, huge pages, CPU sets.
+// systemd's slices, device rules, CPU sets.
 package cgroup
 
 import (

@@ -18,6 +18,8 @@ type Limits struct {
 	CPUQuota  int64  // Microseconds per CPUPeriod.
 	CPUPeriod uint64
 	Memory    int64 // Bytes.
+
+	HugePages HugePageLimits // Of a size that is not named they stay as they are.
 }
 
 // Set makes a cgroup, with those above it, where it is not there, and limits it. Limits that it had and that are not named are
@@ -32,7 +34,7 @@ func (f FS) Set(path string, l Limits) error {
 	if err != nil {
 		return fmt.Errorf("limit cgroup %s: %w", path, err)
 	}
-	return nil
+	return f.LimitHugePages(path, l.HugePages)
 }
 
 func (f FS) set1(path string, l Limits) error {
@@ -96,7 +98,7 @@ func setMemory1(dir string, limit int64) error {
 }
 
 func (f FS) set2(path string, l Limits) error {
-	if err := f.enable(path); err != nil {
+	if err := enable(f.root, path, "+cpu", "+memory", "+pids"); err != nil {
 		return err
 	}
 	dir := f.dir("", path)
@@ -116,11 +118,11 @@ func (f FS) set2(path string, l Limits) error {
 	return errors.Join(write(dir, "cpu.max", cpu), write(dir, "memory.max", memory))
 }
 
-// enable makes a cgroup of version 2 and has the controllers reach down to it.
-func (f FS) enable(path string) error {
-	dir := f.root
+// enable makes a cgroup in a tree of version 2 and has the controllers reach down to it.
+func enable(tree, path string, controllers ...string) error {
+	dir := tree
 	for _, name := range strings.Split(strings.Trim(filepath.Clean(path), "/"), "/") {
-		for _, controller := range []string{"+cpu", "+memory", "+pids"} {
+		for _, controller := range controllers {
 			if err := write(dir, "cgroup.subtree_control", controller); err != nil {
 				return err
 			}

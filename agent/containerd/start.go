@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path"
 	"path/filepath"
 	"time"
 
@@ -23,6 +24,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"skiff/agent"
+	"skiff/agent/cgroup"
 )
 
 const (
@@ -193,6 +195,9 @@ func (r *Runtime) run(ctx context.Context, id string, root []mount.Mount, c agen
 	}
 	if err != nil {
 		return fmt.Errorf("create task: %w", err)
+	}
+	if err := cgroup.Host().LimitHugePages(path.Join(c.CgroupParent, id), c.Resources.HugePages); err != nil { // Not every runtime can, everywhere.
+		return err
 	}
 	// Before the start: who finds a container without this file and without a task knows that it never ran.
 	if err := os.WriteFile(filepath.Join(pipes.dir, startedFile), nil, 0o600); err != nil {
