@@ -157,9 +157,27 @@ func clearUserMounts(dir string) error {
 	errs := []error{err}
 	for _, e := range entries {
 		path := filepath.Join(dir, e.Name())
-		errs = append(errs, unmount(path), os.Remove(path))
+		if err := unmountView(path); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		errs = append(errs, os.Remove(path))
 	}
 	return errors.Join(append(errs, os.Remove(dir))...)
+}
+
+// unmountView takes away what show has mounted. A host's mounts are shared, as a rule, and the mounts within a view are unmounted
+// one by one: each of them would be unmounted on the host too, if the view were not parted from the host's first. Not before: what a
+// container with Bidirectional propagation mounts goes to the host by way of the view.
+func unmountView(path string) error {
+	err := unix.Mount("", path, "", unix.MS_SLAVE|unix.MS_REC, "")
+	switch {
+	case errors.Is(err, unix.EINVAL), errors.Is(err, unix.ENOENT): // Nothing is mounted there.
+		return nil
+	case err != nil:
+		return fmt.Errorf("part the mounts of %s from the host's: %w", path, err)
+	}
+	return unmount(path)
 }
 
 // clearUserMounts removes those that a killed process left.

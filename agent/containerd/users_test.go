@@ -2,10 +2,12 @@ package containerd
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -93,6 +95,62 @@ func testUsers(t *testing.T, n *node) {
 	if err := n.runtime.RemovePod(t.Context(), "pod-1"); err != nil {
 		t.Error(err)
 	}
+}
+
+// A host's mounts are shared, as a rule: what its pods see of them goes away alone.
+func TestUserMountsLeaveTheHosts(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("only root mounts")
+	}
+	namespace := inNamespaces(t, 0x70000000)
+	dir := t.TempDir()
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread() // Never unlocked: the thread ends with the goroutine, and the namespace with the thread.
+		done <- showShared(dir, namespace("user"))
+	}()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
+// showShared shows a shared mount with another mount in it, in a mount namespace of the thread's own, and looks whether the other is
+// still there after that.
+func showShared(dir, userNS string) error {
+	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
+		return err
+	}
+	volume := filepath.Join(dir, "volume")
+	sub := filepath.Join(volume, "sub")
+	data := filepath.Join(sub, "data")
+	ns, err := os.Open(userNS)
+	if err != nil {
+		return err
+	}
+	m := &userMounts{dir: filepath.Join(dir, "shown"), ns: ns}
+	err = errors.Join(
+		unix.Mount("", "/", "", unix.MS_PRIVATE|unix.MS_REC, ""),
+		os.Mkdir(volume, 0o700), os.Mkdir(m.dir, 0o700),
+		unix.Mount("tmpfs", volume, "tmpfs", 0, ""),
+		unix.Mount("", volume, "", unix.MS_SHARED, ""),
+		os.Mkdir(sub, 0o700),
+		unix.Mount("tmpfs", sub, "tmpfs", 0, ""),
+		os.WriteFile(data, nil, 0o600))
+	if err != nil {
+		return errors.Join(err, ns.Close())
+	}
+	shown, err := m.show(volume)
+	if err == nil {
+		_, err = os.Stat(filepath.Join(shown, "sub", "data"))
+	}
+	if err := errors.Join(err, m.close()); err != nil {
+		return err
+	}
+	if _, err := os.Stat(m.dir); !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("the mount points are left: %v", err)
+	}
+	_, err = os.Stat(data)
+	return err
 }
 
 // inNamespaces makes a namespace of users, and others that belong to it, and returns their paths.
