@@ -80,4 +80,8 @@ func TestRefusedShrink(t *testing.T) {
 	if other := r.refuse(tooSmall{"app", 120, 170}); other == first {
 		t.Errorf("of another limit it says %q", other)
 	}
+	const want = "cannot decrease memory limits: attempting to set pod memory limit (100) below current usage (150)"
+	if whole := r.refuse(tooSmall{"", 100, 150}); whole.Error() != want {
+		t.Errorf("of the pod as a whole it says %q", whole)
+	}
 }

@@ -297,6 +297,27 @@ func TestResources(t *testing.T) {
 	}
 }
 
+// TestClassOfStaticPod finds the class of a pod that no API server has seen.
+func TestClassOfStaticPod(t *testing.T) {
+	some := v1.ResourceRequirements{Limits: v1.ResourceList{v1.ResourceCPU: resource.MustParse("1"), v1.ResourceMemory: resource.MustParse("1Gi")}}
+	none := v1.ResourceRequirements{}
+	for _, tc := range []struct {
+		whole     *v1.ResourceRequirements
+		container v1.ResourceRequirements
+		want      v1.PodQOSClass
+	}{
+		{nil, none, v1.PodQOSBestEffort},
+		{nil, some, v1.PodQOSGuaranteed},
+		{&some, none, v1.PodQOSGuaranteed},
+		{&v1.ResourceRequirements{Requests: some.Limits}, some, v1.PodQOSBurstable},
+	} {
+		pod := &v1.Pod{Spec: v1.PodSpec{Resources: tc.whole, Containers: []v1.Container{{Resources: tc.container}}}}
+		if got := qosClass(pod); got != tc.want {
+			t.Errorf("whole %v, container %v: %s, want %s", tc.whole, tc.container, got, tc.want)
+		}
+	}
+}
+
 func TestRunAsNonRoot(t *testing.T) {
 	zero, user := int64(0), int64(1000)
 	for _, tc := range []struct {

@@ -63,16 +63,25 @@ func oomScore(pod *v1.Pod, c *v1.Container, nodeMemory int64) int {
 	return min(max(score, bestEffort+guaranteed), bestEffort-1)
 }
 
-// qosClass is the one that the API server gave the pod or, where it gave none, would have given.
+// qosClass is the one that the API server gave the pod or, where it gave none, as to a static pod, would have given: what is said of
+// the whole pod goes before what its containers say.
 func qosClass(pod *v1.Pod) v1.PodQOSClass {
 	if pod.Status.QOSClass != "" {
 		return pod.Status.QOSClass
 	}
+	var all []v1.ResourceRequirements
+	if pod.Spec.Resources != nil {
+		all = append(all, *pod.Spec.Resources)
+	} else {
+		for _, c := range slices.Concat(pod.Spec.InitContainers, pod.Spec.Containers) {
+			all = append(all, c.Resources)
+		}
+	}
 	asked, guaranteed := false, true
-	for _, c := range slices.Concat(pod.Spec.InitContainers, pod.Spec.Containers) {
+	for _, r := range all {
 		for _, name := range []v1.ResourceName{v1.ResourceCPU, v1.ResourceMemory} {
-			limit, limited := c.Resources.Limits[name]
-			request, requested := c.Resources.Requests[name]
+			limit, limited := r.Limits[name]
+			request, requested := r.Requests[name]
 			asked = asked || limited || requested
 			guaranteed = guaranteed && limited && (!requested || request.Cmp(limit) == 0)
 		}
