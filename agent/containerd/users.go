@@ -39,12 +39,14 @@ func (r *Runtime) userMounts(id string, c agent.ContainerConfig) (*userMounts, e
 		return nil, fmt.Errorf("open the pod's users: %w", err)
 	}
 	m := &userMounts{dir: filepath.Join(r.usersDir(), id), first: c.FirstUser, ns: ns}
-	if err := os.MkdirAll(m.dir, 0o711); err != nil {
+	err = errors.Join(os.MkdirAll(r.usersDir(), 0o700), os.Chmod(r.usersDir(), 0o700), os.MkdirAll(m.dir, 0o700)) // An older skiff made it open.
+	if err != nil {
 		return nil, errors.Join(err, ns.Close())
 	}
 	return m, nil
 }
 
+// usersDir is root's alone: the directories above it are open to all, and what is mounted in it is not, where it comes from.
 func (r *Runtime) usersDir() string { return filepath.Join(r.config.RunDir, "users") }
 
 // show mounts a directory or file as the container's users are to see it, and says where.

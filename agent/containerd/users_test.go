@@ -39,6 +39,9 @@ func testUsers(t *testing.T, n *node) {
 		c.Mounts = []agent.Mount{{Source: volume, Target: "/volume"}, {Source: file, Target: "/single", ReadOnly: true}}
 		return c
 	}
+	if err := os.MkdirAll(n.runtime.usersDir(), 0o711); err != nil { // As older ones made it.
+		t.Fatal(err)
+	}
 	c := mine("mine", "hold")
 	if err := n.runtime.Start(t.Context(), c); err != nil {
 		t.Fatal(err)
@@ -79,6 +82,11 @@ func testUsers(t *testing.T, n *node) {
 		if uid := owner(fmt.Sprintf("/proc/%d", pid)); uid != first {
 			t.Errorf("on the node the process belongs to %d", uid)
 		}
+	}
+	if info, err := os.Stat(n.runtime.usersDir()); err != nil {
+		t.Error(err)
+	} else if mode := info.Mode().Perm(); mode != 0o700 {
+		t.Errorf("what it sees is open to others as it starts: %o", mode)
 	}
 	if left, _ := os.ReadDir(n.runtime.usersDir()); len(left) > 0 {
 		t.Errorf("once it runs its mounts are left: %v", left)
