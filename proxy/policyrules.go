@@ -91,20 +91,27 @@ func established() rule {
 }
 
 // neighbourDiscovery lets through what machines on one link ask each other before they can send anything, which is forwarded where
-// plug-ins join pods by a bridge. Routers do not pass it on.
+// plug-ins join pods by a bridge. What a router passes on is none: its hop limit is lower than that of RFC 4861 by then, whatever it
+// was when it was sent.
 func neighbourDiscovery() rule {
-	return rule{fmt.Sprintf("icmpv6 type %d-%d accept", routerSolicitation, redirect), join(
+	return rule{fmt.Sprintf("ip6 hoplimit %d icmpv6 type %d-%d accept", onLink, routerSolicitation, redirect), join(
+		ipv6.is(), hopLimit(reg(0)), equal(reg(0), onLink),
 		l4proto(reg(0)), equal(reg(0), unix.IPPROTO_ICMPV6),
 		icmpType(reg(0)), &expr.Cmp{Op: expr.CmpOpGte, Register: reg(0), Data: []byte{routerSolicitation}},
 		icmpType(reg(0)), &expr.Cmp{Op: expr.CmpOpLte, Register: reg(0), Data: []byte{redirect}},
 		&expr.Verdict{Kind: expr.VerdictAccept})}
 }
 
-// The first and the last type of neighbour discovery, RFC 4861.
+// The first and the last type of neighbour discovery, and the hop limit by which it is known not to have left its link: RFC 4861.
 const (
 	routerSolicitation = 133
 	redirect           = 137
+	onLink             = 255
 )
+
+func hopLimit(to uint32) expr.Any {
+	return &expr.Payload{DestRegister: to, Base: expr.PayloadBaseNetworkHeader, Offset: 7, Len: 1}
+}
 
 func icmpType(to uint32) expr.Any {
 	return &expr.Payload{DestRegister: to, Base: expr.PayloadBaseTransportHeader, Offset: 0, Len: 1}

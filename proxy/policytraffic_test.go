@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"fmt"
 	"net"
 	"net/netip"
 	"os"
@@ -8,8 +9,10 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -295,4 +298,58 @@ func TestNeighbourDiscovery(t *testing.T) {
 		t.Errorf("a connection that is allowed, over the bridge: %v", err)
 	}
 	wantDropped(t, one, "udp", "10.42.0.12:80")
+}
+
+// TestRoutedNeighbourDiscovery: what only looks like neighbour discovery is routed between pods like anything else, and no way around
+// policies.
+func TestRoutedNeighbourDiscovery(t *testing.T) {
+	w := worlds()[1]
+	p := w.newPoliced(t)
+	heard := p.db.listen(t, unix.IPPROTO_ICMPV6)
+	p.policy("{podSelector: {}, policyTypes: [Ingress, Egress], ingress: [{ports: [{port: 80, protocol: UDP}]}], egress: [{ports: [{port: 80, protocol: UDP}]}]}")
+	for kind := byte(routerSolicitation); kind <= redirect; kind++ {
+		p.front.sendICMPv6(t, p.db.addr, kind)
+	}
+	if _, err := p.front.ask(t, "udp", "10.42.0.12:80"); err != nil {
+		t.Fatal(err)
+	}
+	p.policy("")
+	p.front.sendICMPv6(t, p.db.addr, routerSolicitation-1) // The first to come: none of those before it did.
+	must(t, heard.SetReadDeadline(time.Now().Add(patience)))
+	for message := make([]byte, 64); ; {
+		n, from, err := heard.ReadFrom(message)
+		must(t, err)
+		if n == 0 || from.String() != p.front.addr.String() {
+			continue // The node and its pod ask for each other.
+		}
+		if message[0] != routerSolicitation-1 {
+			t.Errorf("a message of ICMPv6 of type %d passed the policy", message[0])
+			continue
+		}
+		return
+	}
+}
+
+// listen hears the packets of a protocol that come to h.
+func (h *host) listen(t *testing.T, protocol int) (heard net.PacketConn) {
+	t.Helper()
+	h.do(t, func() {
+		var err error
+		heard, err = net.ListenPacket(fmt.Sprintf("ip6:%d", protocol), "::")
+		must(t, err)
+	})
+	t.Cleanup(func() { heard.Close() })
+	return heard
+}
+
+// sendICMPv6 sends a message with the highest hop limit that there is.
+func (h *host) sendICMPv6(t *testing.T, to netip.Addr, kind byte) {
+	t.Helper()
+	h.do(t, func() {
+		socket, err := unix.Socket(unix.AF_INET6, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_ICMPV6)
+		must(t, err)
+		defer unix.Close(socket)
+		must(t, unix.SetsockoptInt(socket, unix.IPPROTO_IPV6, unix.IPV6_UNICAST_HOPS, onLink))
+		must(t, unix.Sendto(socket, append([]byte{kind}, make([]byte, 23)...), 0, &unix.SockaddrInet6{Addr: to.As16()}))
+	})
 }
