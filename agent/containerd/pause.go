@@ -51,7 +51,8 @@ func (r *Runtime) sharedProcesses(ctx context.Context, c agent.ContainerConfig) 
 	return path.(string), nil
 }
 
-// pausing is the process 1 of a pod, 0 if there is none. What is left of one that ended is removed.
+// pausing is the process 1 of a pod, 0 if there is none. What is left of one that ended is removed; one of which nothing can be told
+// at the moment may have the pod's containers in its namespace, and stays.
 func (r *Runtime) pausing(ctx context.Context, podUID string) (pid uint32, err error) {
 	container, err := r.client.LoadContainer(ctx, podUID)
 	if errdefs.IsNotFound(err) {
@@ -60,12 +61,20 @@ func (r *Runtime) pausing(ctx context.Context, podUID string) (pid uint32, err e
 	if err != nil {
 		return 0, err
 	}
-	if task, err := container.Task(ctx, nil); err == nil {
-		if status, err := task.Status(ctx); err == nil && status.Status == containerd.Running {
-			return task.Pid(), nil
-		}
+	var status containerd.Status
+	task, err := container.Task(ctx, nil)
+	if err == nil {
+		status, err = task.Status(ctx)
 	}
-	return 0, r.discard(ctx, container, true)
+	switch {
+	case errdefs.IsNotFound(err), err == nil && (status.Status == containerd.Created || status.Status == containerd.Stopped):
+		return 0, r.discard(ctx, container, true)
+	case err != nil:
+		return 0, err
+	case task.Pid() == 0: // The shim has not answered in time.
+		return 0, fmt.Errorf("process 1 of the pod is %s", status.Status)
+	}
+	return task.Pid(), nil
 }
 
 // pause has a program start the process 1 of a pod.

@@ -3,9 +3,11 @@ package containerd
 import (
 	"bytes"
 	"debug/elf"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"skiff/agent"
 )
@@ -42,6 +44,7 @@ func testSharedProcesses(t *testing.T, n *node) {
 	if shims := n.shims(); len(shims) != 1 {
 		t.Errorf("the pod has the shims %v, want one", shims)
 	}
+	testSlowShim(t, n, a)
 	n.end(a.ID)
 	if c := n.container(b.ID); c == nil || c.State != agent.Running {
 		t.Errorf("after another's end a container is %+v", c)
@@ -81,6 +84,41 @@ func testSharedProcesses(t *testing.T, n *node) {
 	if err := n.runtime.RemovePod(t.Context(), "pod-1"); err != nil {
 		t.Error(err)
 	}
+}
+
+// testSlowShim starts another container in the process namespace of a running one while nothing can be told of their process 1.
+func testSlowShim(t *testing.T, n *node, running agent.ContainerConfig) {
+	t.Helper()
+	c := n.config("late", "hold")
+	c.SharePID = true
+	signal := func(s syscall.Signal) {
+		t.Helper()
+		for _, text := range n.shims() {
+			pid, err := strconv.Atoi(text)
+			if err == nil {
+				err = syscall.Kill(pid, s)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	signal(syscall.SIGSTOP)
+	ended := make(chan error, 1)
+	go func() { ended <- n.runtime.Start(t.Context(), c) }()
+	select {
+	case err := <-ended:
+		ended <- err
+	case <-time.After(5 * time.Second): // More than containerd waits for what a shim tells of a process.
+	}
+	signal(syscall.SIGCONT)
+	if err := <-ended; err != nil {
+		n.eventually("it can be started again", func() bool { return n.runtime.Start(t.Context(), c) == nil })
+	}
+	if c := n.container(running.ID); c == nil || c.State != agent.Running {
+		t.Errorf("after another's start a container is %+v", c)
+	}
+	n.end(c.ID)
 }
 
 func TestPauseProgram(t *testing.T) {
