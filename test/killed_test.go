@@ -221,9 +221,12 @@ func (k *killing) settle() {
 			}
 		}
 		for _, name := range []string{"one", "two"} {
-			if running := k.running(string(pod.UID), name); len(running) != 1 {
-				k.t.Errorf("container %s of pod %s (%s) has the processes %v, want one", name, pod.Name, pod.UID, running)
-			}
+			eventually(k.t, startTime, func() error { // A shell that is about to start a program is two for a moment.
+				if running := k.running(string(pod.UID), name); len(running) != 1 {
+					return fmt.Errorf("container %s of pod %s (%s) has the processes %v, want one", name, pod.Name, pod.UID, running)
+				}
+				return nil
+			})
 		}
 	}
 	marks, err := os.ReadDir(k.marks)
