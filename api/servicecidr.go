@@ -31,6 +31,28 @@ func ServiceCIDRHolds(c *networkingv1.ServiceCIDR, addr netip.Addr) bool {
 	})
 }
 
+// ServiceCIDRRanges are the ranges of a ServiceCIDR that Services can get addresses of. As in Kubernetes, one of IPv6 is a /64 at most.
+func ServiceCIDRRanges(c *networkingv1.ServiceCIDR) (all []netip.Prefix) {
+	for _, text := range c.Spec.CIDRs {
+		if p, err := netip.ParsePrefix(text); err == nil && (p.Addr().Is4() || p.Bits() >= 64) {
+			all = append(all, p.Masked())
+		}
+	}
+	return all
+}
+
+// ServiceRanges are the ranges of all ServiceCIDRs, each once and in order. One that is deleted counts until nothing holds it any more:
+// Services have addresses of it for as long.
+func ServiceRanges(cidrs []*networkingv1.ServiceCIDR) (all []netip.Prefix) {
+	for _, c := range cidrs {
+		if c.DeletionTimestamp == nil || slices.Contains(c.Finalizers, ServiceCIDRProtection) {
+			all = append(all, ServiceCIDRRanges(c)...)
+		}
+	}
+	slices.SortFunc(all, netip.Prefix.Compare)
+	return slices.Compact(all)
+}
+
 // RangeHolds says whether a Service may have an address of a range: any but the first, which is the network's, and in IPv4 the
 // last, which is everybody's.
 func RangeHolds(p netip.Prefix, addr netip.Addr) bool {

@@ -28,7 +28,7 @@ func (s *Server) serviceRanges() serviceRanges {
 		case !mayGive(c) && c.Name == api.DefaultServiceCIDR:
 			own = nil
 		case mayGive(c) && c.Name != api.DefaultServiceCIDR:
-			more = append(more, prefixesOf(c)...)
+			more = append(more, api.ServiceCIDRRanges(c)...)
 		}
 	}
 	return append(slices.Clip(own), more...)
@@ -38,18 +38,6 @@ func (s *Server) serviceRanges() serviceRanges {
 func mayGive(c *networkingv1.ServiceCIDR) bool {
 	return c.DeletionTimestamp == nil && !meta.IsStatusConditionFalse(c.Status.Conditions, networkingv1.ServiceCIDRConditionReady)
 }
-
-func prefixesOf(c *networkingv1.ServiceCIDR) (all []netip.Prefix) {
-	for _, text := range c.Spec.CIDRs {
-		if p, err := netip.ParsePrefix(text); err == nil && fits(p) {
-			all = append(all, p)
-		}
-	}
-	return all
-}
-
-// fits tells the ranges that addresses are given from at all. As in Kubernetes, an IPv6 range is a /64 at most.
-func fits(p netip.Prefix) bool { return p.Addr().Is4() || p.Bits() >= 64 }
 
 // families are those of the ranges, each once, in their order.
 func (r serviceRanges) families() (all []corev1.IPFamily) {

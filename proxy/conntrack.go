@@ -44,9 +44,8 @@ func (r *Ruleset) stale(f flow, local map[netip.Addr]bool) bool {
 	}
 	switch {
 	case !ok: // Nobody's: what was translated to a pod, or from an address of the range, was a Service's or a pod's that is gone.
-		family := familyOf(k.addr)
-		pods, services := family.rangeOf(r.config.ClusterCIDR), family.rangeOf(r.config.ServiceCIDR)
-		return translated && (pods.Contains(f.answer.Addr()) || services.Contains(f.dialed.addr)) &&
+		pods := familyOf(k.addr).rangeOf(r.config.ClusterCIDR)
+		return translated && (pods.Contains(f.answer.Addr()) || within(r.ranges, f.dialed.addr)) &&
 			(f.dialed.proto == udp || r.gone(f.answer))
 	case f.dialed.proto != udp:
 		return translated && r.gone(f.answer)

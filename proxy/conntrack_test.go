@@ -45,6 +45,7 @@ func TestStale(t *testing.T) { inEachWorld(t, testStale) }
 
 func testStale(t *testing.T, w world) {
 	r := NewRuleset(w.config())
+	r.SetRanges([]netip.Prefix{netip.MustParsePrefix(w.family.as("10.60.0.0/24"))})
 	r.Set("default/web", w.service("web", "10.43.0.80"), list(w.slice("web", "10.42.0.1", "(10.42.0.2)")))
 	r.SetPod("default/lone", &corev1.Pod{Status: corev1.PodStatus{PodIP: w.family.as("10.42.0.9")}})
 	local := map[netip.Addr]bool{w.addr("192.0.2.1"): true}
@@ -59,6 +60,8 @@ func testStale(t *testing.T, w world) {
 		{"datagrams to one that terminates", udp, "10.43.0.80:80", "10.42.0.2:8080", true},
 		{"datagrams to one that is gone", udp, "10.43.0.80:80", "10.42.0.3:8080", true},
 		{"datagrams of a Service that is gone", udp, "10.43.0.81:80", "10.42.0.1:8080", true},
+		{"datagrams of a Service that is gone, to no pod", udp, "10.43.0.81:80", "198.51.100.1:8080", true},
+		{"datagrams of such a one with an address of a later range", udp, "10.60.0.81:80", "198.51.100.1:8080", true},
 		{"datagrams to a node port", udp, "192.0.2.1:30080", "10.42.0.1:8080", false},
 		{"datagrams to a node port whose endpoint is gone", udp, "192.0.2.1:30080", "10.42.0.3:8080", true},
 		{"datagrams that reached the node before its port was a Service's", udp, "192.0.2.1:30080", "192.0.2.1:30080", true},

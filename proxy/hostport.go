@@ -12,6 +12,7 @@ const (
 	podOwner       = "pod:"
 	policyOwner    = "policy:"
 	namespaceOwner = "namespace:"
+	rangesOwner    = "servicecidr:" // All of them are one.
 )
 
 // hasHostPorts reports whether obj is a pod of this node that wants ports of the node for its own.

@@ -16,27 +16,28 @@ import (
 type mapKind uint8
 
 const (
-	services  mapKind = iota
-	outsiders         // For clients outside, where they have another choice.
-	endpoints         // By slot.
-	pins              // Where clients keep their endpoint: what stands for it,
-	pinned            // and which it is.
-	guarded           // Frontends to which not everybody may connect,
-	allowed           // and who may.
-	hairpin           // Pods that may reach themselves.
-	egress            // Pods of this node that may not connect to everybody, and the group that they are in.
-	ingress           // Pods of this node to which not everybody may connect, likewise.
-	peers             // Pods that a NetworkPolicy means, and the peer that they are;
-	blocks            // other addresses that one means, likewise.
-	ownRange          // The addresses of this node's pods, where there is a NetworkPolicy,
-	known             // and those of them about whom all is known.
-	pairs             // What a group and a peer may do,
-	anyone            // what a group and whoever else may,
-	permits           // and which ports that are.
+	services     mapKind = iota
+	outsiders            // For clients outside, where they have another choice.
+	endpoints            // By slot.
+	pins                 // Where clients keep their endpoint: what stands for it,
+	pinned               // and which it is.
+	guarded              // Frontends to which not everybody may connect,
+	allowed              // and who may.
+	hairpin              // Pods that may reach themselves.
+	serviceRange         // The cluster addresses of Services, those that none has among them.
+	egress               // Pods of this node that may not connect to everybody, and the group that they are in.
+	ingress              // Pods of this node to which not everybody may connect, likewise.
+	peers                // Pods that a NetworkPolicy means, and the peer that they are;
+	blocks               // other addresses that one means, likewise.
+	ownRange             // The addresses of this node's pods, where there is a NetworkPolicy,
+	known                // and those of them about whom all is known.
+	pairs                // What a group and a peer may do,
+	anyone               // what a group and whoever else may,
+	permits              // and which ports that are.
 )
 
 func (in mapKind) String() string {
-	return [...]string{"services", "outsiders", "endpoints", "pins", "pinned", "guarded", "allowed", "hairpin", "egress", "ingress",
+	return [...]string{"services", "outsiders", "endpoints", "pins", "pinned", "guarded", "allowed", "hairpin", "servicerange", "egress", "ingress",
 		"peers", "blocks", "ownrange", "known", "pairs", "anyone", "permits"}[in]
 }
 
@@ -126,7 +127,7 @@ func (id mapID) describe() elementMap {
 		m.key, m.value = []field{address}, priorityNumber
 	case blocks:
 		m.key, m.value, m.ranges = []field{address}, priorityNumber, true
-	case ownRange:
+	case serviceRange, ownRange:
 		m.key, m.ranges = []field{address}, true
 	case known:
 		m.key = []field{address}

@@ -11,7 +11,7 @@
 // so that a packet costs the same with one Service as with ten thousand, and a change costs what changed. Only the first packet of
 // a connection takes this way; the kernel remembers the answer for the others.
 //
-// What holds: a Service without endpoints, and any address or port of the service range that no Service uses, is refused at once.
+// What holds: a Service without endpoints, and any address or port of a service range that no Service uses, is refused at once.
 // From outside the node a cluster address does not answer. No commit has a gap in it, a restart of the proxy neither: it reads
 // what the kernel holds and sends the difference. It does so again when somebody else changes its table. When Run ends the rules stay and connections go on; [Purge] removes them.
 // Connections to endpoints that are gone are forgotten, so that UDP finds a live endpoint and TCP is reset.
@@ -83,19 +83,20 @@ func (c Config) validate() error {
 
 // Proxy keeps the kernel's rules like the Services. Build one with [New].
 type Proxy struct {
-	services    corelisters.ServiceLister
-	slices      cache.Indexer
-	pods        corelisters.PodLister // nil without host ports and policies.
-	nodes       corelisters.NodeLister
-	policies    networkinglisters.NetworkPolicyLister
-	namespaces  corelisters.NamespaceLister
-	cachesReady []cache.InformerSynced
-	kernel      kernel
-	rulesLoop   *reconcile.Loop
-	flowsLoop   *reconcile.Loop
-	took        func(revision uint64)
-	synced      chan struct{}
-	once        sync.Once
+	services     corelisters.ServiceLister
+	slices       cache.Indexer
+	pods         corelisters.PodLister // nil without host ports and policies.
+	nodes        corelisters.NodeLister
+	policies     networkinglisters.NetworkPolicyLister
+	namespaces   corelisters.NamespaceLister
+	serviceCIDRs networkinglisters.ServiceCIDRLister
+	cachesReady  []cache.InformerSynced
+	kernel       kernel
+	rulesLoop    *reconcile.Loop
+	flowsLoop    *reconcile.Loop
+	took         func(revision uint64)
+	synced       chan struct{}
+	once         sync.Once
 
 	mu       sync.Mutex
 	dirty    map[string]bool // Services, and pods with host ports, to look at again, as a Ruleset calls them.
@@ -170,6 +171,9 @@ func newProxy(c Config, factory informers.SharedInformerFactory, k kernel) (*Pro
 	p.nodes = nodes.Lister()
 	p.cachesReady = append(p.cachesReady, nodes.Informer().HasSynced)
 	if err := p.rulesLoop.Watch(nodes.Informer(), p.touched(p.nodeChanged)); err != nil {
+		return nil, err
+	}
+	if err := p.watchRanges(factory.Networking().V1().ServiceCIDRs()); err != nil {
 		return nil, err
 	}
 	if c.HostPorts || c.Policies {

@@ -126,8 +126,7 @@ func chains(c Config, in choices) []chain {
 	late := chain{name: "late", hook: "type filter hook postrouting priority 150;"}
 	for _, f := range families {
 		all = append(all, servicesChain(c, f), outsidersChain(f))
-		prerouting.rules = append(prerouting.rules, keepOut(c, f)...)
-		prerouting.rules = append(prerouting.rules, guard(f), jumpOutsiders(c, f), jumpServices(f))
+		prerouting.rules = append(prerouting.rules, keepOut(c, f), guard(f), jumpOutsiders(c, f), jumpServices(f))
 		output.rules = append(output.rules, guard(f), jumpServices(f))
 		postrouting.rules = append(postrouting.rules, masqueradeHairpin(f))
 		late.rules = append(late.rules, translateLate(f))
@@ -146,9 +145,8 @@ func servicesChain(c Config, f family) chain {
 		}
 	}
 	ch.rules = append(ch.rules, lookupService(f, services), lookupService(f, services))
-	if p := f.rangeOf(c.ServiceCIDR); p.IsValid() {
-		ch.rules = append(ch.rules, rule{fmt.Sprintf("%s daddr %s goto refuse", f.header(), p), join(f.destinationIs(p), gotoChain("refuse"))})
-	}
+	text, inRange := f.toService()
+	ch.rules = append(ch.rules, rule{text + " goto refuse", join(inRange, gotoChain("refuse"))})
 	ch.rules = append(ch.rules, lookupNodePort(f, services), lookupNodePort(f, services))
 	return ch
 }
@@ -162,15 +160,19 @@ func outsidersChain(f family) chain {
 }
 
 // keepOut drops what comes for a cluster address from outside, where it means nothing.
-func keepOut(c Config, f family) []rule {
-	pods, services := f.rangeOf(c.ClusterCIDR), f.rangeOf(c.ServiceCIDR)
-	if !services.IsValid() {
-		return nil
+func keepOut(c Config, f family) rule {
+	pods := f.rangeOf(c.ClusterCIDR)
+	text, inRange := f.toService()
+	return rule{
+		fmt.Sprintf("%s %s saddr != %s drop", text, f.header(), pods),
+		join(inRange, f.sourceIsNot(pods), &expr.Verdict{Kind: expr.VerdictDrop}),
 	}
-	return []rule{{
-		fmt.Sprintf("%s daddr %s %s saddr != %s drop", f.header(), services, f.header(), pods),
-		join(f.destinationIs(services), f.sourceIsNot(pods), &expr.Verdict{Kind: expr.VerdictDrop}),
-	}}
+}
+
+// toService asks whether a packet is for a cluster address, be it one that a Service has or not.
+func (f family) toService() (text string, ask []expr.Any) {
+	in := serviceRange.named(f)
+	return fmt.Sprintf("%s daddr @%s", f.header(), in), join(f.is(), f.destination(reg(0)), isIn(in))
 }
 
 // guard drops what comes for a guarded frontend from a range that is not allowed. The number that it leaves in the mark is not

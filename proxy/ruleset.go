@@ -25,6 +25,7 @@ type Ruleset struct {
 	died     []netip.Addr             // Of endpoints that left alive since then, and of pods that are gone.
 	policies policies
 	enforced map[string][]key // What policies want, by owner.
+	ranges   []netip.Prefix   // Of which Services have cluster addresses.
 }
 
 // A claim is a Service's wish for an element. Two Services may want the same key: the endpoint of both is the same pod (hairpin),
@@ -42,7 +43,7 @@ type change struct {
 
 // NewRuleset returns the Ruleset without any Service.
 func NewRuleset(c Config) *Ruleset {
-	return &Ruleset{
+	r := &Ruleset{
 		config:   c,
 		services: map[string]*service{},
 		elements: map[key]claim{},
@@ -52,6 +53,8 @@ func NewRuleset(c Config) *Ruleset {
 		policies: newPolicies(c.families()),
 		enforced: map[string][]key{},
 	}
+	r.SetRanges(nil)
+	return r
 }
 
 // Set makes the Ruleset hold what the Service called name ("namespace/name") wants, instead of what it wanted before. A nil svc

@@ -21,6 +21,7 @@ import (
 	networkingv1 "k8s.io/api/networking/v1"
 	"sigs.k8s.io/yaml"
 
+	"skiff/api"
 	"skiff/reconcile"
 )
 
@@ -110,7 +111,14 @@ func readRuleset(t *testing.T, file string) *Ruleset {
 	}
 	r := NewRuleset(c)
 	r.setOwnRanges(own)
+	var cidrs []*networkingv1.ServiceCIDR
 	for _, doc := range strings.Split(string(text), "\n---\n") {
+		if strings.Contains(doc, "kind: ServiceCIDR") {
+			cidr := &networkingv1.ServiceCIDR{}
+			must(t, yaml.UnmarshalStrict([]byte(doc), cidr))
+			cidrs = append(cidrs, cidr)
+			continue
+		}
 		if strings.Contains(doc, "kind: EndpointSlice") {
 			s := &discoveryv1.EndpointSlice{}
 			must(t, yaml.UnmarshalStrict([]byte(doc), s))
@@ -140,6 +148,7 @@ func readRuleset(t *testing.T, file string) *Ruleset {
 		must(t, yaml.UnmarshalStrict([]byte(doc), s))
 		all = append(all, s)
 	}
+	r.SetRanges(api.ServiceRanges(cidrs))
 	for _, svc := range all {
 		name := svc.Namespace + "/" + svc.Name
 		r.Set(name, svc, bySvc[name])
@@ -363,6 +372,7 @@ func walk[K kernel](t *testing.T, w world, k K, steps int, disturb func(K)) {
 	p.flowsLoop = newIdleLoop()
 	now := map[string]serviceState{}
 	var pod *corev1.Pod
+	var ranges []netip.Prefix
 	policies := w.newPolicyWorld()
 	for step := range steps {
 		for range 1 + rnd.IntN(3) {
@@ -373,6 +383,10 @@ func walk[K kernel](t *testing.T, w world, k K, steps int, disturb func(K)) {
 		pod = w.hostPortPod(rnd)
 		p.rules.SetPod("default/p", pod)
 		policies.change(rnd, p.rules)
+		if rnd.IntN(3) == 0 {
+			ranges = w.anyRanges(rnd)
+			p.rules.SetRanges(ranges)
+		}
 		switch rnd.IntN(20) {
 		case 0:
 			disturb(k)
@@ -392,6 +406,7 @@ func walk[K kernel](t *testing.T, w world, k K, steps int, disturb func(K)) {
 		}
 		fresh.SetPod("default/p", pod)
 		policies.tell(fresh)
+		fresh.SetRanges(ranges)
 		have, err := k.load()
 		if err != nil {
 			t.Fatalf("seed %d step %d: load: %v", seed, step, err)
@@ -406,6 +421,15 @@ func walk[K kernel](t *testing.T, w world, k K, steps int, disturb func(K)) {
 			t.Fatalf("seed %d step %d: live endpoints are %v, want %v", seed, step, p.rules.alive, fresh.alive)
 		}
 	}
+}
+
+// anyRanges overlap, follow each other, or are those of the configuration once more.
+func (w world) anyRanges(rnd *rand.Rand) (ranges []netip.Prefix) {
+	for range rnd.IntN(4) {
+		p := netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(42 + rnd.IntN(4)), byte(rnd.IntN(2) << 7)}), 14+rnd.IntN(4))
+		ranges = append(ranges, netip.MustParsePrefix(w.families[rnd.IntN(len(w.families))].as(p.Masked().String())))
+	}
+	return ranges
 }
 
 // A serviceState is a Service with its EndpointSlices, or without both.

@@ -16,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/client-go/tools/cache"
 
+	"skiff/api"
 	"skiff/reconcile"
 )
 
@@ -102,6 +103,7 @@ func (p *Proxy) touchAll() error {
 			p.dirty[name] = true
 		}
 	}
+	p.dirty[rangesOwner] = true
 	err := eachOf(p.services.List, func(s *corev1.Service) { note(s, reconcile.ObjectKey) })
 	if p.pods != nil {
 		err = errors.Join(err, eachOf(p.pods.List, func(pod *corev1.Pod) { note(pod, p.rules.config.podOfInterest) }))
@@ -169,6 +171,12 @@ func (p *Proxy) look(name string) (deaf, err error) {
 		policy, err := found(p.policies.NetworkPolicies(namespace).Get(short))
 		if err == nil {
 			p.rules.SetPolicy(full, policy)
+		}
+		return nil, err
+	case rangesOwner:
+		all, err := p.serviceCIDRs.List(labels.Everything())
+		if err == nil {
+			p.rules.SetRanges(api.ServiceRanges(all))
 		}
 		return nil, err
 	case namespaceOwner:
