@@ -103,6 +103,13 @@ func testLaterRanges(t *testing.T, s *shell) {
 	for _, address := range []string{"10.60.0.7", "fd00:60::7"} {
 		s.until("kubectl exec client -- curl -sS --max-time 2 "+at(address, "80"), `web-\S+`)
 	}
+	for _, unused := range []string{"10.60.0.99", "fd00:60::99"} {
+		s.until("ip -n "+s.netns+" route get "+unused, `(?s).*dev skiff0.*`)
+		s.until("kubectl exec client -- sh -c 'curl -sS --max-time 2 "+at(unused, "80")+"; echo status $?'", "status 7")
+		if r := s.get(s.netns, at(unused, "80"), "/"); !strings.Contains(r.stderr, "refused") {
+			t.Errorf("the node is not refused at %s: %v", unused, r)
+		}
+	}
 	s.do("kubectl delete servicecidr later --wait=false")
 	s.until(`kubectl get servicecidr later -o jsonpath='{.status.conditions[0].reason}'`, "Terminating")
 	s.do("kubectl delete service later")

@@ -20,7 +20,8 @@
 // the node's own before the proxy can rewrite its destination, and an unreachable one would refuse it there. So the
 // range is routed to skiff0, which leads nowhere, with the gateway address as the source; and what the proxy leaves
 // untouched is refused by two rules that stand behind the proxy's, so the answer comes at once and not after ARP's 3
-// seconds. As these are nat rules, they see the first packet of a connection only.
+// seconds. As these are nat rules, they see the first packet of a connection only. It is the same with ranges that Services get
+// while the cluster runs; see [Network.SetServiceRanges].
 //
 // The namespaces (network, IPC, UTS) belong to no process: they are bind mounts under Dir, so there is no pause
 // container. Beside them stands a file with the pod's addresses. Nothing else is remembered, but for which pods CNI plugins were
@@ -110,7 +111,9 @@ type Network struct {
 	pods      map[string][]netip.Addr  // By UID; none for pods on the host's network.
 	changing  map[string]chan struct{} // By UID: closed when the change that is under way has ended.
 
-	nodeAddresses []netip.Addr // See CNI.NodeAddresses.
+	nodeAddresses []netip.Addr   // See CNI.NodeAddresses.
+	further       []netip.Prefix // Of Services; see SetServiceRanges.
+	settled       bool           // The node has routes for these and no other ones.
 }
 
 // New prepares the node and takes over the pods that an earlier process left. What it had not finished is removed.

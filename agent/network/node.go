@@ -86,10 +86,10 @@ func (n *Network) addRoutes() error {
 		return err
 	}
 	for _, f := range n.config.families() {
-		if f.services.IsValid() {
-			services := netlink.Route{LinkIndex: link.Attrs().Index, Dst: ipNet(f.services), Scope: netlink.SCOPE_LINK, Src: n.towardsServices(f)}
-			if err := netlink.RouteReplace(&services); err != nil {
-				return fmt.Errorf("route %s to %s: %w", f.services, nodeDevice, err)
+		for _, route := range n.serviceRoutes(f) {
+			route.LinkIndex = link.Attrs().Index
+			if err := netlink.RouteReplace(route); err != nil {
+				return fmt.Errorf("route %s to %s: %w", route.Dst, nodeDevice, err)
 			}
 		}
 		if !f.cluster.IsValid() || n.config.CNI != nil { // Its plugins know which addresses are pods'.
@@ -128,9 +128,12 @@ func (n *Network) SetNodeAddresses(addrs []netip.Addr) error {
 	return n.addRoutes()
 }
 
-// unreachable is the route for addresses that no pod has. Its metric is the last, so that any other route goes before it.
+// lastMetric lets any other route for the same addresses go before.
+const lastMetric = 1 << 30
+
+// unreachable is the route for addresses that no pod has.
 func (f family) unreachable() *netlink.Route {
-	return &netlink.Route{Dst: ipNet(f.cluster), Type: unix.RTN_UNREACHABLE, Priority: 1 << 30}
+	return &netlink.Route{Dst: ipNet(f.cluster), Type: unix.RTN_UNREACHABLE, Priority: lastMetric}
 }
 
 // restoreNode removes what prepareNode made. Forwarding stays on: others may rely on it by now.

@@ -40,13 +40,16 @@ func table(version int) *nftables.Table {
 // writeRules writes the tables. That of IPv4 is, in nft's language,
 //
 //	table ip skiff_network {
+//		set services {
+//			type ipv4_addr; flags interval; elements = { SERVICES, ... }
+//		}
 //		chain prerouting {
 //			type nat hook prerouting priority -90; policy accept;
-//			ip daddr SERVICES fib daddr type != local goto refuse
+//			ip daddr @services fib daddr type != local goto refuse
 //		}
 //		chain output {
 //			type nat hook output priority -90; policy accept;
-//			ip daddr SERVICES fib daddr type != local goto refuse
+//			ip daddr @services fib daddr type != local goto refuse
 //		}
 //		chain refuse {
 //			meta l4proto tcp reject with tcp reset
@@ -86,8 +89,10 @@ func (n *Network) writeRules() error {
 		conn.AddTable(t) // So that there is one to delete: both and the new one are one transaction.
 		conn.DelTable(t)
 		conn.AddTable(t)
-		if f.services.IsValid() {
-			f.refuse(conn, t)
+		if ranges := n.serviceRanges(f); len(ranges) > 0 {
+			if err := refuse(conn, t, ranges); err != nil {
+				return err
+			}
 		}
 		if f.version == netlink.FAMILY_V6 {
 			dropForged(conn, t)
@@ -104,11 +109,15 @@ func (n *Network) writeRules() error {
 }
 
 // refuse answers what is for a Service that there is not.
-func (f family) refuse(conn *nftables.Conn, table *nftables.Table) {
+func refuse(conn *nftables.Conn, table *nftables.Table, ranges []netip.Prefix) error {
+	services, err := addRanges(conn, table, "services", ranges)
+	if err != nil {
+		return err
+	}
 	refuse := conn.AddChain(&nftables.Chain{Name: "refuse", Table: table})
 	conn.AddRule(&nftables.Rule{Table: table, Chain: refuse, Exprs: rejectTCP()})
 	conn.AddRule(&nftables.Rule{Table: table, Chain: refuse, Exprs: []expr.Any{
-		&expr.Reject{Type: unix.NFT_REJECT_ICMP_UNREACH, Code: portUnreachable(f.version)}}})
+		&expr.Reject{Type: unix.NFT_REJECT_ICMP_UNREACH, Code: portUnreachable(table.Family)}}})
 
 	behindProxy := nftables.ChainPriorityRef(-90)
 	for _, hook := range []struct {
@@ -116,10 +125,43 @@ func (f family) refuse(conn *nftables.Conn, table *nftables.Table) {
 		num  *nftables.ChainHook
 	}{{"prerouting", nftables.ChainHookPrerouting}, {"output", nftables.ChainHookOutput}} {
 		chain := conn.AddChain(&nftables.Chain{Name: hook.name, Table: table, Type: nftables.ChainTypeNAT, Hooknum: hook.num, Priority: behindProxy})
-		exprs := append(destination(f.services, expr.CmpOpEq), notLocal()...)
+		exprs := append(destinationIn(services), notLocal()...)
 		exprs = append(exprs, &expr.Verdict{Kind: expr.VerdictGoto, Chain: refuse.Name})
 		conn.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: exprs})
 	}
+	return nil
+}
+
+// addRanges makes a set of ranges, but for those that lie in another: the kernel refuses what overlaps.
+func addRanges(conn *nftables.Conn, table *nftables.Table, name string, ranges []netip.Prefix) (*nftables.Set, error) {
+	set := &nftables.Set{Table: table, Name: name, Interval: true, KeyType: nftables.TypeIPAddr}
+	if table.Family == nftables.TableFamilyIPv6 {
+		set.KeyType = nftables.TypeIP6Addr
+	}
+	var elements []nftables.SetElement
+	for _, p := range ranges {
+		if slices.ContainsFunc(ranges, func(o netip.Prefix) bool { return o.Bits() < p.Bits() && o.Contains(p.Addr()) }) {
+			continue
+		}
+		elements = append(elements, nftables.SetElement{Key: p.Addr().AsSlice()})
+		if behind := behind(p); behind.IsValid() { // The last range of all has no end.
+			elements = append(elements, nftables.SetElement{Key: behind.AsSlice(), IntervalEnd: true})
+		}
+	}
+	if err := conn.AddSet(set, elements); err != nil {
+		return nil, fmt.Errorf("add set %s to nft table %s: %w", name, table.Name, err)
+	}
+	return set, nil
+}
+
+// behind is the address that follows a range.
+func behind(p netip.Prefix) netip.Addr {
+	last := p.Addr().AsSlice()
+	for bit := p.Bits(); bit < 8*len(last); bit++ {
+		last[bit/8] |= 0x80 >> (bit % 8)
+	}
+	addr, _ := netip.AddrFromSlice(last)
+	return addr.Next()
 }
 
 // dropForged drops what a pod sends from an address that is not routed to it.
@@ -169,8 +211,8 @@ func (f family) addUntracked(conn *nftables.Conn, table *nftables.Table) {
 }
 
 // portUnreachable is the code of that in ICMP, or in ICMPv6.
-func portUnreachable(version int) byte {
-	if version == netlink.FAMILY_V6 {
+func portUnreachable(family nftables.TableFamily) byte {
+	if family == nftables.TableFamilyIPv6 {
 		return 4
 	}
 	return 3
@@ -211,6 +253,15 @@ func destination(p netip.Prefix, op expr.CmpOp) []expr.Any {
 		return address(destinationIPv6, p, op)
 	}
 	return address(destinationIPv4, p, op)
+}
+
+// destinationIn asks whether the destination is in a set.
+func destinationIn(set *nftables.Set) []expr.Any {
+	load := &expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: destinationIPv4, Len: 4}
+	if set.Table.Family == nftables.TableFamilyIPv6 {
+		load.Offset, load.Len = destinationIPv6, 16
+	}
+	return []expr.Any{load, &expr.Lookup{SourceRegister: 1, SetName: set.Name, SetID: set.ID}}
 }
 
 func address(offset uint32, p netip.Prefix, op expr.CmpOp) []expr.Any {

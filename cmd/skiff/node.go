@@ -77,7 +77,15 @@ func (n *node) run(ctx context.Context, ready func()) error {
 		return err
 	}
 	defer runtime.Close()
-	a, p, d, err := n.components(ctx, client, runtime, pods)
+	net, err := network.New(networkConfig(n.dirs, pods, n.clusterRanges, n.serviceRanges, n.dns, n.cni()))
+	if err != nil {
+		return err
+	}
+	services, err := newServiceRoutes(net, n.factory)
+	if err != nil {
+		return err
+	}
+	a, p, d, err := n.components(ctx, client, runtime, net)
 	if err != nil {
 		return err
 	}
@@ -88,6 +96,7 @@ func (n *node) run(ctx context.Context, ready func()) error {
 	group.Go(func() error { return runtime.WatchImages(ctx, n.images(), func() { close(imported) }) })
 	group.Go(func() error { return p.Run(ctx) })
 	group.Go(func() error { return d.Run(ctx) })
+	group.Go(func() error { return services.Run(ctx) })
 	group.Go(func() error {
 		select {
 		case <-imported: // Before that a pod whose image lies there would look for it in a registry.
@@ -133,11 +142,7 @@ func (d dirs) untilWritable(ctx context.Context) bool {
 // rulesTime is how long a node's pods wait for the rules. A kernel that never takes them says so in the log again and again.
 const rulesTime = 10 * time.Second
 
-func (n *node) components(ctx context.Context, client kubernetes.Interface, runtime *containerd.Runtime, pods ranges) (a *agent.Agent, p *proxy.Proxy, d *dns.Server, err error) {
-	net, err := network.New(networkConfig(n.dirs, pods, n.clusterRanges, n.serviceRanges, n.dns, n.cni()))
-	if err != nil {
-		return nil, nil, nil, err
-	}
+func (n *node) components(ctx context.Context, client kubernetes.Interface, runtime *containerd.Runtime, net *network.Network) (a *agent.Agent, p *proxy.Proxy, d *dns.Server, err error) {
 	tlsConfig, err := n.agentTLS()
 	if err != nil {
 		return nil, nil, nil, err
