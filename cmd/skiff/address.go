@@ -6,7 +6,6 @@ import (
 	"net"
 	"net/netip"
 	"slices"
-	"strings"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -44,37 +43,97 @@ func (s *settings) parseAddress() error {
 
 // located are the settings with the machine's addresses as they are now. One that is gone stays until there is another of its family.
 func (s settings) located() settings {
-	if addr := hostAddress(s.serviceRanges[0].Addr().Is6()); addr.IsValid() && s.advertise == "auto" {
+	before := append(slices.Clone(s.addresses), s.address)
+	if addr := s.hostAddress(s.address, s.serviceRanges[0].Addr().Is6()); addr.IsValid() && s.advertise == "auto" {
 		s.address = addr
 	}
-	before := s.addresses
 	s.addresses = nil
 	for _, p := range s.clusterRanges {
 		addr := s.address
 		if family(p.Addr()) != family(addr) {
-			addr = hostAddress(p.Addr().Is6())
-		}
-		if i := slices.IndexFunc(before, func(b netip.Addr) bool { return family(b) == family(p.Addr()) }); !addr.IsValid() && i >= 0 {
-			addr = before[i]
+			i := slices.IndexFunc(before, func(b netip.Addr) bool { return b.IsValid() && family(b) == family(p.Addr()) })
+			present := netip.Addr{}
+			if i >= 0 {
+				present = before[i]
+			}
+			addr = s.hostAddress(present, p.Addr().Is6())
 		}
 		if addr.IsValid() && family(addr) == family(p.Addr()) {
 			s.addresses = append(s.addresses, addr)
 		}
 	}
+	s.earlier = s.stillHeld(append(slices.Clone(s.earlier), before...))
 	return s
 }
 
-// hostAddress is the machine's address on the default route of a family, else the first one that is not local; none is not valid.
-func hostAddress(v6 bool) netip.Addr {
+// stillHeld are those of the addresses that clients may know this machine by, although it goes by others now.
+func (s settings) stillHeld(known []netip.Addr) (held []netip.Addr) {
+	all, err := netlink.AddrList(nil, netlink.FAMILY_ALL)
+	if err != nil {
+		return s.earlier
+	}
+	has := map[netip.Addr]bool{}
+	for _, a := range all {
+		addr, _ := netip.AddrFromSlice(a.IP)
+		has[addr.Unmap()] = true
+	}
+	for _, addr := range known {
+		if has[addr] && addr != s.address && !slices.Contains(s.addresses, addr) && !slices.Contains(held, addr) {
+			held = append(held, addr)
+		}
+	}
+	return held
+}
+
+// hostAddress is the machine's address of a family; none is not valid. The present one stays while the machine has it, and while a
+// network with a default route is away.
+func (s *settings) hostAddress(present netip.Addr, v6 bool) netip.Addr {
+	if s.clusterRanges.contains(present) {
+		present = netip.Addr{} // It stood for a network.
+	}
 	version := netlink.FAMILY_V4
 	if v6 {
 		version = netlink.FAMILY_V6
 	}
 	all, err := netlink.AddrList(nil, version)
 	if err != nil {
-		return netip.Addr{}
+		return present
 	}
-	routes, _ := netlink.RouteList(nil, version) // Without, the first address has to do.
+	if v6 {
+		slices.Reverse(all) // The kernel has the newest first.
+	}
+	had := &s.hadRoute.v4
+	if v6 {
+		had = &s.hadRoute.v6
+	}
+	if outward := choose(present, outwardOnes(all, version)); outward.IsValid() {
+		*had = true
+		return outward
+	}
+	if *had && present.IsValid() {
+		return present
+	}
+	return cmp.Or(choose(present, s.inwardOnes(all)), present)
+}
+
+// choose keeps the present address if it is one of those that there are. Otherwise it takes the first that is known to the world, and only
+// then a local one of IPv6.
+func choose(present netip.Addr, all []netip.Addr) netip.Addr {
+	if slices.Contains(all, present) {
+		return present
+	}
+	if i := slices.IndexFunc(all, func(a netip.Addr) bool { return a.Is4() || !a.IsPrivate() }); i >= 0 {
+		return all[i]
+	}
+	if len(all) > 0 {
+		return all[0]
+	}
+	return netip.Addr{}
+}
+
+// outwardOnes are the addresses of links with a default route, those of the best route first.
+func outwardOnes(all []netlink.Addr, version int) (outward []netip.Addr) {
+	routes, _ := netlink.RouteList(nil, version) // Without, another address has to do.
 	routes = slices.DeleteFunc(routes, func(r netlink.Route) bool { return !isDefault(r) })
 	slices.SortStableFunc(routes, func(a, b netlink.Route) int { return cmp.Compare(a.Priority, b.Priority) })
 	for _, r := range routes {
@@ -83,20 +142,26 @@ func hostAddress(v6 bool) netip.Addr {
 		}
 		for _, a := range all {
 			if addr := lasting(a); a.LinkIndex == r.LinkIndex && addr.IsValid() {
-				return addr
+				outward = append(outward, addr)
 			}
 		}
 	}
+	return outward
+}
+
+// inwardOnes are addresses for a machine without a default route. Bridges, where there is no such route, are those of other programs'
+// containers and virtual machines.
+func (s settings) inwardOnes(all []netlink.Addr) (inward []netip.Addr) {
 	for _, a := range all {
-		link, err := net.InterfaceByIndex(a.LinkIndex)
-		if err != nil || link.Flags&net.FlagLoopback != 0 || strings.HasPrefix(link.Name, "skiff") {
+		link, err := netlink.LinkByIndex(a.LinkIndex)
+		if err != nil || link.Attrs().Flags&net.FlagLoopback != 0 || link.Type() == "bridge" {
 			continue
 		}
-		if addr := lasting(a); addr.IsValid() {
-			return addr
+		if addr := lasting(a); addr.IsValid() && !s.clusterRanges.contains(addr) && !s.serviceRanges.contains(addr) {
+			inward = append(inward, addr)
 		}
 	}
-	return netip.Addr{}
+	return inward
 }
 
 func isDefault(r netlink.Route) bool {

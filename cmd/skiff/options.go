@@ -130,8 +130,10 @@ type settings struct {
 	clusterRanges, serviceRanges ranges
 	dns                          []netip.Addr // Of the cluster's DNS, one of each of serviceRanges.
 	ports                        apiserver.PortRange
-	address                      netip.Addr   // Where others reach the API. Of the first family of Services.
-	addresses                    []netip.Addr // Where others reach this machine: one a family that pods have, in that order, as far as it has one.
+	address                      netip.Addr            // Where others reach the API. Of the first family of Services.
+	addresses                    []netip.Addr          // Where others reach this machine: one a family that pods have, in that order, as far as it has one.
+	earlier                      []netip.Addr          // What it went by before, and still has.
+	hadRoute                     struct{ v4, v6 bool } // Whether the machine has ever had a default route.
 }
 
 func (o options) parse() (settings, error) {

@@ -15,6 +15,7 @@ import (
 	"os"
 	goruntime "runtime"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -258,7 +259,7 @@ func (s settings) serverHosts() []string {
 	return append([]string{
 		"localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc." + s.clusterDomain,
 		s.nodeName, "127.0.0.1", s.loopback(), s.address.String(), s.serviceRanges[0].Addr().Next().String(),
-	}, texts(s.addresses)...)
+	}, texts(append(slices.Clone(s.addresses), s.earlier...))...)
 }
 
 func (p *plane) newAPI(ctx context.Context) (*apiserver.Server, error) {
