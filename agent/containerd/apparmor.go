@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"skiff/agent"
@@ -16,7 +17,8 @@ import (
 const appArmorDefault = "skiff-default"
 
 // appArmorRules are what it allows: all that a container's own namespaces and capabilities do, but for the ways by which root of a
-// container could change the node's kernel. The same things are denied as by the profiles of Docker and containerd.
+// container could change the node's kernel. The same things are denied as by the profiles of Docker and containerd. With AppArmor 4 a
+// distribution has profiles for the programs that make containers, and who has one is not unconfined, even if it may do everything.
 const appArmorRules = `#include <tunables/global>
 
 profile skiff-default flags=(attach_disconnected,mediate_deleted) {
@@ -27,6 +29,7 @@ profile skiff-default flags=(attach_disconnected,mediate_deleted) {
   file,
   umount,
   signal (receive) peer=unconfined,
+  signal (receive) peer={/usr/bin/,/usr/sbin/,}{runc,crun},
   signal (send, receive) peer=skiff-default,
   ptrace (trace, tracedby, read, readby) peer=skiff-default,
 
@@ -55,30 +58,50 @@ const loadedAppArmor = "/sys/kernel/security/apparmor/profiles"
 // appArmorTimeout bounds the making of the profile.
 const appArmorTimeout = 10 * time.Second
 
-// appArmor is the name of the profile that a container gets, "" for none. The runtime's own is put into the kernel if it is not there;
-// any other the node's administrator has put there.
+// appArmor is the name of the profile that a container gets, "" for none. The runtime's own is put into the kernel; any other the node's
+// administrator has put there.
 func (r *Runtime) appArmor(ctx context.Context, sec agent.Security) (string, error) {
-	name := sec.AppArmor
-	if name == agent.AppArmorDefault {
-		if sec.Privileged {
-			return "", nil
-		}
-		name = appArmorDefault
-	}
-	if name == "" {
+	switch {
+	case sec.AppArmor == "", sec.AppArmor == agent.AppArmorDefault && sec.Privileged:
 		return "", nil
+	case sec.AppArmor == agent.AppArmorDefault:
+		return appArmorDefault, r.profile.ensure(appArmorProfiles, func() error { return r.loadAppArmor(ctx) })
 	}
+	list, err := appArmorProfiles()
+	if err == nil && !hasProfile(list, sec.AppArmor) {
+		err = fmt.Errorf("apparmor profile not found %s", sec.AppArmor)
+	}
+	return sec.AppArmor, err
+}
+
+func appArmorProfiles() (string, error) {
 	list, err := os.ReadFile(loadedAppArmor)
 	if err != nil {
 		return "", fmt.Errorf("list the AppArmor profiles: %w", err)
 	}
-	switch {
-	case hasProfile(string(list), name):
-		return name, nil
-	case sec.AppArmor != agent.AppArmorDefault:
-		return "", fmt.Errorf("apparmor profile not found %s", name)
+	return string(list), nil
+}
+
+// defaultProfile is what a process knows of its profile in the kernel.
+type defaultProfile struct {
+	mu     sync.Mutex
+	loaded bool
+}
+
+// ensure sees that the kernel has the profile. The first time it is loaded even if it is there: that may be an older skiff's, and
+// containers that run under that one get the new rules too.
+func (p *defaultProfile) ensure(list func() (string, error), load func() error) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	profiles, err := list()
+	if err != nil || p.loaded && hasProfile(profiles, appArmorDefault) {
+		return err
 	}
-	return name, r.loadAppArmor(ctx)
+	if err := load(); err != nil {
+		return err
+	}
+	p.loaded = true
+	return nil
 }
 
 // hasProfile looks for a name in the kernel's list: "name (enforce)", a line each.

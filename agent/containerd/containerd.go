@@ -73,7 +73,8 @@ type Runtime struct {
 	pulls       pulls
 	abouts      abouts
 	pauses      singleflight.Group // By pod UID: the process 1 of a pod is being made.
-	holder      *holder            // nil of one that was made by Connect.
+	profile     defaultProfile
+	holder      *holder // nil of one that was made by Connect.
 
 	mu       sync.Mutex
 	starting map[string]bool    // By containerd's ID: Start is at work.
