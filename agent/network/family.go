@@ -1,6 +1,7 @@
 package network
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -156,17 +157,38 @@ func keepRouters() error {
 		if r.Protocol != unix.RTPROT_RA {
 			continue
 		}
-		link, err := netlink.LinkByIndex(r.LinkIndex)
-		if err != nil {
-			return fmt.Errorf("find the link of a route: %w", err)
-		}
-		accepts := "net/ipv6/conf/" + link.Attrs().Name + "/accept_ra"
-		if value, err := os.ReadFile("/proc/sys/" + accepts); err != nil || strings.TrimSpace(string(value)) != "1" {
-			continue // Another program does that here.
-		}
-		if err := sysctl(accepts, "2"); err != nil {
-			return err
+		for _, index := range linksOf(r) {
+			if err := keepRouter(index); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
+}
+
+// linksOf are the links that a route leads over: several, where several routers are as good.
+func linksOf(r netlink.Route) []int {
+	if len(r.MultiPath) == 0 {
+		return []int{r.LinkIndex}
+	}
+	var indexes []int
+	for _, hop := range r.MultiPath {
+		indexes = append(indexes, hop.LinkIndex)
+	}
+	return indexes
+}
+
+func keepRouter(index int) error {
+	link, err := netlink.LinkByIndex(index)
+	if errors.As(err, &netlink.LinkNotFoundError{}) {
+		return nil // It has just gone, and its routes with it.
+	}
+	if err != nil {
+		return fmt.Errorf("find the link of a route: %w", err)
+	}
+	accepts := "net/ipv6/conf/" + link.Attrs().Name + "/accept_ra"
+	if value, err := os.ReadFile("/proc/sys/" + accepts); err != nil || strings.TrimSpace(string(value)) != "1" {
+		return nil // Another program does that here.
+	}
+	return sysctl(accepts, "2")
 }

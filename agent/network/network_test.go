@@ -781,12 +781,21 @@ func TestDefaultRouteStays(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	route := &netlink.Route{LinkIndex: link.Attrs().Index, Gw: net.ParseIP("2001:db8::2"), Protocol: unix.RTPROT_RA, Priority: 100}
-	if err := netlink.RouteAdd(route); err != nil {
+	second := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "second"}}
+	if err := inOrder(func() error { return netlink.LinkAdd(second) }, func() error { return netlink.LinkSetUp(second) }); err != nil {
 		t.Fatal(err)
 	}
+	one := netlink.Route{LinkIndex: link.Attrs().Index, Gw: net.ParseIP("2001:db8::2"), Protocol: unix.RTPROT_RA, Priority: 100}
+	equals := netlink.Route{Dst: ipNet(netip.MustParsePrefix("::/0")), Protocol: unix.RTPROT_RA, Priority: 200, MultiPath: []*netlink.NexthopInfo{
+		{LinkIndex: second.Index, Gw: net.ParseIP("fe80::2")}, {LinkIndex: second.Index, Gw: net.ParseIP("fe80::3")},
+	}}
+	for _, route := range []netlink.Route{one, equals} {
+		if err := netlink.RouteAdd(&route); err != nil {
+			t.Fatal(err)
+		}
+	}
 	newNetwork(t, testConfig(t))
-	for name, want := range map[string]string{"uplink/accept_ra": "2", "all/forwarding": "1", "lo/accept_ra": "1"} {
+	for name, want := range map[string]string{"uplink/accept_ra": "2", "second/accept_ra": "2", "all/forwarding": "1", "lo/accept_ra": "1"} {
 		if got, err := os.ReadFile("/proc/sys/net/ipv6/conf/" + name); err != nil || strings.TrimSpace(string(got)) != want {
 			t.Errorf("%s is %q, %v; want %s", name, got, err, want)
 		}
