@@ -187,7 +187,9 @@ func (n *Network) configureNode(addrs []netip.Addr) error {
 	if err := inOrder(
 		// Also where all/rp_filter is 2, which would be looser: the kernel is strict with a link that has no address.
 		func() error { return sysctl("net/ipv4/conf/"+name+"/rp_filter", "1") },
-		func() error { return n.prepareIPv6(name) },
+		// Known as a pod's before it can speak: a link of an earlier version is not.
+		func() error { return netlink.LinkSetGroup(link, podGroup) },
+		func() error { return n.prepareEnd(name, addrs) },
 		func() error { return netlink.LinkSetUp(link) },
 	); err != nil {
 		return err
@@ -267,6 +269,14 @@ func (n *Network) prepareIPv6(link string) error {
 		func() error { return sysctl(conf+"addr_gen_mode", noAddress) },
 		func() error { return sysctl(conf+"accept_ra", "0") },
 		func() error { return sysctl(conf+"disable_ipv6", "0") })
+}
+
+// prepareEnd readies the node's end for what its pod has: one from before the cluster had IPv6 gets none.
+func (n *Network) prepareEnd(link string, addrs []netip.Addr) error {
+	if !slices.ContainsFunc(addrs, netip.Addr.Is6) {
+		return withoutIPv6(link)
+	}
+	return n.prepareIPv6(link)
 }
 
 // withoutIPv6 keeps the kernel from giving the link a link-local address and announcing it. A kernel without IPv6 is fine.

@@ -771,6 +771,30 @@ func TestSingleStack(t *testing.T) {
 	}
 }
 
+// A pod of an earlier version, from before the cluster had IPv6, cannot speak it when the cluster has, and its link is known as a pod's.
+func TestPodFromBeforeIPv6(t *testing.T) {
+	if !alone(t) {
+		return
+	}
+	c := testConfig(t)
+	a := setup(t, newNetwork(t, only(c, false)), "a")
+	link, err := netlink.LinkByName(linkName(a.Addrs[0]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := netlink.LinkSetGroup(link, 0); err != nil {
+		t.Fatal(err)
+	}
+	c.PodCIDR = c.PodCIDR[:1] // The node keeps what it has.
+	setup(t, newNetwork(t, c), "a")
+	if link, err = netlink.LinkByName(link.Attrs().Name); err != nil || link.Attrs().Group != podGroup {
+		t.Errorf("the link's group is %x, %v; want %x", link.Attrs().Group, err, podGroup)
+	}
+	if off, err := os.ReadFile("/proc/sys/net/ipv6/conf/" + link.Attrs().Name + "/disable_ipv6"); err != nil || string(off) != "1\n" {
+		t.Errorf("disable_ipv6 of the link is %q, %v; want 1", off, err)
+	}
+}
+
 // A router hears no router advertisements, unless it is told to: the node must not lose its own way out by becoming one.
 func TestDefaultRouteStays(t *testing.T) {
 	if !alone(t) {
