@@ -146,24 +146,40 @@ func (c Config) forward() error {
 	return sysctl("net/ipv6/conf/all/forwarding", "1")
 }
 
-// keepRouters lets the node keep the default routes that it has from router advertisements: a router listens to none, and Linux drops what
-// it has heard before, unless it is told so of the link.
+// keepRouters lets the node hear router advertisements on: a router listens to none, and Linux drops what it has heard before, unless
+// it is told so of the link. That is done for links that have led to a router, and for those on which one may still speak up.
 func keepRouters() error {
 	routes, err := whole(func() ([]netlink.Route, error) { return netlink.RouteList(nil, netlink.FAMILY_V6) })
 	if err != nil {
 		return fmt.Errorf("list the routes of IPv6: %w", err)
 	}
+	links, err := whole(netlink.LinkList)
+	if err != nil {
+		return fmt.Errorf("list links: %w", err)
+	}
+	heard := map[int]bool{}
 	for _, r := range routes {
-		if r.Protocol != unix.RTPROT_RA {
-			continue
+		if r.Protocol == unix.RTPROT_RA {
+			for _, index := range linksOf(r) {
+				heard[index] = true
+			}
 		}
-		for _, index := range linksOf(r) {
-			if err := keepRouter(index); err != nil {
+	}
+	for _, link := range links {
+		if heard[link.Attrs().Index] || mayHearRouters(link) {
+			if err := keepRouter(link.Attrs().Name); err != nil {
 				return err
 			}
 		}
 	}
 	return nil
+}
+
+// mayHearRouters says whether a link can lead to a router of the machine's network. What is at the other end of others is a container or a
+// virtual machine, which must not lead the node's packets astray.
+func mayHearRouters(link netlink.Link) bool {
+	inner := []string{"veth", "bridge", "tuntap", "dummy"}
+	return link.Attrs().MasterIndex == 0 && link.Attrs().Flags&net.FlagLoopback == 0 && !slices.Contains(inner, link.Type())
 }
 
 // linksOf are the links that a route leads over: several, where several routers are as good.
@@ -178,17 +194,13 @@ func linksOf(r netlink.Route) []int {
 	return indexes
 }
 
-func keepRouter(index int) error {
-	link, err := netlink.LinkByIndex(index)
-	if errors.As(err, &netlink.LinkNotFoundError{}) {
-		return nil // It has just gone, and its routes with it.
-	}
-	if err != nil {
-		return fmt.Errorf("find the link of a route: %w", err)
-	}
-	accepts := "net/ipv6/conf/" + link.Attrs().Name + "/accept_ra"
+func keepRouter(link string) error {
+	accepts := "net/ipv6/conf/" + link + "/accept_ra"
 	if value, err := os.ReadFile("/proc/sys/" + accepts); err != nil || strings.TrimSpace(string(value)) != "1" {
-		return nil // Another program does that here.
+		return nil // Another program does that here, or the link has just gone.
 	}
-	return sysctl(accepts, "2")
+	if err := sysctl(accepts, "2"); !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return nil
 }

@@ -826,6 +826,26 @@ func TestDefaultRouteStays(t *testing.T) {
 	}
 }
 
+// A router may speak up on links that lead out of the machine, and on no others.
+func TestMayHearRouters(t *testing.T) {
+	for _, tc := range []struct {
+		link netlink.Link
+		want bool
+	}{
+		{&netlink.Device{LinkAttrs: netlink.LinkAttrs{Name: "eth0"}}, true},
+		{&netlink.Vlan{LinkAttrs: netlink.LinkAttrs{Name: "eth0.7"}}, true},
+		{&netlink.Device{LinkAttrs: netlink.LinkAttrs{Name: "eth1", MasterIndex: 7}}, false},
+		{&netlink.Device{LinkAttrs: netlink.LinkAttrs{Name: "lo", Flags: net.FlagLoopback}}, false},
+		{&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "docker0"}}, false},
+		{&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "veth0a2a0002"}}, false},
+		{&netlink.Tuntap{LinkAttrs: netlink.LinkAttrs{Name: "vnet0"}}, false},
+	} {
+		if got := mayHearRouters(tc.link); got != tc.want {
+			t.Errorf("%s: %v, want %v", tc.link.Attrs().Name, got, tc.want)
+		}
+	}
+}
+
 // A pod uses its IPv6 address at once, and what says that it is a router is not heard: neither in the pod nor on the node.
 func TestIPv6IsQuiet(t *testing.T) {
 	if !alone(t) {
