@@ -17,11 +17,12 @@
 // client does, others keep their place (fairness.go, listen.go).
 //
 // Two promises matter more than speed. Never a false "no such name": until all has been read once, a question is held for a
-// moment, and then the answer is SERVFAIL, at which a resolver asks again. And a name that exists without records of the wanted type is NODATA, not NXDOMAIN:
-// on this difference hangs how resolvers walk a pod's search list.
+// moment, and then the answer is SERVFAIL, at which a resolver asks again. And a name that exists without records of the
+// wanted type is NODATA, not NXDOMAIN: on this difference hangs how resolvers walk a pod's search list.
 //
-// Each node has its own server, on an address (of each family of the cluster) that exists on the node only. Whoever can route a packet to the node could
-// still reach it, so it serves none but pods (by the cluster CIDR) and the node itself, and refuses the rest.
+// Each node has its own server, on an address, or one of each family of Services, that exists on the node only. Whoever can
+// route a packet to the node could still reach it, so it serves none but pods (by the cluster CIDR) and the node itself, and
+// refuses the rest.
 //
 // In Kubernetes: CoreDNS with its plugins kubernetes, forward, cache, errors, loop, loadbalance, prometheus and, if asked
 // for, autopath and log; and NodeLocal DNSCache. Left out: names of single endpoints of a Service that is not headless, zone

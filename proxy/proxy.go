@@ -13,8 +13,9 @@
 //
 // What holds: a Service without endpoints, and any address or port of a service range that no Service uses, is refused at once.
 // From outside the node a cluster address does not answer. No commit has a gap in it, a restart of the proxy neither: it reads
-// what the kernel holds and sends the difference. It does so again when somebody else changes its table. When Run ends the rules stay and connections go on; [Purge] removes them.
-// Connections to endpoints that are gone are forgotten, so that UDP finds a live endpoint and TCP is reset.
+// what the kernel holds and sends the difference. It does so again when somebody else changes its table. When Run ends the
+// rules stay and connections go on; [Purge] removes them. Connections to endpoints that are gone are forgotten, so that UDP
+// finds a live endpoint and TCP is reset.
 //
 // Ports of the node and addresses outside the service range (external ones, those of load balancers) are the same kind of
 // element as cluster addresses, and so are the host ports of this node's pods. Of session affinity and of ranges that clients

@@ -1,10 +1,10 @@
 // Package containerd runs the agent's containers on containerd, 1.6 or newer.
 //
 // A container is a containerd container and its task, in a containerd namespace of its own. All containers of a pod share
-// one shim: the runc shim groups by an annotation of the OCI spec, so there is no sandbox, and a pause container only where a pod's
-// containers share a process namespace ([Runtime.pause]). What
-// the agent asks back later (whose container this is, where its log goes) is kept in the container's labels, so a new
-// [Runtime] finds everything again; only FIFOs, the time of start and runc's state are files, under RunDir.
+// one shim: the runc shim groups by an annotation of the OCI spec, so there is no sandbox, and a pause container only where
+// a pod's containers share a process namespace ([Runtime.pause]). What the agent asks back later (whose container this is,
+// where its log goes) is kept in the container's labels, so a new [Runtime] finds everything again; only FIFOs with their
+// spools and journals, the time of start and runc's state are files, under RunDir.
 //
 // # Output
 //

@@ -23,10 +23,10 @@
 // seconds. As these are nat rules, they see the first packet of a connection only. It is the same with ranges that Services get
 // while the cluster runs; see [Network.SetServiceRanges].
 //
-// The namespaces (network, IPC, UTS) belong to no process: they are bind mounts under Dir, so there is no pause
-// container. Beside them stands a file with the pod's addresses. Nothing else is remembered, but for which pods CNI plugins were
-// asked: a new [Network] reads it back.
-// Processes that use the mounts (containerd) must be in the mount namespace of this one.
+// The namespaces (network, IPC, UTS, and that of its users for a pod that has its own) belong to no process: they are bind
+// mounts under Dir, and need no pause container. Beside them stands a file with the pod's addresses. Nothing else is
+// remembered, but for which pods CNI plugins were asked: a new [Network] reads it back. Processes that use the mounts
+// (containerd) must be in the mount namespace of this one.
 //
 // Where [Config.CNI] is set, plugins connect the pods instead.
 //

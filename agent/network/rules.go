@@ -79,9 +79,9 @@ func table(version int) *nftables.Table {
 //
 // The proxy's chains have priority -100. Once they have translated a connection, the kernel asks no later nat chain.
 //
-// (A rule for each protocol, where nft would make a set.) Questions to the node's own DNS and their answers are not translated, so that there is no need to track them either: a
-// busy pod would fill the table of connections, and two questions from one socket would race for one entry there, which
-// costs the loser its packet and the pod five seconds.
+// (A rule for each protocol, where nft would make a set.) Questions to the node's own DNS and their answers are not
+// translated, so that there is no need to track them either: a busy pod would fill the table of connections, and two
+// questions from one socket would race for one entry there, which costs the loser its packet and the pod five seconds.
 func (n *Network) writeRules() error {
 	conn := &nftables.Conn{}
 	for _, f := range n.config.families() {
