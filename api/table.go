@@ -8,7 +8,8 @@
 //
 // An object goes through a row's rules in this order: Default, then PrepareCreate or PrepareUpdate, then what only the
 // server can add (an address for a Service), then Validate, and ValidateCreate or, for a change, ValidateUpdate. Each rule is a function of
-// its arguments alone, so all of them can be tested with YAML in and YAML, or errors, out.
+// its arguments alone, so all of them can be tested with YAML in and YAML, or errors, out. Of what is valid, and yet hardly
+// meant or soon gone, [Warnings] tells.
 //
 // In Kubernetes: the internal and versioned types, defaults, conversions, validation, strategies and printers of
 // k8s.io/kubernetes/pkg/apis, pkg/registry and pkg/printers. Left out: every version that is not v1 or
