@@ -55,7 +55,7 @@ func agentCommand() *cobra.Command {
 	}
 	f := cmd.Flags()
 	f.StringVar(&p.kubeconfig, "kubeconfig", "", "file that says which API server, and as whom (required)")
-	f.BoolVar(&p.fake, "fake-runtime", false, "pretend the containers (required: a node with real ones is a part of `skiff server`)")
+	f.BoolVar(&p.fake, "fake-runtime", false, "pretend the containers (required: a node with real ones is a part of 'skiff server')")
 	f.IntVar(&p.nodes, "nodes", 1, "how many nodes")
 	f.StringVar(&p.name, "node-name", "fake", "what their names begin with: fake-0, fake-1 and so on")
 	f.StringVar(&p.address, "node-address", "127.0.0.1", "address at which the API server reaches the agents, each at a port of its own")
