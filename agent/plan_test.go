@@ -46,6 +46,8 @@ func have(t *testing.T, text string) []Container {
 				c.Labels[labelRound] = value
 			case "image":
 				c.Image = value
+			case "unknown":
+				c.Unknown = true
 			default:
 				if _, err := fmt.Sscan(field, &c.ExitCode); err != nil {
 					t.Fatalf("container %q: what is %q?", line, field)
@@ -157,6 +159,12 @@ func TestDecide(t *testing.T) {
 			State: v1.ContainerState{Running: &v1.ContainerStateRunning{}}})}, want: "start app-5 backoff=10s"},
 		{name: "it had completed before the reboot", pod: []func(*v1.Pod){policy(v1.RestartPolicyOnFailure), status(v1.ContainerStatus{ContainerID: "containerd://x",
 			State: v1.ContainerState{Terminated: &v1.ContainerStateTerminated{}}})}, want: "ended"},
+		{name: "its task went with the reboot, its end was told", pod: []func(*v1.Pod){policy(v1.RestartPolicyOnFailure), status(v1.ContainerStatus{
+			State: v1.ContainerState{Terminated: &v1.ContainerStateTerminated{ContainerID: "containerd://app-0"}}})},
+			have: "app-0 exited 137 unknown", want: "ended"},
+		{name: "another's end was told", pod: []func(*v1.Pod){policy(v1.RestartPolicyOnFailure), status(v1.ContainerStatus{
+			State: v1.ContainerState{Terminated: &v1.ContainerStateTerminated{ContainerID: "containerd://app-0"}}})},
+			have: "app-1 exited 137 unknown", want: "start app-2 backoff=10s"},
 		{name: "done", pod: []func(*v1.Pod){policy(v1.RestartPolicyNever)}, have: "app-0 exited 1", want: "ended"},
 		{name: "another image", have: "app-0 running image=old", want: "stop app-0, again 30s"},
 		{name: "replaced by the agent", pod: []func(*v1.Pod){policy(v1.RestartPolicyNever)}, have: "app-0 exited image=old",

@@ -92,7 +92,7 @@ func (s seen) renews(c *v1.Container, latest *Container) bool {
 	if latest.State != Exited || s.replaced(c, latest) {
 		return false
 	}
-	action, ruled := policyOf(&s.pod.Spec, c).rule(int32(latest.ExitCode))
+	action, ruled := policyOf(&s.pod.Spec, c).rule(s.terminated(latest, "").ExitCode)
 	return ruled && action == v1.ContainerRestartRuleActionRestartAllContainers
 }
 

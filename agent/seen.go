@@ -122,7 +122,7 @@ func (s seen) initialized() bool {
 
 func (s seen) initDone(name string) bool {
 	c := s.latest(name)
-	return s.counts(c) && c.State == Exited && c.ExitCode == 0 && !c.Unknown
+	return s.counts(c) && c.State == Exited && s.terminated(c, "").ExitCode == 0
 }
 
 // counts says that what an init container did before c is still there, or what c did: it was started in this boot, for what is set up

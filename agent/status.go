@@ -185,8 +185,12 @@ func lastEnd(past *v1.ContainerStatus) *v1.ContainerStateTerminated {
 	return past.LastTerminationState.Terminated.DeepCopy()
 }
 
-// terminated tells how an ended container ended.
+// terminated tells how an ended container ended. What the runtime has lost, with its tasks at a reboot for example, the pod's status may
+// have kept.
 func (s seen) terminated(c *Container, scheme string) *v1.ContainerStateTerminated {
+	if told := s.toldEnd(c); c.Unknown && told != nil {
+		return told
+	}
 	t := &v1.ContainerStateTerminated{
 		ExitCode: int32(c.ExitCode), Signal: int32(c.Signal), Message: s.messages[c.ID],
 		StartedAt: seconds(c.Started), FinishedAt: seconds(c.Finished), ContainerID: containerID(c, scheme),
@@ -202,6 +206,20 @@ func (s seen) terminated(c *Container, scheme string) *v1.ContainerStateTerminat
 		t.Reason = "Error"
 	}
 	return t
+}
+
+// toldEnd is what the pod's status tells of the end of this very container.
+func (s seen) toldEnd(c *Container) *v1.ContainerStateTerminated {
+	past := s.past(c.Name)
+	if past == nil {
+		return nil
+	}
+	for _, state := range []v1.ContainerState{past.State, past.LastTerminationState} {
+		if t := state.Terminated; t != nil && strings.HasSuffix(t.ContainerID, "://"+c.ID) {
+			return t.DeepCopy()
+		}
+	}
+	return nil
 }
 
 func containerID(c *Container, scheme string) string { return scheme + "://" + c.ID }
