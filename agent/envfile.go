@@ -40,30 +40,45 @@ func fromFile(ref *v1.FileKeySelector, volumes map[string]volume) (value string,
 	return value, value != "", nil
 }
 
-// readEnvFile reads a regular file of a volume: containers may have put links that lead out of it there, and pipes that nobody writes to.
+// readEnvFile reads a regular file of a volume: containers may have put links there, pipes that nobody writes to, and devices that do
+// something as soon as they are opened.
 func readEnvFile(volume, path string) (string, error) {
-	root, err := os.OpenRoot(volume)
-	if err != nil {
-		return "", err
-	}
-	defer root.Close()
-	f, err := root.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	f, err := openRegular(volume, path)
 	if err != nil {
 		return "", err
 	}
 	defer f.Close()
-	info, err := f.Stat()
-	if err == nil && !info.Mode().IsRegular() {
-		err = fmt.Errorf("%s is not a regular file", path)
-	}
-	if err != nil {
-		return "", err
-	}
 	text, err := io.ReadAll(io.LimitReader(f, maxEnvFile+1))
 	if err == nil && len(text) > maxEnvFile {
 		err = fmt.Errorf("%s is larger than %d bytes", path, maxEnvFile)
 	}
 	return string(text), err
+}
+
+// openRegular opens a file for reading once it is known to be a regular one. To the path the volume is the root of all: absolute links
+// begin there, and none leads out.
+func openRegular(volume, path string) (*os.File, error) {
+	dir, err := os.Open(volume)
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close()
+	fd, err := unix.Openat2(int(dir.Fd()), path, &unix.OpenHow{
+		Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
+	})
+	if err != nil {
+		return nil, &fs.PathError{Op: "open", Path: path, Err: err}
+	}
+	place := os.NewFile(uintptr(fd), path)
+	defer place.Close()
+	info, err := place.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = fmt.Errorf("%s is not a regular file", path)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return os.Open(fmt.Sprintf("/proc/self/fd/%d", place.Fd()))
 }
 
 // keyOfEnvFile finds the first value of a key, "" if it has none. The syntax is a part of a shell's: KEY='value', in which the value may

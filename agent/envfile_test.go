@@ -49,8 +49,10 @@ func TestEnvFileOfVolume(t *testing.T) {
 		}
 	}
 	volumes := map[string]volume{"data": {path: filepath.Join(dir, "volume")}}
-	if err := os.Symlink("../outside", filepath.Join(volumes["data"].path, "link")); err != nil {
-		t.Fatal(err)
+	for name, to := range map[string]string{"link": "../outside", "far": filepath.Join(dir, "outside"), "within": "/inside/env"} {
+		if err := os.Symlink(to, filepath.Join(volumes["data"].path, name)); err != nil {
+			t.Fatal(err)
+		}
 	}
 	if err := unix.Mkfifo(filepath.Join(volumes["data"].path, "pipe"), 0o644); err != nil {
 		t.Fatal(err)
@@ -66,7 +68,10 @@ func TestEnvFileOfVolume(t *testing.T) {
 		{v1.FileKeySelector{Path: "inside/env", Key: "B", Optional: &yes}, "", false, ""},
 		{v1.FileKeySelector{Path: "none", Key: "A"}, "", false, "no such file"},
 		{v1.FileKeySelector{Path: "none", Key: "A", Optional: &yes}, "", false, ""},
-		{v1.FileKeySelector{Path: "link", Key: "A"}, "", false, "path escapes from parent"},
+		{v1.FileKeySelector{Path: "link", Key: "A"}, "", false, "no such file"},
+		{v1.FileKeySelector{Path: "far", Key: "A"}, "", false, "no such file"},
+		{v1.FileKeySelector{Path: "within", Key: "A"}, "here", true, ""},
+		{v1.FileKeySelector{Path: "/inside/env", Key: "A"}, "here", true, ""},
 		{v1.FileKeySelector{Path: "pipe", Key: "A"}, "", false, "not a regular file"},
 	} {
 		tc.ref.VolumeName = "data"
@@ -74,5 +79,18 @@ func TestEnvFileOfVolume(t *testing.T) {
 		if got != tc.want || ok != tc.ok || (err == nil) != (tc.err == "") || err != nil && !strings.Contains(err.Error(), tc.err) {
 			t.Errorf("%s of %s is %q, %v (%v), want %q, %v (%s)", tc.ref.Key, tc.ref.Path, got, ok, err, tc.want, tc.ok, tc.err)
 		}
+	}
+}
+
+// To open some devices does something: a watchdog begins to run. They are told by what they are, before.
+func TestEnvFileOpensNoDevice(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "device")
+	if err := unix.Mknod(file, unix.S_IFCHR|0o600, int(unix.Mkdev(254, 65535))); err != nil {
+		t.Skipf("only root makes devices: %v", err)
+	}
+	// Nobody serves this one: opening it would say so.
+	if _, err := readEnvFile(dir, "device"); err == nil || !strings.Contains(err.Error(), "not a regular file") {
+		t.Errorf("a device: %v", err)
 	}
 }
