@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"golang.org/x/sys/unix"
 	v1 "k8s.io/api/core/v1"
@@ -251,7 +252,8 @@ type linkCounts struct {
 	counts [8]uint64
 }
 
-// readLinks reads a table of links, nil if it can't be read. What never leaves is not in it.
+// readLinks reads a table of links, nil if it can't be read. What never leaves is not in it, nor what has a name that is no text: a pod
+// that may make links can give them any, and a single one that is not UTF-8 is the end of all metrics.
 func readLinks(file string) []linkCounts {
 	f, err := os.Open(file)
 	if err != nil {
@@ -262,7 +264,7 @@ func readLinks(file string) []linkCounts {
 	for lines := bufio.NewScanner(f); lines.Scan(); {
 		name, counts, ok := strings.Cut(lines.Text(), ":")
 		words := strings.Fields(counts)
-		if name = strings.TrimSpace(name); !ok || len(words) < 12 || name == "lo" {
+		if name = strings.Trim(name, " "); !ok || len(words) < 12 || name == "lo" || !utf8.ValidString(name) {
 			continue // The heading.
 		}
 		link := linkCounts{name: name}

@@ -1,8 +1,13 @@
 package agent
 
 import (
+	"os"
+	"path/filepath"
+	"strings"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 
 	"skiff/agent/cgroup"
 )
@@ -27,5 +32,21 @@ func TestRates(t *testing.T) {
 	}
 	if other := since(read(4*time.Second, 0), second); other.window != 0 {
 		t.Error("another cgroup of that name has a rate")
+	}
+}
+
+// A link may have nearly any bytes for a name. None of them costs the others their counts, or passes for another's.
+func TestLinkNames(t *testing.T) {
+	file, counts := filepath.Join(t.TempDir(), "dev"), strings.Repeat(" 1", 16)
+	table := "Inter-|   Receive\n face |bytes\n    lo:" + counts + "\n  eth0:" + counts + "\n\xff\xfe:" + counts + "\neth0\u2003:" + counts + "\n"
+	if err := os.WriteFile(file, []byte(table), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, link := range readLinks(file) {
+		names = append(names, link.name)
+	}
+	if diff := cmp.Diff([]string{"eth0", "eth0\u2003"}, names); diff != "" {
+		t.Error(diff)
 	}
 }
