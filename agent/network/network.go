@@ -170,7 +170,7 @@ func (n *Network) adopt() error {
 			err = errors.New("its namespaces are gone")
 		}
 		if err == nil && n.config.CNI == nil {
-			err = n.addresses.take(addrs)
+			addrs, err = n.addresses.take(addrs)
 		}
 		if err != nil && slices.Contains(noted, uid) {
 			continue // Plugins may hang, and a start waits for nobody: it goes when the pod is torn down or made anew.

@@ -795,6 +795,23 @@ func TestPodFromBeforeIPv6(t *testing.T) {
 	}
 }
 
+// A pod of both families keeps its network, and the address that is left, when the node has one family again.
+func TestPodFromBothFamilies(t *testing.T) {
+	if !alone(t) {
+		return
+	}
+	c := testConfig(t)
+	a := setup(t, newNetwork(t, c), "a")
+	serve(t, a.NetNS, "10.42.0.2:80")
+	again := setup(t, newNetwork(t, only(c, false)), "a")
+	if joined(again.Addrs) != "10.42.0.2" || again.NetNS != a.NetNS {
+		t.Errorf("the pod has %s in %s, want its address of IPv4 in %s", again.Addrs, again.NetNS, a.NetNS)
+	}
+	if _, err := ask("", "10.42.0.2:80"); err != nil {
+		t.Errorf("node to pod: %v", err)
+	}
+}
+
 // A router hears no router advertisements, unless it is told to: the node must not lose its own way out by becoming one.
 func TestDefaultRouteStays(t *testing.T) {
 	if !alone(t) {

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net/netip"
+	"slices"
 )
 
 // pools are one of each family that a pod gets an address of. They are not safe for use by many goroutines.
@@ -29,21 +30,24 @@ func (all pools) next() (addrs []netip.Addr, err error) {
 	return addrs, nil
 }
 
-// take marks addresses as given, as an earlier process did it: all of them, or none.
-func (all pools) take(addrs []netip.Addr) error {
-	for i, addr := range addrs {
-		var err error = fmt.Errorf("its address %s is of no family that this node's pods have", addr)
-		for _, p := range all {
-			if p.prefix.Addr().Is6() == addr.Is6() {
-				err = p.take(addr)
-			}
+// take marks addresses as given, as an earlier process did it, and returns them: all of them, or none. One of a family that
+// the node's pods no longer have is left out, unless it is the first, by which the pod's link is called.
+func (all pools) take(addrs []netip.Addr) (taken []netip.Addr, err error) {
+	for n, addr := range addrs {
+		i := slices.IndexFunc(all, func(p *pool) bool { return p.prefix.Addr().Is6() == addr.Is6() })
+		if i < 0 && n == 0 {
+			return nil, fmt.Errorf("its address %s is of no family that this node's pods have", addr)
 		}
-		if err != nil {
-			all.free(addrs[:i])
-			return err
+		if i < 0 {
+			continue
 		}
+		if err := all[i].take(addr); err != nil {
+			all.free(taken)
+			return nil, err
+		}
+		taken = append(taken, addr)
 	}
-	return nil
+	return taken, nil
 }
 
 func (all pools) free(addrs []netip.Addr) {

@@ -59,13 +59,13 @@ func TestPoolsOfBothFamilies(t *testing.T) {
 		}
 	}
 	next("10.42.7.2,fd00:42:0:7::2")
-	if err := all.take([]netip.Addr{netip.MustParseAddr("10.42.7.3"), netip.MustParseAddr("fd00:42:0:7::1:0")}); err == nil {
+	if _, err := all.take([]netip.Addr{netip.MustParseAddr("10.42.7.3"), netip.MustParseAddr("fd00:42:0:7::1:0")}); err == nil {
 		t.Error("an address that is not remembered could be taken")
 	}
-	if err := all.take([]netip.Addr{netip.MustParseAddr("10.42.7.3"), netip.MustParseAddr("fd00:42:0:7::3")}); err != nil {
+	if _, err := all.take([]netip.Addr{netip.MustParseAddr("10.42.7.3"), netip.MustParseAddr("fd00:42:0:7::3")}); err != nil {
 		t.Error(err)
 	}
-	if err := all.take([]netip.Addr{netip.MustParseAddr("10.42.7.4")}); err != nil { // From before the cluster had a second family.
+	if _, err := all.take([]netip.Addr{netip.MustParseAddr("10.42.7.4")}); err != nil { // From before the cluster had a second family.
 		t.Error(err)
 	}
 	next("10.42.7.5,fd00:42:0:7::4")

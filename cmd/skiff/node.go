@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"skiff/agent"
@@ -52,7 +53,10 @@ func (n *node) run(ctx context.Context, ready func()) error {
 		return err
 	})
 	setup.Go(func() (err error) {
-		pods, err = podRanges(setupCtx, client, n.nodeName)
+		if pods, err = podRanges(setupCtx, client, n.nodeName); err != nil {
+			return err
+		}
+		pods, err = pods.within(n.clusterRanges)
 		return err
 	})
 	if err := setup.Wait(); err != nil {
@@ -241,6 +245,21 @@ func podRanges(ctx context.Context, client kubernetes.Interface, name string) (r
 		return nil, fmt.Errorf("wait for node %s to get its pod addresses: %w", name, err)
 	}
 	return parsePodRanges(n.Spec.PodCIDRs)
+}
+
+// within are those of the node's ranges that the cluster has, too. It may have been started with others since the node registered.
+func (r ranges) within(cluster ranges) (inside ranges, err error) {
+	for _, p := range r {
+		if slices.ContainsFunc(cluster, func(c netip.Prefix) bool { return c.Bits() <= p.Bits() && c.Contains(p.Addr()) }) {
+			inside = append(inside, p)
+			continue
+		}
+		slog.Warn("the node has pod addresses that --cluster-cidr does not: its pods get no more of them", "podCIDR", p, "cluster-cidr", cluster)
+	}
+	if len(inside) == 0 {
+		return nil, fmt.Errorf("the node's pod addresses %s are not in --cluster-cidr %s: start with the range of before, delete the Node (kubectl delete node), stop, and start with this one", r, cluster)
+	}
+	return inside, nil
 }
 
 func parsePodRanges(texts []string) (all ranges, err error) {

@@ -51,3 +51,24 @@ func TestAddressRanges(t *testing.T) {
 		})
 	}
 }
+
+// A cluster that gives up a family, or goes elsewhere, has nodes with ranges of before.
+func TestRangesWithin(t *testing.T) {
+	for _, tc := range []struct{ pods, cluster, want, err string }{
+		{"10.42.0.0/24,fd00:42::/64", "10.42.0.0/16,fd00:42::/56", "10.42.0.0/24,fd00:42::/64", ""},
+		{"10.42.0.0/24,fd00:42::/64", "10.42.0.0/16", "10.42.0.0/24", ""},
+		{"10.42.0.0/24,fd00:42::/64", "fd00:42::/56", "fd00:42::/64", ""},
+		{"10.42.0.0/24", "10.52.0.0/16", "", "delete the Node"},
+		{"10.42.0.0/15", "10.42.0.0/16", "", "delete the Node"},
+	} {
+		pods, err1 := parsePodRanges(strings.Split(tc.pods, ","))
+		cluster, err2 := parsePodRanges(strings.Split(tc.cluster, ","))
+		if err1 != nil || err2 != nil {
+			t.Fatal(err1, err2)
+		}
+		got, err := pods.within(cluster)
+		if got.String() != tc.want || (err == nil) != (tc.err == "") || err != nil && !strings.Contains(err.Error(), tc.err) {
+			t.Errorf("%s in %s: %s, %v; want %q, %q", tc.pods, tc.cluster, got, err, tc.want, tc.err)
+		}
+	}
+}
