@@ -40,13 +40,13 @@ var errNoUsers = errors.New("could not find an empty slot to allocate a user nam
 // read finds the ranges that pods were given before.
 func (u *userRanges) read(d dirs) error {
 	u.owners = map[uint32]string{}
-	files, err := filepath.Glob(d.users("*"))
-	if err != nil {
+	pods, err := os.ReadDir(d.pods())
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
-	for _, file := range files {
-		if first, err := readUsers(file); err == nil { // One that cannot be read was being written.
-			u.owners[first] = filepath.Base(filepath.Dir(file))
+	for _, pod := range pods {
+		if first, err := readUsers(d.users(pod.Name())); err == nil { // One that cannot be read was being written.
+			u.owners[first] = pod.Name()
 		}
 	}
 	return nil

@@ -10,7 +10,7 @@ import (
 )
 
 func TestUserRanges(t *testing.T) {
-	d := dirs{data: t.TempDir()}
+	d := dirs{data: filepath.Join(t.TempDir(), "a[b")} // A name that is no pattern.
 	var ranges userRanges
 	read := func() {
 		t.Helper()
