@@ -75,7 +75,11 @@ func (r *Runtime) Start(ctx context.Context, c agent.ContainerConfig) (err error
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, users.close()) }()
+	defer func() {
+		if left := users.close(); left != nil { // The container runs all the same; the next process tries again.
+			r.log.Error("what a container saw as it started can't be taken away", "container", c.ID, "err", left)
+		}
+	}()
 	if c.Mounts, err = users.volumes(c.Mounts); err != nil {
 		return err
 	}
@@ -317,9 +321,10 @@ func (r *Runtime) shm(c agent.ContainerConfig) (string, error) {
 		return "/dev/shm", nil
 	}
 	dir := r.shmDir(c.Pod.UID)
+	all := filepath.Dir(dir) // An older skiff left it open.
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if err := errors.Join(os.MkdirAll(filepath.Dir(dir), 0o700), os.MkdirAll(dir, 0o711)); err != nil {
+	if err := errors.Join(os.MkdirAll(all, 0o700), os.Chmod(all, 0o700), os.MkdirAll(dir, 0o711)); err != nil {
 		return "", err
 	}
 	mounted, err := isMountPoint(dir)

@@ -39,8 +39,11 @@ func testUsers(t *testing.T, n *node) {
 		c.Mounts = []agent.Mount{{Source: volume, Target: "/volume"}, {Source: file, Target: "/single", ReadOnly: true}}
 		return c
 	}
-	if err := os.MkdirAll(n.runtime.usersDir(), 0o711); err != nil { // As older ones made it.
-		t.Fatal(err)
+	rootOnly := []string{n.runtime.usersDir(), n.runtime.shmDir("")}
+	for _, dir := range rootOnly { // As older ones made them.
+		if err := errors.Join(os.MkdirAll(dir, 0o711), os.Chmod(dir, 0o711)); err != nil {
+			t.Fatal(err)
+		}
 	}
 	c := mine("mine", "hold")
 	if err := n.runtime.Start(t.Context(), c); err != nil {
@@ -83,10 +86,12 @@ func testUsers(t *testing.T, n *node) {
 			t.Errorf("on the node the process belongs to %d", uid)
 		}
 	}
-	if info, err := os.Stat(n.runtime.usersDir()); err != nil {
-		t.Error(err)
-	} else if mode := info.Mode().Perm(); mode != 0o700 {
-		t.Errorf("what it sees is open to others as it starts: %o", mode)
+	for _, dir := range rootOnly {
+		if info, err := os.Stat(dir); err != nil {
+			t.Error(err)
+		} else if mode := info.Mode().Perm(); mode != 0o700 {
+			t.Errorf("%s is open to others: %o", dir, mode)
+		}
 	}
 	if left, _ := os.ReadDir(n.runtime.usersDir()); len(left) > 0 {
 		t.Errorf("once it runs its mounts are left: %v", left)
