@@ -812,6 +812,39 @@ func TestPodFromBothFamilies(t *testing.T) {
 	}
 }
 
+// A node with other ranges has nothing left of those before.
+func TestEarlierRangesGo(t *testing.T) {
+	if !alone(t) {
+		return
+	}
+	c := testConfig(t)
+	newNetwork(t, c)
+	c = only(c, false)
+	c.PodCIDR, c.ClusterCIDR, c.ServiceCIDR, c.LocalAddresses = prefixes("10.52.0.0/24"), prefixes("10.52.0.0/16"), prefixes("10.53.0.0/16"), nil
+	n := newNetwork(t, c)
+	unreachable := func() (ranges []string) {
+		routes, err := whole(func() ([]netlink.Route, error) { return netlink.RouteList(nil, netlink.FAMILY_ALL) })
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range routes {
+			if r.Type == unix.RTN_UNREACHABLE {
+				ranges = append(ranges, r.Dst.String())
+			}
+		}
+		return ranges
+	}
+	if got := unreachable(); !slices.Equal(got, []string{"10.52.0.0/16"}) {
+		t.Errorf("%s are unreachable, want 10.52.0.0/16", got)
+	}
+	if tables, err := (&nftables.Conn{}).ListTables(); err != nil || len(tables) != 1 {
+		t.Errorf("there are %d nft tables, %v; want that of IPv4 alone", len(tables), err)
+	}
+	if err := n.Purge(t.Context()); err != nil || len(unreachable()) > 0 {
+		t.Errorf("after a purge %s are unreachable (%v)", unreachable(), err)
+	}
+}
+
 // A router hears no router advertisements, unless it is told to: the node must not lose its own way out by becoming one.
 func TestDefaultRouteStays(t *testing.T) {
 	if !alone(t) {

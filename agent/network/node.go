@@ -99,6 +99,36 @@ func (n *Network) addRoutes() error {
 			return fmt.Errorf("make the rest of %s unreachable: %w", f.cluster, err)
 		}
 	}
+	return n.removeUnreachable(n.unreachableRanges())
+}
+
+// unreachableRanges are those of which everything that is no pod's is unreachable.
+func (n *Network) unreachableRanges() (ranges []netip.Prefix) {
+	for _, f := range n.config.families() {
+		if f.cluster.IsValid() && n.config.CNI == nil {
+			ranges = append(ranges, f.cluster)
+		}
+	}
+	return ranges
+}
+
+// removeUnreachable removes what an earlier configuration made unreachable, but for some ranges.
+func (n *Network) removeUnreachable(but []netip.Prefix) error {
+	filter := &netlink.Route{Type: unix.RTN_UNREACHABLE, Priority: lastMetric}
+	routes, err := whole(func() ([]netlink.Route, error) {
+		return netlink.RouteListFiltered(netlink.FAMILY_ALL, filter, netlink.RT_FILTER_TYPE|netlink.RT_FILTER_PRIORITY)
+	})
+	if err != nil {
+		return fmt.Errorf("list unreachable routes: %w", err)
+	}
+	for _, r := range routes {
+		if r.Dst == nil || slices.ContainsFunc(but, func(p netip.Prefix) bool { return ipNet(p).String() == r.Dst.String() }) {
+			continue
+		}
+		if err := netlink.RouteDel(&netlink.Route{Dst: r.Dst, Type: r.Type, Priority: r.Priority}); err != nil && !errors.Is(err, unix.ESRCH) {
+			return fmt.Errorf("remove the route of %s: %w", r.Dst, err)
+		}
+	}
 	return nil
 }
 
@@ -144,13 +174,5 @@ func (n *Network) restoreNode() error {
 	} else if !errors.As(err, &netlink.LinkNotFoundError{}) {
 		errs = append(errs, err)
 	}
-	for _, f := range n.config.families() {
-		if !f.cluster.IsValid() {
-			continue
-		}
-		if err := netlink.RouteDel(f.unreachable()); err != nil && !errors.Is(err, unix.ESRCH) {
-			errs = append(errs, fmt.Errorf("remove the route of %s: %w", f.cluster, err))
-		}
-	}
-	return errors.Join(append(errs, n.removeRules())...)
+	return errors.Join(append(errs, n.removeUnreachable(nil), n.removeRules())...)
 }

@@ -19,13 +19,15 @@ const tableName = "skiff_network"
 
 // removeRules removes the tables of both families.
 func (n *Network) removeRules() error {
-	for _, version := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
-		conn := &nftables.Conn{}
-		conn.DelTable(table(version))
-		err := conn.Flush()
-		if err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, unix.EOPNOTSUPP) { // A kernel without IPv6.
-			return fmt.Errorf("remove nft table %s: %w", tableName, err)
-		}
+	return errors.Join(removeTable(netlink.FAMILY_V4), removeTable(netlink.FAMILY_V6))
+}
+
+func removeTable(version int) error {
+	conn := &nftables.Conn{}
+	conn.DelTable(table(version))
+	err := conn.Flush()
+	if err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, unix.EOPNOTSUPP) { // A kernel without IPv6.
+		return fmt.Errorf("remove nft table %s: %w", tableName, err)
 	}
 	return nil
 }
@@ -83,6 +85,14 @@ func table(version int) *nftables.Table {
 // translated, so that there is no need to track them either: a busy pod would fill the table of connections, and two
 // questions from one socket would race for one entry there, which costs the loser its packet and the pod five seconds.
 func (n *Network) writeRules() error {
+	for _, version := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
+		if n.config.has(version) {
+			continue
+		}
+		if err := removeTable(version); err != nil { // Of an earlier configuration.
+			return err
+		}
+	}
 	conn := &nftables.Conn{}
 	for _, f := range n.config.families() {
 		t := table(f.version)
