@@ -33,8 +33,8 @@ import (
 // pauseOOMScore makes it the last of its pod to be killed for the node's memory.
 const pauseOOMScore = -998
 
-// pauseUser is nobody.
-const pauseUser = 65534
+// pauseUser is Kubernetes' for it. Not nobody, 65534: containers run as that, too, and who has a process's user may trace it.
+const pauseUser = 65535
 
 // sharedProcesses is the process namespace of a pod, which is made if it is not there.
 func (r *Runtime) sharedProcesses(ctx context.Context, c agent.ContainerConfig) (string, error) {

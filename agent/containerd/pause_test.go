@@ -38,7 +38,7 @@ func testSharedProcesses(t *testing.T, n *node) {
 			t.Errorf("%q is not among the pod's processes:\n%s", want, all)
 		}
 	}
-	if status := box("show", "/proc/1/status"); !strings.Contains(status, "CapBnd:\t0000000000000000") || !strings.Contains(status, "Seccomp:\t2") {
+	if status := box("show", "/proc/1/status"); !strings.Contains(status, "CapBnd:\t0000000000000000") || !strings.Contains(status, "Seccomp:\t2") || !strings.Contains(status, "Uid:\t65535\t") {
 		t.Errorf("who becomes process 1 can do more than the containers:\n%s", status)
 	}
 	if shims := n.shims(); len(shims) != 1 {
