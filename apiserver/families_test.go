@@ -10,6 +10,7 @@ import (
 
 	"skiff/store/bolt"
 
+	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	networkingv1 "k8s.io/api/networking/v1"
@@ -233,6 +234,40 @@ func TestOtherRanges(t *testing.T) {
 		}
 		if now := s.service(t, servicesPath+"/a"); now.Spec.ClusterIP != svc.Spec.ClusterIP {
 			t.Errorf("with %v another Service's address is %s, want it kept: %s", tc.ranges, now.Spec.ClusterIP, svc.Spec.ClusterIP)
+		}
+	}
+}
+
+// The server's own Services outlive a start while the ranges are being deleted: no address is given then.
+func TestStartWhileRangesGo(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "store")
+	s := startRanges(t, file, "10.43.0.0/16")
+	s.do(t, "PATCH", serviceCIDRsPath+"/kubernetes", `{"metadata":{"finalizers":["example.com/hold"]}}`, merge...).want(t, 200)
+	s.do(t, "DELETE", serviceCIDRsPath+"/kubernetes", "").want(t, 200)
+	paths := []string{servicesPath + "/kubernetes", "/api/v1/namespaces/kube-system/services/kube-dns"}
+	before := map[string]string{}
+	for _, path := range paths {
+		before[path] = string(s.do(t, "GET", path, "").want(t, 200).body)
+	}
+	s.stop()
+	s = startRanges(t, file, "10.43.0.0/16")
+	for _, path := range paths {
+		if diff := cmp.Diff(before[path], string(s.do(t, "GET", path, "").body)); diff != "" {
+			t.Errorf("%s after the start (-before +after):\n%s", path, diff)
+		}
+	}
+}
+
+// A range that a user made does not keep the server's own Services from following those of a start.
+func TestOtherRangesBesideOneOfAUser(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "store")
+	s := startRanges(t, file, "10.43.0.0/16")
+	s.do(t, "POST", serviceCIDRsPath, `{"metadata":{"name":"before"},"spec":{"cidrs":["10.43.0.0/16"]}}`).want(t, 201)
+	s.stop()
+	s = startRanges(t, file, "10.50.0.0/16")
+	for path, want := range map[string]string{servicesPath + "/kubernetes": "10.50.0.1", "/api/v1/namespaces/kube-system/services/kube-dns": "10.50.0.10"} {
+		if got := s.service(t, path).Spec.ClusterIP; got != want {
+			t.Errorf("%s has %s, want %s", path, got, want)
 		}
 	}
 }

@@ -105,13 +105,15 @@ func (s *Server) ensureService(ctx context.Context, k wellKnown) error {
 	return s.ensure(ctx, "services", k.service)
 }
 
-// outOfDate tells a Service with an address that is in no range now, or not of the family that its endpoints have.
+// outOfDate tells a Service with an address that is in no range of this start, or not of the family that its endpoints have. Where the
+// ranges go, and give no address any more, it stays as it is: nothing could be made in its place.
 func (s *Server) outOfDate(svc *corev1.Service, k wellKnown) bool {
 	addr, err := netip.ParseAddr(svc.Spec.ClusterIP)
-	if err != nil {
+	if err != nil || serviceRanges(s.allocator.cidrs).contain(addr) && len(k.addressesOf(familyOf(addr))) > 0 {
 		return false
 	}
-	return !s.serviceRanges().contain(addr) || len(k.addressesOf(familyOf(addr))) == 0
+	next, err := netip.ParseAddr(k.service.Spec.ClusterIP)
+	return err == nil && s.serviceRanges().contain(next)
 }
 
 // addAddress gives a Service its second address where the cluster had one family when it was made.
