@@ -17,6 +17,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
+const dnsPath = "/api/v1/namespaces/kube-system/services/kube-dns"
+
 // startRanges starts a server on the store in a file, with some ranges and the tenth address of each for the DNS.
 func startRanges(t testing.TB, file string, ranges ...string) *running {
 	t.Helper()
@@ -139,7 +141,7 @@ func TestRepairOfBothFamilies(t *testing.T) {
 func TestFoundationOfEachFamily(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "store")
 	dns := func(s *running) (what string) {
-		svc := s.service(t, "/api/v1/namespaces/kube-system/services/kube-dns")
+		svc := s.service(t, dnsPath)
 		what = fmt.Sprint(*svc.Spec.IPFamilyPolicy, svc.Spec.ClusterIPs)
 		list := parse[discoveryv1.EndpointSliceList](t, s.do(t, "GET", "/apis/discovery.k8s.io/v1/namespaces/kube-system/endpointslices", "").want(t, 200))
 		for _, slice := range list.Items {
@@ -164,8 +166,22 @@ func TestFoundationOfEachFamily(t *testing.T) {
 		t.Error("the ServiceCIDR is another, want the first one with a second range")
 	}
 	s.stop()
-	s = startRanges(t, file, "10.43.0.0/16") // A Service that prefers both families keeps what it has.
-	check(s, "PreferDualStack[10.43.0.10 fd43::a] IPv4[10.43.0.10] [10.43.0.0/16]")
+	uid := s.service(t, dnsPath).UID
+	s = startRanges(t, file, "10.43.0.0/16", "fd44::/112")
+	check(s, "PreferDualStack[10.43.0.10 fd44::a] IPv4[10.43.0.10] IPv6[fd44::a] [10.43.0.0/16 fd44::/112]")
+	if got, want := s.recorded(t), []string{ipAddresses + "/fd44::a"}; !slices.Equal(got, want) {
+		t.Errorf("with another second range the records are %v, want %v", got, want)
+	}
+	s.stop()
+	s = startRanges(t, file, "10.43.0.0/16")
+	check(s, "PreferDualStack[10.43.0.10] IPv4[10.43.0.10] [10.43.0.0/16]")
+	s.stop()
+	s = startRanges(t, file, "fd44::/112", "10.43.0.0/16") // The first address is for life.
+	check(s, "PreferDualStack[10.43.0.10 fd44::a] IPv6[fd44::a] IPv4[10.43.0.10] [fd44::/112 10.43.0.0/16]")
+	if now := s.service(t, dnsPath).UID; now != uid {
+		t.Error("kube-dns is another, want the first one")
+	}
+	s.stop()
 
 	s = startRanges(t, filepath.Join(t.TempDir(), "store"), "fd43::/112", "10.43.0.0/16")
 	check(s, "PreferDualStack[fd43::a 10.43.0.10] IPv6[fd43::a] IPv4[10.43.0.10] [fd43::/112 10.43.0.0/16]")
@@ -228,7 +244,7 @@ func TestOtherRanges(t *testing.T) {
 	} {
 		s.stop()
 		s = startRanges(t, file, tc.ranges...)
-		kubernetes, dns := s.service(t, servicesPath+"/kubernetes"), s.service(t, "/api/v1/namespaces/kube-system/services/kube-dns")
+		kubernetes, dns := s.service(t, servicesPath+"/kubernetes"), s.service(t, dnsPath)
 		if kubernetes.Spec.ClusterIP != tc.kubernetes || dns.Spec.ClusterIP != tc.dns {
 			t.Errorf("with %v kubernetes has %s and kube-dns %s; want %s and %s", tc.ranges, kubernetes.Spec.ClusterIP, dns.Spec.ClusterIP, tc.kubernetes, tc.dns)
 		}
@@ -244,7 +260,7 @@ func TestStartWhileRangesGo(t *testing.T) {
 	s := startRanges(t, file, "10.43.0.0/16")
 	s.do(t, "PATCH", serviceCIDRsPath+"/kubernetes", `{"metadata":{"finalizers":["example.com/hold"]}}`, merge...).want(t, 200)
 	s.do(t, "DELETE", serviceCIDRsPath+"/kubernetes", "").want(t, 200)
-	paths := []string{servicesPath + "/kubernetes", "/api/v1/namespaces/kube-system/services/kube-dns"}
+	paths := []string{servicesPath + "/kubernetes", dnsPath}
 	before := map[string]string{}
 	for _, path := range paths {
 		before[path] = string(s.do(t, "GET", path, "").want(t, 200).body)
@@ -265,11 +281,28 @@ func TestOtherRangesBesideOneOfAUser(t *testing.T) {
 	s.do(t, "POST", serviceCIDRsPath, `{"metadata":{"name":"before"},"spec":{"cidrs":["10.43.0.0/16"]}}`).want(t, 201)
 	s.stop()
 	s = startRanges(t, file, "10.50.0.0/16")
-	for path, want := range map[string]string{servicesPath + "/kubernetes": "10.50.0.1", "/api/v1/namespaces/kube-system/services/kube-dns": "10.50.0.10"} {
+	for path, want := range map[string]string{servicesPath + "/kubernetes": "10.50.0.1", dnsPath: "10.50.0.10"} {
 		if got := s.service(t, path).Spec.ClusterIP; got != want {
 			t.Errorf("%s has %s, want %s", path, got, want)
 		}
 	}
+}
+
+// Where a user's Service has the second address of the DNS, kube-dns goes without, and gets it when that Service goes.
+func TestTakenSecondAddress(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "store")
+	s := startRanges(t, file, "10.43.0.0/16", "fd43::/112")
+	s.do(t, "POST", serviceCIDRsPath, `{"metadata":{"name":"later"},"spec":{"cidrs":["fd44::/112"]}}`).want(t, 201)
+	s.createService(t, "mine", `"clusterIP":"fd44::a"`)
+	s.stop()
+	s = startRanges(t, file, "10.43.0.0/16", "fd44::/112")
+	if ips := s.service(t, dnsPath).Spec.ClusterIPs; !slices.Equal(ips, []string{"10.43.0.10"}) {
+		t.Errorf("kube-dns has %v, want its first address", ips)
+	}
+	s.do(t, "DELETE", servicesPath+"/mine", "").want(t, 200)
+	eventually(t, "kube-dns has both addresses", func() bool {
+		return slices.Equal(s.service(t, dnsPath).Spec.ClusterIPs, []string{"10.43.0.10", "fd44::a"})
+	})
 }
 
 // A Service is reached through the API at an endpoint of the default family, and at another where there is none.

@@ -84,25 +84,43 @@ func (s *Server) bootstrapService(ctx context.Context, k wellKnown) error {
 	if err := s.ensureService(ctx, k); err != nil {
 		return err
 	}
-	if err := s.addAddress(ctx, k); err != nil {
+	if err := s.setEndpoints(ctx, k); err != nil {
 		return err
 	}
-	return s.setEndpoints(ctx, k)
+	return s.addAddress(ctx, k)
 }
 
-// ensureService makes the Service if it is not there. At a start it is also made anew where it has an address of an earlier one's.
+// ensureService makes the Service if it is not there. At a start it first takes away what is of an earlier one's ranges: not later, where
+// several servers use the store and one of them may have been started with others.
 func (s *Server) ensureService(ctx context.Context, k wellKnown) error {
-	sh, key := s.shelf("services"), objectKey(k.service.Namespace, k.service.Name)
 	select {
 	case <-s.foundation.laid:
 	default:
-		if it := sh.get(key); it != nil && s.outOfDate(it.obj.(*corev1.Service), k) {
-			if _, _, err := s.delete(ctx, sh, key, &metav1.DeleteOptions{}); err != nil {
-				return fmt.Errorf("delete service %s, whose address is of no range now: %w", key, err)
-			}
+		if err := s.removeOutOfDate(ctx, k); err != nil {
+			return err
 		}
 	}
 	return s.ensure(ctx, "services", k.service)
+}
+
+// removeOutOfDate deletes the Service for its first address, which it has for life, or releases its second.
+func (s *Server) removeOutOfDate(ctx context.Context, k wellKnown) error {
+	sh, key := s.shelf("services"), k.key()
+	it := sh.get(key)
+	if it == nil {
+		return nil
+	}
+	switch svc := it.obj.(*corev1.Service); {
+	case s.outOfDate(svc, k):
+		if _, _, err := s.delete(ctx, sh, key, &metav1.DeleteOptions{}); err != nil {
+			return fmt.Errorf("delete service %s, whose address is of no range now: %w", key, err)
+		}
+	case k.secondOutOfDate(svc):
+		if err := s.setFamilies(ctx, key, corev1.IPFamilyPolicySingleStack, svc.Spec.ClusterIPs[:1]); err != nil {
+			return fmt.Errorf("release the address %s of service %s: %w", svc.Spec.ClusterIPs[1], key, err)
+		}
+	}
+	return nil
 }
 
 // outOfDate tells a Service with an address that is in no range of this start, or not of the family that its endpoints have. Where the
@@ -116,22 +134,60 @@ func (s *Server) outOfDate(svc *corev1.Service, k wellKnown) bool {
 	return err == nil && s.serviceRanges().contain(next)
 }
 
-// addAddress gives a Service its second address where the cluster had one family when it was made.
+// secondOutOfDate tells a Service with a second address that is none of those that it is to have: one of a range, or of a family, that
+// the cluster had once.
+func (k wellKnown) secondOutOfDate(svc *corev1.Service) bool {
+	have := svc.Spec.ClusterIPs
+	return k.prefersBoth() && len(have) == 2 && !slices.Contains(k.service.Spec.ClusterIPs, canonical(have[1]))
+}
+
+func (k wellKnown) prefersBoth() bool {
+	return ptrOr(k.service.Spec.IPFamilyPolicy, "") == corev1.IPFamilyPolicyPreferDualStack
+}
+
+// addressesBeside are the address that a Service has and the one that it is to have of the other family, if the cluster has both.
+func (k wellKnown) addressesBeside(first netip.Addr) []string {
+	all := []string{first.String()}
+	for _, text := range k.service.Spec.ClusterIPs {
+		if addr, err := netip.ParseAddr(text); err == nil && familyOf(addr) != familyOf(first) {
+			all = append(all, text)
+		}
+	}
+	return all
+}
+
+// addAddress gives a Service with one address the second one, where the cluster had one family, or another range of the second, when
+// the Service was made.
 func (s *Server) addAddress(ctx context.Context, k wellKnown) error {
-	wanted, sh, key := k.service.Spec, s.shelf("services"), objectKey(k.service.Namespace, k.service.Name)
-	it := sh.get(key)
-	if it == nil || len(wanted.ClusterIPs) < 2 || !slices.Equal(it.obj.(*corev1.Service).Spec.ClusterIPs, wanted.ClusterIPs[:1]) {
+	it := s.shelf("services").get(k.key())
+	if it == nil || !k.prefersBoth() {
 		return nil
 	}
-	_, err := s.modify(ctx, sh, key, "", false, func(old runtime.Object) (runtime.Object, error) {
-		now := old.DeepCopyObject().(*corev1.Service)
-		now.Spec.IPFamilyPolicy, now.Spec.ClusterIPs = wanted.IPFamilyPolicy, wanted.ClusterIPs
-		return now, nil
-	})
-	if err != nil {
-		return fmt.Errorf("give service %s the address %s: %w", key, wanted.ClusterIPs[1], err)
+	have := it.obj.(*corev1.Service).Spec
+	first, err := netip.ParseAddr(have.ClusterIP)
+	if err != nil || len(have.ClusterIPs) != 1 {
+		return nil
+	}
+	wanted := k.addressesBeside(first)
+	if len(wanted) == 1 && ptrOr(have.IPFamilyPolicy, "") == corev1.IPFamilyPolicyPreferDualStack {
+		return nil
+	}
+	if err := s.setFamilies(ctx, k.key(), corev1.IPFamilyPolicyPreferDualStack, wanted); err != nil {
+		return fmt.Errorf("give service %s the addresses %v: %w", k.key(), wanted, err)
 	}
 	return nil
+}
+
+// setFamilies sets the policy and the addresses of a Service. As in Kubernetes, only SingleStack lets go of a second one, so that
+// another takes two writes.
+func (s *Server) setFamilies(ctx context.Context, key string, policy corev1.IPFamilyPolicy, addresses []string) error {
+	_, err := s.modify(ctx, s.shelf("services"), key, "", false, func(old runtime.Object) (runtime.Object, error) {
+		now := old.DeepCopyObject().(*corev1.Service)
+		now.Spec.IPFamilyPolicy, now.Spec.ClusterIPs = ptr(policy), slices.Clone(addresses)
+		now.Spec.IPFamilies = now.Spec.IPFamilies[:min(1, len(now.Spec.IPFamilies))] // The address tells the second.
+		return now, nil
+	})
+	return err
 }
 
 func (s *Server) setEndpoints(ctx context.Context, k wellKnown) error {
@@ -211,6 +267,8 @@ func (k wellKnown) slice(name string, family corev1.IPFamily) *discoveryv1.Endpo
 	}
 	return slice
 }
+
+func (k wellKnown) key() string { return objectKey(k.service.Namespace, k.service.Name) }
 
 func (k wellKnown) meta(name string) metav1.ObjectMeta {
 	return metav1.ObjectMeta{Name: name, Namespace: k.service.Namespace}
