@@ -132,6 +132,11 @@ func (n *Network) addCNI(ctx context.Context, pod Pod) ([]netip.Addr, error) {
 	if err != nil {
 		return nil, err
 	}
+	if i := slices.IndexFunc(given, func(a netip.Addr) bool { return !n.config.has(familyOf(a)) }); i >= 0 {
+		n.unpoliced.Do(func() {
+			n.log.Warn("CNI plugins give pods addresses of a family that --cluster-cidr does not have: no NetworkPolicy holds for them", "address", given[i])
+		})
+	}
 	return firstOfEach(given, n.config.ClusterCIDR), n.letBridgesBeSeen() // The plugin may have loaded the module.
 }
 

@@ -106,6 +106,8 @@ type Network struct {
 	log    *slog.Logger
 	unseen sync.Once // The warning that bridges hide packets.
 
+	unpoliced sync.Once // The warning that pods have addresses without policies.
+
 	mu        sync.Mutex
 	addresses pools
 	pods      map[string][]netip.Addr  // By UID; none for pods on the host's network.
