@@ -30,6 +30,7 @@ func ephemeral(pod *v1.Pod, name string) *v1.EphemeralContainer {
 
 // debug decides for the ephemeral containers.
 func (s seen) debug(d *decision) {
+	s.round = 0 // They are of none: nothing has them start again.
 	for i := range s.pod.Spec.EphemeralContainers {
 		s.keep(d, asContainer(&s.pod.Spec.EphemeralContainers[i]), restartPolicy{otherwise: v1.RestartPolicyNever})
 	}

@@ -26,6 +26,7 @@ type trouble struct {
 	reason, message string
 	at              time.Time
 	delay           time.Duration // Before the next try. Zero: try again whenever the pod is looked at.
+	round           int           // Of the pod's containers, where it is the container's end: see reasonStartError.
 }
 
 // decision is what to do about a pod, and when to look again without being called.
@@ -212,7 +213,7 @@ func (s seen) keep(d *decision, c *v1.Container, policy restartPolicy) (over boo
 	}
 	next := start{container: c, attempt: s.nextAttempt(c.Name), round: s.round}
 	if end := s.ending(c.Name, ""); end != nil {
-		due := s.replaced(c, latest) || s.outdated(latest)
+		due := s.replaced(c, latest) || s.outdated(latest) || latest == nil && s.round > 0 // It never began in this round.
 		if !due && !policy.restarts(end.ExitCode) && !s.recovers(c, latest, policy) {
 			return true
 		}
@@ -227,7 +228,7 @@ func (s seen) keep(d *decision, c *v1.Container, policy restartPolicy) (over boo
 		}
 	}
 	if t, ok := s.trouble[c.Name]; ok {
-		if t.reason == reasonStartError {
+		if t.reason == reasonStartError && t.round >= s.round {
 			return true
 		}
 		if t.reason == reasonPull {

@@ -165,6 +165,15 @@ func TestDecide(t *testing.T) {
 		{name: "another's end was told", pod: []func(*v1.Pod){policy(v1.RestartPolicyOnFailure), status(v1.ContainerStatus{
 			State: v1.ContainerState{Terminated: &v1.ContainerStateTerminated{ContainerID: "containerd://app-0"}}})},
 			have: "app-1 exited 137 unknown", want: "start app-2 backoff=10s"},
+		{name: "a start that failed has its turn in the next round", pod: []func(*v1.Pod){second, policy(v1.RestartPolicyNever), anew,
+			func(p *v1.Pod) {
+				p.Spec.Containers[0], p.Spec.Containers[1] = p.Spec.Containers[1], p.Spec.Containers[0]
+			},
+			func(p *v1.Pod) {
+				p.Status.ContainerStatuses = []v1.ContainerStatus{{Name: "two", State: v1.ContainerState{Terminated: &v1.ContainerStateTerminated{ExitCode: exitStartError}}}}
+			}},
+			have: "app-0 exited 42", trouble: map[string]trouble{"two": {reason: reasonStartError}},
+			want: "start two-0 backoff=10s, start app-1 backoff=10s, again 30s"},
 		{name: "done", pod: []func(*v1.Pod){policy(v1.RestartPolicyNever)}, have: "app-0 exited 1", want: "ended"},
 		{name: "another image", have: "app-0 running image=old", want: "stop app-0, again 30s"},
 		{name: "replaced by the agent", pod: []func(*v1.Pod){policy(v1.RestartPolicyNever)}, have: "app-0 exited image=old",

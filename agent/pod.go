@@ -295,6 +295,9 @@ func (a *Agent) start(ctx context.Context, s seen, st start, m *memory) error {
 			reason = reasonStartError
 		}
 		m.retry(c.Name, reason, err.Error(), time.Now(), a.MaxRestartBackoff)
+		t := m.trouble[c.Name]
+		t.round = st.round
+		m.trouble[c.Name] = t
 		return nil
 	}
 	delete(m.trouble, c.Name)
