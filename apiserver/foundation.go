@@ -32,8 +32,9 @@ var systemNamespaces = []string{metav1.NamespaceDefault, metav1.NamespaceSystem,
 
 // foundation is how far the server is with it.
 type foundation struct {
-	laid  chan struct{} // Closed by Bootstrap.
-	first sync.Once     // Closes it.
+	laid    chan struct{} // Closed by Bootstrap.
+	first   sync.Once     // Closes it.
+	changed chan struct{} // Has one, if something may have to be made anew.
 
 	mu   sync.Mutex
 	said string // What was logged last.
@@ -100,6 +101,14 @@ func (f *foundation) incomplete() bool {
 	return f.said != ""
 }
 
+// lookAgain has keepFoundation look.
+func (f *foundation) lookAgain() {
+	select {
+	case f.changed <- struct{}{}:
+	default: // It is known already.
+	}
+}
+
 // keepFoundation looks after it from when it was laid until ctx ends.
 func (s *Server) keepFoundation(ctx context.Context) error {
 	select {
@@ -107,11 +116,10 @@ func (s *Server) keepFoundation(ctx context.Context) error {
 	case <-ctx.Done():
 		return nil
 	}
-	changed := make(chan struct{}, 1)
 	var watches sync.WaitGroup
 	defer watches.Wait()
 	for resource, keys := range s.foundationKeys() {
-		watches.Go(func() { s.notice(ctx, s.shelf(resource), keys, changed) })
+		watches.Go(func() { s.notice(ctx, s.shelf(resource), keys) })
 	}
 	for {
 		missing, err := s.layFoundation(ctx)
@@ -124,7 +132,7 @@ func (s *Server) keepFoundation(ctx context.Context) error {
 		}
 		sleep(ctx, foundationPause)
 		select {
-		case <-changed:
+		case <-s.foundation.changed:
 		case <-again:
 		case <-ctx.Done():
 			return nil
@@ -152,14 +160,11 @@ func (s *Server) foundationKeys() map[string]map[string]bool {
 }
 
 // notice tells of each change of one of the objects under keys, and of what may make room for one, until ctx ends.
-func (s *Server) notice(ctx context.Context, sh *shelf, keys map[string]bool, changed chan<- struct{}) {
+func (s *Server) notice(ctx context.Context, sh *shelf, keys map[string]bool) {
 	for ctx.Err() == nil {
 		err := s.stream(ctx, sh, selectAll(sh.resource), watchOptions{state: true, timeout: forever}, func(ev event, _ bool) error {
 			if keys[ev.item.key] || ev.kind == watch.Deleted && s.foundation.incomplete() { // It may have had the place.
-				select {
-				case changed <- struct{}{}:
-				default: // It is known already.
-				}
+				s.foundation.lookAgain()
 			}
 			return nil
 		})

@@ -100,7 +100,7 @@ func New(ctx context.Context, s store.Store, config Config) (*Server, error) {
 		limits:     newLimits(),
 		transport:  newPodTransport(),
 		allocator:  allocator{cidrs: config.ServiceCIDRs, ports: config.NodePorts},
-		foundation: foundation{laid: make(chan struct{})},
+		foundation: foundation{laid: make(chan struct{}), changed: make(chan struct{}, 1)},
 		doubts:     make(chan struct{}, 1),
 	}
 	srv.advertise.Store(&config.Advertise)
