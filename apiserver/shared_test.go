@@ -202,19 +202,6 @@ func TestServerMoves(t *testing.T) {
 	expectPeers(t, single, "198.51.100.9")
 }
 
-// A move that cannot be written when it is made is made up for.
-func TestServerMovesLater(t *testing.T) {
-	s := start(t)
-	ended, end := context.WithCancel(t.Context())
-	end()
-	if err := s.Move(ended, netip.MustParseAddrPort("198.51.100.9:6443")); err == nil {
-		t.Fatal("a move could be written when its time was over")
-	}
-	eventually(t, "the endpoints are at the new address", func() bool {
-		return strings.Contains(string(s.do(t, "GET", "/api/v1/namespaces/default/endpoints/kubernetes", "").body), "198.51.100.9")
-	})
-}
-
 func expectPeers(t *testing.T, s *running, want ...string) {
 	t.Helper()
 	var inEndpoints, inSlice []string
