@@ -48,7 +48,7 @@ spec:
 	s.says("kubectl logs users -c one", "said")
 	s.says("kubectl exec users -c one -- cat /proc/self/uid_map /word/word", `\s+0 +1879048192 +65536\nhidden`)
 	s.says("kubectl exec users -c one -- stat -c %u /scratch/mine /memory/mine /etc/hosts /usr", `0\n0\n0\n0`)
-	s.says("kubectl exec users -c two -- ps", `(?s).*\n +1 nobody +/pause\n.* root +sleep 4001\n.* 1000 +sleep 4002\n.*`)
+	s.says("kubectl exec users -c two -- ps", `(?s).*\n +1 65535 +/pause\n.* root +sleep 4001\n.* 1000 +sleep 4002\n.*`)
 	s.says("kubectl exec users -c one -- nslookup kubernetes.default.svc.cluster.local", `(?s).*Address: 10\..*`)
 	s.do("kubectl exec users -c one -- ip link set lo mtu 65000") // Of a network that is its own.
 	s.do("kubectl delete pod users")
