@@ -101,7 +101,6 @@ func New(ctx context.Context, c Config) (*Runtime, error) {
 	if err := r.adopt(r.in(ctx)); err != nil {
 		return nil, errors.Join(fmt.Errorf("take over containers: %w", err), r.Close())
 	}
-	r.program = r.chooseProgram(r.in(ctx))
 	return r, nil
 }
 

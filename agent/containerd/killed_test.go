@@ -32,6 +32,7 @@ func beAgent(dir string) {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
+	r.ChooseProgram(context.Background())
 	fmt.Println("here")
 	_, _ = os.Stdin.Read(make([]byte, 1))
 	r.Close()

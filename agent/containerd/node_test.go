@@ -87,6 +87,7 @@ func (n *node) open() *Runtime {
 	if err != nil {
 		n.t.Fatalf("open the runtime: %v", err)
 	}
+	r.ChooseProgram(n.t.Context())
 	return r
 }
 

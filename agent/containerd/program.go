@@ -22,8 +22,11 @@ const (
 	trialTimeout = 10 * time.Second
 )
 
-// chooseProgram is for the containers to come. Those that are there keep theirs: containerd remembers it of each, and the containers of
-// one pod need not be all of the same.
+// ChooseProgram finds out whether crun works here, to make the containers to come; until then it is runc. It must return before the
+// first Start. The containers that are there keep theirs: containerd remembers it of each, and those of one pod need not be all of the
+// same.
+func (r *Runtime) ChooseProgram(ctx context.Context) { r.program = r.chooseProgram(r.in(ctx)) }
+
 func (r *Runtime) chooseProgram(ctx context.Context) string {
 	if err := r.endTrial(ctx); err != nil { // Of an agent that was killed.
 		r.log.Error("what is left of a trial of crun can't be removed", "err", err)

@@ -81,6 +81,7 @@ func (n *node) run(ctx context.Context, ready func()) error {
 		return err
 	}
 	defer runtime.Close()
+	runtime.ChooseProgram(ctx)
 	net, err := network.New(networkConfig(n.dirs, pods, n.clusterRanges, n.serviceRanges, n.dns, n.cni()))
 	if err != nil {
 		return err
