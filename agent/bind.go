@@ -137,18 +137,24 @@ func openPart(volume, sub string) (*os.File, error) {
 			return nil, err
 		}
 	}
+	return openPlace(volume, sub, unix.RESOLVE_BENEATH)
+}
+
+// openPlace opens what a path in a volume leads to without opening the thing itself (O_PATH). How the path is kept within the volume is
+// the caller's choice: see openat2(2).
+func openPlace(volume, path string, resolve uint64) (*os.File, error) {
 	dir, err := os.Open(volume)
 	if err != nil {
 		return nil, err
 	}
 	defer dir.Close()
-	fd, err := unix.Openat2(int(dir.Fd()), sub, &unix.OpenHow{
-		Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_MAGICLINKS,
+	fd, err := unix.Openat2(int(dir.Fd()), path, &unix.OpenHow{
+		Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: resolve | unix.RESOLVE_NO_MAGICLINKS,
 	})
 	if err != nil {
-		return nil, &fs.PathError{Op: "open", Path: sub, Err: err}
+		return nil, &fs.PathError{Op: "open", Path: path, Err: err}
 	}
-	return os.NewFile(uintptr(fd), sub), nil
+	return os.NewFile(uintptr(fd), path), nil
 }
 
 // makePart makes the directories of sub that are missing, with the mode of the root.

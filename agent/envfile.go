@@ -58,18 +58,10 @@ func readEnvFile(volume, path string) (string, error) {
 // openRegular opens a file for reading once it is known to be a regular one. To the path the volume is the root of all: absolute links
 // begin there, and none leads out.
 func openRegular(volume, path string) (*os.File, error) {
-	dir, err := os.Open(volume)
+	place, err := openPlace(volume, path, unix.RESOLVE_IN_ROOT)
 	if err != nil {
 		return nil, err
 	}
-	defer dir.Close()
-	fd, err := unix.Openat2(int(dir.Fd()), path, &unix.OpenHow{
-		Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
-	})
-	if err != nil {
-		return nil, &fs.PathError{Op: "open", Path: path, Err: err}
-	}
-	place := os.NewFile(uintptr(fd), path)
 	defer place.Close()
 	info, err := place.Stat()
 	if err == nil && !info.Mode().IsRegular() {
