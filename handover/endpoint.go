@@ -46,8 +46,9 @@ type served struct {
 // places know for each pod where the EndpointSlices have it, and from which revision on. The number that matters is not the
 // slice's own: that moves on with every other endpoint in it.
 type places struct {
-	of   map[types.UID][]place
-	left map[types.UID]departure
+	of    map[types.UID][]place
+	left  map[types.UID]departure
+	swept time.Time // When old departures were last dropped.
 }
 
 // A departure is that of a pod which a slice had, not terminating, until a revision: its Service selects others now.
@@ -128,10 +129,14 @@ func (p *places) drop(uid types.UID, slice types.NamespacedName) {
 	p.of[uid] = rest
 }
 
-// forget drops the departures that all proxies have long heard of.
-func (p *places) forget(before time.Time) {
+// forget drops, now and then, the departures that all proxies have long heard of.
+func (p *places) forget(now time.Time) {
+	if now.Sub(p.swept) < forgetAfter {
+		return
+	}
+	p.swept = now
 	for uid, d := range p.left {
-		if d.seen.Before(before) {
+		if now.Sub(d.seen) > forgetAfter {
 			delete(p.left, uid)
 		}
 	}

@@ -153,14 +153,15 @@ func (h *Handover) behind(revision uint64) string {
 }
 
 // sliceChanged notes what has changed in a slice, and looks again at the questions about its pods.
-func (h *Handover) sliceChanged(old, now any) {
-	before, after := sliceOf(old), sliceOf(now)
+func (h *Handover) sliceChanged(old, current any) {
+	before, after := sliceOf(old), sliceOf(current)
 	if before == nil && after == nil {
 		return
 	}
 	h.mu.Lock()
-	pods := h.places.change(before, after, time.Now())
-	h.places.forget(time.Now().Add(-forgetAfter))
+	now := time.Now()
+	pods := h.places.change(before, after, now)
+	h.places.forget(now)
 	h.mu.Unlock()
 	h.lookAgain(func(waiting map[question]*wait, yield func(question, *wait)) {
 		for _, uid := range pods {
