@@ -155,27 +155,31 @@ func validateHints(path *field.Path, h *discoveryv1.EndpointHints) field.ErrorLi
 	if len(h.ForZones) > maxZones {
 		return field.ErrorList{field.TooMany(zones, len(h.ForZones), maxZones)}
 	}
-	var errs field.ErrorList
-	seen := map[string]bool{}
-	for i, zone := range h.ForZones {
-		at := zones.Index(i).Child("name")
-		if seen[zone.Name] {
-			errs = append(errs, field.Duplicate(at, zone.Name))
-		}
-		seen[zone.Name] = true
-		errs = append(errs, invalid(at, zone.Name, validation.IsValidLabelValue(zone.Name))...)
+	var names []string
+	for _, zone := range h.ForZones {
+		names = append(names, zone.Name)
 	}
+	errs := validateHinted(zones, names, validation.IsValidLabelValue)
 	if len(h.ForNodes) > maxNodes {
 		return append(errs, field.TooMany(nodes, len(h.ForNodes), maxNodes))
 	}
-	seen = map[string]bool{}
-	for i, node := range h.ForNodes {
-		at := nodes.Index(i).Child("name")
-		if seen[node.Name] {
-			errs = append(errs, field.Duplicate(at, node.Name))
+	names = nil
+	for _, node := range h.ForNodes {
+		names = append(names, node.Name)
+	}
+	return append(errs, validateHinted(nodes, names, validation.IsDNS1123Subdomain)...)
+}
+
+// validateHinted wants each name once. Unlike in [unique], an empty one is a name like others: labels of zones may be empty.
+func validateHinted(path *field.Path, names []string, wrong func(string) []string) (errs field.ErrorList) {
+	seen := map[string]bool{}
+	for i, name := range names {
+		at := path.Index(i).Child("name")
+		if seen[name] {
+			errs = append(errs, field.Duplicate(at, name))
 		}
-		seen[node.Name] = true
-		errs = append(errs, invalid(at, node.Name, validation.IsDNS1123Subdomain(node.Name))...)
+		seen[name] = true
+		errs = append(errs, invalid(at, name, wrong(name))...)
 	}
 	return errs
 }
