@@ -198,15 +198,20 @@ func testRestartAndDrift(t *testing.T, w world) {
 	})
 }
 
-// TestOwnChangesAreNoDrift counts what the watch says of changes by the table's owner, by others, and of other tables.
-func TestOwnChangesAreNoDrift(t *testing.T) {
-	requireRoot(t)
-	p := oneFamily().newProgrammed(t)
+// watched is a table in the kernel, and how often its watch has spoken of it.
+func watched(t *testing.T) (p *programmed, said *atomic.Int64) {
+	p, said = oneFamily().newProgrammed(t), new(atomic.Int64)
 	t.Cleanup(func() { must(t, Purge(testConfig().Table)) })
-	var said atomic.Int64
 	stop, err := p.table.watch(func() { said.Add(1) })
 	must(t, err)
 	t.Cleanup(stop)
+	return p, said
+}
+
+// TestOwnChangesAreNoDrift counts what the watch says of changes by the table's owner, by others, and of other tables.
+func TestOwnChangesAreNoDrift(t *testing.T) {
+	requireRoot(t)
+	p, said := watched(t)
 	p.set(newTestService("web", "10.43.0.80"), "10.42.0.11")
 	elsewhere := testConfig()
 	elsewhere.Table = "elsewhere"
@@ -216,7 +221,7 @@ func TestOwnChangesAreNoDrift(t *testing.T) {
 	must(t, strange.replace(nil))
 	must(t, Purge(elsewhere.Table))
 	p.set(newTestService("web", "10.43.0.80"))
-	_, err = other.load()
+	_, err := other.load()
 	must(t, err)
 	must(t, other.commit(diff{add: []element{{key: key{in: hairpin, addr: netip.MustParseAddr("10.42.0.99")}}}}))
 	eventually(t, "the watch tells that somebody added an element", func() bool { return said.Load() > 0 })
@@ -229,12 +234,7 @@ func TestOwnChangesAreNoDrift(t *testing.T) {
 // nevertheless that somebody else changed something meanwhile.
 func TestLargeBatchesAreNotHeard(t *testing.T) {
 	requireRoot(t)
-	p := oneFamily().newProgrammed(t)
-	t.Cleanup(func() { must(t, Purge(testConfig().Table)) })
-	var said atomic.Int64
-	stop, err := p.table.watch(func() { said.Add(1) })
-	must(t, err)
-	t.Cleanup(stop)
+	p, said := watched(t)
 	var many []element
 	for i := range uint32(10 * largeBatch) {
 		many = append(many, element{key: key{in: anyone, slot: i}, value: value{number: i}})

@@ -51,12 +51,7 @@ func TestRestart(t *testing.T) {
 // testRestartInRollout takes the server away in the middle of a rollout, while clients ask. It goes on, and none of them notices.
 func testRestartInRollout(t *testing.T, n *node) {
 	s := n.shell(t)
-	s.do("kubectl apply -f " + repository("test/testdata/rollout.yaml"))
-	s.do("kubectl rollout status deployment/web --timeout=60s")
-	s.do("kubectl wait --for=condition=Ready pod/client --timeout=60s")
-	s.served(3)
-	l := newLoad(t, s.namespaceOf("client"), s.do("kubectl get svc web -o jsonpath={.spec.clusterIP}"))
-	l.flows(t)
+	l := s.underLoad(3)
 	for _, way := range []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL} {
 		s.do("kubectl rollout restart deployment/web")
 		s.until("kubectl get deployment web -o jsonpath={.status.updatedReplicas}", "[12]")

@@ -9,12 +9,7 @@ import (
 
 // testRollout takes pods of a Service away in each way there is, while clients of each kind ask it from another pod.
 func testRollout(t *testing.T, s *shell) {
-	s.do("kubectl apply -f " + repository("test/testdata/rollout.yaml"))
-	s.do("kubectl rollout status deployment/web --timeout=60s")
-	s.do("kubectl wait --for=condition=Ready pod/client --timeout=60s")
-	s.served(3)
-	l := newLoad(t, s.namespaceOf("client"), s.do("kubectl get svc web -o jsonpath={.spec.clusterIP}"))
-	l.flows(t)
+	l := s.underLoad(3)
 	for _, way := range []struct{ name, line string }{ // The last one ends the Deployment web.
 		{"set image", "kubectl set image deployment/web nginx=docker.io/library/nginx:latest"},
 		{"rollout restart", "kubectl rollout restart deployment/web"},
@@ -49,6 +44,19 @@ func testRolloutWithoutPods(t *testing.T, s *shell) {
 	s.do(`kubectl patch deployment web -p '{"spec":{"progressDeadlineSeconds":2,"template":{"spec":{"priorityClassName":"nope"}}}}'`)
 	s.fails("kubectl rollout status deployment/web --timeout=60s", 1, `error: deployment "web" exceeded its progress deadline`)
 	s.says("kubectl get deployment web -o jsonpath={.status.availableReplicas}", "1")
+}
+
+// underLoad has clients of each kind ask a Service of so many pods.
+func (s *shell) underLoad(pods int) *load {
+	s.t.Helper()
+	s.do("kubectl apply -f " + repository("test/testdata/rollout.yaml"))
+	s.do(fmt.Sprintf("kubectl scale deployment/web --replicas=%d", pods))
+	s.do("kubectl rollout status deployment/web --timeout=120s")
+	s.do("kubectl wait --for=condition=Ready pod/client --timeout=60s")
+	s.served(pods)
+	l := newLoad(s.t, s.namespaceOf("client"), s.do("kubectl get svc web -o jsonpath={.spec.clusterIP}"))
+	l.flows(s.t)
+	return l
 }
 
 // served waits until the Service has so many ready endpoints.

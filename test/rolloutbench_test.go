@@ -21,13 +21,7 @@ func BenchmarkRollout(b *testing.B) {
 		n := newNode(b, order.flags...)
 		n.start()
 		s := n.shell(b)
-		s.do("kubectl apply -f " + repository("test/testdata/rollout.yaml"))
-		s.do("kubectl scale deployment/web --replicas=20")
-		s.do("kubectl rollout status deployment/web --timeout=120s")
-		s.do("kubectl wait --for=condition=Ready pod/client --timeout=60s")
-		s.served(20)
-		l := newLoad(b, s.namespaceOf("client"), s.do("kubectl get svc web -o jsonpath={.spec.clusterIP}"))
-		l.flows(b)
+		l := s.underLoad(20)
 		var took []time.Duration
 		lost := 0
 		for range restarts {
