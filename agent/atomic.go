@@ -2,9 +2,12 @@ package agent
 
 import (
 	"bytes"
+	"errors"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -30,41 +33,60 @@ func writeVolume(dir string, files map[string]file, group *int64) error {
 	}
 	defer root.Close()
 	current, _ := root.Readlink(dataLink)
-	if current != "" && sameFiles(root, current, files, group) {
-		return nil
+	if current == "" || !sameFiles(root, current, files, group) {
+		if current, err = replaceFiles(root, current, files, group); err != nil {
+			return err
+		}
 	}
+	// Also where nothing has changed: an agent may have been killed, or have found no room, when it came this far.
+	return errors.Join(linkFiles(root, files), removeOld(root, current))
+}
+
+// replaceFiles has the volume show files, all of them or, after an error, what it showed before. It says where they are.
+func replaceFiles(root *os.Root, current string, files map[string]file, group *int64) (next string, err error) {
 	n, _ := strconv.Atoi(strings.TrimPrefix(current, ".."))
-	next := ".." + strconv.Itoa(n+1)
+	next = ".." + strconv.Itoa(n+1)
 	if err := root.RemoveAll(next); err != nil { // Left by an agent that was killed here.
+		return "", err
+	}
+	err = writeFiles(root, next, files, group)
+	if err == nil {
+		err = root.RemoveAll(dataLinkNew)
+	}
+	if err == nil {
+		err = root.Symlink(next, dataLinkNew)
+	}
+	if err == nil {
+		err = root.Rename(dataLinkNew, dataLink)
+	}
+	if err != nil {
+		return "", errors.Join(err, root.RemoveAll(next)) // Where the disk is full, it takes room from all.
+	}
+	return next, nil
+}
+
+// removeOld removes the contents that a volume had before.
+func removeOld(root *os.Root, current string) error {
+	entries, err := fs.ReadDir(root.FS(), ".")
+	if err != nil {
 		return err
 	}
-	if err := writeFiles(root, next, files, group); err != nil {
-		return err
+	for _, e := range entries {
+		if name := e.Name(); strings.HasPrefix(name, "..") && name != dataLink && name != current {
+			if err := root.RemoveAll(name); err != nil {
+				return err
+			}
+		}
 	}
-	if err := root.RemoveAll(dataLinkNew); err != nil {
-		return err
-	}
-	if err := root.Symlink(next, dataLinkNew); err != nil {
-		return err
-	}
-	if err := root.Rename(dataLinkNew, dataLink); err != nil {
-		return err
-	}
-	if err := linkFiles(root, files); err != nil {
-		return err
-	}
-	if current == "" {
-		return nil
-	}
-	return root.RemoveAll(current)
+	return nil
 }
 
 func writeFiles(root *os.Root, dir string, files map[string]file, group *int64) error {
 	if err := root.Mkdir(dir, 0o755); err != nil {
 		return err
 	}
-	for path, f := range files {
-		path = filepath.Join(dir, path)
+	for _, name := range slices.Sorted(maps.Keys(files)) { // One order, so that what hinders them is always the same.
+		f, path := files[name], filepath.Join(dir, name)
 		if err := root.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 			return err
 		}

@@ -60,7 +60,7 @@ func statusEvents(pod *v1.Pod, status *v1.PodStatus) []podEvent {
 		case reasonNeverPull, reasonInvalidImage:
 			add(v1.EventTypeWarning, now.Reason, now.Message)
 			add(v1.EventTypeWarning, "Failed", "Error: "+now.Reason)
-		case reasonConfigError, reasonRunError:
+		case reasonConfigError, reasonCreateError, reasonRunError:
 			add(v1.EventTypeWarning, "Failed", "Error: "+now.Message)
 		}
 	}

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -242,6 +243,28 @@ func TestVolumeFollowsItsObject(t *testing.T) {
 		if step == 1 && filepath.Base(versions[0]) != "..1" {
 			t.Errorf("the same files were written again: %v", versions)
 		}
+	}
+}
+
+// What an agent leaves undone that is killed after it has replaced the files, the next one does.
+func TestVolumeOfKilledAgent(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "settings")
+	files := map[string]file{"a": {content: []byte("1"), mode: 0o644}, "b": {content: []byte("2"), mode: 0o644}}
+	if err := writeVolume(dir, files, nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(os.Remove(filepath.Join(dir, "a")), os.Symlink("..data/old", filepath.Join(dir, "old")), os.Mkdir(filepath.Join(dir, "..0"), 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	if err := writeVolume(dir, files, nil); err != nil {
+		t.Fatal(err)
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil || len(entries) != 4 {
+		t.Errorf("the volume has %v (%v), want ..1, ..data, a and b", entries, err)
+	}
+	if diff := cmp.Diff(map[string]string{"a": "1", "b": "2"}, tree(t, dir)); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
 	}
 }
 

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -9,6 +10,7 @@ import (
 	"slices"
 	"strings"
 
+	"golang.org/x/sys/unix"
 	v1 "k8s.io/api/core/v1"
 )
 
@@ -46,6 +48,7 @@ func (a *Agent) podFiles(pod *v1.Pod, ips []string) ([]Mount, error) {
 	return mounts, nil
 }
 
+// writeInPlace writes a file that containers may have open: whole or, where there is no room, not at all.
 func writeInPlace(path string, content []byte) error {
 	if was, err := os.ReadFile(path); err == nil && bytes.Equal(was, content) {
 		return nil
@@ -53,7 +56,21 @@ func writeInPlace(path string, content []byte) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o711); err != nil {
 		return err
 	}
-	return os.WriteFile(path, content, 0o644)
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE, 0o644)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if len(content) > 0 {
+		err = unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_KEEP_SIZE, 0, int64(len(content)))
+		if err != nil && !errors.Is(err, unix.EOPNOTSUPP) { // Not every file system can.
+			return err
+		}
+	}
+	if _, err := f.WriteAt(content, 0); err != nil {
+		return err
+	}
+	return f.Truncate(int64(len(content)))
 }
 
 // podHostname is the pod's own name for itself, at most 63 characters of it.

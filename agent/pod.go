@@ -144,12 +144,13 @@ func (a *Agent) prepare(ctx context.Context, s seen, d decision, m *memory) erro
 		return nil
 	}
 	volumes, err := a.volumes(ctx, pod, m)
-	if err != nil && len(d.start) == 0 {
-		m.due = s.now.Add(volumesRetry)
-		return nil // What runs keeps the contents that it has.
-	}
 	if errors.Is(err, errImageComes) {
 		return err
+	}
+	if err != nil && len(d.start) == 0 {
+		_ = a.complain(pod, m, "FailedMount", "", err) // What runs keeps the contents that it has.
+		m.due = s.now.Add(volumesRetry)
+		return nil
 	}
 	if err != nil {
 		return a.complain(pod, m, "FailedMount", "", err)
@@ -281,7 +282,8 @@ func (a *Agent) start(ctx context.Context, s seen, st start, m *memory) error {
 		return nil
 	}
 	if err := makeLog(config.LogPath); err != nil {
-		return err
+		m.retry(c.Name, reasonCreateError, err.Error(), time.Now(), a.MaxRestartBackoff)
+		return nil
 	}
 	if err := a.limitPod(ctx, pod, m, true); err != nil {
 		return err
@@ -291,7 +293,10 @@ func (a *Agent) start(ctx context.Context, s seen, st start, m *memory) error {
 			return ctx.Err()
 		}
 		reason := reasonRunError
-		if ephemeral(pod, c.Name) != nil || !policyOf(&pod.Spec, c).restarts(exitStartError) {
+		switch {
+		case errors.Is(err, ErrNoRoom): // No fault of the pod's, and no end of it.
+			reason = reasonCreateError
+		case ephemeral(pod, c.Name) != nil || !policyOf(&pod.Spec, c).restarts(exitStartError):
 			reason = reasonStartError
 		}
 		m.retry(c.Name, reason, err.Error(), time.Now(), a.MaxRestartBackoff)

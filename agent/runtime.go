@@ -15,6 +15,7 @@ var (
 	ErrNoRegistry  = errors.New("registry does not answer") // Pull: whether the image is there nobody could say.
 	ErrNoContainer = errors.New("container not found")      // It was never there or is removed.
 	ErrNotRunning  = errors.New("container is not running") // Exec, Attach: there is no process to talk to.
+	ErrNoRoom      = errors.New("the disk is full")         // Pull, Start: nothing is wrong but that.
 )
 
 // Runtime runs containers for the agent. The one for real is agent/containerd. It keeps no wishes of its own: the agent

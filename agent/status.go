@@ -17,6 +17,7 @@ const (
 	reasonInitializing  = "PodInitializing"
 	reasonCrashLoop     = "CrashLoopBackOff"
 	reasonConfigError   = "CreateContainerConfigError"
+	reasonCreateError   = "CreateContainerError"
 	reasonRunError      = "RunContainerError"
 	reasonStartError    = "StartError"
 	reasonPull          = "ErrImagePull"
