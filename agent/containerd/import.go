@@ -35,17 +35,17 @@ func (r *Runtime) importFile(ctx context.Context, path string, labels map[string
 	return names, nil
 }
 
-func (r *Runtime) importTar(ctx context.Context, tar io.Reader, labels map[string]string) ([]string, error) {
+func (r *Runtime) importTar(ctx context.Context, tar io.Reader, labels map[string]string) (names []string, err error) {
 	plain, err := compression.DecompressStream(tar)
 	if err != nil {
 		return nil, err
 	}
 	defer plain.Close()
-	ctx, release, err := r.client.WithLease(ctx) // From reading to unpacking nothing may be collected.
+	ctx, release, err := r.leased(ctx) // From reading to unpacking nothing may be collected.
 	if err != nil {
-		return nil, err
+		return nil, noRoom(err)
 	}
-	defer func() { _ = release(context.WithoutCancel(ctx)) }() // A lease expires by itself.
+	defer func() { err = noRoom(err); release(err) }()
 	var nameless error
 	name := func(ref string) string {
 		full, err := fullName(ref)
@@ -65,7 +65,7 @@ func (r *Runtime) importTar(ctx context.Context, tar io.Reader, labels map[strin
 	if len(found) == 0 {
 		return nil, errors.Join(errors.New("the file names no image"), nameless)
 	}
-	names := make([]string, 0, len(found))
+	names = make([]string, 0, len(found))
 	for _, image := range found {
 		if err := r.unpack(ctx, image); err != nil {
 			return nil, err

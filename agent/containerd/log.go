@@ -121,8 +121,11 @@ func (l *logFile) take(stream int, buffer []byte, all bool) ([]byte, error) {
 
 func (l *logFile) flush(entries []byte) {
 	err := l.store(entries)
-	if err != nil && !l.broken {
+	switch {
+	case err != nil && !l.broken:
 		l.slog.Error("container output is lost", "log", l.path, "err", err)
+	case err == nil && l.broken:
+		l.slog.Info("container output is logged again", "log", l.path)
 	}
 	l.broken = err != nil
 }

@@ -46,6 +46,12 @@ func newNode(t testing.TB) *node {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return startNode(t, dir)
+}
+
+// startNode starts a node whose files are in dir.
+func startNode(t testing.TB, dir string) *node {
+	t.Helper()
 	n := &node{t: t, dir: dir}
 	t.Cleanup(n.close)
 	n.startDaemon()

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -19,7 +20,8 @@ const (
 	slowClient = 10 * time.Second // An attached client that takes nothing for so long is cut off.
 	drainTime  = time.Second      // For the rest of an ended container's output.
 
-	noRoomPause = time.Second
+	noRoomPause = time.Second // Where there is no room under RunDir, until that is looked at again,
+	noRoomTries = 10          // and how often, before output is thrown away: nobody may have to wait for ever.
 )
 
 // output reads what a container writes, logs it, and gives it to attached clients.
@@ -27,6 +29,7 @@ type output struct {
 	buffers *sync.Pool
 	log     *logFile
 	files   []*os.File
+	pause   time.Duration // See noRoomPause.
 	done    chan struct{} // Closed when all is read and in the log.
 
 	mu      sync.Mutex
@@ -76,7 +79,7 @@ func (r *Runtime) readPipes(id string, p *pipes, logPath string) error {
 		p.closeOutputs()
 		return fmt.Errorf("open log: %w", err)
 	}
-	o := &output{buffers: &r.buffers, log: log, done: make(chan struct{}), clients: map[*listener]bool{}}
+	o := &output{buffers: &r.buffers, log: log, pause: noRoomPause, done: make(chan struct{}), clients: map[*listener]bool{}}
 	var readers sync.WaitGroup
 	for stream, f := range []*os.File{p.stdout, p.stderr} {
 		if f != nil {
@@ -125,6 +128,7 @@ func (o *output) read(f *os.File, stream int) error {
 	if err := o.pass(stream, 0, false); err != nil { // What a killed process had taken.
 		return err
 	}
+	full := 0 // How often in a row there was no room.
 	for {
 		var n int64
 		var failed error
@@ -135,8 +139,12 @@ func (o *output) read(f *os.File, stream int) error {
 		switch {
 		case err != nil: // Closed: the next process goes on.
 			return nil
-		case errors.Is(failed, unix.ENOSPC): // No room under RunDir: the container waits, as if nobody read.
-			time.Sleep(noRoomPause)
+		case errors.Is(failed, unix.ENOSPC): // The container waits, as if nobody read.
+			if full++; full <= noRoomTries {
+				time.Sleep(o.pause)
+			} else if err := o.lose(conn, full == noRoomTries+1); err != nil {
+				return nil
+			}
 			continue
 		case errors.Is(failed, unix.EINTR):
 			continue
@@ -145,10 +153,21 @@ func (o *output) read(f *os.File, stream int) error {
 		case n == 0:
 			return o.pass(stream, 0, true)
 		}
+		full = 0
 		if err := o.pass(stream, int(n), false); err != nil {
 			return err
 		}
 	}
+}
+
+// lose throws away some of what waits in a FIFO, and says so if told to.
+func (o *output) lose(fifo syscall.RawConn, say bool) error {
+	buffer := o.buffers.Get().(*[]byte)
+	defer o.buffers.Put(buffer)
+	if say {
+		o.log.slog.Error("container output is lost: there is no room for it on its way to the log", "log", o.log.path)
+	}
+	return fifo.Control(func(fd uintptr) { _, _ = unix.Read(int(fd), *buffer) }) // What there is.
 }
 
 // pass logs what a stream's spool has, and gives the last n bytes of it, the new ones, to the clients.

@@ -138,7 +138,12 @@ func (r *Runtime) pull(ctx context.Context, name string, logins []agent.Login, p
 }
 
 // fetch pulls and unpacks an image.
-func (r *Runtime) fetch(ctx context.Context, name string, login agent.Login, p *pull) (agent.Image, error) {
+func (r *Runtime) fetch(ctx context.Context, name string, login agent.Login, p *pull) (_ agent.Image, err error) {
+	ctx, release, err := r.leased(ctx)
+	if err != nil {
+		return agent.Image{}, fmt.Errorf("pull image %s: %w", name, noRoom(err))
+	}
+	defer func() { release(err) }()
 	blobs := &blobs{wanted: map[string]ocispec.Descriptor{}}
 	stop := make(chan struct{})
 	var reporter sync.WaitGroup
@@ -148,6 +153,7 @@ func (r *Runtime) fetch(ctx context.Context, name string, login agent.Login, p *
 		containerd.WithImageHandler(images.HandlerFunc(blobs.add)))
 	close(stop)
 	reporter.Wait()
+	err = noRoom(err)
 	switch {
 	case errdefs.IsNotFound(err):
 		return agent.Image{}, fmt.Errorf("pull image %s: %w: %w", name, agent.ErrNoImage, err)

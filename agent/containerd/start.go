@@ -46,6 +46,7 @@ func (r *Runtime) Start(ctx context.Context, c agent.ContainerConfig) (err error
 		r.mu.Lock()
 		delete(r.starting, id)
 		r.mu.Unlock()
+		err = noRoom(err)
 	}()
 
 	ctx = leases.WithLease(r.in(ctx), lease)

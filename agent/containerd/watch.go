@@ -8,16 +8,19 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"skiff/agent"
 )
 
 // WatchImages imports the tars in dir: at first those that were not imported as they are, then each one as soon as it is
 // completely written or moved there. ready is called when the first are done. A file that can't be imported is logged and
-// skipped, and tried again after a restart. Files whose names begin with a dot are left alone: many programs write those
-// first and rename them. It blocks until ctx ends.
+// skipped, and tried again after a restart; one that there was no room for, every half a minute. Files whose names begin with
+// a dot are left alone: many programs write those first and rename them. It blocks until ctx ends.
 func (r *Runtime) WatchImages(ctx context.Context, dir string, ready func()) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
@@ -34,23 +37,43 @@ func (r *Runtime) WatchImages(ctx context.Context, dir string, ready func()) err
 	if err != nil {
 		return err
 	}
+	var names []string
 	for _, e := range entries {
-		r.importChanged(ctx, filepath.Join(dir, e.Name()))
+		names = append(names, e.Name())
 	}
+	waiting := r.importAll(ctx, dir, names)
 	ready()
 	buffer := make([]byte, 64<<10)
 	for {
+		var again time.Time // Never, where none waits.
+		if len(waiting) > 0 {
+			again = time.Now().Add(roomRetry)
+		}
+		if err := watch.SetReadDeadline(again); err != nil && ctx.Err() == nil {
+			return fmt.Errorf("watch %s: %w", dir, err)
+		}
 		n, err := watch.Read(buffer)
 		if ctx.Err() != nil {
 			return nil
 		}
-		if err != nil {
+		if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
 			return fmt.Errorf("watch %s: %w", dir, err)
 		}
-		for _, name := range writtenFiles(buffer[:n]) {
-			r.importChanged(ctx, filepath.Join(dir, name))
+		waiting = r.importAll(ctx, dir, append(waiting, writtenFiles(buffer[:max(n, 0)])...))
+	}
+}
+
+// roomRetry is how long after the disk was too full for an image it is tried again.
+const roomRetry = 30 * time.Second
+
+// importAll imports files, and returns those that there was no room for.
+func (r *Runtime) importAll(ctx context.Context, dir string, names []string) (waiting []string) {
+	for _, name := range names {
+		if err := r.importChanged(ctx, filepath.Join(dir, name)); errors.Is(err, agent.ErrNoRoom) && !slices.Contains(waiting, name) {
+			waiting = append(waiting, name)
 		}
 	}
+	return waiting
 }
 
 func watchDir(dir string) (*os.File, error) {
@@ -82,23 +105,23 @@ func writtenFiles(events []byte) (names []string) {
 	return names
 }
 
-// importChanged imports a file unless an image says that it came from it as it is now.
-func (r *Runtime) importChanged(ctx context.Context, path string) {
+// importChanged imports a file unless an image says that it came from it as it is now. Its error has been logged.
+func (r *Runtime) importChanged(ctx context.Context, path string) error {
 	info, err := os.Stat(path)
 	if errors.Is(err, os.ErrNotExist) || ctx.Err() != nil {
-		return
+		return nil
 	}
 	if err != nil {
 		r.log.Error("image file skipped", "file", path, "err", err)
-		return
+		return err
 	}
 	if !info.Mode().IsRegular() || strings.HasPrefix(info.Name(), ".") {
-		return
+		return nil
 	}
 	label := fmt.Sprintf("%s %d %d", info.Name(), info.Size(), info.ModTime().UnixNano())
 	known, err := r.client.ListImages(r.in(ctx), fmt.Sprintf("labels.%q==%q", labelImageFile, label))
 	if err == nil && len(known) > 0 {
-		return
+		return nil
 	}
 	start := time.Now()
 	names, err := r.importFile(ctx, path, map[string]string{labelImageFile: label})
@@ -106,7 +129,8 @@ func (r *Runtime) importChanged(ctx context.Context, path string) {
 		if ctx.Err() == nil {
 			r.log.Error("image file skipped", "err", err)
 		}
-		return
+		return err
 	}
 	r.log.Info("images imported", "file", path, "images", names, "took", time.Since(start).Round(time.Millisecond))
+	return nil
 }
