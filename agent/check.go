@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/status"
@@ -59,7 +60,8 @@ type target struct {
 type checker struct {
 	runtime Runtime
 	client  *http.Client
-	pretend bool // Ask nobody by network.
+	http2   *http.Client // For those who speak HTTP/2 alone, without TLS.
+	pretend bool         // Ask nobody by network.
 }
 
 func newChecker(runtime Runtime) *checker {
@@ -69,16 +71,25 @@ func newChecker(runtime Runtime) *checker {
 			_ = unix.SetsockoptLinger(int(fd), unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1, Linger: 1})
 		})
 	}
-	return &checker{runtime: runtime, client: &http.Client{
-		Transport: &http.Transport{
-			DialContext:        (&net.Dialer{Control: linger}).DialContext,
-			TLSClientConfig:    &tls.Config{InsecureSkipVerify: true}, // By the API: "certificates are not verified".
-			DisableKeepAlives:  true,
-			DisableCompression: true,
-		},
-		CheckRedirect: sameHost,
-	}}
+	speaking := func(protocols *http.Protocols) *http.Client {
+		return &http.Client{
+			Transport: &http.Transport{
+				DialContext:        (&net.Dialer{Control: linger}).DialContext,
+				TLSClientConfig:    unverified(),
+				Protocols:          protocols,
+				DisableKeepAlives:  true,
+				DisableCompression: true,
+			},
+			CheckRedirect: sameHost,
+		}
+	}
+	http2 := new(http.Protocols)
+	http2.SetUnencryptedHTTP2(true)
+	return &checker{runtime: runtime, client: speaking(nil), http2: speaking(http2)}
 }
+
+// unverified is TLS as probes and hooks use it. By the API: "certificates are not verified".
+func unverified() *tls.Config { return &tls.Config{InsecureSkipVerify: true} }
 
 // sameHost follows redirects as long as they stay with the container.
 func sameHost(next *http.Request, via []*http.Request) error {
@@ -112,7 +123,13 @@ func (k *checker) probe(ctx context.Context, t target, p *v1.Probe) (verdict, st
 }
 
 func (k *checker) probeExec(ctx context.Context, t target, command []string, timeout time.Duration) (verdict, string) {
-	code, output, err := k.exec(ctx, t, command)
+	static := map[string]string{} // Only what the pod itself spells out: as in Kubernetes.
+	for _, e := range t.container.Env {
+		if e.ValueFrom == nil {
+			static[e.Name] = expand(e.Value, static)
+		}
+	}
+	code, output, err := k.exec(ctx, t, expandAll(command, static))
 	switch {
 	case errors.Is(ctx.Err(), context.DeadlineExceeded):
 		return failed, fmt.Sprintf("command timed out: %q timed out after %s", strings.Join(command, " "), timeout)
@@ -126,14 +143,8 @@ func (k *checker) probeExec(ctx context.Context, t target, command []string, tim
 
 // exec runs a command in the container. What it says is cut at maxProbeOutput.
 func (k *checker) exec(ctx context.Context, t target, command []string) (code int, output string, err error) {
-	static := map[string]string{} // Only what the pod itself spells out: as in Kubernetes.
-	for _, e := range t.container.Env {
-		if e.ValueFrom == nil {
-			static[e.Name] = expand(e.Value, static)
-		}
-	}
 	said := &head{}
-	code, err = k.runtime.Exec(ctx, t.id, ExecConfig{Streams: Streams{Stdout: said, Stderr: said}, Command: expandAll(command, static)})
+	code, err = k.runtime.Exec(ctx, t.id, ExecConfig{Streams: Streams{Stdout: said, Stderr: said}, Command: command})
 	return code, said.String(), err
 }
 
@@ -142,7 +153,11 @@ func (k *checker) probeHTTP(ctx context.Context, t target, get *v1.HTTPGetAction
 	if err != nil {
 		return errored, err.Error()
 	}
-	response, err := k.client.Do(request)
+	client := k.client
+	if get.Protocol != nil && *get.Protocol == v1.HTTPProtocolHTTP2 {
+		client = k.http2
+	}
+	response, err := client.Do(request)
 	if err != nil {
 		return failed, err.Error()
 	}
@@ -223,8 +238,12 @@ func probeTCP(ctx context.Context, t target, socket *v1.TCPSocketAction) (verdic
 
 func probeGRPC(ctx context.Context, t target, action *v1.GRPCAction, timeout time.Duration) (verdict, string) {
 	address := net.JoinHostPort(t.ip(), strconv.Itoa(int(action.Port)))
+	transport := insecure.NewCredentials()
+	if action.Mode != nil && *action.Mode == v1.GRPCProbeModeTLS {
+		transport = credentials.NewTLS(unverified())
+	}
 	conn, err := grpc.NewClient("passthrough:///"+address, grpc.WithUserAgent(probeAgent),
-		grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithNoProxy())
+		grpc.WithTransportCredentials(transport), grpc.WithNoProxy())
 	if err != nil {
 		return errored, err.Error()
 	}

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
 	grpchealth "google.golang.org/grpc/health"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	v1 "k8s.io/api/core/v1"
@@ -52,6 +53,16 @@ func TestProbeByHTTP(t *testing.T) {
 	plain, secure := httptest.NewServer(mux), httptest.NewTLSServer(mux)
 	t.Cleanup(plain.Close)
 	t.Cleanup(secure.Close)
+	modern := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.ProtoMajor != 2 {
+			w.WriteHeader(http.StatusUpgradeRequired)
+		}
+	}))
+	modern.Config.Protocols = new(http.Protocols)
+	modern.Config.Protocols.SetUnencryptedHTTP2(true)
+	modern.Start()
+	t.Cleanup(modern.Close)
+	http2 := v1.HTTPProtocolHTTP2
 	named := &v1.Container{Ports: []v1.ContainerPort{{Name: "web", ContainerPort: int32(portOf(t, plain.URL))}}}
 	headers := []v1.HTTPHeader{{Name: "Host", Value: "shop.example"}, {Name: "X-Key", Value: "1"}}
 	for _, tc := range []struct {
@@ -67,6 +78,7 @@ func TestProbeByHTTP(t *testing.T) {
 		{"too slow", v1.HTTPGetAction{Path: "/slow"}, failed, "context deadline exceeded"},
 		{"with headers and a query", v1.HTTPGetAction{Path: "/headers?q=1", HTTPHeaders: headers}, passed, ""},
 		{"with TLS, unverified", v1.HTTPGetAction{Path: "/ok", Scheme: v1.URISchemeHTTPS, Port: intstr.FromInt(portOf(t, secure.URL))}, passed, ""},
+		{"of HTTP/2 alone", v1.HTTPGetAction{Path: "/", Protocol: &http2, Port: intstr.FromInt(portOf(t, modern.URL))}, passed, ""},
 		{"by the port's name", v1.HTTPGetAction{Path: "/ok", Port: intstr.FromString("web")}, passed, ""},
 		{"by a name that is none", v1.HTTPGetAction{Path: "/ok", Port: intstr.FromString("nope")}, errored, "port nope not found"},
 		{"another host", v1.HTTPGetAction{Path: "/ok", Host: "127.0.0.2"}, failed, "127.0.0.2"},
@@ -140,12 +152,12 @@ func TestProbeByTCP(t *testing.T) {
 }
 
 func TestProbeByGRPC(t *testing.T) {
-	listen := func(register func(*grpc.Server)) int32 {
+	listen := func(register func(*grpc.Server), options ...grpc.ServerOption) int32 {
 		listener, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
 			t.Fatal(err)
 		}
-		server := grpc.NewServer()
+		server := grpc.NewServer(options...)
 		register(server)
 		go func() { _ = server.Serve(listener) }()
 		t.Cleanup(server.Stop)
@@ -157,7 +169,12 @@ func TestProbeByGRPC(t *testing.T) {
 		healthpb.RegisterHealthServer(s, health)
 	})
 	bare := listen(func(*grpc.Server) {})
-	shop, nobody := "shop", "nobody"
+	https := httptest.NewUnstartedServer(nil)
+	https.StartTLS() // For its certificate.
+	t.Cleanup(https.Close)
+	secure := listen(func(s *grpc.Server) { healthpb.RegisterHealthServer(s, grpchealth.NewServer()) },
+		grpc.Creds(credentials.NewTLS(https.TLS)))
+	shop, nobody, tls := "shop", "nobody", v1.GRPCProbeModeTLS
 	for _, tc := range []struct {
 		action  v1.GRPCAction
 		want    verdict
@@ -168,6 +185,8 @@ func TestProbeByGRPC(t *testing.T) {
 		{v1.GRPCAction{Port: port, Service: &nobody}, failed, "unknown service"},
 		{v1.GRPCAction{Port: bare}, failed, "does not implement the grpc health protocol"},
 		{v1.GRPCAction{Port: 1}, failed, "connection refused"},
+		{v1.GRPCAction{Port: secure, Mode: &tls}, passed, ""},
+		{v1.GRPCAction{Port: secure}, failed, "failed to connect"},
 	} {
 		got, message := newChecker(nil).probe(t.Context(), target{ip: loopback, container: &v1.Container{}}, &v1.Probe{ProbeHandler: v1.ProbeHandler{GRPC: &tc.action}})
 		if got != tc.want || !strings.Contains(message, tc.message) {
@@ -191,6 +210,10 @@ func TestHookByHTTP(t *testing.T) {
 	}
 	if got := (<-asked).Path; got != "/bye" {
 		t.Errorf("asked for %q, want /bye", got)
+	}
+	get.Scheme = v1.URISchemeHTTPS // As it was when the scheme of a hook was not looked at.
+	if err := newChecker(nil).hook(t.Context(), at, &v1.LifecycleHandler{HTTPGet: get}); err != nil {
+		t.Errorf("hook that says HTTPS of a server of HTTP: %v", err)
 	}
 	get.Port = intstr.FromInt(1)
 	if err := newChecker(nil).hook(t.Context(), at, &v1.LifecycleHandler{HTTPGet: get}); err == nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"strings"
 	"sync"
 	"time"
@@ -147,18 +148,30 @@ func (k *checker) hook(ctx context.Context, t target, handler *v1.LifecycleHandl
 	case handler.HTTPGet != nil && k.pretend:
 		return nil
 	case handler.HTTPGet != nil:
-		request, err := httpRequest(ctx, t, handler.HTTPGet, hookAgent)
-		if err != nil {
-			return err
-		}
-		response, err := k.client.Do(request)
-		if err != nil {
-			return err
-		}
-		return response.Body.Close() // Whatever it answered: it was told.
+		return k.hookHTTP(ctx, t, handler.HTTPGet)
 	case handler.Sleep != nil:
 		pause(ctx, time.Duration(handler.Sleep.Seconds)*time.Second)
 		return nil
 	}
 	return errors.New("the hook has no action that can be run") // tcpSocket: the API keeps it, but says that it fails.
+}
+
+// hookHTTP tells a container by HTTP. Whatever it answers: it was told. Who says HTTPS and means HTTP is understood, as there were
+// times when the scheme was not looked at.
+func (k *checker) hookHTTP(ctx context.Context, t target, get *v1.HTTPGetAction) error {
+	request, err := httpRequest(ctx, t, get, hookAgent)
+	if err != nil {
+		return err
+	}
+	response, err := k.client.Do(request)
+	if errors.Is(err, http.ErrSchemeMismatch) {
+		request = request.Clone(ctx)
+		request.URL.Scheme = "http"
+		request.Header.Del("Authorization")
+		response, err = k.client.Do(request)
+	}
+	if err != nil {
+		return err
+	}
+	return response.Body.Close()
 }

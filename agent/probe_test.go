@@ -178,6 +178,28 @@ func TestStartupProbeComesFirst(t *testing.T) {
 	})
 }
 
+// A hook's command is run as it stands; a probe's has the variables in it that the pod spells out.
+func TestCommandsOfProbesAndHooks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNode(t)
+		said := make(chan string, 2)
+		n.runtime.Install("say", func(_ context.Context, args []string, _ agent.Streams) int {
+			said <- strings.Join(args, " ")
+			return 0
+		})
+		n.create(newPod("web", func(p *v1.Pod) {
+			c := &p.Spec.Containers[0]
+			c.Env = []v1.EnvVar{{Name: "WORD", Value: "hi"}}
+			c.Lifecycle = &v1.Lifecycle{PostStart: &v1.LifecycleHandler{Exec: &v1.ExecAction{Command: []string{"say", "$$ $(WORD)"}}}}
+			c.ReadinessProbe = &v1.Probe{ProbeHandler: v1.ProbeHandler{Exec: &v1.ExecAction{Command: []string{"say", "$$ $(WORD)"}}}, PeriodSeconds: 3600, TimeoutSeconds: 1}
+		}))
+		after(t, time.Second)
+		if hook, probe := <-said, <-said; hook != "$$ $(WORD)" || probe != "$ hi" {
+			t.Errorf("the hook ran %q, the probe %q", hook, probe)
+		}
+	})
+}
+
 // A probe that cannot be carried out says nothing about the container.
 func TestProbeThatCannotRun(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

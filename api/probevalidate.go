@@ -90,7 +90,11 @@ func validateHandler(path *field.Path, h handler) field.ErrorList {
 		return validatePortOrName(at.Child("port"), h.tcp.Port)
 	})
 	check("grpc", h.grpc != nil, func(at *field.Path) field.ErrorList {
-		return validatePortOrName(at.Child("port"), intstr.FromInt32(h.grpc.Port))
+		errs := validatePortOrName(at.Child("port"), intstr.FromInt32(h.grpc.Port))
+		if h.grpc.Mode != nil {
+			errs = append(errs, oneOfAll(at.Child("mode"), *h.grpc.Mode, corev1.GRPCProbeModePlaintext, corev1.GRPCProbeModeTLS)...)
+		}
+		return errs
 	})
 	check("sleep", h.sleep != nil, func(at *field.Path) field.ErrorList {
 		if n := h.sleep.Seconds; n < 0 || n > h.grace {
@@ -111,6 +115,17 @@ func validateHTTPGet(path *field.Path, g *corev1.HTTPGetAction) field.ErrorList 
 	errs = append(errs, oneOf(path.Child("scheme"), g.Scheme, corev1.URISchemeHTTP, corev1.URISchemeHTTPS)...)
 	for _, header := range g.HTTPHeaders {
 		errs = append(errs, invalid(path.Child("httpHeaders"), header.Name, validation.IsHTTPHeaderName(header.Name))...)
+	}
+	if g.Protocol == nil {
+		return errs
+	}
+	errs = append(errs, oneOfAll(path.Child("protocol"), *g.Protocol, corev1.HTTPProtocolHTTP1, corev1.HTTPProtocolHTTP2)...)
+	switch {
+	case *g.Protocol != corev1.HTTPProtocolHTTP2:
+	case g.Scheme != corev1.URISchemeHTTP:
+		errs = append(errs, field.Invalid(path.Child("protocol"), *g.Protocol, "is only supported with HTTP (H2C)"))
+	case g.Host != "":
+		errs = append(errs, field.Invalid(path.Child("host"), g.Host, "must be empty when `protocol` is \"HTTP2\""))
 	}
 	return errs
 }

@@ -202,6 +202,11 @@ func TestValidate(t *testing.T) {
 				`spec.containers[0].startupProbe.httpGet.scheme: Unsupported value: "ftp": supported values: "HTTP", "HTTPS"`,
 				"spec.containers[0].livenessProbe.successThreshold: Invalid value: 2: must be 1",
 			}},
+			{"Pod", aPod("", "livenessProbe: {httpGet: {port: 80, protocol: HTTP2, scheme: HTTPS}}, readinessProbe: {grpc: {port: 80, mode: Mutual}}, startupProbe: {httpGet: {port: 80, protocol: HTTP2, host: elsewhere}}"), []string{
+				`spec.containers[0].livenessProbe.httpGet.protocol: Invalid value: "HTTP2": is only supported with HTTP (H2C)`,
+				`spec.containers[0].readinessProbe.grpc.mode: Unsupported value: "Mutual": supported values: "Plaintext", "TLS"`,
+				`spec.containers[0].startupProbe.httpGet.host: Invalid value: "elsewhere": must be empty when ` + "`protocol` is \"HTTP2\"",
+			}},
 			{"Pod", aPod("initContainers: [{name: c, image: i, livenessProbe: {exec: {command: [a]}}}]", ""), []string{
 				`spec.initContainers[0].name: Duplicate value: "c"`,
 				"spec.initContainers[0].livenessProbe: Forbidden: may not be set for init containers without restartPolicy=Always",
