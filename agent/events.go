@@ -57,8 +57,11 @@ func statusEvents(pod *v1.Pod, status *v1.PodStatus) []podEvent {
 		case reasonPullBackoff:
 			add(v1.EventTypeNormal, "BackOff", fmt.Sprintf("Back-off pulling image %q", imageOf(pod, cs.Name)))
 			add(v1.EventTypeWarning, "Failed", "Error: "+reasonPullBackoff)
-		case reasonNeverPull, reasonInvalidImage:
+		case reasonNeverPull:
 			add(v1.EventTypeWarning, now.Reason, now.Message)
+			add(v1.EventTypeWarning, "Failed", "Error: "+now.Reason)
+		case reasonInvalidImage, reasonInspect:
+			add(v1.EventTypeWarning, "InspectFailed", now.Message)
 			add(v1.EventTypeWarning, "Failed", "Error: "+now.Reason)
 		case reasonConfigError, reasonCreateError, reasonRunError:
 			add(v1.EventTypeWarning, "Failed", "Error: "+now.Message)

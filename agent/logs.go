@@ -18,6 +18,7 @@ import (
 const (
 	maxLogLine         = 1 << 20   // A line of a log file, longer than any that a runtime writes (16 KiB and a head).
 	maxMessage         = 4096      // A termination message.
+	maxMessages        = 12 << 10  // Those of a pod together: each container has an equal share of it.
 	maxFallbackLines   = 80        // Of the log, where the message may be taken from there.
 	maxFallbackMessage = 2048      // Bytes, likewise.
 	tailBlock          = 64 * 1024 // How much of a file's end is read at once to find its last lines.
@@ -228,24 +229,27 @@ func (w *logWriter) write(line []byte) error {
 // terminationMessage is what an ended container left as its last words: in its message file or, where its policy says so and it
 // failed without, at the end of its log.
 func (a *Agent) terminationMessage(pod *v1.Pod, c *Container) string {
-	message := readHead(a.dirs.message(pod.UID, c.Name, c.Attempt), maxMessage)
+	containers := allContainers(&pod.Spec)
+	longest := maxMessages / max(1, len(containers))
+	message := readEnd(a.dirs.message(pod.UID, c.Name, c.Attempt), maxMessage)
 	if message != "" || c.ExitCode == 0 {
-		return message
+		return message[:min(len(message), longest)]
 	}
-	for _, spec := range allContainers(&pod.Spec) {
+	for _, spec := range containers {
 		if spec.Name == c.Name && spec.TerminationMessagePolicy == v1.TerminationMessageFallbackToLogsOnError {
 			var tail bytes.Buffer
 			if err := readLog(context.Background(), c.LogPath, logOptions{tail: maxFallbackLines}, &tail, nil); err != nil {
 				return ""
 			}
-			return string(tail.Bytes()[max(0, tail.Len()-maxFallbackMessage):])
+			message = string(tail.Bytes()[max(0, tail.Len()-maxFallbackMessage):])
+			return message[:min(len(message), longest)]
 		}
 	}
 	return ""
 }
 
-// readHead reads the beginning of a file that a container may have written. It follows no link and waits for nothing.
-func readHead(path string, limit int64) string {
+// readEnd reads the end of a file that a container may have written. It follows no link and waits for nothing.
+func readEnd(path string, limit int64) string {
 	info, err := os.Lstat(path)
 	if err != nil || !info.Mode().IsRegular() {
 		return ""
@@ -255,9 +259,9 @@ func readHead(path string, limit int64) string {
 		return ""
 	}
 	defer f.Close()
-	head, err := io.ReadAll(io.LimitReader(f, limit))
+	end, err := io.ReadAll(io.NewSectionReader(f, max(0, info.Size()-limit), limit))
 	if err != nil {
 		return ""
 	}
-	return string(head)
+	return string(end)
 }

@@ -12,6 +12,9 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	v1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
 func TestReadLog(t *testing.T) {
@@ -126,4 +129,60 @@ func appendLine(t *testing.T, path, line string) {
 	if _, err := fmt.Fprintf(f, "2030-01-01T12:00:01Z stdout F %s\n", line); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// The last words of a container are the end of what it left, and those of a pod's containers share a bound.
+func TestTerminationMessage(t *testing.T) {
+	dir := t.TempDir()
+	a := &Agent{dirs: dirs{data: dir}}
+	log := filepath.Join(dir, "0.log")
+	var said strings.Builder
+	for i := range 100 {
+		fmt.Fprintf(&said, "2030-01-01T12:00:01Z stdout F line %d\n", i)
+	}
+	if err := os.WriteFile(log, []byte(said.String()), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	long := strings.Repeat("x", maxMessage) + "the end"
+	for _, tc := range []struct {
+		name       string
+		left       string
+		policy     v1.TerminationMessagePolicy
+		code       int
+		containers int
+		want       string
+	}{
+		{"what was left", "bye", v1.TerminationMessageReadFile, 0, 1, "bye"},
+		{"the end of much", long, v1.TerminationMessageReadFile, 1, 1, long[len(long)-maxMessage:]},
+		{"a share of what a pod may leave", long, v1.TerminationMessageReadFile, 1, 6, strings.Repeat("x", maxMessages/6)},
+		{"nothing", "", v1.TerminationMessageReadFile, 1, 1, ""},
+		{"the log, of one that failed", "", v1.TerminationMessageFallbackToLogsOnError, 1, 1, logLines(20, 100)},
+		{"not of one that did not", "", v1.TerminationMessageFallbackToLogsOnError, 0, 1, ""},
+		{"what was left before the log", "bye", v1.TerminationMessageFallbackToLogsOnError, 1, 1, "bye"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			pod := &v1.Pod{ObjectMeta: metav1.ObjectMeta{UID: "uid"}}
+			for i := range tc.containers {
+				pod.Spec.Containers = append(pod.Spec.Containers, v1.Container{Name: fmt.Sprint("app", i), TerminationMessagePolicy: tc.policy})
+			}
+			file := a.dirs.message("uid", "app0", 0)
+			if err := makeMessageFile(file); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(file, []byte(tc.left), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if got := a.terminationMessage(pod, &Container{Name: "app0", ExitCode: tc.code, LogPath: log}); got != tc.want {
+				t.Errorf("got %q, want %q", got, tc.want)
+			}
+		})
+	}
+}
+
+func logLines(from, to int) string {
+	var b strings.Builder
+	for i := from; i < to; i++ {
+		fmt.Fprintf(&b, "line %d\n", i)
+	}
+	return b.String()
 }
