@@ -5,8 +5,12 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/containerd/containerd/v2/pkg/oci"
 	"github.com/google/go-cmp/cmp"
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"skiff/agent"
 )
 
 func TestFullName(t *testing.T) {
@@ -104,5 +108,21 @@ func TestWrittenFiles(t *testing.T) {
 	event("a.tar", 16)
 	if diff := cmp.Diff([]string{"a.tar", "b.tar"}, writtenFiles(events)); diff != "" {
 		t.Errorf("names (-want +got):\n%s", diff)
+	}
+}
+
+// A volume that is mounted below another is seen, whichever the pod names first; and a pod's own mount stands for a standard one.
+func TestMountOrder(t *testing.T) {
+	s := &oci.Spec{Linux: &specs.Linux{}, Mounts: []specs.Mount{{Destination: "/proc"}, {Destination: "/dev"}, {Destination: "/dev/shm"}, {Destination: "/sys"}}}
+	mounts(s, agent.ContainerConfig{Mounts: []agent.Mount{
+		{Source: "deep", Target: "/data/sub/deep"}, {Source: "sub", Target: "/data/sub"}, {Source: "dev", Target: "/dev"}, {Source: "data", Target: "/data"},
+	}}, "shm")
+	var got []string
+	for _, m := range s.Mounts {
+		got = append(got, m.Destination)
+	}
+	want := []string{"/proc", "/sys", "/dev", "/data", "/dev/shm", "/data/sub", "/sys/fs/cgroup", "/data/sub/deep"}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("order of mounts (-want +got):\n%s", diff)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"path"
 	"runtime"
 	"slices"
 	"strconv"
@@ -118,7 +119,8 @@ func isolation(c agent.ContainerConfig, pidNS string) []oci.SpecOpts {
 	return opts
 }
 
-// mounts adds the pod's to the standard ones. A mount of the pod's takes the place of a standard one at the same path.
+// mounts adds the pod's to the standard ones. A mount of the pod's takes the place of a standard one at the same path. What is mounted
+// below another comes after it, in whatever order the pod names them, or it would be hidden.
 func mounts(s *oci.Spec, c agent.ContainerConfig, shm string) {
 	s.Mounts = append(s.Mounts, specs.Mount{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup",
 		Options: []string{"nosuid", "noexec", "nodev", "relatime", "ro"}})
@@ -133,6 +135,8 @@ func mounts(s *oci.Spec, c agent.ContainerConfig, shm string) {
 			s.Linux.RootfsPropagation = "rslave"
 		}
 	}
+	depth := func(m specs.Mount) int { return strings.Count(path.Clean(m.Destination), "/") }
+	slices.SortStableFunc(s.Mounts, func(a, b specs.Mount) int { return depth(a) - depth(b) })
 }
 
 func bind(m agent.Mount) specs.Mount {
