@@ -181,7 +181,7 @@ func podField(pod *v1.Pod, path string, at place) (string, error) {
 	return "", fmt.Errorf("unsupported fieldPath: %v", path)
 }
 
-// resourceField resolves a resourceFieldRef. A limit that is not set is what the node has to give.
+// resourceField resolves a resourceFieldRef.
 func resourceField(pod *v1.Pod, c *v1.Container, ref *v1.ResourceFieldSelector, allocatable v1.ResourceList) (string, error) {
 	if ref.ContainerName != "" && ref.ContainerName != c.Name {
 		found := false
@@ -198,11 +198,7 @@ func resourceField(pod *v1.Pod, c *v1.Container, ref *v1.ResourceFieldSelector, 
 	var quantity resource.Quantity
 	switch kind {
 	case "limits":
-		limit, ok := c.Resources.Limits[v1.ResourceName(name)]
-		if !ok {
-			limit = allocatable[v1.ResourceName(name)]
-		}
-		quantity = limit
+		quantity = limitFor(pod, c, v1.ResourceName(name), allocatable)
 	case "requests":
 		quantity = c.Resources.Requests[v1.ResourceName(name)]
 	default:
@@ -212,6 +208,23 @@ func resourceField(pod *v1.Pod, c *v1.Container, ref *v1.ResourceFieldSelector, 
 		return strconv.FormatInt(divideUp(quantity.MilliValue(), max(ref.Divisor.MilliValue(), 0), 1000), 10), nil
 	}
 	return strconv.FormatInt(divideUp(quantity.Value(), max(ref.Divisor.Value(), 0), 1), 10), nil
+}
+
+// limitFor is a container's limit or, where it has none, its pod's, or else what the node has to give.
+func limitFor(pod *v1.Pod, c *v1.Container, name v1.ResourceName, allocatable v1.ResourceList) resource.Quantity {
+	limit := c.Resources.Limits[name]
+	switch name {
+	case v1.ResourceCPU, v1.ResourceMemory, v1.ResourceEphemeralStorage:
+	default:
+		return limit // Huge pages are what was asked for, and no more.
+	}
+	if limit.IsZero() && pod.Spec.Resources != nil {
+		limit = pod.Spec.Resources.Limits[name]
+	}
+	if limit.IsZero() {
+		limit = allocatable[name]
+	}
+	return limit
 }
 
 // divideUp divides and rounds up; a divisor of zero stands for unit.

@@ -60,6 +60,7 @@ func TestEnvironment(t *testing.T) {
 		name    string
 		env     []v1.EnvVar
 		envFrom []v1.EnvFromSource
+		whole   v1.ResourceList
 		want    string
 		err     string
 	}{
@@ -82,9 +83,12 @@ func TestEnvironment(t *testing.T) {
 		{name: "a field that is none", env: []v1.EnvVar{{Name: "A", ValueFrom: field("spec.nope")}}, err: "unsupported fieldPath: spec.nope"},
 		{name: "resources", env: []v1.EnvVar{{Name: "A", ValueFrom: limit("limits.cpu", "0")}, {Name: "B", ValueFrom: limit("limits.cpu", "1m")},
 			{Name: "C", ValueFrom: limit("limits.memory", "1Mi")}, {Name: "D", ValueFrom: limit("requests.memory", "0")}}, want: "SVC=10.43.0.1 A=1 B=250 C=4096 D=0"},
+		{name: "the limits of the whole pod", whole: v1.ResourceList{v1.ResourceCPU: resource.MustParse("2"), v1.ResourceMemory: resource.MustParse("64Mi")},
+			env: []v1.EnvVar{{Name: "A", ValueFrom: limit("limits.cpu", "1m")}, {Name: "B", ValueFrom: limit("limits.memory", "1Mi")}}, want: "SVC=10.43.0.1 A=250 B=64"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			pod := &v1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "web", Labels: map[string]string{"app": "shop"}}}
+			pod.Spec.Resources = &v1.ResourceRequirements{Limits: tc.whole}
 			c := &v1.Container{Name: "app", Env: tc.env, EnvFrom: tc.envFrom, Resources: v1.ResourceRequirements{Limits: v1.ResourceList{v1.ResourceCPU: resource.MustParse("250m")}}}
 			env, err := environment(t.Context(), pod, c, place{nodeIPs: []string{"192.0.2.1", "2001:db8::1"}, network: &PodNetwork{IPs: []string{"10.42.0.2", "fd00:42::2"}}}, map[string]string{"SVC": "10.43.0.1"},
 				v1.ResourceList{v1.ResourceMemory: resource.MustParse("4Gi")}, nil, from)
