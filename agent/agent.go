@@ -146,6 +146,7 @@ type Agent struct {
 	statics  *statics
 	capacity v1.ResourceList
 	appArmor bool          // The kernel has it.
+	seLinux  bool          // Likewise.
 	ready    chan struct{} // Closed when the API knows the Node as Ready.
 
 	addresses atomic.Pointer[[]string] // The node's; see nodeIPs.
@@ -178,10 +179,10 @@ func New(config Config, client kubernetes.Interface, factory informers.SharedInf
 		moved:    make(chan struct{}, 1),
 		pressure: newPressure(config),
 		disk:     diskShare,
-		appArmor: hasAppArmor(),
-		statics:  newStatics(config.PodFiles, config.NodeName),
-		usages:   usages{fs: cgroup.Host()},
-		starts:   newStarts(),
+		appArmor: hasAppArmor(), seLinux: hasSELinux(),
+		statics: newStatics(config.PodFiles, config.NodeName),
+		usages:  usages{fs: cgroup.Host()},
+		starts:  newStarts(),
 	}
 	a.addresses.Store(&config.NodeIPs)
 	a.synced = []cache.InformerSynced{a.pods.HasSynced, factory.Core().V1().Services().Informer().HasSynced}

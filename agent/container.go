@@ -46,6 +46,9 @@ func (a *Agent) containerConfig(ctx context.Context, pod *v1.Pod, s start, r *re
 	if security.AppArmor != "" && !a.appArmor { // Of an ephemeral container: the pod has been let in before it came.
 		return ContainerConfig{}, errNoAppArmor
 	}
+	if a.seLinux && needsSELinux(pod, c) {
+		return ContainerConfig{}, errSELinux
+	}
 	if security.Profile, err = a.seccompProfile(pod, c, security); err != nil {
 		return ContainerConfig{}, err
 	}

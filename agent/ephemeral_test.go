@@ -63,10 +63,10 @@ func TestEphemeralContainerThatCannotBe(t *testing.T) {
 			p.Spec.Containers = append(p.Spec.Containers, v1.Container{Name: "absent", Image: "absent", ImagePullPolicy: v1.PullNever})
 		}))
 		odd := looking("odd", "")
-		odd.SecurityContext = &v1.SecurityContext{SELinuxOptions: &v1.SELinuxOptions{}}
+		odd.SecurityContext = &v1.SecurityContext{WindowsOptions: &v1.WindowsSecurityContextOptions{RunAsUserName: new(string)}}
 		n.debug("web", odd)
 		n.debug("web", looking("early", "absent"))
-		for i, want := range []string{"skiff cannot run this yet: spec.ephemeralContainers{odd}.securityContext.seLinuxOptions", "unable to find target container absent"} {
+		for i, want := range []string{"skiff cannot run this yet: spec.ephemeralContainers{odd}.securityContext.windowsOptions", "unable to find target container absent"} {
 			w := n.get("web").Status.EphemeralContainerStatuses[i].State.Waiting
 			if w == nil || w.Reason != "CreateContainerConfigError" || w.Message != want {
 				t.Errorf("it waits with %+v, want CreateContainerConfigError and %q", w, want)

@@ -27,6 +27,9 @@ func (a *Agent) OnEvent(do func(*v1.Event)) { a.cast.StartEventWatcher(do) }
 // SetAppArmor says whether the kernel has it.
 func (a *Agent) SetAppArmor(has bool) { a.appArmor = has }
 
+// SetSELinux says whether the kernel has it.
+func (a *Agent) SetSELinux(has bool) { a.seLinux = has }
+
 // LookAtNode registers the node and writes what has changed.
 func (a *Agent) LookAtNode(ctx context.Context) (ready bool, err error) {
 	_, ready, err = a.lookAtNode(ctx)

@@ -14,12 +14,19 @@ import (
 // Unserved lists the fields of a pod, or of what makes pods, that ask for what no agent can do yet. The API server warns of
 // them, and agents do not start a pod with any: to run without a volume, a limit or a profile that somebody asked for would be
 // worse.
-func Unserved(obj runtime.Object) []string {
+func Unserved(obj runtime.Object) []string { return ofPods(obj, unserved) }
+
+// Unheeded lists the fields of a pod, or of what makes pods, that say how things should be and that nothing looks at yet. The API server
+// warns of them; the pods run all the same.
+func Unheeded(obj runtime.Object) []string { return ofPods(obj, unheeded) }
+
+// ofPods asks for fields of a pod, or of the template in what makes pods.
+func ofPods(obj runtime.Object, ask func(*corev1.Pod) []string) []string {
 	template := func(at string, t *corev1.PodTemplateSpec) []string {
 		if t == nil {
 			return nil
 		}
-		fields := unserved(&corev1.Pod{ObjectMeta: t.ObjectMeta, Spec: t.Spec})
+		fields := ask(&corev1.Pod{ObjectMeta: t.ObjectMeta, Spec: t.Spec})
 		for i := range fields {
 			fields[i] = at + "." + fields[i]
 		}
@@ -27,7 +34,7 @@ func Unserved(obj runtime.Object) []string {
 	}
 	switch o := obj.(type) {
 	case *corev1.Pod:
-		return unserved(o)
+		return ask(o)
 	case *corev1.PodTemplate:
 		return template("template", &o.Template)
 	case *corev1.ReplicationController:
@@ -57,6 +64,7 @@ func unserved(pod *corev1.Pod) []string {
 	}
 	spec := &pod.Spec
 	add(spec.RuntimeClassName != nil && *spec.RuntimeClassName != "", "spec.runtimeClassName")
+	add(len(spec.Overhead) > 0, "spec.overhead")
 	add(spec.OS != nil && spec.OS.Name != corev1.Linux, "spec.os.name")
 	add(len(spec.ResourceClaims) > 0, "spec.resourceClaims")
 	add(spec.SchedulingGroup != nil, "spec.schedulingGroup")
@@ -68,8 +76,7 @@ func unserved(pod *corev1.Pod) []string {
 		unservedVolume(add, &spec.Volumes[i], fmt.Sprintf("spec.volumes[%d]", i))
 	}
 	if sc := spec.SecurityContext; sc != nil {
-		add(sc.SELinuxOptions != nil, "spec.securityContext.seLinuxOptions")
-		add(sc.WindowsOptions != nil, "spec.securityContext.windowsOptions")
+		add(forWindows(sc.WindowsOptions), "spec.securityContext.windowsOptions")
 		for i, s := range sc.Sysctls {
 			add(!safeSysctl(pod, s.Name), "spec.securityContext.sysctls[%d] (%s)", i, s.Name)
 		}
@@ -79,6 +86,26 @@ func unserved(pod *corev1.Pod) []string {
 	}
 	for i := range spec.Containers {
 		unservedContainer(add, pod, &spec.Containers[i], fmt.Sprintf("spec.containers[%d]", i))
+	}
+	return fields
+}
+
+func unheeded(pod *corev1.Pod) []string {
+	var fields []string
+	add := func(asked bool, format string, args ...any) {
+		if asked {
+			fields = append(fields, fmt.Sprintf(format, args...))
+		}
+	}
+	spec := &pod.Spec
+	add(spec.AutomountServiceAccountToken != nil && *spec.AutomountServiceAccountToken, "spec.automountServiceAccountToken")
+	if a := spec.Affinity; a != nil {
+		const preferred = "preferredDuringSchedulingIgnoredDuringExecution"
+		add(a.PodAffinity != nil && len(a.PodAffinity.PreferredDuringSchedulingIgnoredDuringExecution) > 0, "spec.affinity.podAffinity."+preferred)
+		add(a.PodAntiAffinity != nil && len(a.PodAntiAffinity.PreferredDuringSchedulingIgnoredDuringExecution) > 0, "spec.affinity.podAntiAffinity."+preferred)
+	}
+	for i, c := range spec.TopologySpreadConstraints {
+		add(c.WhenUnsatisfiable == corev1.ScheduleAnyway, "spec.topologySpreadConstraints[%d] (%s)", i, c.WhenUnsatisfiable)
 	}
 	return fields
 }
@@ -120,8 +147,7 @@ func unservedContainer(add adder, pod *corev1.Pod, c *corev1.Container, path str
 		add(p.HostPort != 0 && !pod.Spec.HostNetwork && isLoopback(p.HostIP), "%s.ports[%d].hostIP", path, i)
 	}
 	if sc := c.SecurityContext; sc != nil {
-		add(sc.SELinuxOptions != nil, "%s.securityContext.seLinuxOptions", path)
-		add(sc.WindowsOptions != nil, "%s.securityContext.windowsOptions", path)
+		add(forWindows(sc.WindowsOptions), "%s.securityContext.windowsOptions", path)
 	}
 }
 
@@ -129,6 +155,11 @@ func unservedContainer(add adder, pod *corev1.Pod, c *corev1.Container, path str
 // there sees to what it means.
 func unservedResources(add adder, r *corev1.ResourceRequirements, path string) {
 	add(len(r.Claims) > 0, "%s.claims", path)
+}
+
+// forWindows says whether there is anything in what is for Windows: charts write it empty.
+func forWindows(w *corev1.WindowsSecurityContextOptions) bool {
+	return w != nil && *w != (corev1.WindowsSecurityContextOptions{})
 }
 
 // isLoopback reports whether the text is an address that the kernel never routes to a pod.

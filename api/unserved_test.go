@@ -14,7 +14,10 @@ import (
 func TestUnserved(t *testing.T) {
 	class := "other"
 	for field, change := range map[string]func(*corev1.Pod){
-		"": func(*corev1.Pod) {},
+		"": func(p *corev1.Pod) { // As charts write it.
+			p.Spec.SecurityContext = &corev1.PodSecurityContext{SELinuxOptions: &corev1.SELinuxOptions{}, WindowsOptions: &corev1.WindowsSecurityContextOptions{}}
+			p.Spec.Containers[0].SecurityContext = &corev1.SecurityContext{SELinuxOptions: &corev1.SELinuxOptions{Level: "s0"}, WindowsOptions: &corev1.WindowsSecurityContextOptions{}}
+		},
 		"spec.containers[0].ports[0].hostIP": func(p *corev1.Pod) {
 			p.Spec.Containers[0].Ports = []corev1.ContainerPort{{HostPort: 80, HostIP: "127.0.0.1"}}
 		},

@@ -99,7 +99,7 @@ func (v *validation) send(w http.ResponseWriter) {
 }
 
 // unserved warns of what a pod asks for that no node can do yet. It is stored and shown, so that charts apply, and not passed
-// over: the agent does not start such a pod.
+// over: the agent does not start such a pod. Of wishes that nobody looks at yet it warns, too.
 func (v *validation) unserved(obj runtime.Object) {
 	fields := api.Unserved(obj)
 	if pod, ok := obj.(*corev1.Pod); ok {
@@ -109,6 +109,9 @@ func (v *validation) unserved(obj runtime.Object) {
 	}
 	for _, field := range fields {
 		v.warnings = append(v.warnings, field+": skiff cannot do this yet, and starts no pod that asks for it")
+	}
+	for _, field := range api.Unheeded(obj) {
+		v.warnings = append(v.warnings, field+": skiff does not look at this yet; pods run as if it were not there")
 	}
 }
 
