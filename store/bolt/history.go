@@ -1,6 +1,7 @@
 package bolt
 
 import (
+	"slices"
 	"sync"
 
 	"skiff/store"
@@ -10,13 +11,13 @@ import (
 const maxRead = 256
 
 // history is the newest events, for watchers. Each write raises the revision by one, so the event of revision r is at
-// events[r % len(events)], and the history holds the revisions after floor up to head.
+// events[r-floor-1], and the history holds the revisions after floor up to head.
 type history struct {
-	maxBytes int
+	maxEvents, maxBytes int
 
 	mu      sync.Mutex
-	events  []store.Event
-	bytes   int // Of the keys and values held.
+	events  []store.Event // Oldest first.
+	bytes   int           // Of the keys and values held.
 	floor   uint64
 	head    uint64
 	changed chan struct{} // Closed, and replaced, when events come or the history closes.
@@ -26,7 +27,7 @@ type history struct {
 // newHistory returns an empty history of a store that is at revision rev.
 func newHistory(rev uint64, maxEvents, maxBytes int) *history {
 	return &history{
-		maxBytes: maxBytes, events: make([]store.Event, maxEvents),
+		maxEvents: maxEvents, maxBytes: maxBytes,
 		floor: rev, head: rev, changed: make(chan struct{}),
 	}
 }
@@ -39,16 +40,11 @@ func (h *history) add(events []store.Event) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, event := range events {
-		if h.head-h.floor == uint64(len(h.events)) {
-			h.drop()
-		}
-		*h.at(event.Rev) = event
+		h.events = append(h.events, event)
 		h.head = event.Rev
 		h.bytes += size(event)
-		for h.bytes > h.maxBytes && h.floor < h.head {
-			h.drop()
-		}
 	}
+	h.bound(h.maxEvents, h.maxBytes)
 	close(h.changed)
 	h.changed = make(chan struct{})
 }
@@ -61,21 +57,29 @@ func (h *history) restart(rev uint64) {
 	if rev == h.head {
 		return
 	}
-	clear(h.events)
-	h.bytes, h.floor, h.head = 0, rev, rev
+	h.events, h.bytes, h.floor, h.head = nil, 0, rev, rev
 	close(h.changed)
 	h.changed = make(chan struct{})
 }
 
-// drop forgets the oldest event.
-func (h *history) drop() {
-	h.floor++
-	oldest := h.at(h.floor)
-	h.bytes -= size(*oldest)
-	*oldest = store.Event{}
+// bound drops the oldest events until there are so many, and so many bytes.
+func (h *history) bound(events, bytes int) {
+	for len(h.events) > events || h.bytes > bytes {
+		h.floor++
+		h.bytes -= size(h.events[0])
+		h.events[0] = store.Event{}
+		h.events = h.events[1:]
+	}
 }
 
-func (h *history) at(rev uint64) *store.Event { return &h.events[rev%uint64(len(h.events))] }
+// forget drops what all watchers have read, where they are not behind by an unusual number of events.
+func (h *history) forget() {
+	const unread = 64
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.bound(unread, h.maxBytes)
+	h.events = slices.Clone(h.events)
+}
 
 // size is what an event costs in memory, nearly.
 func size(event store.Event) int { return len(event.Key) + len(event.Value) }
@@ -90,8 +94,9 @@ func (h *history) after(from uint64) (events []store.Event, changed <-chan struc
 	case from < h.floor:
 		return nil, nil, store.ErrCompacted
 	}
-	for rev := from; rev < h.head && len(events) < maxRead; rev++ {
-		events = append(events, *h.at(rev + 1))
+	if from < h.head {
+		newer := h.events[from-h.floor:]
+		events = slices.Clone(newer[:min(len(newer), maxRead)])
 	}
 	return events, h.changed, nil
 }

@@ -192,6 +192,38 @@ func TestSlowWatcher(t *testing.T) {
 	}
 }
 
+// What is forgotten is the past of a watch alone.
+func TestForget(t *testing.T) {
+	s := open(t, filepath.Join(t.TempDir(), "store.db"))
+	first := put(t, s, "first", "", 0)
+	last := first
+	for i := range 1000 {
+		last = put(t, s, fmt.Sprint(i), "0123456789", 0)
+	}
+	s.Forget()
+	for _, err := range s.Watch(t.Context(), "", first) {
+		if !errors.Is(err, store.ErrCompacted) {
+			t.Errorf("watch from long ago: error %v, want ErrCompacted", err)
+		}
+	}
+	for event, err := range s.Watch(t.Context(), "", last-1) {
+		if err != nil || event.Rev != last {
+			t.Errorf("watch from just before: event at %d, error %v, want the event at %d", event.Rev, err, last)
+		}
+		break
+	}
+	if kvs, rev, err := s.List(t.Context(), ""); err != nil || len(kvs) != 1001 || rev != last {
+		t.Errorf("the store lists %d keys at revision %d, error %v, want 1001 at %d", len(kvs), rev, err, last)
+	}
+	next := put(t, s, "next", "", 0)
+	for event, err := range s.Watch(t.Context(), "", last) {
+		if err != nil || event.Rev != next {
+			t.Errorf("watch from now: event at %d, error %v, want the event at %d", event.Rev, err, next)
+		}
+		break
+	}
+}
+
 func TestLimits(t *testing.T) {
 	s := open(t, filepath.Join(t.TempDir(), "store.db"))
 	if _, err := s.Put(t.Context(), "a", make([]byte, maxValue+1), 0); !errors.Is(err, store.ErrTooLarge) {
