@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-func TestMemoryIsGivenBackAfterMuchWork(t *testing.T) {
+func TestMemoryIsGivenBackAfterTheStartAndAfterMuchWork(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	forgot := make(chan struct{}, 1)
@@ -18,6 +18,11 @@ func TestMemoryIsGivenBackAfterMuchWork(t *testing.T) {
 		}
 	})
 	late := time.After(time.Minute)
+	select {
+	case <-forgot:
+	case <-late:
+		t.Fatal("nothing was forgotten after the start")
+	}
 	for {
 		for range 2 * busyFrom {
 			runtime.GC() // All that keepSmall sees of work.

@@ -98,7 +98,7 @@ func (s settings) serve(ctx context.Context, out io.Writer) error {
 	defer stopAPI()
 	apiGroup, apiCtx := errgroup.WithContext(apiCtx)
 	apiGroup.Go(func() error { return p.api.Run(apiCtx) })
-	apiGroup.Go(func() error { keepSmall(apiCtx, quietAfter, p.api.Forget); return nil })
+	apiGroup.Go(func() error { keepSmall(apiCtx, quietAfter, p.forget); return nil })
 	if err := p.api.Bootstrap(apiCtx); err != nil {
 		return err
 	}
