@@ -76,7 +76,7 @@ func (s *Server) routesOf(k *customKind) map[string]http.Handler {
 func (s *Server) customOwnership(k *customKind, r *api.Resource, types schemas) ownership {
 	o := newOwnership(r, append(slices.Clone(k.Served), k.Stored), types)
 	if _, ok := o["scale"]; ok {
-		o["scale"] = fieldManager(scaleForm, "scale", formsOf(scaleForm, nil), s.schemas)
+		o["scale"] = newRecordKeeper(scaleForm, "scale", formsOf(scaleForm, nil), s.schemas)
 	}
 	return o
 }

@@ -11,21 +11,21 @@ import (
 )
 
 // differing is copies of two objects of one Go type without what is the same in both: nobody comes to own anything there, and
-// to compare it in the terms of server-side apply costs many times as much as in Go's. The kind and the managed fields
-// stay. Custom resources are given back as they are.
+// to compare it in the terms of server-side apply costs many times as much as in Go's. The kind stays, the managed fields
+// do not. Custom resources are given back as they are.
 func differing(old, obj runtime.Object) (runtime.Object, runtime.Object) {
 	if _, tree := obj.(*unstructured.Unstructured); tree || reflect.TypeOf(old) != reflect.TypeOf(obj) {
 		return old, obj
 	}
 	a, b := shallowCopy(old), shallowCopy(obj)
+	before, after := a.Addr().Interface().(runtime.Object), b.Addr().Interface().(runtime.Object)
+	metaOf(before).SetManagedFields(nil)
+	metaOf(after).SetManagedFields(nil)
 	for i := range a.NumField() {
 		if a.Type().Field(i).Name != "TypeMeta" {
 			clearSame(a.Field(i), b.Field(i))
 		}
 	}
-	before, after := a.Addr().Interface().(runtime.Object), b.Addr().Interface().(runtime.Object)
-	metaOf(before).SetManagedFields(metaOf(old).GetManagedFields())
-	metaOf(after).SetManagedFields(metaOf(obj).GetManagedFields())
 	return before, after
 }
 

@@ -57,13 +57,15 @@ func TestDifferingPartsTellWhoOwnsWhat(t *testing.T) {
 	} {
 		sh := s.shelf(tt.kind)
 		of := newOwnership(sh.resource, api.Table(), s.schemas)
+		keeper, err := of[""]()
+		if err != nil {
+			t.Fatal(err)
+		}
 		old := sh.get(tt.key).obj
 		whole, parts := old.DeepCopyObject(), old.DeepCopyObject()
 		tt.change(whole)
 		tt.change(parts)
-		if err := of.update(old.DeepCopyObject(), whole, "", "me"); err != nil {
-			t.Fatal(err)
-		}
+		keeper.update(old.DeepCopyObject(), whole, "me")
 		if err := of.changed(old, parts, "", "me"); err != nil {
 			t.Fatal(err)
 		}

@@ -1,12 +1,10 @@
 package apiserver
 
 import (
-	"encoding/json"
 	"fmt"
 	"log/slog"
 	"net/http"
 	"strings"
-	"sync"
 	"unicode"
 	"unicode/utf8"
 
@@ -18,11 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/managedfields"
-	"k8s.io/kube-openapi/pkg/schemaconv"
-	"k8s.io/kube-openapi/pkg/validation/spec"
 	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
-	"sigs.k8s.io/structured-merge-diff/v6/typed"
-	"sigs.k8s.io/structured-merge-diff/v6/value"
 )
 
 // Every object says in metadata.managedFields which writer set which of its fields, so that a server-side apply can tell
@@ -34,96 +28,21 @@ import (
 // "before-first-apply", as for objects that are older than server-side apply. What they write to the objects of others, a
 // Deployment's status, is recorded.
 
-// schemas are the types of the API, as server-side apply needs to know them: which lists are sets or maps, and by which
-// keys. They come from the OpenAPI definitions when the first write needs them.
-type schemas func() (managedfields.TypeConverter, error)
-
-// newSchemas reads them from what define gives. The scheme tells which type has which definition; without one, that stands in
-// the definitions.
-func newSchemas(define func() (map[string]json.RawMessage, error), scheme *runtime.Scheme) schemas {
-	return sync.OnceValues(func() (managedfields.TypeConverter, error) {
-		definitions, err := define()
-		if err != nil {
-			return nil, err
-		}
-		models := make(map[string]*spec.Schema, len(definitions))
-		for name, text := range definitions {
-			models[name] = &spec.Schema{}
-			if err := json.Unmarshal(text, models[name]); err != nil {
-				return nil, fmt.Errorf("read the OpenAPI definition of %s: %w", name, err)
-			}
-		}
-		if scheme == nil {
-			return managedfields.NewTypeConverter(models, false)
-		}
-		types, err := schemaconv.ToSchemaFromOpenAPI(models, false)
-		if err != nil {
-			return nil, fmt.Errorf("read the OpenAPI definitions: %w", err)
-		}
-		parser := &typed.Parser{}
-		parser.Schema.Types = types.Types
-		return converter{managedfields.NewSchemeTypeConverter(scheme, parser), scheme, parser}, nil
-	})
-}
-
-// converter tells objects of the API in the terms of server-side apply.
-type converter struct {
-	managedfields.TypeConverter
-	scheme *runtime.Scheme
-	parser *typed.Parser
-}
-
-// ObjectToTyped does not check an object of a Go type against the schema, which was made from that type, where nothing is to
-// be merged into it: that would be more than half the cost of a record. (Options are given for what is only compared.)
-func (c converter) ObjectToTyped(obj runtime.Object, opts ...typed.ValidationOptions) (*typed.TypedValue, error) {
-	if _, tree := obj.(*unstructured.Unstructured); tree || len(opts) == 0 {
-		return c.TypeConverter.ObjectToTyped(obj, opts...)
-	}
-	name, err := c.scheme.ToOpenAPIDefinitionName(obj.GetObjectKind().GroupVersionKind())
-	if err != nil {
-		return nil, err
-	}
-	v, err := value.NewValueReflect(obj)
-	if err != nil {
-		return nil, err
-	}
-	t := c.parser.Type(name)
-	return typed.AsTypedUnvalidated(v, t.Schema, t.TypeRef), nil
-}
-
-// ownership keeps the managed fields of one resource's objects. It has a field manager for each subresource, "" for the
+// ownership keeps the managed fields of one resource's objects. It has a record keeper for each subresource, "" for the
 // object itself, made when first used.
-type ownership map[string]func() (*managedfields.FieldManager, error)
+type ownership map[string]func() (*recordKeeper, error)
 
 func newOwnership(r *api.Resource, table []*api.Resource, types schemas) ownership {
 	forms := formsOf(r, table)
-	o := ownership{"": fieldManager(r, "", forms, types)}
+	o := ownership{"": newRecordKeeper(r, "", forms, types)}
 	for _, sub := range r.Subs {
 		if sub.Name == "scale" {
-			o["scale"] = fieldManager(scaleForm, "scale", formsOf(scaleForm, nil), types)
+			o["scale"] = newRecordKeeper(scaleForm, "scale", formsOf(scaleForm, nil), types)
 			continue
 		}
-		o[sub.Name] = fieldManager(r, sub.Name, forms, types)
+		o[sub.Name] = newRecordKeeper(r, sub.Name, forms, types)
 	}
 	return o
-}
-
-func fieldManager(r *api.Resource, sub string, forms forms, types schemas) func() (*managedfields.FieldManager, error) {
-	return sync.OnceValues(func() (*managedfields.FieldManager, error) {
-		converter, err := types()
-		if err != nil {
-			return nil, err
-		}
-		resets := map[fieldpath.APIVersion]fieldpath.Filter{}
-		if filter := writable(r, sub); filter != nil {
-			resets[fieldpath.APIVersion(r.GroupVersion().String())] = filter
-		}
-		newManager := managedfields.NewDefaultFieldManager
-		if r.Custom {
-			newManager = managedfields.NewDefaultCRDFieldManager
-		}
-		return newManager(converter, forms, forms, forms, r.GroupVersionKind(), r.Stored().GroupVersion(), sub, resets)
-	})
 }
 
 // writable leaves of a set of fields those that a write through this subresource can change; nobody comes to own the others
@@ -167,34 +86,50 @@ func below(name string, fields ...*fieldpath.SetMemberMatcher) *fieldpath.SetMem
 
 // changed records in obj what manager changed of old.
 func (o ownership) changed(old, obj runtime.Object, sub, manager string) error {
-	if len(metaOf(old).GetManagedFields()) == 0 && len(metaOf(obj).GetManagedFields()) == 0 {
+	record, given := metaOf(old).GetManagedFields(), metaOf(obj).GetManagedFields()
+	if len(record) == 0 && len(given) == 0 {
 		return nil // Nothing was recorded of the object, and nothing is before it is applied.
 	}
-	before, after := differing(old, obj)
-	if err := o.update(before, after, sub, manager); err != nil {
+	keeper, err := o[sub]()
+	if err != nil {
 		return err
 	}
+	before, after := differing(old, obj)
+	if given == nil || sub != "" || api.Same(given, record) {
+		if renewed, ok := keeper.renewed(record, before, after, manager); ok {
+			metaOf(obj).SetManagedFields(renewed)
+			return nil
+		}
+	}
+	metaOf(before).SetManagedFields(record)
+	metaOf(after).SetManagedFields(given)
+	keeper.update(before, after, manager)
 	metaOf(obj).SetManagedFields(metaOf(after).GetManagedFields())
 	return nil
 }
 
 // created records in a new object that its fields are manager's.
 func (o ownership) created(r *api.Resource, obj runtime.Object, manager string) error {
-	return o.update(nothing(r), obj, "", manager)
-}
-
-func (o ownership) update(old, obj runtime.Object, sub, manager string) error {
-	fields, err := o[sub]()
+	keeper, err := o[""]()
 	if err != nil {
 		return err
 	}
-	if _, err := fields.Update(old, obj, manager); err != nil { // Else it returns obj.
+	if record, ok := keeper.first(obj, manager); ok {
+		metaOf(obj).SetManagedFields(record)
+		return nil
+	}
+	keeper.update(nothing(r), obj, manager)
+	return nil
+}
+
+// update records in obj what manager changed of old, whatever it is.
+func (k *recordKeeper) update(old, obj runtime.Object, manager string) {
+	if _, err := k.Update(old, obj, manager); err != nil { // Else it returns obj.
 		// An object that its kind's validation refuses may be none that can be compared; if it is not refused, the record stays
 		// as it was. A client can bring this about as often as it likes.
 		slog.Debug("it was not recorded who set which fields", "kind", obj.GetObjectKind().GroupVersionKind(), "name", metaOf(obj).GetName(), "err", err)
 		metaOf(obj).SetManagedFields(metaOf(old).GetManagedFields())
 	}
-	return nil
 }
 
 // applied is old with what an apply says of it. Fields that another manager has set to another value are a conflict,
