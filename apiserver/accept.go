@@ -86,7 +86,7 @@ func negotiateRow(r *http.Request, row *api.Resource, allowed ...string) (format
 			}
 			f.as = as
 		}
-		if stream := p.params["stream"]; stream != "" && (stream != "watch" || !isWatch(r)) {
+		if stream := p.params["stream"]; stream != "" && stream != "watch" { // Whoever may watch may also ask for what is there.
 			continue
 		}
 		if row != nil && row.Custom && f == (format{media: typeProto}) {

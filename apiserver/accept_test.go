@@ -36,7 +36,8 @@ func TestAccept(t *testing.T) {
 		typeProto + asTable + "," + typeJSON:                  {media: typeJSON},
 		typeProto + asPartialList:                             {media: typeProto, as: "PartialObjectMetadataList", asOf: "v1"},
 		typeJSON + ";charset=utf-8":                           {media: typeJSON},
-		typeJSON + ";stream=watch," + typeYAML:                {media: typeYAML},
+		typeJSON + ";stream=watch," + typeYAML:                {media: typeJSON},
+		typeJSON + ";stream=other," + typeYAML:                {media: typeYAML},
 	} {
 		r := httptest.NewRequest("GET", podsPath, nil)
 		if accept != "" {
@@ -46,7 +47,7 @@ func TestAccept(t *testing.T) {
 			t.Errorf("Accept %q: %+v, %v; want %+v", accept, got, err, want)
 		}
 	}
-	for _, accept := range []string{"text/html", "application/cbor", typeJSON + ";q=0", typeJSON + ";as=Table", typeProto + asTable, typeJSON + ";stream=watch", typeJSON + asPartial} {
+	for _, accept := range []string{"text/html", "application/cbor", typeJSON + ";q=0", typeJSON + ";as=Table", typeProto + asTable, typeJSON + ";stream=other", typeJSON + asPartial} {
 		r := httptest.NewRequest("GET", podsPath, nil)
 		r.Header.Set("Accept", accept)
 		if got, err := negotiate(r, "Table", "PartialObjectMetadataList"); err == nil {

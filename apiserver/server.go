@@ -129,7 +129,7 @@ func (s *Server) Run(ctx context.Context) error {
 // ServeHTTP answers a request that came through TLS, within limits: its client certificate says who asks.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	growStack()
-	s.limits.serve(s.handler, w, r)
+	s.limits.serve(s.handler, w, usual(r))
 }
 
 // growStack makes the stack of this goroutine large enough for a write at once. It would grow by doubling, and copy what is on
@@ -177,14 +177,6 @@ func (s *Server) routes() http.Handler {
 		s.resourceRoutes(mux.With(known...), r, s.cache.shelf(r), newOwnership(r, s.table, s.schemas))
 	}
 	return mux
-}
-
-// routeDecoded has requests routed by their path as it reads: some clients write the colon of "system:node" as %3A.
-func routeDecoded(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		chi.RouteContext(r.Context()).RoutePath = r.URL.Path
-		next.ServeHTTP(w, r)
-	})
 }
 
 func (s *Server) discoveryRoutes(mux chi.Router) {
