@@ -15,7 +15,7 @@ func deployment() *Resource {
 		Group: "apps", Version: "v1", Name: "deployments", Singular: "deployment", Kind: "Deployment",
 		ShortNames: []string{"deploy"}, Categories: []string{"all"}, Namespaced: true,
 		Verbs: allVerbs(),
-		Subs:  []Sub{scaleSub(), statusSub("Deployment")},
+		Subs:  []Sub{scaleSub(), statusSub("Deployment", "labels")},
 		Columns: []metav1.TableColumnDefinition{
 			nameColumn(),
 			column("Ready", "string", "How many of the wanted pods are ready."),

@@ -76,9 +76,9 @@ func allVerbs() []string {
 	return []string{"create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"}
 }
 
-// statusSub is the status subresource of a kind.
-func statusSub(kind string) Sub {
-	return Sub{Name: "status", Kind: kind, Verbs: []string{"get", "patch", "update"}}
+// statusSub is the status subresource of a kind. What it keeps of the metadata is not written with the status.
+func statusSub(kind string, keeps ...string) Sub {
+	return Sub{Name: "status", Kind: kind, Verbs: []string{"get", "patch", "update"}, Keeps: keeps}
 }
 
 // proxySub is the proxy subresource: whatever HTTP goes through it, of any method.

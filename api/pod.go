@@ -27,7 +27,7 @@ func pod() *Resource {
 			{Name: "portforward", Kind: "PodPortForwardOptions", Verbs: stream},
 			proxySub("PodProxyOptions"),
 			resizeSub(),
-			statusSub("Pod"),
+			statusSub("Pod", "ownerReferences"),
 		},
 		Columns: []metav1.TableColumnDefinition{
 			nameColumn(),

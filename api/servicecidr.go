@@ -68,7 +68,7 @@ func serviceCIDR() *Resource {
 	spec := networkingv1.ServiceCIDRSpec{}.SwaggerDoc()
 	return row(Resource{
 		Group: "networking.k8s.io", Version: "v1", Name: "servicecidrs", Singular: "servicecidr", Kind: "ServiceCIDR",
-		Verbs: allVerbs(), Subs: []Sub{statusSub("ServiceCIDR")},
+		Verbs: allVerbs(), Subs: []Sub{statusSub("ServiceCIDR", MetadataParts()...)},
 		Columns: []metav1.TableColumnDefinition{nameColumn(), column("CIDRs", "string", spec["cidrs"]), ageColumn()},
 	}, rules[networkingv1.ServiceCIDR]{
 		Validate:       validateServiceCIDR,

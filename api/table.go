@@ -117,11 +117,17 @@ type Sub struct {
 	Kind  string // What it takes and returns, as discovery says: "Pod", "Scale", "PodExecOptions".
 	Group string // Of that kind, where it is not the resource's own: "autoscaling".
 	Verbs []string
+	Keeps []string // What of the metadata, of MetadataParts, a write of the status leaves as it is. The rest is written with it.
 
 	// Prepare and Validate are the rules for a change of the object through this subresource, where it has any: what is
 	// kept of old, and what is wrong.
 	Prepare  func(obj, old runtime.Object)
 	Validate func(obj, old runtime.Object) field.ErrorList
+}
+
+// MetadataParts are the parts of an object's metadata that whoever writes it may change.
+func MetadataParts() []string {
+	return []string{"labels", "annotations", "finalizers", "ownerReferences"}
 }
 
 // Keeps tells whether the row stores objects: views show what another stores, and some kinds are never stored.

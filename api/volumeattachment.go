@@ -18,7 +18,7 @@ func volumeAttachment() *Resource {
 		Group: "storage.k8s.io", Version: "v1", Name: "volumeattachments", Singular: "volumeattachment", Kind: "VolumeAttachment",
 		Conditional: true,
 		Verbs:       allVerbs(),
-		Subs:        []Sub{statusSub("VolumeAttachment")},
+		Subs:        []Sub{statusSub("VolumeAttachment", MetadataParts()...)},
 		Columns: []metav1.TableColumnDefinition{
 			nameColumn(),
 			attacher,

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"slices"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -49,13 +50,14 @@ func newOwnership(r *api.Resource, table []*api.Resource, types schemas) ownersh
 // by it. nil leaves all.
 func writable(r *api.Resource, sub string) fieldpath.Filter {
 	_, hasStatus := r.Sub("status")
+	of, _ := r.Sub(sub)
 	switch {
 	case sub == "approval":
-		return withLabels(below("status", below("conditions")))
+		return withMetadata(of, below("status", below("conditions")))
 	case sub == "status" && r.Kind == "CertificateSigningRequest": // Its status is written by two: who approves, and who signs.
-		return withLabels(below("status", below("certificate")))
+		return withMetadata(of, below("status", below("certificate")))
 	case sub == "status":
-		return withLabels(below("status"))
+		return withMetadata(of, below("status"))
 	case sub == "ephemeralcontainers":
 		return fieldpath.NewIncludeMatcherFilter(fieldpath.MakePrefixMatcherOrDie("spec", "ephemeralContainers"))
 	case sub == "resize":
@@ -70,10 +72,19 @@ func writable(r *api.Resource, sub string) fieldpath.Filter {
 	return nil
 }
 
-// withLabels leaves what matches, and the labels and annotations, which can be written with any status. (The matchers of
-// fieldpath cannot be merged: of two below one field only the first counts.)
-func withLabels(part *fieldpath.SetMemberMatcher) fieldpath.Filter {
-	return fieldpath.NewIncludeMatcherFilter(fieldpath.NewSetMatcher(false, part, below("metadata", below("labels"), below("annotations"))))
+// withMetadata leaves what matches, and what of the metadata is written with the status. (The matchers of fieldpath cannot be
+// merged: of two below one field only the first counts.)
+func withMetadata(sub api.Sub, part *fieldpath.SetMemberMatcher) fieldpath.Filter {
+	var parts []*fieldpath.SetMemberMatcher
+	for _, name := range api.MetadataParts() {
+		if !slices.Contains(sub.Keeps, name) {
+			parts = append(parts, below(name))
+		}
+	}
+	if parts == nil {
+		return fieldpath.NewIncludeMatcherFilter(fieldpath.NewSetMatcher(false, part))
+	}
+	return fieldpath.NewIncludeMatcherFilter(fieldpath.NewSetMatcher(false, part, below("metadata", parts...)))
 }
 
 // below matches what is in a field, or in those of its fields that are given.

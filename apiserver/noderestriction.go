@@ -124,7 +124,7 @@ func nodeMayChange(node, sub string, old, obj runtime.Object) error {
 		switch keys := reservedLabels(next.Labels, old.Labels); {
 		case sub == "" && !equality.Semantic.DeepEqual(next.Spec.Taints, old.Spec.Taints):
 			return fmt.Errorf("node %q is not allowed to modify taints", node)
-		case sub == "" && !equality.Semantic.DeepEqual(next.OwnerReferences, old.OwnerReferences):
+		case !equality.Semantic.DeepEqual(next.OwnerReferences, old.OwnerReferences):
 			return fmt.Errorf("node %q is not allowed to modify ownerReferences", node)
 		case len(keys) > 0:
 			return errors.New("is not allowed to modify labels: " + strings.Join(keys, ", "))

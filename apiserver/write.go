@@ -338,11 +338,12 @@ func follow(r *api.Resource, obj runtime.Object, it *item, sub string) (runtime.
 	if uid := m.GetUID(); uid != "" && uid != old.GetUID() {
 		return nil, apierrors.NewConflict(r.GroupResource(), old.GetName(), fmt.Errorf("Precondition failed: UID in precondition: %s, UID in object meta: %s", uid, old.GetUID()))
 	}
+	s, _ := r.Sub(sub)
 	if ofStatus(sub) {
-		obj = withStatus(it.obj, obj)
+		obj = withStatus(s, it.obj, obj)
 		m = metaOf(obj)
 	}
-	if s, _ := r.Sub(sub); s.Prepare != nil {
+	if s.Prepare != nil {
 		s.Prepare(obj, it.obj)
 	}
 	if ofStatus(sub) && r.Default != nil {
@@ -352,7 +353,7 @@ func follow(r *api.Resource, obj runtime.Object, it *item, sub string) (runtime.
 	m.SetUID(old.GetUID())
 	m.SetCreationTimestamp(old.GetCreationTimestamp())
 	m.SetSelfLink("")
-	if sub != subDelete {
+	if sub != subDelete && old.GetDeletionTimestamp() != nil { // Nobody takes a deletion back. That nobody begins one so, the validation sees to.
 		m.SetDeletionTimestamp(old.GetDeletionTimestamp())
 		m.SetDeletionGracePeriodSeconds(old.GetDeletionGracePeriodSeconds())
 	}
@@ -401,13 +402,25 @@ func isNewGeneration(r *api.Resource, obj, old runtime.Object, sub string) bool 
 // ofStatus tells the subresources through which the status is written.
 func ofStatus(sub string) bool { return sub == "status" || sub == "approval" }
 
-// withStatus is the stored object with the status, labels, annotations and managed fields of another.
-func withStatus(old, obj runtime.Object) runtime.Object {
+// withStatus is the stored object with the status of another, and with what of its metadata is written with that.
+func withStatus(sub api.Sub, old, obj runtime.Object) runtime.Object {
 	next := old.DeepCopyObject()
 	setStatus(next, obj)
-	metaOf(next).SetLabels(metaOf(obj).GetLabels())
-	metaOf(next).SetAnnotations(metaOf(obj).GetAnnotations())
-	metaOf(next).SetManagedFields(metaOf(obj).GetManagedFields())
+	m, from := metaOf(next), metaOf(obj)
+	m.SetManagedFields(from.GetManagedFields())
+	writes := func(part string) bool { return !slices.Contains(sub.Keeps, part) }
+	if writes("labels") {
+		m.SetLabels(from.GetLabels())
+	}
+	if writes("annotations") {
+		m.SetAnnotations(from.GetAnnotations())
+	}
+	if writes("finalizers") {
+		m.SetFinalizers(from.GetFinalizers())
+	}
+	if writes("ownerReferences") {
+		m.SetOwnerReferences(from.GetOwnerReferences())
+	}
 	return next
 }
 

@@ -202,6 +202,61 @@ func TestStatusIsApart(t *testing.T) {
 	}
 }
 
+// What of an object's metadata is written with its status differs from kind to kind. Of a custom resource nothing is: whoever
+// may write its status may not label it.
+func TestMetadataWithStatus(t *testing.T) {
+	s := start(t)
+	s.define(t, boatCRD(boatVersion("v1", true, boatSchema, boatSubs)))
+	const attachments = "/apis/storage.k8s.io/v1/volumeattachments"
+	s.createPod(t, "p")
+	s.do(t, "POST", deployments, deploymentJSON("d")).want(t, 201)
+	s.do(t, "POST", "/api/v1/nodes", `{"metadata":{"name":"n"},"spec":{"unschedulable":true}}`).want(t, 201)
+	s.do(t, "POST", attachments, `{"metadata":{"name":"a"},"spec":{"attacher":"a.b","nodeName":"n","source":{"persistentVolumeName":"v"}}}`).want(t, 201)
+	s.do(t, "POST", boats, boat("b", `{"length":5}`)).want(t, 201)
+	for path, want := range map[string]string{
+		podsPath + "/p":    `labels annotations finalizers`,
+		deployments + "/d": `annotations finalizers ownerReferences`,
+		"/api/v1/nodes/n":  `labels annotations finalizers ownerReferences`,
+		attachments + "/a": ``,
+		boats + "/b":       ``,
+	} {
+		a := s.do(t, "PATCH", path+"/status?fieldManager=status", `{"metadata":{"labels":{"x":"y"},"annotations":{"x":"y"},"finalizers":["x.y/z"],
+			"ownerReferences":[{"apiVersion":"v1","kind":"Node","name":"x","uid":"y"}]}}`, merge...).want(t, 200)
+		m := parse[metav1.PartialObjectMetadata](t, a)
+		var got []string
+		for part, is := range map[string]bool{
+			"labels": m.Labels["x"] == "y", "annotations": m.Annotations["x"] == "y",
+			"finalizers": len(m.Finalizers) > 0, "ownerReferences": len(m.OwnerReferences) > 0,
+		} {
+			if is {
+				got = append(got, part)
+			}
+		}
+		if owned := strings.Contains(owners(m.ObjectMeta), "status Update "); owned != (want != "") {
+			t.Errorf("%s: want what was written, and nothing else, owned:\n%s", path, owners(m.ObjectMeta))
+		}
+		if diff := cmp.Diff(strings.Join(sorted(strings.Fields(want)), " "), strings.Join(sorted(got), " ")); diff != "" {
+			t.Errorf("%s: written with the status (-want +got):\n%s", path, diff)
+		}
+	}
+}
+
+// Only a DELETE begins a deletion.
+func TestDeletionTimestampIsImmutable(t *testing.T) {
+	s := start(t)
+	s.createConfigMap(t, "a")
+	s.do(t, "PATCH", configMapsPath+"/a", `{"metadata":{"deletionTimestamp":"2026-01-01T00:00:00Z"}}`, merge...).
+		refused(t, 422, metav1.StatusReasonInvalid, `metadata.deletionTimestamp: Invalid value: "2026-01-01T00:00:00Z": field is immutable`)
+	s.do(t, "PATCH", configMapsPath+"/a", `{"metadata":{"deletionGracePeriodSeconds":1}}`, merge...).
+		refused(t, 422, metav1.StatusReasonInvalid, `metadata.deletionGracePeriodSeconds: Invalid value: 1: field is immutable`)
+	s.do(t, "PATCH", configMapsPath+"/a", `{"metadata":{"finalizers":["a.b/c"]}}`, merge...).want(t, 200)
+	going := parse[corev1.ConfigMap](t, s.do(t, "DELETE", configMapsPath+"/a", "").want(t, 200))
+	still := parse[corev1.ConfigMap](t, s.do(t, "PATCH", configMapsPath+"/a", `{"metadata":{"deletionTimestamp":null,"labels":{"a":"b"}}}`, merge...).want(t, 200))
+	if !still.DeletionTimestamp.Equal(going.DeletionTimestamp) {
+		t.Errorf("deleted at %v, then at %v", going.DeletionTimestamp, still.DeletionTimestamp)
+	}
+}
+
 func TestDryRun(t *testing.T) {
 	s := start(t)
 	before := s.createConfigMap(t, "a")

@@ -135,7 +135,7 @@ func (k *kind) addSubs(r *api.Resource) {
 	}
 	verbs := []string{"get", "patch", "update"}
 	if subs.Status != nil {
-		r.Subs = append(r.Subs, api.Sub{Name: "status", Kind: r.Kind, Verbs: verbs, Validate: k.validateStatus})
+		r.Subs = append(r.Subs, api.Sub{Name: "status", Kind: r.Kind, Verbs: verbs, Keeps: api.MetadataParts(), Validate: k.validateStatus})
 	}
 	if scale := subs.Scale; scale != nil {
 		r.Subs = append(r.Subs, api.Sub{Name: "scale", Kind: "Scale", Group: "autoscaling", Verbs: verbs})
