@@ -130,6 +130,8 @@ type Agent struct {
 	probes   *probes
 	hooks    *hooks
 	dirs     dirs
+	images   string // A directory on the disk of the images.
+	apart    bool   // That is another one than that of DataDir.
 	boot     string // The kernel's boot ID: containers of another boot have lost their namespaces.
 	exits    bell
 	listing  listing
@@ -208,6 +210,7 @@ func New(config Config, client kubernetes.Interface, factory informers.SharedInf
 	if err := a.users.read(a.dirs); err != nil {
 		return nil, fmt.Errorf("read which users pods have: %w", err)
 	}
+	a.images, a.apart = imagesOn(runtime.ImagesDir(), config.DataDir)
 	if a.capacity, err = capacityOf(config.DataDir, config.MaxPods); err != nil {
 		return nil, err
 	}

@@ -148,7 +148,7 @@ func (a *Agent) watchPressure(ctx context.Context) {
 
 // relieve evicts a pod if the node is short of something, and says whether to look again soon.
 func (a *Agent) relieve(ctx context.Context) (near bool) {
-	host, err := observe(a.DataDir)
+	host, err := observe(a.DataDir, a.images)
 	if err != nil {
 		slog.Warn("the node's memory and disk cannot be measured", "err", err)
 		return false
@@ -166,7 +166,7 @@ func (a *Agent) relieve(ctx context.Context) (near bool) {
 	if i := slices.IndexFunc(crossed, func(t Threshold) bool { return t.Signal == memoryAvailable }); i >= 0 {
 		first = crossed[i] // Without memory nothing goes on, the eviction neither.
 	}
-	if first.Signal != memoryAvailable { // Images that nobody needs go before pods do.
+	if first.Signal != memoryAvailable && (first.Signal.ofImages() || !a.apart) { // Images that nobody needs go before pods do.
 		deleted, err := a.deleteUnusedImages(ctx, now)
 		if err != nil {
 			slog.Warn("unused images cannot be deleted", "err", err)
@@ -250,17 +250,28 @@ func (a *Agent) candidates(ctx context.Context, s Signal) ([]candidate, error) {
 					used = int64(u.WorkingSet)
 				}
 			} else {
-				used = a.written(ctx, pod.Pod, container.Name, pod.containers)
+				used = a.writtenTo(ctx, s, pod, container.Name)
 			}
 			c.each[container.Name] = used
 			c.used += used
 		}
-		if s != memoryAvailable {
+		if s != memoryAvailable && (!s.ofImages() || !a.apart) {
 			c.used += a.volumesWritten(pod.Pod)
 		}
 		all = append(all, c)
 	}
 	return all, nil
+}
+
+// writtenTo is how much a container has written to the disk that a signal is of: its layers are where the images are.
+func (a *Agent) writtenTo(ctx context.Context, s Signal, pod resident, name string) (used int64) {
+	if !s.ofImages() || !a.apart {
+		used += a.logged(pod.Pod, name)
+	}
+	if s.ofImages() || !a.apart {
+		used += a.layered(ctx, name, pod.containers)
+	}
+	return used
 }
 
 // rank puts first who goes first: who uses more than it asked for; of those who matters less; of those who uses the most beyond.

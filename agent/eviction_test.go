@@ -1,10 +1,15 @@
 package agent
 
 import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -48,6 +53,63 @@ func TestThresholds(t *testing.T) {
 	got := allocatableOf(capacity, v1.ResourceList{v1.ResourceCPU: resource.MustParse("500m"), v1.ResourceMemory: resource.MustParse("124Mi")}, defaults)
 	if got.Cpu().String() != "1500m" || got.Memory().String() != "800Mi" || got.StorageEphemeral().String() != "95Gi" {
 		t.Errorf("allocatable: %v", got)
+	}
+}
+
+// layerOf is a runtime that knows nothing but how large the layers of containers are.
+type layerOf struct {
+	Runtime
+	bytes int64
+}
+
+func (l layerOf) DiskUsage(context.Context, string) (int64, error) { return l.bytes, nil }
+
+// TestImagesOnADiskOfTheirOwn measures each disk for itself, and counts for each what containers have written to it.
+func TestImagesOnADiskOfTheirOwn(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("needs root: a small file system is mounted")
+	}
+	data, images := t.TempDir(), t.TempDir()
+	if dir, apart := imagesOn("", data); dir != data || apart {
+		t.Errorf("images that are nobody knows where are looked for in %s, apart: %t", dir, apart)
+	}
+	if dir, apart := imagesOn(images, data); dir != data || apart {
+		t.Errorf("images on the same disk are looked for in %s, apart: %t", dir, apart)
+	}
+	if err := unix.Mount("tmpfs", images, "tmpfs", 0, "size=1m"); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := unix.Unmount(images, 0); err != nil {
+			t.Error(err)
+		}
+	}()
+	if dir, apart := imagesOn(images, data); dir != images || !apart {
+		t.Errorf("images on another disk are looked for in %s, apart: %t", dir, apart)
+	}
+	if err := os.WriteFile(filepath.Join(images, "layer"), make([]byte, 1<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	host, err := observe(data, images)
+	if err != nil || host[imagesAvailable] != (stock{0, 1 << 20}) || host[diskAvailable].capacity <= 1<<20 {
+		t.Errorf("the host has %v, %v; want no room for images, and another disk", host, err)
+	}
+
+	pod := resident{Pod: &v1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "web", UID: "uid"}}, containers: []Container{{Name: "app"}}}
+	a := &Agent{dirs: dirs{data: data}, runtime: layerOf{bytes: 7 << 20}}
+	log := a.dirs.log(pod.Pod, "app", 0)
+	if err := errors.Join(os.MkdirAll(filepath.Dir(log), 0o755), os.WriteFile(log, make([]byte, 1<<20), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	for _, tc := range []struct {
+		apart bool
+		of    Signal
+		want  int64 // MiB.
+	}{{false, diskAvailable, 8}, {false, imagesAvailable, 8}, {true, diskAvailable, 1}, {true, imagesAvailable, 7}, {true, imagesInodesFree, 7}} {
+		a.apart = tc.apart
+		if got := a.writtenTo(t.Context(), tc.of, pod, "app") >> 20; got != tc.want {
+			t.Errorf("of %s, images apart: %t, a container has used %d MiB, want %d", tc.of, tc.apart, got, tc.want)
+		}
 	}
 }
 

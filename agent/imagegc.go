@@ -39,7 +39,7 @@ func (a *Agent) runImages(ctx context.Context) {
 
 // collectImages deletes unused images if the disk is full.
 func (a *Agent) collectImages(ctx context.Context, now time.Time) error {
-	share, err := a.disk(a.DataDir)
+	share, err := a.disk(a.images)
 	if err != nil || share < diskHighShare {
 		return err
 	}
@@ -55,7 +55,7 @@ func (a *Agent) collectImages(ctx context.Context, now time.Time) error {
 		if err := a.deleteImage(ctx, image); err != nil {
 			return err
 		}
-		if share, err = a.disk(a.DataDir); err != nil || share < diskLowShare {
+		if share, err = a.disk(a.images); err != nil || share < diskLowShare {
 			return err
 		}
 	}

@@ -72,6 +72,9 @@ type Runtime interface {
 	// the whole pod. No error if it is gone already.
 	RemovePod(ctx context.Context, podUID string) error
 
+	// ImagesDir is where images and the layers of containers are, "" if that is not known.
+	ImagesDir() string
+
 	// DiskUsage is how many bytes a container's writable layer takes. It may have to look at each file.
 	DiskUsage(ctx context.Context, id string) (int64, error)
 

@@ -53,7 +53,14 @@ func (a *Agent) volumesWritten(pod *v1.Pod) (total int64) {
 
 // written is how much a container, in all its attempts that are there, has written.
 func (a *Agent) written(ctx context.Context, pod *v1.Pod, name string, containers []Container) int64 {
-	used := diskUsage(filepath.Join(a.dirs.podLogs(pod), name))
+	return a.logged(pod, name) + a.layered(ctx, name, containers)
+}
+
+func (a *Agent) logged(pod *v1.Pod, name string) int64 {
+	return diskUsage(filepath.Join(a.dirs.podLogs(pod), name))
+}
+
+func (a *Agent) layered(ctx context.Context, name string, containers []Container) (used int64) {
 	for _, c := range containers {
 		if c.Name == name {
 			if layer, err := a.runtime.DiskUsage(ctx, c.ID); err == nil { // It may have been removed since.

@@ -109,8 +109,8 @@ func (a *Agent) summary(ctx context.Context, disks bool) (*stats.Summary, error)
 		s.Node.Processes = &stats.Processes{Time: now, Now: &used, Most: &most}
 	}
 	if disks {
-		s.Node.Disk = a.diskStats(nil)
-		s.Node.Runtime = &stats.Runtime{Images: a.diskStats(nil)}
+		s.Node.Disk = diskStats(a.DataDir, nil)
+		s.Node.Runtime = &stats.Runtime{Images: diskStats(a.images, nil)}
 	}
 	for _, pod := range all.pods {
 		s.Pods = append(s.Pods, a.podStats(ctx, pod, disks))
@@ -151,7 +151,7 @@ func (a *Agent) podStats(ctx context.Context, pod resident, disks bool) stats.Po
 		for _, v := range p.Volumes {
 			total += *v.Used
 		}
-		p.Ephemeral = a.diskStats(&total)
+		p.Ephemeral = diskStats(a.DataDir, &total)
 	}
 	return p
 }
@@ -160,10 +160,10 @@ func (a *Agent) podStats(ctx context.Context, pod resident, disks bool) stats.Po
 func (a *Agent) containerDisks(ctx context.Context, pod *v1.Pod, c Container) (root, logs *stats.Disk) {
 	if used, err := a.runtime.DiskUsage(ctx, c.ID); err == nil {
 		bytes := uint64(max(used, 0))
-		root = a.diskStats(&bytes)
+		root = diskStats(a.images, &bytes)
 	}
 	written := uint64(max(diskUsage(path.Dir(a.dirs.log(pod, c.Name, c.Attempt))), 0))
-	return root, a.diskStats(&written)
+	return root, diskStats(a.DataDir, &written)
 }
 
 // volumeStats measures the volumes that take from the node's disk.
@@ -175,7 +175,7 @@ func (a *Agent) volumeStats(pod *v1.Pod) []stats.Volume {
 			continue
 		}
 		used := uint64(max(diskUsage(a.dirs.volume(pod.UID, v.Name)), 0))
-		list = append(list, stats.Volume{Name: v.Name, Disk: *a.diskStats(&used)})
+		list = append(list, stats.Volume{Name: v.Name, Disk: *diskStats(a.DataDir, &used)})
 	}
 	return list
 }
@@ -212,10 +212,10 @@ func memoryStats(u usage) *stats.Memory {
 	return m
 }
 
-// diskStats tells of the disk that the agent's data is on, and how much somebody has of it; nil: all that is used.
-func (a *Agent) diskStats(used *uint64) *stats.Disk {
+// diskStats tells of the disk that a directory is on, and how much somebody has of it; nil: all that is used.
+func diskStats(dir string, used *uint64) *stats.Disk {
 	var fs unix.Statfs_t
-	if unix.Statfs(a.DataDir, &fs) != nil {
+	if unix.Statfs(dir, &fs) != nil {
 		return &stats.Disk{Time: metav1.Now(), Used: used}
 	}
 	block := uint64(fs.Bsize)

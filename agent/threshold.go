@@ -104,25 +104,40 @@ func ParseThresholds(text string) ([]Threshold, error) {
 // stock is how much there is of something, and in all.
 type stock struct{ available, capacity int64 }
 
-// observe measures the host. Images are on the same disk as all else.
-func observe(dataDir string) (map[Signal]stock, error) {
+// imagesOn is a directory on the disk that images are on, and whether that is another one than that of everything else. If nobody knows,
+// it is the same.
+func imagesOn(imagesDir, dataDir string) (dir string, apart bool) {
+	var images, data unix.Stat_t
+	if imagesDir == "" || unix.Stat(imagesDir, &images) != nil || unix.Stat(dataDir, &data) != nil || images.Dev == data.Dev {
+		return dataDir, false
+	}
+	return imagesDir, true
+}
+
+// observe measures the host.
+func observe(dataDir, imagesDir string) (map[Signal]stock, error) {
 	total, totalErr := meminfo("MemTotal")
 	available, memoryErr := meminfo("MemAvailable")
-	var disk unix.Statfs_t
-	diskErr := unix.Statfs(dataDir, &disk)
 	used, most, pidErr := processes()
-	if err := errors.Join(totalErr, memoryErr, diskErr, pidErr); err != nil {
+	seen := map[Signal]stock{memoryAvailable: {available, total}, pidAvailable: {most - used, most}}
+	err := errors.Join(totalErr, memoryErr, pidErr, observeDisk(dataDir, seen, diskAvailable, inodesFree),
+		observeDisk(imagesDir, seen, imagesAvailable, imagesInodesFree))
+	if err != nil {
 		return nil, fmt.Errorf("measure the host: %w", err)
 	}
-	bytes := stock{int64(disk.Bavail) * disk.Bsize, int64(disk.Blocks) * disk.Bsize}
-	seen := map[Signal]stock{
-		memoryAvailable: {available, total}, diskAvailable: bytes, imagesAvailable: bytes, pidAvailable: {most - used, most},
-	}
-	if disk.Files > 0 { // Some file systems make inodes as they need them.
-		seen[inodesFree] = stock{int64(disk.Ffree), int64(disk.Files)}
-		seen[imagesInodesFree] = seen[inodesFree]
-	}
 	return seen, nil
+}
+
+func observeDisk(dir string, seen map[Signal]stock, bytes, inodes Signal) error {
+	var disk unix.Statfs_t
+	if err := unix.Statfs(dir, &disk); err != nil {
+		return err
+	}
+	seen[bytes] = stock{int64(disk.Bavail) * disk.Bsize, int64(disk.Blocks) * disk.Bsize}
+	if disk.Files > 0 { // Some file systems make inodes as they need them.
+		seen[inodes] = stock{int64(disk.Ffree), int64(disk.Files)}
+	}
+	return nil
 }
 
 // met lists the thresholds that are crossed, and whether another is near.
@@ -140,6 +155,9 @@ func met(thresholds []Threshold, host map[Signal]stock) (crossed []Threshold, ne
 	}
 	return crossed, near
 }
+
+// ofImages says that it is a signal of the disk that images are on.
+func (s Signal) ofImages() bool { return s == imagesAvailable || s == imagesInodesFree }
 
 // margin says what part of all there is a threshold must be away to be looked at seldom. Memory fills faster than disks.
 func (s Signal) margin() int64 {

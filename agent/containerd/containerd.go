@@ -66,6 +66,7 @@ type Runtime struct {
 	config      Config
 	client      *containerd.Client
 	snapshotter string
+	layersDir   string // Where the snapshotter's files are, "" if it does not say.
 	program     string // runc or crun: what makes the containers to come.
 	log         *slog.Logger
 	buffers     sync.Pool // *[]byte, for the output's readers.
@@ -139,7 +140,7 @@ func (r *Runtime) open(ctx context.Context) error {
 	if err := checkVersion(version.Version); err != nil {
 		return err
 	}
-	if r.snapshotter, err = r.chooseSnapshotter(ctx); err != nil {
+	if err := r.chooseSnapshotter(ctx); err != nil {
 		return err
 	}
 	if err := os.MkdirAll(r.containerDir(""), 0o711); err != nil {
@@ -155,19 +156,20 @@ func (r *Runtime) open(ctx context.Context) error {
 }
 
 // chooseSnapshotter prefers overlayfs. Where the kernel or the disk does not do it, native copies files instead.
-func (r *Runtime) chooseSnapshotter(ctx context.Context) (string, error) {
+func (r *Runtime) chooseSnapshotter(ctx context.Context) error {
 	plugins, err := r.client.IntrospectionService().Plugins(ctx, "type==io.containerd.snapshotter.v1")
 	if err != nil {
-		return "", fmt.Errorf("list containerd's snapshotters: %w", err)
+		return fmt.Errorf("list containerd's snapshotters: %w", err)
 	}
 	for _, want := range []string{"overlayfs", "native"} {
 		for _, p := range plugins.Plugins {
 			if p.ID == want && p.InitErr == nil {
-				return want, nil
+				r.snapshotter, r.layersDir = want, p.Exports["root"]
+				return nil
 			}
 		}
 	}
-	return "", errors.New("containerd has neither the overlayfs nor the native snapshotter")
+	return errors.New("containerd has neither the overlayfs nor the native snapshotter")
 }
 
 // adopt reads on the output of the containers that are there, and removes what a killed Start or Remove left of others.

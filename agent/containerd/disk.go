@@ -9,6 +9,9 @@ import (
 	"skiff/agent"
 )
 
+// ImagesDir is the snapshotter's directory.
+func (r *Runtime) ImagesDir() string { return r.layersDir }
+
 // DiskUsage measures a container's writable layer.
 func (r *Runtime) DiskUsage(ctx context.Context, id string) (int64, error) {
 	usage, err := r.client.SnapshotService(r.snapshotter).Usage(r.in(ctx), containerdID(id))

@@ -463,6 +463,9 @@ func (r *Runtime) Group(path string) (cgroup.Limits, bool) {
 	return limits, ok
 }
 
+// ImagesDir implements [agent.Runtime].
+func (r *Runtime) ImagesDir() string { return "" }
+
 // DiskUsage implements [agent.Runtime]. There is no layer to write to.
 func (r *Runtime) DiskUsage(_ context.Context, id string) (int64, error) {
 	r.mu.Lock()
