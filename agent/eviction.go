@@ -36,7 +36,7 @@ type pressure struct {
 	mu       sync.Mutex
 	met      map[v1.NodeConditionType]time.Time // When a threshold was last seen crossed.
 	evicted  map[string]string                  // By pod UID: why.
-	evicting string                             // The last of them.
+	evicting string                             // The last of them, until all that it had is given back.
 	since    time.Time                          // When it was.
 	news     chan struct{}                      // Something has changed that the API is to know of.
 }
@@ -83,6 +83,18 @@ func (p *pressure) forget(uid string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	delete(p.evicted, uid)
+	if p.evicting == uid {
+		p.evicting = ""
+	}
+}
+
+// relieved notes that an evicted pod has given back all that it had.
+func (p *pressure) relieved(uid string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.evicting == uid {
+		p.evicting = ""
+	}
 }
 
 // refuses says why a pod that has not started yet, and is not critical, must not. https://kubernetes.io/docs/concepts/scheduling-eviction/node-pressure-eviction/#node-conditions
@@ -159,35 +171,58 @@ func (a *Agent) relieve(ctx context.Context) (near bool) {
 		a.tellNode()
 	}
 	crossed = slices.DeleteFunc(crossed, func(t Threshold) bool { return t.Signal.condition() == v1.NodePIDPressure }) // Nobody knows whom to blame.
-	if len(crossed) == 0 || a.busyEvicting(ctx, now) {
+	if len(crossed) == 0 || a.pressure.busy(now) {
 		return near
 	}
 	first := crossed[0]
 	if i := slices.IndexFunc(crossed, func(t Threshold) bool { return t.Signal == memoryAvailable }); i >= 0 {
 		first = crossed[i] // Without memory nothing goes on, the eviction neither.
 	}
-	if first.Signal != memoryAvailable && (first.Signal.ofImages() || !a.apart) { // Images that nobody needs go before pods do.
-		deleted, err := a.deleteUnusedImages(ctx, now)
+	if first.Signal != memoryAvailable { // What nobody needs goes before pods do.
+		freed, err := a.freeDisk(ctx, first.Signal, now)
 		if err != nil {
-			slog.Warn("unused images cannot be deleted", "err", err)
+			slog.Warn("the disk cannot be freed of what nobody needs", "err", err)
 		}
-		if deleted {
+		if freed {
 			return true
 		}
 	}
 	return a.evictFor(ctx, first, host[first.Signal])
 }
 
-// busyEvicting says that the last pod that was evicted is still on its way out.
-func (a *Agent) busyEvicting(ctx context.Context, now time.Time) bool {
-	a.pressure.mu.Lock()
-	uid, since := a.pressure.evicting, a.pressure.since
-	a.pressure.mu.Unlock()
-	if uid == "" || now.Sub(since) > evictionTime {
-		return false
+// busy says that the last pod that was evicted is still on its way out.
+func (p *pressure) busy(now time.Time) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.evicting != "" && now.Sub(p.since) <= evictionTime
+}
+
+// freeDisk deletes what nobody needs: the containers of pods that are over or, where there are none, unused images. It says whether
+// there was any.
+func (a *Agent) freeDisk(ctx context.Context, s Signal, now time.Time) (freed bool, err error) {
+	all, err := a.listing.get(ctx, a.runtime)
+	if err != nil {
+		return false, fmt.Errorf("list containers: %w", err)
 	}
-	containers, err := a.containers(ctx, uid)
-	return err == nil && slices.ContainsFunc(containers, func(c Container) bool { return c.State == Running })
+	byPod := map[string][]Container{}
+	for _, c := range all {
+		byPod[c.Pod.UID] = append(byPod[c.Pod.UID], c)
+	}
+	for uid, containers := range byPod {
+		pod := a.pod(uid)
+		if pod == nil || pod.Status.Phase != v1.PodSucceeded && pod.Status.Phase != v1.PodFailed ||
+			slices.ContainsFunc(containers, func(c Container) bool { return c.State != Exited }) {
+			continue
+		}
+		if err := a.removeContents(ctx, pod, containers); err != nil {
+			return freed, err
+		}
+		freed = true
+	}
+	if freed || a.apart && !s.ofImages() {
+		return freed, nil
+	}
+	return a.deleteUnusedImages(ctx, now)
 }
 
 // candidate is a pod that may be evicted, with what it uses of what is short.

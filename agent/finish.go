@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"fmt"
+	"os"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
@@ -26,6 +27,12 @@ func (a *Agent) finish(ctx context.Context, pod *v1.Pod, containers []Container,
 		}
 		if err := a.dirs.removeVolumes(pod.UID); err != nil { // Also for what an evicted pod has filled.
 			return fmt.Errorf("remove the volumes of pod %s/%s: %w", pod.Namespace, pod.Name, err)
+		}
+		if isEvicted(pod, m, a.pressure.why(uid)) {
+			if err := a.removeContents(ctx, pod, containers); err != nil {
+				return err
+			}
+			a.pressure.relieved(uid)
 		}
 		a.sources.release(uid)
 		a.pulls.forget(uid)
@@ -52,6 +59,25 @@ func (a *Agent) finish(ctx context.Context, pod *v1.Pod, containers []Container,
 		return fmt.Errorf("delete pod %s/%s: %w", pod.Namespace, pod.Name, err)
 	}
 	return nil
+}
+
+// isEvicted tells a pod that had to go for what the node lacks, or for what it used.
+func isEvicted(pod *v1.Pod, m *memory, why string) bool {
+	return why != "" || m.measured.over != "" || pod.Status.Reason == reasonEvicted
+}
+
+// removeContents removes the containers of a pod that is over, and what they have said: that takes from the disk. The API's status has how
+// they ended.
+func (a *Agent) removeContents(ctx context.Context, pod *v1.Pod, containers []Container) error {
+	for _, c := range containers {
+		if err := a.removeContainer(ctx, c.ID); err != nil {
+			return err
+		}
+	}
+	if err := os.RemoveAll(a.dirs.podLogs(pod)); err != nil {
+		return fmt.Errorf("remove the logs of pod %s/%s: %w", pod.Namespace, pod.Name, err)
+	}
+	return a.runtime.Collect(ctx)
 }
 
 // clean removes all that a pod has on this node.

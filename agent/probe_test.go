@@ -307,5 +307,13 @@ func TestEmptyDirOverItsLimit(t *testing.T) {
 			t.Errorf("reason %q, message %q; want Evicted, %q", got.Reason, got.Message, want)
 		}
 		n.wantEvent("web", "Evicted: "+want)
+		_, _, logs := n.agent.Dirs()
+		left, err := os.ReadDir(logs)
+		if n.wantContainers(""); err != nil || len(left) > 0 {
+			t.Errorf("an evicted pod leaves the logs %v (%v)", left, err)
+		}
+		n.stop()
+		n.start()
+		n.want("web", "Failed app=Completed(0)/0")
 	})
 }

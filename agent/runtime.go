@@ -65,6 +65,9 @@ type Runtime interface {
 	// Remove deletes an ended container with its writable layer; its log stays. No error if it is gone already.
 	Remove(ctx context.Context, id string) error
 
+	// Collect gives back the room on the disk that removed containers and images took, where that is not done yet.
+	Collect(ctx context.Context) error
+
 	// EndPod ends what runs for a pod besides its containers, when those have ended. No error if there is nothing.
 	EndPod(ctx context.Context, podUID string) error
 

@@ -56,6 +56,9 @@ disabled_plugins = [
   address = %q
 [debug]
   level = "warn"
+[plugins."io.containerd.gc.v1.scheduler"]
+  deletion_threshold = 1 # A container's layer is gone from the disk a moment after the container,
+  schedule_delay = "1s"  # and not when a hundred other things have happened.
 `
 
 func (c DaemonConfig) write() error {

@@ -26,6 +26,19 @@ func noRoom(err error) error {
 	return err
 }
 
+// Collect has the daemon collect its garbage and waits for that: who lets go of a lease may ask for it.
+func (r *Runtime) Collect(ctx context.Context) error {
+	ctx = r.in(ctx)
+	l, err := r.client.LeasesService().Create(ctx, leases.WithRandomID(), leases.WithExpiration(leaseTime))
+	if err == nil {
+		err = r.client.LeasesService().Delete(ctx, l, leases.SynchronousDelete)
+	}
+	if err != nil {
+		return fmt.Errorf("collect garbage: %w", err)
+	}
+	return nil
+}
+
 // leaseTime is for a lease whose owner is killed.
 const leaseTime = 24 * time.Hour
 

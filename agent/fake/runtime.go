@@ -409,6 +409,13 @@ func (r *Runtime) Remove(_ context.Context, id string) error {
 	return r.down
 }
 
+// Collect implements [agent.Runtime].
+func (r *Runtime) Collect(context.Context) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.down
+}
+
 // EndPod implements [agent.Runtime]. There is nothing besides containers.
 func (r *Runtime) EndPod(context.Context, string) error {
 	r.mu.Lock()
