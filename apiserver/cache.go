@@ -190,10 +190,8 @@ func (c *cache) apply(ev store.Event) {
 	var it *item
 	if !ev.Deleted {
 		var err error
-		if it, err = newItem(shelf, key, ev.KV); err != nil {
+		if it, err = c.alike.newItem(shelf, key, ev.KV); err != nil {
 			c.strays.add(ev.KV, err)
-		} else {
-			c.alike.share(it.obj)
 		}
 	}
 	c.order.Lock()
@@ -248,10 +246,7 @@ func (c *cache) readAll(kvs []store.KV) []found {
 			var alike alike // Of its own: neighbours have most in common.
 			for i := from; i < min(from+readAtOnce, len(kvs)); i++ {
 				sh, key := c.locate(kvs[i].Key)
-				it, err := newItem(sh, key, kvs[i])
-				if err == nil {
-					alike.share(it.obj)
-				}
+				it, err := alike.newItem(sh, key, kvs[i])
 				all[i] = found{sh, it, err}
 			}
 			return nil
@@ -266,11 +261,15 @@ const readAtOnce = 512
 // newItem makes an object of what is stored; sh is nil if it belongs on no shelf. An error is no reason to stop: the server goes on
 // without what it cannot read.
 func newItem(sh *shelf, key string, kv store.KV) (*item, error) {
+	return new(alike).newItem(sh, key, kv)
+}
+
+func (a *alike) newItem(sh *shelf, key string, kv store.KV) (*item, error) {
 	if sh == nil {
 		return nil, errNoKind
 	}
 	r := sh.resource
-	obj, err := unmarshalStored(r, kv.Value)
+	obj, err := a.unmarshalStored(r, kv.Value)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", kv.Key, err)
 	}

@@ -126,17 +126,13 @@ func marshalStored(obj runtime.Object) ([]byte, error) {
 	return obj.(protoMessage).Marshal()
 }
 
-func unmarshalStored(r *api.Resource, data []byte) (runtime.Object, error) {
+func (a *alike) unmarshalStored(r *api.Resource, data []byte) (runtime.Object, error) {
 	if r.Custom {
 		return unmarshalCustom(r, data)
 	}
-	obj := r.New()
-	if err := obj.(protoMessage).Unmarshal(data); err != nil {
+	obj, err := a.decode(r, data)
+	if err != nil {
 		return nil, fmt.Errorf("decode a stored %s: %w", r.Kind, err)
-	}
-	obj.GetObjectKind().SetGroupVersionKind(r.GroupVersionKind())
-	if r.Default != nil {
-		r.Default(obj) // The stored form has no kind of what lies within an object, and defaults may be younger than it.
 	}
 	return obj, nil
 }

@@ -152,6 +152,7 @@ func (s *Server) Forget() {
 	for _, sh := range s.cache.shelves() {
 		sh.forget()
 	}
+	s.cache.alike.forget()
 }
 
 func (s *Server) shelf(groupResource string) *shelf { return s.cache.resources[groupResource] }
