@@ -21,7 +21,7 @@ import (
 )
 
 // Func brings the object named by key to its wanted state. An error puts the key back with an exponential back-off; a
-// positive duration asks to be called again after it, for what becomes due by the clock alone.
+// positive duration asks to be called again after it, for what becomes due by the clock alone. With both it is what comes first.
 type Func func(ctx context.Context, key string) (again time.Duration, err error)
 
 // Loop calls a [Func] for each key added, never twice at once for the same key. Build one with [New].
@@ -115,9 +115,9 @@ func (l *Loop) next(ctx context.Context) bool {
 		l.queue.AddRateLimited(key)
 	default:
 		l.queue.Forget(key)
-		if again > 0 {
-			l.queue.AddAfter(key, again)
-		}
+	}
+	if again > 0 && ctx.Err() == nil {
+		l.queue.AddAfter(key, again)
 	}
 	return true
 }

@@ -119,6 +119,25 @@ func TestAgain(t *testing.T) {
 	})
 }
 
+// TestAgainDespiteError promises that what becomes due by the clock does not wait for the back-off of a key that fails.
+func TestAgainDespiteError(t *testing.T) {
+	quiet(t)
+	synctest.Test(t, func(t *testing.T) {
+		calls := 0
+		l := New("test", func(context.Context, string) (time.Duration, error) {
+			calls++
+			return time.Second, errors.New("never")
+		})
+		stop := start(t, l, 1)
+		l.Add("a")
+		time.Sleep(time.Hour)
+		stop()
+		if calls < 3600 {
+			t.Errorf("a key that is due each second was called %d times in an hour", calls)
+		}
+	})
+}
+
 // TestAddAfter promises that a key added for later is not called earlier.
 func TestAddAfter(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
