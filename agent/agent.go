@@ -150,6 +150,7 @@ type Agent struct {
 	appArmor bool          // The kernel has it.
 	seLinux  bool          // Likewise.
 	ready    chan struct{} // Closed when the API knows the Node as Ready.
+	contact  *contact
 
 	addresses atomic.Pointer[[]string] // The node's; see nodeIPs.
 	moved     chan struct{}            // Tells that they have changed.
@@ -185,12 +186,13 @@ func New(config Config, client kubernetes.Interface, factory informers.SharedInf
 		statics: newStatics(config.PodFiles, config.NodeName),
 		usages:  usages{fs: cgroup.Host()},
 		starts:  newStarts(),
+		contact: &contact{doubt: make(chan struct{}, 1)},
 	}
 	a.addresses.Store(&config.NodeIPs)
 	a.synced = []cache.InformerSynced{a.pods.HasSynced, factory.Core().V1().Services().Informer().HasSynced}
 	a.events = a.cast.NewRecorder(scheme.Scheme, v1.EventSource{Component: "kubelet", Host: config.NodeName})
 	a.loop = reconcile.New("agent", a.reconcile)
-	a.sources = newSources(client, a.loop.Add)
+	a.sources = newSources(client, a.contact, a.loop.Add)
 	a.pulls = newPulls(runtime, a.loop.Add)
 	checker := newChecker(runtime)
 	checker.pretend = config.Pretend

@@ -69,3 +69,6 @@ func (a *Agent) WithoutHugePages() {
 
 // Allocatable is what the node has for pods.
 func (a *Agent) Allocatable() v1.ResourceList { return a.allocatable() }
+
+// RunNode keeps the API's Node and Lease true until ctx ends.
+func (a *Agent) RunNode(ctx context.Context) { a.runNode(ctx) }

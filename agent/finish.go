@@ -52,8 +52,10 @@ func (a *Agent) finish(ctx context.Context, pod *v1.Pod, containers []Container,
 		a.addNamed(pod.Namespace, pod.Name)
 		return nil
 	}
-	err := a.client.CoreV1().Pods(pod.Namespace).Delete(ctx, pod.Name, metav1.DeleteOptions{
-		GracePeriodSeconds: new(int64), Preconditions: metav1.NewUIDPreconditions(uid),
+	err := a.contact.ask(ctx, func(ctx context.Context) error {
+		return a.client.CoreV1().Pods(pod.Namespace).Delete(ctx, pod.Name, metav1.DeleteOptions{
+			GracePeriodSeconds: new(int64), Preconditions: metav1.NewUIDPreconditions(uid),
+		})
 	})
 	if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
 		return fmt.Errorf("delete pod %s/%s: %w", pod.Namespace, pod.Name, err)

@@ -110,7 +110,7 @@ func (a *Agent) mirror(ctx context.Context, uid string, static *v1.Pod) error {
 	have, is := a.namesake(static)
 	switch {
 	case have == nil:
-		return a.createMirror(ctx, static)
+		return a.contact.ask(ctx, func(ctx context.Context) error { return a.createMirror(ctx, static) })
 	case is && have.DeletionTimestamp == nil:
 		return nil
 	case have.Spec.NodeName == a.NodeName && metav1.HasAnnotation(have.ObjectMeta, v1.MirrorPodAnnotationKey):
@@ -138,8 +138,10 @@ func (a *Agent) removeStrays(ctx context.Context, uid string, static *v1.Pod) er
 }
 
 func (a *Agent) removeMirror(ctx context.Context, pod *v1.Pod) error {
-	err := a.client.CoreV1().Pods(pod.Namespace).Delete(ctx, pod.Name, metav1.DeleteOptions{
-		GracePeriodSeconds: new(int64), Preconditions: metav1.NewUIDPreconditions(string(pod.UID)),
+	err := a.contact.ask(ctx, func(ctx context.Context) error {
+		return a.client.CoreV1().Pods(pod.Namespace).Delete(ctx, pod.Name, metav1.DeleteOptions{
+			GracePeriodSeconds: new(int64), Preconditions: metav1.NewUIDPreconditions(string(pod.UID)),
+		})
 	})
 	if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
 		return fmt.Errorf("delete mirror pod %s/%s: %w", pod.Namespace, pod.Name, err)

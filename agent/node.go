@@ -28,12 +28,14 @@ import (
 const (
 	statusEvery   = 5 * time.Minute        // A Node's status is written so often even if nothing has changed.
 	firstLook     = 100 * time.Millisecond // The first interval between looks at a node that is not Ready, doubling.
+	retryNode     = 5 * time.Second        // The longest interval between looks while the API does not answer.
 	answerTime    = 5 * time.Second        // Runtime and network must answer in this time.
 	missedBeats   = 2                      // A Lease is good for so many heartbeats: 40 seconds, as in Kubernetes.
 	maxNodeImages = 50                     // A Node names so many images, the largest.
 )
 
-// runNode registers the node and keeps what the API knows of it true. As long as the node is not Ready it looks often.
+// runNode registers the node and keeps what the API knows of it true. As long as the node is not Ready it looks often. When the API
+// answers again that was away, it is told at once what has become of the pods.
 func (a *Agent) runNode(ctx context.Context) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
@@ -41,6 +43,7 @@ func (a *Agent) runNode(ctx context.Context) {
 	tellReady := sync.OnceFunc(func() { close(a.ready) })
 	for interval := firstLook; ctx.Err() == nil; {
 		node, ready, err := a.lookAtNode(ctx)
+		back := a.contact.learn(err)
 		switch {
 		case err != nil:
 			slog.Debug("look at the node", "err", err)
@@ -48,16 +51,24 @@ func (a *Agent) runNode(ctx context.Context) {
 			registered = true
 			wg.Go(func() { a.runLease(ctx, node) })
 		}
-		if ready && err == nil {
+		if back {
+			a.addAll(ctx)
+		}
+		switch {
+		case err != nil:
+			interval = min(2*interval, retryNode, a.HeartbeatInterval)
+		case ready:
 			tellReady()
 			interval = a.HeartbeatInterval
-		} else {
+		default:
 			interval = min(2*interval, a.HeartbeatInterval)
 		}
 		select {
 		case <-ctx.Done():
 		case <-a.pressure.news:
 		case <-a.moved:
+		case <-a.contact.doubt:
+			pause(ctx, firstLook) // It may have been a moment's.
 		case <-time.After(interval):
 		}
 	}
@@ -77,6 +88,8 @@ func (a *Agent) runLease(ctx context.Context, node *v1.Node) {
 // lookAtNode compares the Node with the host and writes what differs. A Node that somebody deleted is registered again.
 func (a *Agent) lookAtNode(ctx context.Context) (node *v1.Node, ready bool, err error) {
 	status, ready := a.nodeStatus(ctx)
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
 	nodes := a.client.CoreV1().Nodes()
 	node, err = nodes.Get(ctx, a.NodeName, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {

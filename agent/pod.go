@@ -73,11 +73,11 @@ func (a *Agent) reconcile(ctx context.Context, uid string) (time.Duration, error
 	}
 	s = a.see(ctx, pod, containers, m)
 	d = decide(s)
-	if err := errors.Join(workErr, mirrorErr, a.writeStatus(ctx, s, d, m)); err != nil {
-		return 0, err
+	if err := errors.Join(workErr, later(mirrorErr), later(a.writeStatus(ctx, s, d, m))); err != nil {
+		return d.again, err
 	}
 	if d.ended {
-		return d.again, a.finish(ctx, pod, containers, m)
+		return d.again, later(a.finish(ctx, pod, containers, m))
 	}
 	if wait := time.Until(m.due); !m.due.IsZero() && (d.again == 0 || wait < d.again) {
 		d.again = max(wait, time.Millisecond)
@@ -334,7 +334,11 @@ func (a *Agent) writeStatus(ctx context.Context, s seen, d decision, m *memory) 
 	if err != nil {
 		return err
 	}
-	written, err := a.client.CoreV1().Pods(s.pod.Namespace).Patch(ctx, s.pod.Name, types.StrategicMergePatchType, patch, metav1.PatchOptions{}, "status")
+	var written *v1.Pod
+	err = a.contact.ask(ctx, func(ctx context.Context) error {
+		written, err = a.client.CoreV1().Pods(s.pod.Namespace).Patch(ctx, s.pod.Name, types.StrategicMergePatchType, patch, metav1.PatchOptions{}, "status")
+		return err
+	})
 	switch {
 	case apierrors.IsNotFound(err), apierrors.IsConflict(err): // Gone, or replaced by another pod of its name: the informer will tell.
 		return nil

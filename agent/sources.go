@@ -6,9 +6,11 @@ import (
 	"sync"
 
 	v1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	coreinformers "k8s.io/client-go/informers/core/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
@@ -18,6 +20,7 @@ import (
 // node needs no right to see any other, and the pod hears when the object changes.
 type sources struct {
 	client  kubernetes.Interface
+	contact *contact
 	tokens  *tokens
 	changed func(uid string)
 	ctx     context.Context
@@ -39,8 +42,8 @@ type source struct {
 	stop     context.CancelFunc
 }
 
-func newSources(client kubernetes.Interface, changed func(uid string)) *sources {
-	return &sources{client: client, tokens: newTokens(client), changed: changed, watched: map[sourceKey]*source{}}
+func newSources(client kubernetes.Interface, contact *contact, changed func(uid string)) *sources {
+	return &sources{client: client, contact: contact, tokens: newTokens(client, contact), changed: changed, watched: map[sourceKey]*source{}}
 }
 
 // begin sets when all watches end; to be called before any pod asks.
@@ -69,7 +72,8 @@ func (s *sources) token(ctx context.Context, pod *v1.Pod, p *v1.ServiceAccountTo
 	return s.tokens.get(ctx, pod, p)
 }
 
-// get returns the object as the watch last saw it. Until the watch has seen it, and to be sure that it is not there, the API is asked.
+// get returns the object as the watch last saw it. Until the watch has seen it, and to be sure that it is not there, the API is asked;
+// where that does not answer, what the watch last saw counts, also that there was none.
 func (s *sources) get(ctx context.Context, uid string, key sourceKey) (runtime.Object, error) {
 	informer, err := s.watch(uid, key)
 	if err != nil {
@@ -78,10 +82,26 @@ func (s *sources) get(ctx context.Context, uid string, key sourceKey) (runtime.O
 	if object, ok, _ := informer.GetStore().GetByKey(key.namespace + "/" + key.name); ok {
 		return object.(runtime.Object), nil
 	}
-	if key.secret {
-		return s.client.CoreV1().Secrets(key.namespace).Get(ctx, key.name, metav1.GetOptions{})
+	var object runtime.Object
+	err = s.contact.ask(ctx, func(ctx context.Context) error {
+		if key.secret {
+			object, err = s.client.CoreV1().Secrets(key.namespace).Get(ctx, key.name, metav1.GetOptions{})
+		} else {
+			object, err = s.client.CoreV1().ConfigMaps(key.namespace).Get(ctx, key.name, metav1.GetOptions{})
+		}
+		return err
+	})
+	if unanswered(err) && informer.HasSynced() {
+		err = apierrors.NewNotFound(key.resource(), key.name)
 	}
-	return s.client.CoreV1().ConfigMaps(key.namespace).Get(ctx, key.name, metav1.GetOptions{})
+	return object, err
+}
+
+func (k sourceKey) resource() schema.GroupResource {
+	if k.secret {
+		return v1.Resource("secrets")
+	}
+	return v1.Resource("configmaps")
 }
 
 func (s *sources) watch(uid string, key sourceKey) (cache.SharedIndexInformer, error) {

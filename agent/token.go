@@ -26,7 +26,8 @@ const (
 // tokens gets the ServiceAccount tokens that pods have in volumes. Each is bound to its pod: it is worth nothing when the pod
 // is gone.
 type tokens struct {
-	client kubernetes.Interface
+	client  kubernetes.Interface
+	contact *contact
 
 	mu   sync.Mutex
 	held map[string]map[tokenKey]token // By the pod's UID.
@@ -43,11 +44,12 @@ type token struct {
 	due, expires time.Time // When it is to be renewed, and when it is worth nothing.
 }
 
-func newTokens(client kubernetes.Interface) *tokens {
-	return &tokens{client: client, held: map[string]map[tokenKey]token{}}
+func newTokens(client kubernetes.Interface, contact *contact) *tokens {
+	return &tokens{client: client, contact: contact, held: map[string]map[tokenKey]token{}}
 }
 
-// get returns a token that is good now. One that could not be renewed in time is used to its end.
+// get returns a token that is good now. One that could not be renewed in time is used to its end, and longer where the API does not
+// answer: whoever is started meanwhile finds the file.
 func (t *tokens) get(ctx context.Context, pod *v1.Pod, p *v1.ServiceAccountTokenProjection) (token, error) {
 	key := tokenKey{audience: p.Audience, seconds: tokenSeconds(p)}
 	had, now := t.holds(string(pod.UID), key), time.Now()
@@ -55,7 +57,7 @@ func (t *tokens) get(ctx context.Context, pod *v1.Pod, p *v1.ServiceAccountToken
 		return had, nil
 	}
 	next, err := t.request(ctx, pod, key)
-	if err != nil && now.Before(had.expires) {
+	if err != nil && (now.Before(had.expires) || unanswered(err) && had.text != "") {
 		slog.Warn("a token could not be renewed; the pod keeps the one that it has", "pod", pod.Namespace+"/"+pod.Name, "expires", had.expires, "err", err)
 		had.due = now.Add(tokenRetry)
 		next, err = had, nil
@@ -82,7 +84,11 @@ func (t *tokens) request(ctx context.Context, pod *v1.Pod, key tokenKey) (token,
 	if key.audience != "" {
 		request.Spec.Audiences = []string{key.audience}
 	}
-	given, err := t.client.CoreV1().ServiceAccounts(pod.Namespace).CreateToken(ctx, pod.Spec.ServiceAccountName, request, metav1.CreateOptions{})
+	var given *authenticationv1.TokenRequest
+	err := t.contact.ask(ctx, func(ctx context.Context) (err error) {
+		given, err = t.client.CoreV1().ServiceAccounts(pod.Namespace).CreateToken(ctx, pod.Spec.ServiceAccountName, request, metav1.CreateOptions{})
+		return err
+	})
 	if err != nil {
 		return token{}, err
 	}
