@@ -65,12 +65,24 @@ func TestSeveralServers(t *testing.T) {
 	control.awaitLog("the API answers")
 	b.says(ready, "2")
 
+	out := filepath.Join(n.dir, "out") // Who touches a file in it ends the pod's container.
+	if err := os.Mkdir(out, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	a.do("cat <<- END | kubectl apply -f -\n" + strings.ReplaceAll(restless, "OUT", out) + "END")
+	restarts := "kubectl get pod restless -o jsonpath='{.status.containerStatuses[0].restartCount} {.status.containerStatuses[0].lastState.terminated.exitCode}'"
+	a.until("kubectl get pod restless -o jsonpath={.status.phase}", "Running")
+
 	etcd.stop(t)
+	a.do("touch " + out + "/end")
+	a.until("cat "+out+"/starts", `up\nup\n`) // Nobody can be told; the container is started again all the same.
 	a.fails("kubectl get --raw /readyz", 1, `(?s).*\[-\]store failed.*`)
 	a.fails("kubectl get pods", 1, `Error from server \(ServiceUnavailable\): .*store unavailable: .*connection refused`)
 	a.says("kubectl get --raw '/api/v1/namespaces/default/pods?resourceVersion=0' | grep -o '\"phase\":\"Running\"'", `("phase":"Running"\s?){2}`)
 	etcd.start(t)
 	a.until("kubectl get --raw /readyz", "ok")
+	a.until(restarts, "1 7")
+	a.do("kubectl delete pod restless --wait=false")
 	b.until("kubectl scale deployment web --replicas=3", "deployment.apps/web scaled")
 	a.until(ready, "3")
 
@@ -79,6 +91,22 @@ func TestSeveralServers(t *testing.T) {
 	a.do("kubectl scale deployment web --replicas=1")
 	a.until(ready, "1")
 }
+
+const restless = `
+apiVersion: v1
+kind: Pod
+metadata: {name: restless}
+spec:
+  containers:
+  - name: app
+    image: docker.io/library/busybox:latest
+    imagePullPolicy: IfNotPresent
+    command: [sh, -c, 'echo up >> /out/starts; until rm /out/end 2> /dev/null; do sleep 0.1; done; exit 7']
+    volumeMounts: [{name: out, mountPath: /out}]
+  volumes:
+  - name: out
+    hostPath: {path: OUT}
+`
 
 // controlPlane is a second server on the machine of n: a control plane that is no node, at an address of its own.
 func controlPlane(t *testing.T, n *node) *node {

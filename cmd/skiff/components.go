@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
 
@@ -35,6 +36,13 @@ func newClient(config *rest.Config) (kubernetes.Interface, error) {
 	config.ContentType = protobuf
 	config.AcceptContentTypes = protobuf + ",application/json"
 	return kubernetes.NewForConfig(config)
+}
+
+// newPatientClient is for whoever goes on when the API server is away, and wants to know at once when it is back.
+func newPatientClient(config *rest.Config) (kubernetes.Interface, error) {
+	config = rest.CopyConfig(config)
+	config.Wrap(func(rt http.RoundTripper) http.RoundTripper { return patient{rt} })
+	return newClient(config)
 }
 
 // alone runs one component with a kubeconfig.
@@ -79,7 +87,7 @@ func connect(kubeconfig, name string) (kubernetes.Interface, informers.SharedInf
 		return nil, nil, fmt.Errorf("read --kubeconfig %s: %w", kubeconfig, err)
 	}
 	config.UserAgent = "skiff-" + name
-	client, err := newClient(config)
+	client, err := newPatientClient(config)
 	if err != nil {
 		return nil, nil, fmt.Errorf("use --kubeconfig %s: %w", kubeconfig, err)
 	}
