@@ -18,7 +18,7 @@ func (s seen) conditions(status *v1.PodStatus, at place) {
 	switch open := s.initsOpen(status); {
 	case status.Phase == v1.PodSucceeded:
 		set(v1.PodInitialized, true, "PodCompleted", "")
-	case len(open) > 0:
+	case len(open) > 0 && !s.wasInitialized():
 		set(v1.PodInitialized, false, "ContainersNotInitialized", "containers with incomplete status: ["+strings.Join(open, " ")+"]")
 	default:
 		set(v1.PodInitialized, true, "", "")
@@ -31,12 +31,22 @@ func (s seen) conditions(status *v1.PodStatus, at place) {
 	set(v1.PodReady, reason == "", reason, message)
 	switch {
 	case !mayRenew(s.pod):
-	case s.begins && !ended(&v1.Pod{Status: *status}):
+	case status.Phase == v1.PodSucceeded:
+		set(v1.AllContainersRestarting, false, "PodCompleted", "")
+	case status.Phase == v1.PodFailed:
+		set(v1.AllContainersRestarting, false, "PodFailed", "")
+	case s.begins:
 		set(v1.AllContainersRestarting, true, "RestartAllContainersStarted", "container exited with restart policy rule")
 	default:
 		set(v1.AllContainersRestarting, false, "", "")
 	}
 	s.resizeConditions(status)
+}
+
+// wasInitialized says that the pod was initialized once. That it stays, also when its init containers run again.
+func (s seen) wasInitialized() bool {
+	c := conditionOf(s.pod.Status.Conditions, v1.PodInitialized)
+	return c != nil && c.Status == v1.ConditionTrue
 }
 
 // unready says why the pod's containers are not ready; an empty reason means that they are.

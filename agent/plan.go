@@ -231,6 +231,9 @@ func (s seen) keep(d *decision, c *v1.Container, policy restartPolicy) (over boo
 		if t.reason == reasonStartError && t.round >= s.round {
 			return true
 		}
+		if t.reason == reasonRunError && t.round < s.round {
+			t.delay = 0 // Nobody waits for what an earlier round has left.
+		}
 		if t.reason == reasonPull {
 			d.lookAgain(t.at.Add(pullBackoffShownFor).Sub(s.now))
 		}

@@ -25,13 +25,7 @@ func TestRestartAllContainers(t *testing.T) {
 		n.exit("uid-web-other-0", 0)
 		n.want("web", "Running init=Completed(0)/0 app=running/0 other=Completed(0)/0")
 		restarting := func() v1.PodCondition {
-			for _, c := range n.get("web").Status.Conditions {
-				if c.Type == v1.AllContainersRestarting {
-					return c
-				}
-			}
-			t.Fatal("the pod does not tell whether its containers restart")
-			return v1.PodCondition{}
+			return conditionOfPod(n.get("web"), v1.AllContainersRestarting)
 		}
 		if c := restarting(); c.Status != v1.ConditionFalse {
 			t.Errorf("before the restart: %+v", c)
@@ -39,6 +33,9 @@ func TestRestartAllContainers(t *testing.T) {
 		addresses := n.get("web").Status.PodIPs
 		n.exit("uid-web-app-0", 42)
 		n.want("web", "Pending init=running/1 app=RestartingAllContainers/0 other=RestartingAllContainers/0")
+		if c := conditionOfPod(n.get("web"), v1.PodInitialized); c.Status != v1.ConditionTrue {
+			t.Errorf("a pod that was initialized once is %+v while its init containers run again", c)
+		}
 		n.exit("uid-web-init-1", 0)
 		n.want("web", "Running init=Completed(0)/1 app=running/1 other=running/1")
 		if now := n.get("web").Status.PodIPs; len(now) != 1 || now[0] != addresses[0] {
@@ -60,5 +57,17 @@ func TestRestartAllContainers(t *testing.T) {
 		n.exit("uid-web-other-2", 0)
 		n.exit("uid-web-app-2", 1)
 		n.want("web", "Failed init=Completed(0)/2 app=Error(1)/2 other=Completed(0)/2")
+		if c := restarting(); c.Status != v1.ConditionFalse || c.Reason != "PodFailed" {
+			t.Errorf("after the pod's end: %+v", c)
+		}
 	})
+}
+
+func conditionOfPod(pod *v1.Pod, kind v1.PodConditionType) v1.PodCondition {
+	for _, c := range pod.Status.Conditions {
+		if c.Type == kind {
+			return c
+		}
+	}
+	return v1.PodCondition{Type: kind, Status: "missing"}
 }
