@@ -228,7 +228,7 @@ func TestWatchOfAKindThatHasGone(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	for _, o := range []watchOptions{{timeout: forever}, {state: true, timeout: forever}, {rev: s.cache.revision(), timeout: forever}} {
-		if err := s.Server.stream(ctx, sh, selectAll(sh.resource), o, func(event, bool) error { return nil }); err != nil || ctx.Err() != nil {
+		if err := s.Server.stream(ctx, sh, selectAll(sh.resource), o, sinkFunc(func(event, bool) error { return nil })); err != nil || ctx.Err() != nil {
 			t.Errorf("the watch %+v ended with %v, after the test's patience: %v", o, err, ctx.Err())
 		}
 	}

@@ -31,13 +31,13 @@ func (s *Server) followDefinitions(ctx context.Context) error {
 	e := emptying{server: s, under: map[types.UID]bool{}}
 	defer e.all.Wait()
 	for ctx.Err() == nil {
-		err := s.stream(ctx, sh, selectAll(sh.resource), watchOptions{state: true, timeout: forever}, func(ev event, _ bool) error {
+		err := s.stream(ctx, sh, selectAll(sh.resource), watchOptions{state: true, timeout: forever}, sinkFunc(func(ev event, _ bool) error {
 			crd := ev.item.obj.(*apiextensionsv1.CustomResourceDefinition)
 			if ev.kind != watch.Deleted {
 				e.begin(ctx, crd)
 			}
 			return s.acceptNames(ctx, crd.Spec.Group)
-		})
+		}))
 		if err != nil && ctx.Err() == nil {
 			slog.Warn("definitions wait to be looked at again", "err", err)
 			sleep(ctx, retryDefinitions)
@@ -177,12 +177,12 @@ func (s *Server) emptyShelf(ctx context.Context, sh *shelf) error {
 	if sh.isEmpty() {
 		return nil
 	}
-	err := s.stream(ctx, sh, selectAll(sh.resource), watchOptions{state: true, marked: true, timeout: forever}, func(event, bool) error {
+	err := s.stream(ctx, sh, selectAll(sh.resource), watchOptions{state: true, marked: true, timeout: forever}, sinkFunc(func(event, bool) error {
 		if sh.isEmpty() {
 			return errEmpty
 		}
 		return nil
-	})
+	}))
 	switch {
 	case errors.Is(err, errEmpty):
 		return nil

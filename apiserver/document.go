@@ -133,7 +133,7 @@ func (d document) enveloped(apiVersion, kind string) (document, error) {
 	}
 	head := appendField(protoMagic[:len(protoMagic):len(protoMagic)], 1, named)
 	head = appendFieldHead(head, 2, d.size)
-	end := appendField(appendField(nil, 3, nil), 4, nil) // Encoding and content type, which are never given.
+	end := []byte(envelopeEnd)
 	return newDocument(func(to io.Writer) {
 		_, _ = to.Write(head)
 		d.write(to)

@@ -162,12 +162,12 @@ func (s *Server) foundationKeys() map[string]map[string]bool {
 // notice tells of each change of one of the objects under keys, and of what may make room for one, until ctx ends.
 func (s *Server) notice(ctx context.Context, sh *shelf, keys map[string]bool) {
 	for ctx.Err() == nil {
-		err := s.stream(ctx, sh, selectAll(sh.resource), watchOptions{state: true, timeout: forever}, func(ev event, _ bool) error {
+		err := s.stream(ctx, sh, selectAll(sh.resource), watchOptions{state: true, timeout: forever}, sinkFunc(func(ev event, _ bool) error {
 			if keys[ev.item.key] || ev.kind == watch.Deleted && s.foundation.incomplete() { // It may have had the place.
 				s.foundation.lookAgain()
 			}
 			return nil
-		})
+		}))
 		if err != nil && ctx.Err() == nil {
 			slog.Warn("a watch of what every cluster begins with ended", "err", err)
 		}

@@ -2,6 +2,7 @@ package apiserver
 
 import (
 	"bytes"
+	"encoding/binary"
 	"fmt"
 	"log/slog"
 	"strconv"
@@ -12,6 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/watch"
 )
 
 // item is one version of one stored object. It never changes: readers, watchers and informers share it. How it reads on
@@ -22,8 +24,17 @@ type item struct {
 	obj  runtime.Object
 	size int // In bytes, as stored; 0 for what is not.
 
-	json  atomic.Pointer[[]byte] // With kind and apiVersion first, no newline.
-	proto atomic.Pointer[[]byte] // The bare message, without the envelope that names its kind.
+	json  atomic.Pointer[encoding] // With kind and apiVersion first, no newline.
+	proto atomic.Pointer[encoding] // The bare message, without the envelope that names its kind.
+}
+
+// encoding is how an item reads in one media type.
+type encoding struct {
+	body []byte
+
+	// The event that its watchers are told of, once there are any. The body is a part of it then.
+	kind  watch.EventType
+	frame []byte
 }
 
 // protoMessage is what the generated Kubernetes types can do.
@@ -69,15 +80,15 @@ func (i *item) encoded(media string) ([]byte, error) {
 }
 
 func (i *item) jsonBytes() ([]byte, error) {
-	if b := i.json.Load(); b != nil {
-		return *b, nil
+	if e := i.json.Load(); e != nil {
+		return e.body, nil
 	}
 	var buf bytes.Buffer
 	if err := jsonSerializer.Encode(i.obj, &buf); err != nil {
 		return nil, fmt.Errorf("encode %s: %w", i.key, err)
 	}
 	b := bytes.TrimSuffix(buf.Bytes(), []byte("\n"))
-	i.json.Store(&b)
+	i.json.Store(&encoding{body: b})
 	return b, nil
 }
 
@@ -88,8 +99,8 @@ func (i *item) dropEncodings() {
 }
 
 func (i *item) protoBytes() ([]byte, error) {
-	if b := i.proto.Load(); b != nil {
-		return *b, nil
+	if e := i.proto.Load(); e != nil {
+		return e.body, nil
 	}
 	message, ok := i.obj.(protoMessage)
 	if !ok {
@@ -99,8 +110,52 @@ func (i *item) protoBytes() ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("encode %s: %w", i.key, err)
 	}
-	i.proto.Store(&b)
+	i.proto.Store(&encoding{body: b})
 	return b, nil
+}
+
+// frame is an event of a kind with the item, as it reads on the wire. Nearly all who watch are told the same of a version of an
+// object, so that the bytes are made once, however many they are.
+func (i *item) frame(media string, kind watch.EventType) ([]byte, error) {
+	kept, end := &i.json, jsonFrameEnd
+	if media == typeProto {
+		kept, end = &i.proto, envelopeEnd
+	}
+	if e := kept.Load(); e != nil && e.frame != nil && e.kind == kind {
+		return e.frame, nil
+	}
+	alone, err := i.encoded(media)
+	if err != nil {
+		return nil, err
+	}
+	frame, err := newFrame(media, kind, alone)
+	if err != nil {
+		return nil, err
+	}
+	if e := kept.Load(); e != nil {
+		to := len(frame) - len(end)
+		kept.Store(&encoding{body: frame[to-len(e.body) : to : to], kind: kind, frame: frame})
+	}
+	return frame, nil
+}
+
+const (
+	jsonFrameEnd = "}\n"
+	envelopeEnd  = "\x1a\x00\x22\x00" // Encoding and content type, fields 3 and 4 of an envelope, which are never given.
+)
+
+// newFrame makes the frame of an event around its object: a line of JSON, or a length and a protobuf message.
+func newFrame(media string, kind watch.EventType, body []byte) ([]byte, error) {
+	if media == typeProto {
+		ev := metav1.WatchEvent{Type: string(kind), Object: runtime.RawExtension{Raw: body}}
+		frame := make([]byte, 4+ev.Size())
+		binary.BigEndian.PutUint32(frame, uint32(len(frame)-4))
+		_, err := ev.MarshalToSizedBuffer(frame[4:])
+		return frame, err
+	}
+	frame := make([]byte, 0, len(body)+40)
+	frame = fmt.Appendf(frame, `{"type":%q,"object":`, kind)
+	return append(append(frame, body...), jsonFrameEnd...), nil
 }
 
 // protoMagic begins every protobuf message of the API: https://kubernetes.io/docs/reference/using-api/api-concepts/#protobuf-encoding

@@ -165,9 +165,9 @@ func (l *localLister) Watch(in metav1.ListOptions) (watch.Interface, error) {
 	w := &localWatch{events: make(chan watch.Event, watchBacklog), cancel: cancel}
 	go func() { // Ends with Stop, which informers always call.
 		defer close(w.events)
-		err := l.server.stream(ctx, l.shelf, selectAll(l.shelf.resource), opts, func(ev event, initialEnd bool) error {
+		err := l.server.stream(ctx, l.shelf, selectAll(l.shelf.resource), opts, sinkFunc(func(ev event, initialEnd bool) error {
 			return w.send(ctx, l.shelf, ev, initialEnd)
-		})
+		}))
 		if err != nil && ctx.Err() == nil {
 			w.put(ctx, watch.Event{Type: watch.Error, Object: statusOf(err)})
 		}

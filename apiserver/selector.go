@@ -100,7 +100,30 @@ func (s selection) match(it *item) bool {
 	if !s.labels.Empty() && !s.labels.Matches(labels.Set(it.meta().GetLabels())) {
 		return false
 	}
-	return s.fields.Empty() || s.fields.Matches(s.fieldSet(it))
+	return s.fields.Empty() || s.fields.Matches(itemFields{s.resource, it})
+}
+
+// itemFields are the fields of an item that selectors know. Those of the kind are worked out only if they are asked for: every
+// watcher of one object is asked about each change of all.
+type itemFields struct {
+	resource *api.Resource
+	item     *item
+}
+
+func (f itemFields) Has(name string) bool {
+	return selection{resource: f.resource}.fieldSet(f.item).Has(name)
+}
+
+func (f itemFields) Get(name string) string {
+	switch {
+	case name == "metadata.name":
+		return f.item.meta().GetName()
+	case name == "metadata.namespace":
+		return f.item.meta().GetNamespace()
+	case f.resource.Fields == nil:
+		return ""
+	}
+	return f.resource.Fields(f.item.obj)[name]
 }
 
 // view is how an event looks to a watcher with this selection: an object that comes to match is added, one that ceases
