@@ -133,7 +133,7 @@ func (a *Agent) podOf(r *http.Request) (*v1.Pod, error) {
 	return nil, refuse(http.StatusNotFound, "pod %q does not exist", name)
 }
 
-// containerOf finds the container that a request names, as it is now. previous asks for the one before the latest.
+// containerOf finds the container that a request names, as it is now. previous asks for the one before it.
 func (a *Agent) containerOf(r *http.Request, previous bool) (*v1.Pod, *Container, error) {
 	pod, err := a.podOf(r)
 	if err != nil {
@@ -148,15 +148,18 @@ func (a *Agent) containerOf(r *http.Request, previous bool) (*v1.Pod, *Container
 		return nil, nil, err
 	}
 	s := seen{pod: pod, containers: containers}
+	past := s.past(name)
 	attempts := slices.DeleteFunc(s.attempts(name), func(c *Container) bool { return c.State == Created })
-	if previous && len(attempts) < 2 {
+	waits := past != nil && past.State.Waiting != nil && len(attempts) > 0 && attempts[0].State == Exited
+	switch {
+	case previous && waits: // For its restart: then what is its last state is previous, too.
+		return pod, attempts[0], nil
+	case previous && len(attempts) < 2:
 		return nil, nil, refuse(http.StatusBadRequest, "previous terminated container %q in pod %q not found", name, pod.Name)
-	}
-	if len(attempts) == 0 {
-		return nil, nil, refuse(http.StatusBadRequest, "container %q in pod %q is waiting to start: %s", name, pod.Name, whyNotStarted(s.past(name)))
-	}
-	if previous {
+	case previous:
 		return pod, attempts[1], nil
+	case len(attempts) == 0:
+		return nil, nil, refuse(http.StatusBadRequest, "container %q in pod %q is waiting to start: %s", name, pod.Name, whyNotStarted(past))
 	}
 	return pod, attempts[0], nil
 }

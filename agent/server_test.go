@@ -240,6 +240,26 @@ func TestFollowLogs(t *testing.T) {
 	}
 }
 
+// The container before the one that runs is the previous one; while its restart waits, it is the one that has ended.
+func TestPreviousLogs(t *testing.T) {
+	r := newRunning(t)
+	want := func(log string) {
+		t.Helper()
+		r.eventually("the previous log is "+log, func() bool {
+			_, body := r.get(apiServer, "/containerLogs/default/web/app?previous=true")
+			return body == log
+		})
+	}
+	for attempt, line := range []string{"one", "two"} {
+		id := fmt.Sprintf("uid-web-app-%d", attempt)
+		r.eventually(id+" runs", func() bool { return r.runtime.Say(id, "stdout", line) == nil })
+		if err := r.runtime.Exit(id, 1); err != nil {
+			t.Fatal(err)
+		}
+		want(line + "\n") // The first restart is at once, the second waits.
+	}
+}
+
 // executors makes the three that clients have.
 func (r *running) executors(path string, query url.Values) map[string]remotecommand.Executor {
 	r.t.Helper()
