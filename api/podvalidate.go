@@ -210,12 +210,15 @@ func validatePodSecurity(path *field.Path, s *corev1.PodSpec) field.ErrorList {
 		for i, group := range c.SupplementalGroups {
 			errs = append(errs, invalid(at.Child("supplementalGroups").Index(i), group, validation.IsValidGroupID(group))...)
 		}
+		errs = append(errs, validateSysctls(at.Child("sysctls"), s)...)
 		errs = append(errs, oneOfOrNone(at.Child("fsGroupChangePolicy"), deref(c.FSGroupChangePolicy),
 			corev1.FSGroupChangeAlways, corev1.FSGroupChangeOnRootMismatch)...)
 		errs = append(errs, validateSeccomp(at.Child("seccompProfile"), c.SeccompProfile)...)
 		errs = append(errs, validateAppArmor(at.Child("appArmorProfile"), c.AppArmorProfile)...)
 		errs = append(errs, oneOfOrNone(at.Child("supplementalGroupsPolicy"), deref(c.SupplementalGroupsPolicy),
 			corev1.SupplementalGroupsPolicyMerge, corev1.SupplementalGroupsPolicyStrict)...)
+		errs = append(errs, oneOfOrNone(at.Child("seLinuxChangePolicy"), deref(c.SELinuxChangePolicy),
+			corev1.SELinuxChangePolicyMountOption, corev1.SELinuxChangePolicyRecursive)...)
 	}
 	return errs
 }

@@ -3,7 +3,6 @@ package api
 import (
 	"fmt"
 	"net/netip"
-	"strings"
 
 	appsv1 "k8s.io/api/apps/v1"
 	batchv1 "k8s.io/api/batch/v1"
@@ -119,20 +118,6 @@ func UnservedEphemeral(pod *corev1.Pod, c *corev1.EphemeralContainer) []string {
 		}
 	}, pod, asContainer(c), fmt.Sprintf("spec.ephemeralContainers{%s}", c.Name))
 	return fields
-}
-
-// safeSysctl says whether a kernel parameter belongs to the pod's own namespaces and harms nobody else: Kubernetes' safe set. The
-// others it allows only where the node's administrator says so, which nobody can say here yet.
-func safeSysctl(pod *corev1.Pod, name string) bool {
-	switch strings.ReplaceAll(name, "/", ".") {
-	case "kernel.shm_rmid_forced":
-		return !pod.Spec.HostIPC
-	case "net.ipv4.ip_local_port_range", "net.ipv4.tcp_syncookies", "net.ipv4.ping_group_range", "net.ipv4.ip_unprivileged_port_start",
-		"net.ipv4.ip_local_reserved_ports", "net.ipv4.tcp_keepalive_time", "net.ipv4.tcp_fin_timeout", "net.ipv4.tcp_keepalive_intvl",
-		"net.ipv4.tcp_keepalive_probes", "net.ipv4.tcp_rmem", "net.ipv4.tcp_wmem":
-		return !pod.Spec.HostNetwork
-	}
-	return false
 }
 
 type adder func(asked bool, format string, args ...any)

@@ -202,6 +202,14 @@ func TestValidate(t *testing.T) {
 				`spec.containers[0].startupProbe.httpGet.scheme: Unsupported value: "ftp": supported values: "HTTP", "HTTPS"`,
 				"spec.containers[0].livenessProbe.successThreshold: Invalid value: 2: must be 1",
 			}},
+			{"Pod", aPod("hostNetwork: true, securityContext: {seLinuxChangePolicy: Never, sysctls: [{name: foo-, value: bar}, {name: kernel.shmmax, value: '1'}, {name: kernel.shmmax, value: '2'}, {value: '3'}, {name: bar.., value: '4'}, {name: net/ipv4/tcp_syncookies, value: '1'}]}", ""), []string{
+				`spec.securityContext.sysctls[0].name: Invalid value: "foo-": must have at most 253 characters and match regex ` + sysctlName.String(),
+				`spec.securityContext.sysctls[2].name: Duplicate value: "kernel.shmmax"`,
+				`spec.securityContext.sysctls[3].name: Required value`,
+				`spec.securityContext.sysctls[4].name: Invalid value: "bar..": must have at most 253 characters and match regex ` + sysctlName.String(),
+				`spec.securityContext.sysctls[5].name: Invalid value: "net/ipv4/tcp_syncookies": may not be specified when 'hostNetwork' is true`,
+				`spec.securityContext.seLinuxChangePolicy: Unsupported value: "Never": supported values: "MountOption", "Recursive"`,
+			}},
 			{"Pod", aPod("", "livenessProbe: {httpGet: {port: 80, protocol: HTTP2, scheme: HTTPS}}, readinessProbe: {grpc: {port: 80, mode: Mutual}}, startupProbe: {httpGet: {port: 80, protocol: HTTP2, host: elsewhere}}"), []string{
 				`spec.containers[0].livenessProbe.httpGet.protocol: Invalid value: "HTTP2": is only supported with HTTP (H2C)`,
 				`spec.containers[0].readinessProbe.grpc.mode: Unsupported value: "Mutual": supported values: "Plaintext", "TLS"`,

@@ -48,8 +48,8 @@ func (h *resource) at(r *http.Request, kind string, withContainer bool) (*url.UR
 func containerOf(pod *corev1.Pod, name string) (string, error) {
 	names := containerNames(pod)
 	switch {
-	case name == "" && len(names) == 1:
-		return names[0], nil
+	case name == "" && len(pod.Spec.Containers) == 1: // Whatever others stand beside it.
+		return pod.Spec.Containers[0].Name, nil
 	case name == "" && slices.Contains(names, pod.Annotations["kubectl.kubernetes.io/default-container"]):
 		return pod.Annotations["kubectl.kubernetes.io/default-container"], nil
 	case name == "":
@@ -62,10 +62,10 @@ func containerOf(pod *corev1.Pod, name string) (string, error) {
 
 func containerNames(pod *corev1.Pod) []string {
 	var names []string
-	for _, c := range pod.Spec.Containers {
+	for _, c := range pod.Spec.InitContainers {
 		names = append(names, c.Name)
 	}
-	for _, c := range pod.Spec.InitContainers {
+	for _, c := range pod.Spec.Containers {
 		names = append(names, c.Name)
 	}
 	for _, c := range pod.Spec.EphemeralContainers {

@@ -104,8 +104,10 @@ func TestLogAndExecThatCannotBe(t *testing.T) {
 	s.do(t, "GET", podsPath+"/none/log", "").refused(t, 404, metav1.StatusReasonNotFound, `pods "none" not found`)
 	s.do(t, "POST", podsPath+"/p/exec?container=x", "").refused(t, 400, metav1.StatusReasonBadRequest, "container x is not valid for pod p")
 	s.do(t, "GET", podsPath+"/p/portforward", "").refused(t, 400, metav1.StatusReasonBadRequest, "does not have a host assigned")
-	s.do(t, "POST", podsPath, `{"metadata":{"name":"two"},"spec":{"containers":[{"name":"a","image":"i"},{"name":"b","image":"i"}]}}`).want(t, 201)
-	s.do(t, "GET", podsPath+"/two/log", "").refused(t, 400, metav1.StatusReasonBadRequest, "a container name must be specified for pod two, choose one of: [a b]")
+	s.do(t, "POST", podsPath, `{"metadata":{"name":"two"},"spec":{"initContainers":[{"name":"i","image":"i"}],"containers":[{"name":"a","image":"i"},{"name":"b","image":"i"}]}}`).want(t, 201)
+	s.do(t, "GET", podsPath+"/two/log", "").refused(t, 400, metav1.StatusReasonBadRequest, "a container name must be specified for pod two, choose one of: [i a b]")
+	s.do(t, "POST", podsPath, `{"metadata":{"name":"one"},"spec":{"initContainers":[{"name":"i","image":"i"}],"containers":[{"name":"a","image":"i"}]}}`).want(t, 201)
+	s.do(t, "GET", podsPath+"/one/log", "").refused(t, 400, metav1.StatusReasonBadRequest, "pod one does not have a host assigned")
 
 	s.bind(t, "p", "n1").want(t, 201)
 	log("").refused(t, 404, metav1.StatusReasonNotFound, `nodes "n1" not found`)
