@@ -34,6 +34,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/scheme"
@@ -144,6 +145,7 @@ type Agent struct {
 	reclaims reclaims
 	pressure *pressure
 	uses     imageUses
+	admitted admission
 	disk     func(dir string) (percent int, err error) // How much of it is used.
 	statics  *statics
 	capacity v1.ResourceList
@@ -181,6 +183,7 @@ func New(config Config, client kubernetes.Interface, factory informers.SharedInf
 		ready:    make(chan struct{}),
 		moved:    make(chan struct{}, 1),
 		pressure: newPressure(config),
+		admitted: admission{in: map[types.UID]bool{}},
 		disk:     diskShare,
 		appArmor: hasAppArmor(), seLinux: hasSELinux(),
 		statics: newStatics(config.PodFiles, config.NodeName),

@@ -28,7 +28,7 @@ func (a *Agent) tell(pod *v1.Pod, container, kind, reason, message string) {
 func fieldPath(pod *v1.Pod, container string) string {
 	list := "containers"
 	switch {
-	case slices.ContainsFunc(pod.Spec.InitContainers, func(c v1.Container) bool { return c.Name == container }):
+	case initContainer(pod, container):
 		list = "initContainers"
 	case ephemeral(pod, container) != nil:
 		list = "ephemeralContainers"

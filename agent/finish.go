@@ -89,6 +89,7 @@ func (a *Agent) clean(ctx context.Context, uid string, containers []Container) e
 	a.probes.forget(uid)
 	a.hooks.forget(uid)
 	a.pressure.forget(uid)
+	a.admitted.forget(uid)
 	a.uses.noteOf(containers, time.Now())
 	for _, c := range containers {
 		if err := a.removeContainer(ctx, c.ID); err != nil {

@@ -25,6 +25,8 @@ type memory struct {
 	served    bool      // Requests were still sent to them then,
 	left      time.Time // and from then on no more.
 	parted    bool      // They may be stopped.
+	judged    bool      // Whether the node can have the pod: it was asked once,
+	refused   *failure  // and this is why not.
 	complaint string    // The last Event about network or volumes, so as not to repeat it at each try.
 
 	allotment

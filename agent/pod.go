@@ -107,7 +107,7 @@ func (a *Agent) see(ctx context.Context, pod *v1.Pod, containers []Container, m 
 	s.resizing = m.resizing
 	s.evicted = a.pressure.why(string(pod.UID))
 	if len(containers) == 0 && pod.Status.StartTime == nil { // It is new here.
-		s.rejected = a.refusesAppArmor(pod)
+		s.rejected = a.refuses(ctx, pod, m)
 		if s.evicted == "" && !a.critical(pod) {
 			s.evicted = a.pressure.refuses(pod, s.now)
 		}

@@ -207,34 +207,18 @@ func sizedContainers(pod *v1.Pod) []*v1.Container {
 // fits says why the node cannot give a pod what it wants: not ever, or not now. The words are the kubelet's.
 func (a *Agent) fits(pod *v1.Pod) *failure {
 	want := podresource.PodRequests(pod, podresource.PodResourcesOptions{})
-	used := v1.ResourceList{}
-	for _, other := range a.ownPods() {
-		if other.UID == pod.UID || ended(other) {
-			continue
-		}
-		for name, amount := range podresource.PodRequests(other, podresource.PodResourcesOptions{UseStatusResources: true, InPlacePodLevelResourcesVerticalScalingEnabled: true}) {
-			sum := used[name]
-			sum.Add(amount)
-			used[name] = sum
-		}
-	}
+	used := requestsOf(slices.DeleteFunc(a.ownPods(), func(other *v1.Pod) bool { return other.UID == pod.UID || ended(other) }))
 	return refusal(want, used, a.allocatable())
 }
 
 func refusal(want, used, most v1.ResourceList) *failure {
-	amount := func(list v1.ResourceList, name v1.ResourceName) int64 {
-		if name == v1.ResourceCPU {
-			return list.Cpu().MilliValue()
-		}
-		return list.Memory().Value()
-	}
 	for _, name := range []v1.ResourceName{v1.ResourceMemory, v1.ResourceCPU} {
-		if w, m := amount(want, name), amount(most, name); w > m {
+		if w, m := amountOf(want, name), amountOf(most, name); w > m {
 			return &failure{reason: v1.PodReasonInfeasible, message: fmt.Sprintf("Node didn't have enough capacity: %s, requested: %d, capacity: %d", name, w, m)}
 		}
 	}
 	for _, name := range []v1.ResourceName{v1.ResourceCPU, v1.ResourceMemory} {
-		if w, u, m := amount(want, name), amount(used, name), amount(most, name); w+u > m {
+		if w, u, m := amountOf(want, name), amountOf(used, name), amountOf(most, name); w+u > m {
 			return &failure{reason: v1.PodReasonDeferred, message: fmt.Sprintf("Node didn't have enough resource: %s, requested: %d, used: %d, capacity: %d", name, w, u, m)}
 		}
 	}
