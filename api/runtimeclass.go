@@ -10,7 +10,7 @@ import (
 
 func runtimeClass() *Resource {
 	return row(Resource{
-		Group: "node.k8s.io", Version: "v1", Name: "runtimeclasses", Singular: "runtimeclass", Kind: "RuntimeClass", Idle: true,
+		Group: "node.k8s.io", Version: "v1", Name: "runtimeclasses", Singular: "runtimeclass", Kind: "RuntimeClass",
 		Conditional: true,
 		Verbs:       allVerbs(),
 		Columns: []metav1.TableColumnDefinition{

@@ -30,7 +30,7 @@ func seconds(n int64) time.Duration { return time.Duration(n) * time.Second }
 
 // admit does to a new object what Kubernetes' default admission plugins do: ServiceAccount (the name and the secrets for
 // pulling images; no token is mounted before RBAC is enforced), DefaultTolerationSeconds, Priority, PodTopologyLabels,
-// DefaultStorageClass, StorageObjectInUseProtection and DefaultIngressClass. A request for a certificate gets the name of
+// RuntimeClass, DefaultStorageClass, StorageObjectInUseProtection and DefaultIngressClass. A request for a certificate gets the name of
 // who makes it.
 // https://kubernetes.io/docs/reference/access-authn-authz/admission-controllers/
 func (s *Server) admit(ctx context.Context, obj runtime.Object) error {
@@ -86,6 +86,9 @@ func (s *Server) admitPod(pod *corev1.Pod) error {
 	s.lendPullSecrets(pod)
 	addLabels(pod, s.topologyOf(pod.Spec.NodeName))
 	tolerateForAWhile(pod)
+	if err := s.admitRuntimeClass(pod); err != nil {
+		return err
+	}
 	return s.prioritize(pod)
 }
 

@@ -543,6 +543,7 @@ func TestIdleKindWarns(t *testing.T) {
 // A pod that asks for what no node can do is stored, and so is what makes such pods; who writes it is told which field it is.
 func TestUnservedFieldsWarn(t *testing.T) {
 	s := start(t)
+	s.do(t, "POST", "/apis/node.k8s.io/v1/runtimeclasses", `{"metadata":{"name":"kata"},"handler":"kata"}`).want(t, 201)
 	const containers, odd = `"containers":[{"name":"app","image":"nginx"}]`, `"runtimeClassName":"kata",`
 	pod := func(name, more string) string {
 		return `{"metadata":{"name":"` + name + `"},"spec":{` + more + containers + `}}`
