@@ -143,6 +143,7 @@ type Agent struct {
 	shares   groupShares
 	users    userRanges
 	reclaims reclaims
+	quotas   *quotas
 	pressure *pressure
 	uses     imageUses
 	admitted admission
@@ -201,9 +202,6 @@ func New(config Config, client kubernetes.Interface, factory informers.SharedInf
 	checker.pretend = config.Pretend
 	a.probes = newProbes(checker, a.loop.Add, a.tell)
 	a.hooks = newHooks(checker, a.loop.Add, a.tell)
-	if err := errors.Join(a.watchPods(), a.watchVolumes(factory)); err != nil {
-		return nil, err
-	}
 	for _, dir := range []string{a.dirs.pods(), a.dirs.logs(), a.dirs.secrets()} {
 		if err := os.MkdirAll(dir, 0o711); err != nil {
 			return nil, fmt.Errorf("make the agent's directory: %w", err)
@@ -214,6 +212,10 @@ func New(config Config, client kubernetes.Interface, factory informers.SharedInf
 	}
 	if err := a.users.read(a.dirs); err != nil {
 		return nil, fmt.Errorf("read which users pods have: %w", err)
+	}
+	a.quotas = openQuotas(config.DataDir)
+	if err := errors.Join(a.watchPods(), a.watchVolumes(factory)); err != nil {
+		return nil, err
 	}
 	a.images, a.apart = imagesOn(runtime.ImagesDir(), config.DataDir)
 	if a.capacity, err = capacityOf(config.DataDir, config.MaxPods); err != nil {

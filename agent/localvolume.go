@@ -38,16 +38,28 @@ func (a *Agent) localVolume(ctx context.Context, pv *v1.PersistentVolume) (strin
 		if _, err := os.Stat(dir); err != nil {
 			return "", fmt.Errorf("the data of volume %s is not on this node any more: %w", pv.Name, err)
 		}
-		return dir, nil
+		return dir, a.limitVolume(pv, dir)
 	}
 	if err := makeLocalVolume(dir); err != nil {
 		return "", fmt.Errorf("make volume %s: %w", pv.Name, err)
+	}
+	if err := a.limitVolume(pv, dir); err != nil {
+		return "", err
 	}
 	patch := []byte(`{"metadata":{"uid":"` + string(pv.UID) + `","finalizers":["` + api.LocalFinalizer + `"]}}`)
 	if _, err := a.client.CoreV1().PersistentVolumes().Patch(ctx, pv.Name, types.StrategicMergePatchType, patch, metav1.PatchOptions{}); err != nil {
 		return "", fmt.Errorf("note that volume %s has data here: %w", pv.Name, err)
 	}
 	return dir, nil
+}
+
+// limitVolume holds a volume to its size, where that can be done.
+func (a *Agent) limitVolume(pv *v1.PersistentVolume, dir string) error {
+	size := pv.Spec.Capacity[v1.ResourceStorage]
+	if err := a.quotas.limit(dir, size.Value()); err != nil {
+		return fmt.Errorf("hold volume %s to its size of %s: %w", pv.Name, size.String(), err)
+	}
+	return nil
 }
 
 // makeLocalVolume makes a directory that containers of any user may write to, and sees to it that it outlives a power cut.
@@ -69,20 +81,20 @@ func makeLocalVolume(dir string) error {
 	return parent.Sync()
 }
 
-// reclaims deletes the data of deleted volumes, where their policy says so.
+// reclaims deletes the data of deleted volumes, where their policy says so, and gives grown ones their new size.
 type reclaims struct {
 	volumes corelisters.PersistentVolumeLister
 	loop    *reconcile.Loop
 }
 
-// watchVolumes has the data of deleted volumes deleted.
+// watchVolumes has the data of deleted volumes deleted, and others held to their size.
 func (a *Agent) watchVolumes(factory informers.SharedInformerFactory) error {
 	volumes := factory.Core().V1().PersistentVolumes()
 	a.reclaims.volumes = volumes.Lister()
 	a.synced = append(a.synced, volumes.Informer().HasSynced)
 	a.reclaims.loop = reconcile.New("reclaim", a.reclaim)
 	return a.reclaims.loop.Watch(volumes.Informer(), func(obj any) []string {
-		if pv, ok := obj.(*v1.PersistentVolume); ok && toReclaim(pv) {
+		if pv, ok := obj.(*v1.PersistentVolume); ok && (toReclaim(pv) || a.quotas.able && api.IsLocal(pv)) {
 			return []string{pv.Name}
 		}
 		return nil
@@ -101,8 +113,11 @@ func (a *Agent) reclaim(ctx context.Context, name string) (time.Duration, error)
 	if apierrors.IsNotFound(err) {
 		return 0, nil
 	}
-	if err != nil || !toReclaim(pv) {
+	if err != nil {
 		return 0, err
+	}
+	if !toReclaim(pv) {
+		return 0, a.resizeVolume(pv)
 	}
 	node, err := a.client.CoreV1().Nodes().Get(ctx, a.NodeName, metav1.GetOptions{})
 	if err != nil {
@@ -122,6 +137,18 @@ func (a *Agent) reclaim(ctx context.Context, name string) (time.Duration, error)
 		return 0, fmt.Errorf("let volume %s go: %w", name, err)
 	}
 	return 0, nil
+}
+
+// resizeVolume holds a volume that is on this node to the size that it has by now.
+func (a *Agent) resizeVolume(pv *v1.PersistentVolume) error {
+	dir, err := a.dirs.localVolume(pv.Spec.CSI.VolumeHandle)
+	if err == nil {
+		err = a.limitVolume(pv, dir)
+	}
+	if errors.Is(err, fs.ErrNotExist) { // It is on another one, or not made yet.
+		return nil
+	}
+	return err
 }
 
 func (a *Agent) deleteData(pv *v1.PersistentVolume) error {

@@ -172,8 +172,8 @@ func localVolume(claim *corev1.PersistentVolumeClaim, class *storagev1.StorageCl
 	}
 }
 
-// grow gives a claim that asks for more than it has what it asks for: a directory has no limit,
-// so nothing but the numbers changes.
+// grow gives a claim that asks for more than it has what it asks for: nothing but the
+// numbers changes here, and the agent, where it limits a volume, goes by the volume's.
 func (c *claims) grow(ctx context.Context, v *corev1.PersistentVolume, claim *corev1.PersistentVolumeClaim) error {
 	const storage = corev1.ResourceStorage
 	wanted, has, size := claim.Spec.Resources.Requests[storage], claim.Status.Capacity[storage], v.Spec.Capacity[storage]
