@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"runtime"
 	"time"
 
 	bbolt "go.etcd.io/bbolt"
@@ -68,9 +69,20 @@ func (s *Store) runWriter() {
 	}
 }
 
-// drain adds to first what waits behind it right now.
+// drain adds to first what waits behind it right now. Goroutines that could run, and have no processor, may be about to hand over
+// a write: they are let go before, for as long as any does, since it costs next to nothing more to commit it with the others.
 func (s *Store) drain(first *write) []*write {
 	batch := []*write{first}
+	for before := 0; before < len(batch); {
+		before = len(batch)
+		runtime.Gosched()
+		batch = s.takeWaiting(batch)
+	}
+	return batch
+}
+
+// takeWaiting adds to a batch what waits, up to its bound.
+func (s *Store) takeWaiting(batch []*write) []*write {
 	for len(batch) < maxBatch {
 		select {
 		case w := <-s.writes:
