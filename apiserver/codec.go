@@ -31,7 +31,8 @@ const (
 var (
 	jsonSerializer   = json.NewSerializerWithOptions(json.DefaultMetaFactory, api.Scheme, api.Scheme, json.SerializerOptions{})
 	prettySerializer = json.NewSerializerWithOptions(json.DefaultMetaFactory, api.Scheme, api.Scheme, json.SerializerOptions{Pretty: true})
-	strictSerializer = json.NewSerializerWithOptions(json.DefaultMetaFactory, api.Scheme, api.Scheme, json.SerializerOptions{Strict: true})
+	laxJSON          = newJSONDecoder(false)
+	strictJSON       = newJSONDecoder(true)
 	yamlSerializer   = json.NewSerializerWithOptions(json.DefaultMetaFactory, api.Scheme, api.Scheme, json.SerializerOptions{Yaml: true})
 	strictYAML       = json.NewSerializerWithOptions(json.DefaultMetaFactory, api.Scheme, api.Scheme, json.SerializerOptions{Yaml: true, Strict: true})
 	protoSerializer  = protobuf.NewSerializer(api.Scheme, api.Scheme)
@@ -183,9 +184,9 @@ func decoderFor(contentType string, strict bool) (runtime.Decoder, error) {
 	case err == nil && media == typeProto:
 		return protoSerializer, nil
 	case err == nil && media == typeJSON && strict:
-		return strictSerializer, nil
+		return strictJSON, nil
 	case err == nil && media == typeJSON:
-		return jsonSerializer, nil
+		return laxJSON, nil
 	case err == nil && media == typeYAML && strict:
 		return strictYAML, nil
 	case err == nil && media == typeYAML:
