@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 
+	"k8s.io/apimachinery/pkg/util/intstr"
 	"sigs.k8s.io/structured-merge-diff/v6/schema"
 	"sigs.k8s.io/structured-merge-diff/v6/value"
 )
@@ -83,7 +84,7 @@ func (w *fieldsWriter) value(empty, v reflect.Value, ref schema.TypeRef, nobodys
 	is, known := w.types.Resolve(ref)
 	in := reflect.Indirect(v)
 	switch {
-	case w.gaveUp || !known || is.Map != nil && is.List != nil && !isScalar(in): // The last is what may be anything.
+	case w.gaveUp || !known || is.Map != nil && is.List != nil && !isNumberOrText(in): // The last is what may be anything.
 		w.gaveUp = true
 		return false
 	case isLeaf(is, in):
@@ -122,14 +123,9 @@ func isLeaf(is schema.Atom, v reflect.Value) bool {
 // hasOwnForm tells the types that say themselves how they read on the wire, such as times.
 func hasOwnForm(t reflect.Type) bool { return value.TypeReflectEntryOf(t).CanConvertToUnstructured() }
 
-// isScalar tells what is a text, a number or a truth value on the wire.
-func isScalar(v reflect.Value) bool {
-	if v.IsValid() && hasOwnForm(v.Type()) {
-		form, err := value.TypeReflectEntryOf(v.Type()).ToUnstructured(v)
-		v = reflect.ValueOf(form)
-		return err == nil && v.IsValid() && v.Comparable()
-	}
-	return v.Kind() == reflect.String || v.Kind() == reflect.Bool || v.CanInt()
+// isNumberOrText tells what may be either, such as a port: in the terms of the schema, that may be anything.
+func isNumberOrText(v reflect.Value) bool {
+	return v.IsValid() && v.Type() == reflect.TypeFor[intstr.IntOrString]()
 }
 
 // leaf tells whether v is something else than what an object begins with.

@@ -29,6 +29,7 @@ type recordKeeper struct {
 	filter   fieldpath.Filter // Leaves what can be written in this way; nil leaves all.
 	nobodys  nobodys
 	ofNobody *fieldpath.Set // The same.
+	empty    runtime.Object // The object that there is before one is created. It never changes.
 }
 
 func newRecordKeeper(r *api.Resource, sub string, forms forms, types schemas) func() (*recordKeeper, error) {
@@ -37,7 +38,7 @@ func newRecordKeeper(r *api.Resource, sub string, forms forms, types schemas) fu
 		if err != nil {
 			return nil, err
 		}
-		k := &recordKeeper{resource: r, sub: sub, types: types, filter: writable(r, sub), nobodys: nobodysOf(r, sub)}
+		k := &recordKeeper{resource: r, sub: sub, types: types, filter: writable(r, sub), nobodys: nobodysOf(r, sub), empty: nothing(r)}
 		k.ofNobody = k.nobodys.set()
 		resets := map[fieldpath.APIVersion]fieldpath.Filter{}
 		if k.filter != nil {
@@ -86,7 +87,7 @@ func (k *recordKeeper) first(obj runtime.Object, manager string) (record []metav
 		return nil, false
 	}
 	w := fieldsWriter{types: t.Schema}
-	fields, ok := w.object(reflect.ValueOf(nothing(k.resource)).Elem(), reflect.ValueOf(obj).Elem(), t.TypeRef, k.nobodys)
+	fields, ok := w.object(reflect.ValueOf(k.empty).Elem(), reflect.ValueOf(obj).Elem(), t.TypeRef, k.nobodys)
 	if !ok {
 		return nil, false
 	}

@@ -9,6 +9,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/managedfields"
 	"k8s.io/kube-openapi/pkg/schemaconv"
+	"k8s.io/kube-openapi/pkg/util"
 	"k8s.io/kube-openapi/pkg/validation/spec"
 	"sigs.k8s.io/structured-merge-diff/v6/typed"
 	"sigs.k8s.io/structured-merge-diff/v6/value"
@@ -74,6 +75,9 @@ func (c converter) ObjectToTyped(obj runtime.Object, opts ...typed.ValidationOpt
 
 // typeOf finds the type of an object of a Go type.
 func (c converter) typeOf(obj runtime.Object) (typed.ParseableType, error) {
+	if named, ok := obj.(util.OpenAPIModelNamer); ok {
+		return c.parser.Type(named.OpenAPIModelName()), nil
+	}
 	name, err := c.scheme.ToOpenAPIDefinitionName(obj.GetObjectKind().GroupVersionKind())
 	if err != nil {
 		return typed.ParseableType{}, err
