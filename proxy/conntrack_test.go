@@ -40,6 +40,50 @@ func (w world) openedAt(address string) suspects {
 	return suspects{opened: map[frontend]bool{{a.Addr(), udp, a.Port()}: true}}
 }
 
+// TestWhoseFlowsAreSuspect holds whose connections are looked for when a pod is gone: not those of a pod that nobody was ever led to.
+func TestWhoseFlowsAreSuspect(t *testing.T) { inEachWorld(t, testWhoseFlowsAreSuspect) }
+
+func testWhoseFlowsAreSuspect(t *testing.T, w world) {
+	pod := func(address string, hostPorts ...int32) *corev1.Pod {
+		p := &corev1.Pod{Spec: corev1.PodSpec{Containers: make([]corev1.Container, 1)}, Status: corev1.PodStatus{PodIP: w.family.as(address)}}
+		for _, port := range hostPorts {
+			p.Spec.Containers[0].Ports = append(p.Spec.Containers[0].Ports, corev1.ContainerPort{ContainerPort: 80, HostPort: port})
+		}
+		return p
+	}
+	r := NewRuleset(w.config())
+	r.SetPod("default/before", pod("10.42.0.1"))
+	r.told()
+	r.SetPod("default/lone", pod("10.42.0.2"))
+	r.SetPod("default/served", pod("10.42.0.3"))
+	r.SetPod("default/freed", pod("10.42.0.4"))
+	r.SetPod("default/open", pod("10.42.0.5", 8080))
+	r.Set("default/web", w.service("web", "10.43.0.80"), list(w.slice("web", "10.42.0.3", "10.42.0.4")))
+	r.Set("default/web", w.service("web", "10.43.0.80"), list(w.slice("web", "10.42.0.3"))) // Connections to a pod that lives stay.
+	for _, step := range []struct {
+		gone string
+		want []netip.Addr
+	}{
+		{"before", []netip.Addr{w.addr("10.42.0.1")}},
+		{"lone", nil},
+		{"served", []netip.Addr{w.addr("10.42.0.3")}},
+		{"freed", []netip.Addr{w.addr("10.42.0.4")}},
+		{"open", []netip.Addr{w.addr("10.42.0.5")}},
+	} {
+		r.told()
+		r.SetPod("default/"+step.gone, nil)
+		if !slices.Equal(r.died, step.want) {
+			t.Errorf("when %s is gone the connections to %v are suspect, want %v", step.gone, r.died, step.want)
+		}
+	}
+	r.told()
+	r.SetPod("default/lone", pod("10.42.0.1")) // An address that another had.
+	r.SetPod("default/lone", nil)
+	if len(r.died) > 0 {
+		t.Errorf("when a lone pod is gone the connections to %v are suspect", r.died)
+	}
+}
+
 // TestStale holds what is to be forgotten.
 func TestStale(t *testing.T) { inEachWorld(t, testStale) }
 

@@ -22,7 +22,8 @@ type Ruleset struct {
 	guards   map[guardID]bool         // Those in use.
 	alive    map[netip.AddrPort]int   // How many Services know this endpoint.
 	changed  map[key]change           // What was touched since the kernel was last told. nil: it never was, and nobody keeps a list.
-	died     []netip.Addr             // Of endpoints that left alive since then, and of pods that are gone.
+	died     []netip.Addr             // Of endpoints that left alive since then, and of pods that are gone and were served.
+	served   map[netip.Addr]bool      // Connections to Services may lead there: it is or was an endpoint, or nobody knows.
 	policies policies
 	enforced map[string][]key // What policies want, by owner.
 	ranges   []netip.Prefix   // Of which Services have cluster addresses.
@@ -50,6 +51,7 @@ func NewRuleset(c Config) *Ruleset {
 		rivals:   map[key]map[string]value{},
 		guards:   map[guardID]bool{},
 		alive:    map[netip.AddrPort]int{},
+		served:   map[netip.Addr]bool{},
 		policies: newPolicies(c.families()),
 		enforced: map[string][]key{},
 	}
@@ -66,7 +68,18 @@ func (r *Ruleset) Set(name string, svc *corev1.Service, endpointSlices []*discov
 // SetPod does the same for the pod called name ("namespace/name"): its host ports, and what NetworkPolicies say of it.
 func (r *Ruleset) SetPod(name string, pod *corev1.Pod) {
 	r.set(podOwner+name, newHostPorts(r.config, pod))
-	r.died = append(r.died, r.policies.setPod(name, pod)...)
+	// What it was an endpoint of before, while nobody looked, cannot be told; and host ports may be others' work.
+	if pod != nil && (r.changed == nil || len(hostPorts(pod)) > 0) {
+		for _, addr := range policyAddresses(r.policies.families, pod) {
+			r.served[addr] = true
+		}
+	}
+	for _, addr := range r.policies.setPod(name, pod) {
+		if r.served[addr] { // To look for connections to the others would take the kernel milliseconds for nothing.
+			r.died = append(r.died, addr)
+			delete(r.served, addr)
+		}
+	}
 }
 
 // health returns what the load balancer of the Service called name is told.
@@ -89,6 +102,7 @@ func (r *Ruleset) set(name string, want *service) {
 		r.services[name] = want
 		for _, target := range want.alive {
 			r.alive[target]++
+			r.served[target.Addr()] = true
 		}
 	} else {
 		delete(r.services, name)
@@ -98,6 +112,9 @@ func (r *Ruleset) set(name string, want *service) {
 			if r.alive[target]--; r.alive[target] == 0 {
 				delete(r.alive, target)
 				r.died = append(r.died, target.Addr())
+				if r.policies.addresses[target.Addr()] == 0 {
+					delete(r.served, target.Addr())
+				}
 			}
 		}
 	}
