@@ -58,7 +58,7 @@ bench-start: build images ## from an empty directory until the API answers and t
 	go test -count=1 -v -timeout=10m -run=NONE -benchtime=1x -bench=Start ./test
 
 bench-pods: build images ## from apply until Ready, for 1 pod and for 50, and the same containers without a cluster
-	go test -count=1 -v -timeout=20m -run=NONE -benchtime=1x -bench=Pods ./test
+	go test -count=1 -v -timeout=20m -run=NONE -benchtime=1x -bench='^BenchmarkPods$$' ./test
 
 bench-rollout: build images ## 20 pods replaced under load: requests lost and time taken, and the same in Kubernetes' order
 	go test -count=1 -v -timeout=20m -run=NONE -benchtime=1x -bench=Rollout ./test

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/containerd/containerd/v2/pkg/oci"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -70,39 +71,67 @@ func soon(b *testing.B, true func() bool) {
 	}
 }
 
-// BenchmarkPods starts pods, and in turn with them the same containers without a cluster: the floor.
+// BenchmarkPods starts and ends pods, and in turn with them containers without a cluster: the floor. There are two of those: of
+// containers as containerd makes them by default, and of containers that are what the pods' are, with their seccomp filter and mounts.
 func BenchmarkPods(b *testing.B) {
 	n := newNode(b)
 	n.start()
 	c := n.client(b)
 	f := newFloor(b, n)
 	f.open()
+	c.begin("model", 1)
+	model := f.model(c.only("model"))
 
-	var pod, seen, container []time.Duration
+	var one, fifty samples
 	for i := range rounds {
-		container = append(container, f.run(1, 1))
-		before := c.starts()
-		took := c.run(fmt.Sprintf("one-%d", i), 1)
-		pod, seen = append(pod, took.up), append(seen, c.starts()-before)
+		one.add(c, fmt.Sprintf("one-%d", i), f, model, 1)
 	}
-	report(b, "1-pod-ms", pod)
-	report(b, "1-pod-seen-to-started-ms", seen)
-	report(b, "1-container-ms", container)
-	b.ReportMetric(float64(median(pod))/float64(median(container)), "1-pod/floor")
-	b.ReportMetric(float64(median(seen))/float64(median(container)), "1-pod-seen-to-started/floor")
-
-	var pods, bound, ends, containers []time.Duration
+	one.report(b, "1-pod", "1-container")
+	report(b, "1-pod-seen-to-started-ms", one.seen)
+	one.compare(b, "1-pod-seen-to-started", one.seen)
 	for i := range 3 {
-		containers = append(containers, f.run(50, 4))
-		took := c.run(fmt.Sprintf("fifty-%d", i), 50)
-		pods, bound, ends = append(pods, took.up), append(bound, took.bound), append(ends, took.gone)
+		fifty.add(c, fmt.Sprintf("fifty-%d", i), f, model, 50)
 	}
-	report(b, "50-pods-ms", pods)
-	report(b, "50-pods-bound-to-Ready-ms", bound)
-	report(b, "50-pods-gone-ms", ends)
-	report(b, "50-containers-ms", containers)
-	b.ReportMetric(float64(median(pods))/float64(median(containers)), "50-pods/floor")
-	b.ReportMetric(float64(median(bound))/float64(median(containers)), "50-pods-bound-to-Ready/floor")
+	fifty.report(b, "50-pods", "50-containers")
+}
+
+// samples are the lives of some pods, and in turn with them of as many containers.
+type samples struct {
+	up, bound, seen, gone                []time.Duration
+	bareUp, bareGone, alikeUp, alikeGone []time.Duration
+}
+
+func (s *samples) add(c client, name string, f *floor, model *oci.Spec, count int) {
+	c.b.Helper()
+	const atOnce = 4
+	up, gone := f.run(nil, count, atOnce)
+	s.bareUp, s.bareGone = append(s.bareUp, up), append(s.bareGone, gone)
+	up, gone = f.run(model, count, atOnce)
+	s.alikeUp, s.alikeGone = append(s.alikeUp, up), append(s.alikeGone, gone)
+	before := c.starts()
+	took := c.run(name, int32(count))
+	s.up, s.bound, s.gone = append(s.up, took.up), append(s.bound, took.bound), append(s.gone, took.gone)
+	s.seen = append(s.seen, c.starts()-before)
+}
+
+func (s *samples) report(b *testing.B, pods, containers string) {
+	report(b, pods+"-ms", s.up)
+	report(b, pods+"-bound-to-Ready-ms", s.bound)
+	report(b, pods+"-gone-ms", s.gone)
+	report(b, containers+"-ms", s.bareUp)
+	report(b, containers+"-gone-ms", s.bareGone)
+	report(b, containers+"-alike-ms", s.alikeUp)
+	report(b, containers+"-alike-gone-ms", s.alikeGone)
+	s.compare(b, pods, s.up)
+	s.compare(b, pods+"-bound-to-Ready", s.bound)
+	b.ReportMetric(float64(median(s.gone))/float64(median(s.bareGone)), pods+"-gone/floor")
+	b.ReportMetric(float64(median(s.gone))/float64(median(s.alikeGone)), pods+"-gone/alike")
+}
+
+// compare tells how many times the floors' a start took.
+func (s *samples) compare(b *testing.B, what string, took []time.Duration) {
+	b.ReportMetric(float64(median(took))/float64(median(s.bareUp)), what+"/floor")
+	b.ReportMetric(float64(median(took))/float64(median(s.alikeUp)), what+"/alike")
 }
 
 // client is a small client of a node's API.
@@ -155,6 +184,14 @@ type life struct{ up, bound, gone time.Duration }
 // run measures the life of a Deployment.
 func (c client) run(name string, replicas int32) (took life) {
 	c.b.Helper()
+	took.up, took.bound = c.begin(name, replicas)
+	took.gone = c.end(name)
+	return took
+}
+
+// begin makes a Deployment and waits for its pods.
+func (c client) begin(name string, replicas int32) (up, sinceBound time.Duration) {
+	c.b.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
 	labels := map[string]string{"app": name}
@@ -165,8 +202,7 @@ func (c client) run(name string, replicas int32) (took life) {
 			Containers: []corev1.Container{{Name: "nginx", Image: "nginx", ImagePullPolicy: corev1.PullIfNotPresent}},
 		}},
 	}}
-	pods := c.CoreV1().Pods("default")
-	events, err := pods.Watch(ctx, metav1.ListOptions{LabelSelector: "app=" + name})
+	events, err := c.CoreV1().Pods("default").Watch(ctx, of(name))
 	if err != nil {
 		c.b.Fatal(err)
 	}
@@ -185,21 +221,58 @@ func (c client) run(name string, replicas int32) (took life) {
 		}
 		return len(ready) == int(replicas), nil
 	})
-	took.up, took.bound = time.Since(start), time.Since(bound)
+	up, sinceBound = time.Since(start), time.Since(bound)
 	if err != nil {
 		c.b.Fatalf("%d of %d pods are Ready: %v", len(ready), replicas, err)
 	}
-	start = time.Now()
+	return up, sinceBound
+}
+
+// end deletes a Deployment and waits until its pods are gone.
+func (c client) end(name string) time.Duration {
+	c.b.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+	defer cancel()
+	pods := c.CoreV1().Pods("default")
+	left, err := pods.List(ctx, of(name))
+	if err != nil {
+		c.b.Fatal(err)
+	}
+	options := of(name)
+	options.ResourceVersion = left.ResourceVersion
+	events, err := pods.Watch(ctx, options) // To list again and again would take the time that is measured.
+	if err != nil {
+		c.b.Fatal(err)
+	}
+	start := time.Now()
 	if err := c.AppsV1().Deployments("default").Delete(ctx, name, metav1.DeleteOptions{}); err != nil {
 		c.b.Fatal(err)
 	}
-	soon(c.b, func() bool {
-		left, err := pods.List(ctx, metav1.ListOptions{LabelSelector: "app=" + name})
-		return err == nil && len(left.Items) == 0
+	count := len(left.Items)
+	_, err = toolswatch.UntilWithoutRetry(ctx, events, func(ev watch.Event) (bool, error) {
+		if ev.Type == watch.Deleted {
+			count--
+		}
+		return count == 0, nil
 	})
-	took.gone = time.Since(start)
-	return took
+	if err != nil {
+		c.b.Fatalf("%d pods are left: %v", count, err)
+	}
+	return time.Since(start)
 }
+
+// only is the pod of a Deployment that has one.
+func (c client) only(name string) *corev1.Pod {
+	c.b.Helper()
+	list, err := c.CoreV1().Pods("default").List(context.Background(), of(name))
+	if err != nil || len(list.Items) != 1 {
+		c.b.Fatalf("%s has %d pods, want 1: %v", name, len(list.Items), err)
+	}
+	return &list.Items[0]
+}
+
+// of selects a Deployment's pods.
+func of(name string) metav1.ListOptions { return metav1.ListOptions{LabelSelector: "app=" + name} }
 
 func isReady(pod *corev1.Pod) bool {
 	return slices.ContainsFunc(pod.Status.Conditions, func(c corev1.PodCondition) bool {

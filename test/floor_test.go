@@ -7,11 +7,15 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
+	"strconv"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	containerd "github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/core/containers"
 	"github.com/containerd/containerd/v2/pkg/cio"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/containerd/v2/pkg/oci"
@@ -20,9 +24,10 @@ import (
 	"github.com/vishvananda/netns"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
+	corev1 "k8s.io/api/core/v1"
 )
 
-// floor starts containers like a pod's with containerd's own client and nothing else: the same daemon, the same image, a
+// floor starts and ends containers like a pod's with containerd's own client and nothing else: the same daemon, the same image, a
 // network namespace with an address and a route. Nothing that uses containerd can be faster.
 type floor struct {
 	b      *testing.B
@@ -83,38 +88,54 @@ func (f *floor) open() {
 	}
 }
 
-// run measures how long it takes to start containers, some at a time, and removes them.
-func (f *floor) run(count, atOnce int) time.Duration {
+// model is what a pod's only container was made of: what it may do, its mounts, its limits. What is made of it needs the pod to stay.
+func (f *floor) model(pod *corev1.Pod) *oci.Spec {
+	f.b.Helper()
+	ctx := namespaces.WithNamespace(context.Background(), "skiff")
+	c, err := f.client.LoadContainer(ctx, strings.TrimPrefix(pod.Status.ContainerStatuses[0].ContainerID, "containerd://"))
+	if err != nil {
+		f.b.Fatal(err)
+	}
+	spec, err := c.Spec(ctx)
+	if err != nil {
+		f.b.Fatal(err)
+	}
+	return spec
+}
+
+// run measures how long it takes to start containers, some at a time, and how long to end and remove them. Without a model they are what
+// containerd makes by default: they have no seccomp filter, and nothing of a pod's mounts.
+func (f *floor) run(model *oci.Spec, count, atOnce int) (up, gone time.Duration) {
 	f.b.Helper()
 	tasks := make([]containerd.Task, count)
-	start := time.Now()
-	var starts errgroup.Group
-	starts.SetLimit(atOnce)
-	for i := range tasks {
-		starts.Go(func() (err error) {
-			tasks[i], err = f.start(f.last.Add(1))
-			return err
-		})
-	}
-	err := starts.Wait()
-	took := time.Since(start)
-	if err != nil {
-		f.b.Error(err)
-	}
-	var ends errgroup.Group
-	ends.SetLimit(4)
+	up = f.inParallel(count, atOnce, func(i int) (err error) {
+		tasks[i], err = f.start(f.last.Add(1), model)
+		return err
+	})
 	for _, task := range tasks {
-		ends.Go(func() error { return f.remove(task) })
+		f.awaitHandler(task, stopSignal)
 	}
-	if err := ends.Wait(); err != nil || f.b.Failed() {
-		f.b.Fatalf("remove the containers: %v", err)
+	gone = f.inParallel(count, atOnce, func(i int) error { return f.remove(tasks[i]) })
+	return up, gone
+}
+
+func (f *floor) inParallel(count, atOnce int, do func(i int) error) time.Duration {
+	f.b.Helper()
+	start := time.Now()
+	var all errgroup.Group
+	all.SetLimit(atOnce)
+	for i := range count {
+		all.Go(func() error { return do(i) })
 	}
-	return took
+	if err := all.Wait(); err != nil {
+		f.b.Fatal(err)
+	}
+	return time.Since(start)
 }
 
 func (f *floor) name(number int64) string { return fmt.Sprintf("%s-floor-%d", f.prefix, number) }
 
-func (f *floor) start(number int64) (containerd.Task, error) {
+func (f *floor) start(number int64, model *oci.Spec) (containerd.Task, error) {
 	name := f.name(number)
 	if err := f.connect(name, number); err != nil {
 		return nil, fmt.Errorf("network of %s: %w", name, err)
@@ -122,7 +143,7 @@ func (f *floor) start(number int64) (containerd.Task, error) {
 	c, err := f.client.NewContainer(f.ctx, name,
 		containerd.WithSnapshotter("overlayfs"),
 		containerd.WithNewSnapshot(name, f.image),
-		containerd.WithNewSpec(oci.WithImageConfig(f.image), oci.WithCgroup("/"+floorCgroup+"/"+name),
+		containerd.WithNewSpec(f.spec(model), oci.WithCgroup("/"+floorCgroup+"/"+name),
 			oci.WithLinuxNamespace(specs.LinuxNamespace{Type: specs.NetworkNamespace, Path: "/run/netns/" + name})))
 	if err != nil {
 		return nil, err
@@ -132,6 +153,23 @@ func (f *floor) start(number int64) (containerd.Task, error) {
 		return nil, err
 	}
 	return task, task.Start(f.ctx)
+}
+
+// spec is what runs: what the image says, or what the model does, in namespaces of its own and with a shim of its own.
+func (f *floor) spec(model *oci.Spec) oci.SpecOpts {
+	if model == nil {
+		return oci.WithImageConfig(f.image)
+	}
+	return func(_ context.Context, _ oci.Client, _ *containers.Container, s *oci.Spec) error {
+		*s = *model
+		linux := *model.Linux
+		linux.Namespaces = slices.Clone(linux.Namespaces)
+		for i := range linux.Namespaces {
+			linux.Namespaces[i].Path = ""
+		}
+		s.Linux, s.Annotations = &linux, nil
+		return nil
+	}
 }
 
 // connect makes the network namespace, and a pair of links with an address and a default route.
@@ -193,15 +231,41 @@ func onOwnThread(do func()) {
 	<-done
 }
 
+// stopSignal is what the image's program is asked to end by.
+const stopSignal = unix.SIGQUIT
+
+// awaitHandler waits until the program will act on the signal: before, the kernel keeps it from a namespace's process 1. What the
+// runtime leaves behind before it becomes the program catches signals too.
+func (f *floor) awaitHandler(task containerd.Task, signal unix.Signal) {
+	f.b.Helper()
+	soon(f.b, func() bool {
+		status, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", task.Pid()))
+		_, caught, _ := strings.Cut(string(status), "SigCgt:")
+		caught, _, _ = strings.Cut(strings.TrimSpace(caught), "\n")
+		mask, err := strconv.ParseUint(caught, 16, 64)
+		return err == nil && mask&(1<<(signal-1)) != 0 && strings.HasPrefix(string(status), "Name:\tnginx\n")
+	})
+}
+
+// remove asks a container to end, and leaves nothing of it.
 func (f *floor) remove(task containerd.Task) error {
-	if task == nil {
-		return nil
-	}
-	if _, err := task.Delete(f.ctx, containerd.WithProcessKill); err != nil {
-		return err
-	}
 	c, err := f.client.LoadContainer(f.ctx, task.ID())
 	if err != nil {
+		return err
+	}
+	ended, err := task.Wait(f.ctx)
+	if err == nil {
+		err = task.Kill(f.ctx, stopSignal)
+	}
+	if err != nil {
+		return err
+	}
+	select {
+	case <-ended:
+	case <-time.After(patience):
+		return fmt.Errorf("container %s does not end", task.ID())
+	}
+	if _, err := task.Delete(f.ctx); err != nil {
 		return err
 	}
 	if err := c.Delete(f.ctx, containerd.WithSnapshotCleanup); err != nil {
