@@ -13,6 +13,8 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	podresource "k8s.io/component-helpers/resource"
 	"k8s.io/component-helpers/scheduling/corev1/nodeaffinity"
+
+	"skiff/api"
 )
 
 // A pod comes to a node by the scheduler, which has seen that it fits, or by whoever has written the node's name into it, who may not
@@ -37,13 +39,39 @@ func (a *Agent) refuses(ctx context.Context, pod *v1.Pod, m *memory) *failure {
 		return m.refused
 	}
 	m.judged = true
-	if m.refused = a.refusesAppArmor(pod); m.refused == nil {
-		m.refused = a.refusesPlace(ctx, pod)
-	}
-	if m.refused == nil {
-		m.refused = a.refusesRoom(pod)
+	for _, check := range []func() *failure{
+		func() *failure { return a.refusesAppArmor(pod) },
+		func() *failure { return refusesSystem(pod) },
+		func() *failure { return refusesSysctl(pod) },
+		func() *failure { return a.refusesPlace(ctx, pod) },
+		func() *failure { return a.refusesRoom(pod) },
+	} {
+		if m.refused = check(); m.refused != nil {
+			break
+		}
 	}
 	return m.refused
+}
+
+// refusesSystem: a pod may say which operating system it is for.
+func refusesSystem(pod *v1.Pod) *failure {
+	if pod.Spec.OS == nil || pod.Spec.OS.Name == v1.Linux {
+		return nil
+	}
+	return &failure{reason: "PodOSNotSupported", message: "Failed to admit pod as the OS field doesn't match node OS", rejected: true}
+}
+
+// refusesSysctl: of kernel parameters a pod may set those that harm nobody else.
+func refusesSysctl(pod *v1.Pod) *failure {
+	if pod.Spec.SecurityContext == nil {
+		return nil
+	}
+	for _, s := range pod.Spec.SecurityContext.Sysctls {
+		if !api.SafeSysctl(pod, s.Name) {
+			return &failure{reason: "SysctlForbidden", message: fmt.Sprintf("forbidden sysctl: %q not allowlisted", s.Name), rejected: true}
+		}
+	}
+	return nil
 }
 
 // refusesPlace: nobody has looked at the node's labels for a pod that the scheduler has not seen.

@@ -67,6 +67,14 @@ func TestAdmission(t *testing.T) {
 		n.want("web3", "Running app=running/0")
 		n.want("web4", "Running app=running/0")
 
+		n.create(newPod("tuned", func(p *v1.Pod) {
+			p.Spec.SecurityContext = &v1.PodSecurityContext{Sysctls: []v1.Sysctl{{Name: "kernel.msgmax", Value: "1"}}}
+		}))
+		refused("tuned", "SysctlForbidden", `forbidden sysctl: "kernel.msgmax" not allowlisted`)
+
+		n.create(newPod("windows", func(p *v1.Pod) { p.Spec.OS = &v1.PodOS{Name: v1.Windows} }))
+		refused("windows", "PodOSNotSupported", "Failed to admit pod as the OS field doesn't match node OS")
+
 		n.stop()
 		n.start() // What runs is not judged again.
 		n.want("third", "Running app=running/0")

@@ -40,15 +40,16 @@ func validateSysctls(path *field.Path, s *corev1.PodSpec) field.ErrorList {
 	return errs
 }
 
-// safeSysctl says whether a kernel parameter belongs to the pod's own namespaces and harms nobody else: Kubernetes' safe set. The
+// SafeSysctl says whether a kernel parameter belongs to the pod's own namespaces and harms nobody else: Kubernetes' safe set. The
 // others it allows only where the node's administrator says so, which nobody can say here yet.
-func safeSysctl(pod *corev1.Pod, name string) bool {
+func SafeSysctl(pod *corev1.Pod, name string) bool {
 	switch strings.ReplaceAll(name, "/", ".") {
 	case "kernel.shm_rmid_forced":
 		return !pod.Spec.HostIPC
 	case "net.ipv4.ip_local_port_range", "net.ipv4.tcp_syncookies", "net.ipv4.ping_group_range", "net.ipv4.ip_unprivileged_port_start",
 		"net.ipv4.ip_local_reserved_ports", "net.ipv4.tcp_keepalive_time", "net.ipv4.tcp_fin_timeout", "net.ipv4.tcp_keepalive_intvl",
-		"net.ipv4.tcp_keepalive_probes", "net.ipv4.tcp_rmem", "net.ipv4.tcp_wmem":
+		"net.ipv4.tcp_keepalive_probes", "net.ipv4.tcp_rmem", "net.ipv4.tcp_wmem", "net.ipv4.tcp_slow_start_after_idle",
+		"net.ipv4.tcp_notsent_lowat":
 		return !pod.Spec.HostNetwork
 	}
 	return false

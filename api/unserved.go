@@ -77,7 +77,7 @@ func unserved(pod *corev1.Pod) []string {
 	if sc := spec.SecurityContext; sc != nil {
 		add(forWindows(sc.WindowsOptions), "spec.securityContext.windowsOptions")
 		for i, s := range sc.Sysctls {
-			add(!safeSysctl(pod, s.Name), "spec.securityContext.sysctls[%d] (%s)", i, s.Name)
+			add(!SafeSysctl(pod, s.Name), "spec.securityContext.sysctls[%d] (%s)", i, s.Name)
 		}
 	}
 	for i := range spec.InitContainers {

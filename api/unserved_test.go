@@ -15,7 +15,8 @@ func TestUnserved(t *testing.T) {
 	class := "other"
 	for field, change := range map[string]func(*corev1.Pod){
 		"": func(p *corev1.Pod) { // As charts write it.
-			p.Spec.SecurityContext = &corev1.PodSecurityContext{SELinuxOptions: &corev1.SELinuxOptions{}, WindowsOptions: &corev1.WindowsSecurityContextOptions{}}
+			p.Spec.SecurityContext = &corev1.PodSecurityContext{SELinuxOptions: &corev1.SELinuxOptions{}, WindowsOptions: &corev1.WindowsSecurityContextOptions{},
+				Sysctls: []corev1.Sysctl{{Name: "net.ipv4.tcp_slow_start_after_idle"}, {Name: "net/ipv4/tcp_notsent_lowat"}}}
 			p.Spec.Containers[0].SecurityContext = &corev1.SecurityContext{SELinuxOptions: &corev1.SELinuxOptions{Level: "s0"}, WindowsOptions: &corev1.WindowsSecurityContextOptions{}}
 		},
 		"spec.containers[0].ports[0].hostIP": func(p *corev1.Pod) {
