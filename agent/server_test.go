@@ -9,6 +9,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -21,6 +22,7 @@ import (
 	"testing"
 	"time"
 
+	v1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/informers"
 	clientfake "k8s.io/client-go/kubernetes/fake"
 	"k8s.io/client-go/rest"
@@ -188,6 +190,8 @@ func TestWhoIsLetIn(t *testing.T) {
 		{"health needs no certificate", pkix.Name{}, "/healthz", 200},
 		{"nothing else without a certificate", pkix.Name{}, "/containerLogs/default/web/app", 401},
 		{"the API server", apiServer, "/containerLogs/default/web/app", 200},
+		{"the pods that are here", apiServer, "/pods", 200},
+		{"not for everybody", pkix.Name{CommonName: "jane"}, "/pods", 403},
 		{"an administrator", pkix.Name{CommonName: "me", Organization: []string{"system:masters"}}, "/containerLogs/default/web/app", 200},
 		{"another node", pkix.Name{CommonName: "system:node:b", Organization: []string{"system:nodes"}}, "/containerLogs/default/web/app", 403},
 		{"a user", pkix.Name{CommonName: "jane"}, "/exec/default/web/app?command=sh&stdout=true", 403},
@@ -203,6 +207,18 @@ func TestWhoIsLetIn(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestPodsOfNode(t *testing.T) {
+	r := newRunning(t)
+	r.eventually("the pod runs in the list of pods", func() bool {
+		_, body := r.get(apiServer, "/pods/")
+		var list v1.PodList
+		if err := json.Unmarshal([]byte(body), &list); err != nil {
+			t.Fatal(err)
+		}
+		return list.Kind == "PodList" && len(list.Items) == 1 && list.Items[0].Name == "web" && list.Items[0].Status.Phase == v1.PodRunning
+	})
 }
 
 func TestFollowLogs(t *testing.T) {
