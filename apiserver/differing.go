@@ -39,16 +39,33 @@ func shallowCopy(obj runtime.Object) reflect.Value {
 
 // clearSame sets to zero what is the same in two values, down through the structs in them.
 func clearSame(a, b reflect.Value) {
-	switch {
-	case a.Kind() == reflect.Struct && !a.Addr().Type().Implements(oneValue):
-		for i := range a.NumField() {
-			clearSame(a.Field(i), b.Field(i))
+	if a.Kind() == reflect.Struct {
+		if _, one := a.Addr().Interface().(json.Marshaler); !one { // A time or an amount is one value, whatever is in it.
+			for i := range a.NumField() {
+				clearSame(a.Field(i), b.Field(i))
+			}
+			return
 		}
-	case api.Same(a.Addr().Interface(), b.Addr().Interface()):
+	}
+	if same(a, b) {
 		a.SetZero()
 		b.SetZero()
 	}
 }
 
-// oneValue is what structs are on the wire that are no objects there, but a text or a number: times, quantities.
-var oneValue = reflect.TypeFor[json.Marshaler]()
+// same is api.Same, which is asked only where a look is not enough: most fields are not set at all.
+func same(a, b reflect.Value) bool {
+	switch a.Kind() {
+	case reflect.Slice, reflect.Map:
+		if a.Len() == 0 || a.Len() != b.Len() {
+			return a.Len() == b.Len()
+		}
+	case reflect.Pointer:
+		if a.IsNil() || b.IsNil() {
+			return a.IsNil() == b.IsNil()
+		}
+	case reflect.String, reflect.Bool, reflect.Int32, reflect.Int64:
+		return a.Equal(b)
+	}
+	return api.Same(a.Addr().Interface(), b.Addr().Interface())
+}

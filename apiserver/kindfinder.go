@@ -65,8 +65,10 @@ func kindIn(object []byte) (apiVersion, kind string, plain bool) {
 		case '"':
 			text := upToQuote(object[i+1:])
 			i += len(text) + 1
+			if depth != 1 || !atKey && next == nil {
+				break
+			}
 			switch said := string(text); {
-			case depth != 1 || !atKey && next == nil:
 			case !isPlain(said):
 				return "", "", false
 			case !atKey:
