@@ -52,9 +52,6 @@ func (h *resource) applyToNothing(w http.ResponseWriter, r *http.Request, sub st
 	if uid := m.GetUID(); uid != "" {
 		return apierrors.NewConflict(h.GroupResource(), name, fmt.Errorf("uid mismatch: the provided object specified uid %s, and no existing object was found", uid))
 	}
-	if m.GetName() == "" {
-		return apierrors.NewBadRequest(fmt.Sprintf("the name of the object (%s based on URL) was undeterminable: name must be provided", name))
-	}
 	if err := sameName(r, obj); err != nil {
 		return err
 	}
@@ -103,7 +100,7 @@ func (p patch) twice(v *validation) error {
 	case v.level == metav1.FieldValidationStrict:
 		return apierrors.NewBadRequest(fmt.Sprintf("error strict decoding YAML: %v", err))
 	}
-	v.warnings = append(v.warnings, err.Error())
+	v.warnings = append(v.warnings, lines(err)...)
 	return nil
 }
 

@@ -87,10 +87,30 @@ func (v *validation) judge(gvk schema.GroupVersionKind, err error) error {
 	strict, ok := runtime.AsStrictDecodingError(err)
 	if ok && v.level == metav1.FieldValidationWarn {
 		for _, e := range strict.Errors() {
-			v.warnings = append(v.warnings, e.Error())
+			v.warnings = append(v.warnings, lines(e)...)
 		}
 	}
 	return nil
+}
+
+// lines are what a strict decoder has to say, one thing a line: that of YAML says all at once.
+func lines(err error) []string {
+	text := strings.TrimPrefix(err.Error(), "error converting YAML to JSON: ")
+	list, several := strings.CutPrefix(text, "yaml: unmarshal errors:\n")
+	if !several {
+		return []string{err.Error()}
+	}
+	all := strings.Split(list, "\n")
+	for i := range all {
+		all[i] = strings.TrimSpace(all[i])
+	}
+	return all
+}
+
+// beside is an error with the warnings that go with it: they are no less true for it.
+func (v *validation) beside(w http.ResponseWriter, err error) error {
+	v.send(w)
+	return err
 }
 
 func (v *validation) send(w http.ResponseWriter) {
@@ -135,8 +155,20 @@ func warn(w http.ResponseWriter, text string) {
 	w.Header().Add("Warning", fmt.Sprintf("299 - %q", text))
 }
 
+// undecodable is an error of a document that is not an object of the kind. The client is told more than why.
+type undecodable struct {
+	*apierrors.StatusError
+	why error
+}
+
 func decodeError(gvk schema.GroupVersionKind, err error) error {
-	return apierrors.NewBadRequest(fmt.Sprintf("%s in version %q cannot be handled as a %s: %v", gvk.Kind, gvk.Version, gvk.Kind, err))
+	return &undecodable{apierrors.NewBadRequest(fmt.Sprintf("%s in version %q cannot be handled as a %s: %v", gvk.Kind, gvk.Version, gvk.Kind, err)), err}
+}
+
+// anotherKind is the error of an object that is not of the kind which the request's path is of.
+func anotherKind(got, want schema.GroupVersionKind) error {
+	why := fmt.Errorf("the request's path is of %s", want.GroupVersion())
+	return &undecodable{apierrors.NewBadRequest(fmt.Sprintf("%s in version %q cannot be handled as a %s: %v", got.Kind, got.GroupVersion(), want.Kind, why)), why}
 }
 
 // decode reads an object of the wanted kind out of body.
@@ -149,7 +181,7 @@ func decode(body []byte, contentType string, want schema.GroupVersionKind, v *va
 		return nil, err
 	}
 	if got := obj.GetObjectKind().GroupVersionKind(); got != want {
-		return nil, apierrors.NewBadRequest(fmt.Sprintf("%s in version %q cannot be handled as a %s: the request's path is of %s", got.Kind, got.GroupVersion(), want.Kind, want.GroupVersion()))
+		return nil, anotherKind(got, want)
 	}
 	if err != nil {
 		return obj, v.judge(want, err)

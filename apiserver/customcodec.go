@@ -52,7 +52,7 @@ func decodeCustom(body []byte, contentType string, r *api.Resource, v *validatio
 	if got := obj.GroupVersionKind(); obj.GetKind() == "" {
 		return nil, decodeError(want, runtime.NewMissingKindErr(string(data)))
 	} else if got != want {
-		return nil, apierrors.NewBadRequest(fmt.Sprintf("%s in version %q cannot be handled as a %s: the request's path is of %s", got.Kind, got.GroupVersion(), want.Kind, want.GroupVersion()))
+		return nil, anotherKind(got, want)
 	}
 	for _, path := range unknown {
 		twice = append(twice, fmt.Errorf("unknown field %q", path))

@@ -3,7 +3,6 @@ package apiserver
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"net/http"
 	"strconv"
@@ -84,9 +83,9 @@ func notFoundPath(_ http.ResponseWriter, _ *http.Request) error {
 	}}
 }
 
-func methodNotAllowed(_ http.ResponseWriter, r *http.Request) error {
+func methodNotAllowed(_ http.ResponseWriter, _ *http.Request) error {
 	return &apierrors.StatusError{ErrStatus: metav1.Status{
 		Status: metav1.StatusFailure, Code: http.StatusMethodNotAllowed, Reason: metav1.StatusReasonMethodNotAllowed,
-		Message: fmt.Sprintf("the server does not allow this method on the requested resource: %s %s", r.Method, r.URL.Path),
+		Message: "the server does not allow this method on the requested resource", Details: &metav1.StatusDetails{},
 	}}
 }

@@ -168,7 +168,7 @@ func (h *resource) create(w http.ResponseWriter, r *http.Request, obj runtime.Ob
 	}
 	obj, err := h.server.create(r.Context(), h.shelf, chi.URLParam(r, "namespace"), obj, o.dry)
 	if err != nil {
-		return err
+		return o.validation.beside(w, err)
 	}
 	if h.Idle {
 		o.validation.warnings = append(o.validation.warnings, fmt.Sprintf("skiff stores this %s, but nothing acts on it yet", h.Kind))
@@ -228,7 +228,11 @@ func unconditional(r *api.Resource, name string) error {
 // sameName holds that a request's object is the one that its path names.
 func sameName(r *http.Request, obj runtime.Object) error {
 	m := metaOf(obj)
-	if name := chi.URLParam(r, "name"); m.GetName() != name {
+	switch name := chi.URLParam(r, "name"); m.GetName() {
+	case name:
+	case "":
+		return apierrors.NewBadRequest(fmt.Sprintf("the name of the object (%s based on URL) was undeterminable: name must be provided", name))
+	default:
 		return apierrors.NewBadRequest("the name of the object (" + m.GetName() + ") does not match the name on the URL (" + name + ")")
 	}
 	return sameNamespace(m, chi.URLParam(r, "namespace"))
@@ -321,7 +325,7 @@ func (h *resource) change(w http.ResponseWriter, r *http.Request, sub string, o 
 	}
 	obj, err := h.server.modify(r.Context(), h.shelf, h.key(r), sub, o.dry, h.restricted(r, sub, noting))
 	if err != nil {
-		return err
+		return o.validation.beside(w, err)
 	}
 	if sub == "" && !isComponent(r) {
 		o.validation.warnings = append(o.validation.warnings, api.Warnings(obj, before)...)

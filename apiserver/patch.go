@@ -3,6 +3,7 @@ package apiserver
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"mime"
 	"net/http"
@@ -16,8 +17,10 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/strategicpatch"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
 // maxPatchOperations bounds what one JSON patch may do, as Kubernetes bounds it.
@@ -71,10 +74,30 @@ func (p patch) apply(old runtime.Object, v *validation) (runtime.Object, error) 
 		return nil, err
 	}
 	v.warnings = nil // This may be the second try.
+	var obj runtime.Object
 	if _, ok := old.(*unstructured.Unstructured); ok {
-		return decodeCustom(after, typeJSON, p.row, v)
+		obj, err = decodeCustom(after, typeJSON, p.row, v)
+	} else {
+		obj, err = decode(after, typeJSON, gvk, v)
 	}
-	return decode(after, typeJSON, gvk, v)
+	if bad := (*undecodable)(nil); errors.As(err, &bad) {
+		err = p.invalid(after, bad.why)
+	}
+	return obj, err
+}
+
+// shownOfPatch bounds how much of what a patch has made is shown to who sent it.
+const shownOfPatch = 8 << 10
+
+// invalid is the error of a patch that makes something of an object that is none of its kind. Kubernetes shows what has become
+// of the object, or, of a strategic merge, the patch.
+func (p patch) invalid(after []byte, why error) error {
+	shown := after
+	if p.kind == types.StrategicMergePatchType {
+		shown = p.body
+	}
+	text := string(shown[:min(len(shown), shownOfPatch)])
+	return apierrors.NewInvalid(schema.GroupKind{}, "", field.ErrorList{field.Invalid(field.NewPath("patch"), text, why.Error())})
 }
 
 func (p patch) document(before []byte, old runtime.Object) ([]byte, error) {
@@ -112,12 +135,26 @@ func (p patch) operations(before []byte) ([]byte, error) {
 	if err := boundOperations(before, p.body, len(ops)); err != nil {
 		return nil, err
 	}
+	if slices.ContainsFunc(ops, replacesAllByNothing) {
+		return nil, inapplicable(errors.New("an operation on the whole document has no value"))
+	}
 	boundCopies()
 	after, err := ops.Apply(before)
 	if err != nil {
-		return nil, &apierrors.StatusError{ErrStatus: metav1.Status{
-			Status: metav1.StatusFailure, Code: http.StatusUnprocessableEntity, Reason: metav1.StatusReasonInvalid, Message: err.Error(),
-		}}
+		return nil, inapplicable(err)
 	}
 	return after, nil
+}
+
+// replacesAllByNothing finds operations that the library takes to be impossible, and panics at.
+func replacesAllByNothing(op jsonpatch.Operation) bool {
+	path, err := op.Path()
+	return err == nil && path == "" && op["value"] == nil && (op.Kind() == "replace" || op.Kind() == "test")
+}
+
+// inapplicable is the error of a patch that does not fit the object.
+func inapplicable(err error) error {
+	return &apierrors.StatusError{ErrStatus: metav1.Status{
+		Status: metav1.StatusFailure, Code: http.StatusUnprocessableEntity, Reason: metav1.StatusReasonInvalid, Message: err.Error(),
+	}}
 }

@@ -298,7 +298,29 @@ func TestFieldValidation(t *testing.T) {
 		t.Errorf("Ignore warns: %v", a.header["Warning"])
 	}
 	s.do(t, "POST", configMapsPath+"?fieldValidation=Maybe", bad("m")).refused(t, 422, metav1.StatusReasonInvalid, `CreateOptions.meta.k8s.io "" is invalid: fieldValidation: Unsupported value: "Maybe": supported values: "", "Ignore", "Strict", "Warn"`)
-	s.do(t, "PATCH", configMapsPath+"/i?fieldValidation=Strict", `{"nope":1}`, merge...).refused(t, 400, metav1.StatusReasonBadRequest, `unknown field "nope"`)
+	s.do(t, "PATCH", configMapsPath+"/i?fieldValidation=Strict", `{"nope":1}`, merge...).
+		refused(t, 422, metav1.StatusReasonInvalid, ` "" is invalid: patch: Invalid value: "{\"apiVersion\"`, `: strict decoding error: unknown field "nope"`)
+}
+
+// What is odd is told of, also where something else is wrong.
+func TestWarningsBesideAnError(t *testing.T) {
+	s := start(t)
+	s.createConfigMap(t, "a")
+	want := []string{`299 - "unknown field \"nope\""`}
+	for name, a := range map[string]answer{
+		"POST":  s.do(t, "POST", configMapsPath, `{"metadata":{"name":"b"},"data":{"a b":"c"},"nope":1}`),
+		"PUT":   s.do(t, "PUT", configMapsPath+"/a", `{"metadata":{"name":"a"},"data":{"a b":"c"},"nope":1}`),
+		"PATCH": s.do(t, "PATCH", configMapsPath+"/a", `{"data":{"a b":"c"},"nope":1}`, merge...),
+	} {
+		a.refused(t, 422, metav1.StatusReasonInvalid, "data[a b]")
+		if diff := cmp.Diff(want, a.header["Warning"]); diff != "" {
+			t.Errorf("%s: warnings (-want +got):\n%s", name, diff)
+		}
+	}
+	twice := s.do(t, "POST", configMapsPath, "metadata: {name: c}\nkind: ConfigMap\napiVersion: v1\ndata: {a: b, a: c}\n", "Content-Type", typeYAML).want(t, 201)
+	if diff := cmp.Diff([]string{`299 - "line 4: key \"a\" already set in map"`}, twice.header["Warning"]); diff != "" {
+		t.Errorf("warnings of YAML (-want +got):\n%s", diff)
+	}
 }
 
 func TestPatches(t *testing.T) {
@@ -331,7 +353,12 @@ func TestPatches(t *testing.T) {
 	patch(`{"op":"test"}`, jsonPatch).refused(t, 400, metav1.StatusReasonBadRequest)
 	patch(`{`, merge).refused(t, 400, metav1.StatusReasonBadRequest)
 	patch(`{`, strategic).refused(t, 400, metav1.StatusReasonBadRequest)
-	patch(`{"spec":{"replicas":"many"}}`, merge).refused(t, 400, metav1.StatusReasonBadRequest)
+	for _, kind := range [][]string{merge, strategic} {
+		patch(`{"spec":{"replicas":"many"}}`, kind).refused(t, 422, metav1.StatusReasonInvalid, ` "" is invalid: patch: Invalid value: "{`, "json: cannot unmarshal string")
+	}
+	for _, op := range []string{"replace", "test"} {
+		patch(`[{"op":"`+op+`","path":""}]`, jsonPatch).refused(t, 422, metav1.StatusReasonInvalid, "has no value")
+	}
 	patch(`{"spec":{"replicas":-1}}`, merge).refused(t, 422, metav1.StatusReasonInvalid, "spec.replicas: Invalid value: -1")
 	patch(`{"spec":{"selector":{"matchLabels":{"app":"other"}}}}`, merge).refused(t, 422, metav1.StatusReasonInvalid, "spec.selector")
 	patch(`{"metadata":{"name":"other"}}`, merge).refused(t, 400, metav1.StatusReasonBadRequest, "does not match the name on the URL")
