@@ -12,6 +12,7 @@ import (
 	"os"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/go-chi/chi/v5"
@@ -229,7 +230,11 @@ func (a *Agent) alive(ctx context.Context, uid, id string) (bool, <-chan struct{
 func parseLogOptions(r *http.Request, now time.Time) (o logOptions, previous bool, err error) {
 	query := r.URL.Query()
 	o.tail = -1
-	o.follow, o.timestamps, previous = query.Get("follow") == "true", query.Get("timestamps") == "true", query.Get("previous") == "true"
+	said := func(name string) bool { // As Kubernetes reads truth values.
+		v, ok := query[name]
+		return ok && v[0] != "0" && !strings.EqualFold(v[0], "false")
+	}
+	o.follow, o.timestamps, previous = said("follow"), said("timestamps"), said("previous")
 	for name, field := range map[string]*int64{"tailLines": &o.tail, "limitBytes": &o.limit} {
 		if text := query.Get(name); text != "" {
 			if *field, err = strconv.ParseInt(text, 10, 64); err != nil || *field < 0 {

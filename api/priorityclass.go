@@ -2,6 +2,7 @@ package api
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -57,6 +58,11 @@ func SystemPriorityClasses() []*schedulingv1.PriorityClass {
 		class("system-node-critical", 1000, "For pods that their node cannot do without. They stay where they are."),
 		class("system-cluster-critical", 0, "For pods that the cluster cannot do without. They may be moved to another node."),
 	}
+}
+
+// IsSystemPriorityClass tells the names of those classes. They stay.
+func IsSystemPriorityClass(name string) bool {
+	return slices.ContainsFunc(SystemPriorityClasses(), func(p *schedulingv1.PriorityClass) bool { return p.Name == name })
 }
 
 func validatePriorityClass(p *schedulingv1.PriorityClass) field.ErrorList {

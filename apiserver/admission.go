@@ -28,8 +28,8 @@ func ptr[T any](v T) *T { return &v }
 
 func seconds(n int64) time.Duration { return time.Duration(n) * time.Second }
 
-// admit does to a new object what Kubernetes' default admission plugins do: ServiceAccount (the name and the secrets for
-// pulling images; no token is mounted before RBAC is enforced), DefaultTolerationSeconds, Priority, PodTopologyLabels,
+// admit does to a new object what Kubernetes' default admission plugins do: ServiceAccount (the name, which must be one, and the
+// secrets for pulling images; no token is mounted before RBAC is enforced), DefaultTolerationSeconds, Priority, PodTopologyLabels,
 // RuntimeClass, DefaultStorageClass, StorageObjectInUseProtection and DefaultIngressClass. A request for a certificate gets the name of
 // who makes it.
 // https://kubernetes.io/docs/reference/access-authn-authz/admission-controllers/
@@ -83,6 +83,9 @@ func (s *Server) admitPod(pod *corev1.Pod) error {
 		pod.Spec.ServiceAccountName = "default"
 		pod.Spec.DeprecatedServiceAccount = "default"
 	}
+	if err := s.checkAccount(pod); err != nil {
+		return err
+	}
 	s.lendPullSecrets(pod)
 	addLabels(pod, s.topologyOf(pod.Spec.NodeName))
 	tolerateForAWhile(pod)
@@ -90,6 +93,16 @@ func (s *Server) admitPod(pod *corev1.Pod) error {
 		return err
 	}
 	return s.prioritize(pod)
+}
+
+// checkAccount refuses a pod that names a ServiceAccount which is not there. The default one may still be on its way: nothing hangs
+// on it as long as no token is mounted.
+func (s *Server) checkAccount(pod *corev1.Pod) error {
+	name := pod.Spec.ServiceAccountName
+	if name == "" || name == "default" || s.shelf("serviceaccounts").get(objectKey(pod.Namespace, name)) != nil {
+		return nil
+	}
+	return apierrors.NewForbidden(corev1.Resource("pods"), pod.Name, fmt.Errorf("error looking up service account %s/%s: serviceaccount %q not found", pod.Namespace, name, name))
 }
 
 // lendPullSecrets gives a pod that names no secrets for pulling images those of its ServiceAccount. The image of a static pod is

@@ -52,6 +52,29 @@ func TestPriority(t *testing.T) {
 	}
 }
 
+// The classes that every cluster has stay.
+func TestSystemPriorityClassesStay(t *testing.T) {
+	s := start(t)
+	for _, name := range []string{"system-node-critical", "system-cluster-critical"} {
+		s.do(t, "DELETE", classesPath+"/"+name, "").refused(t, 403, metav1.StatusReasonForbidden, "this is a system priority class and cannot be deleted")
+	}
+	s.do(t, "POST", classesPath, `{"metadata":{"name":"mine"},"value":7}`).want(t, 201)
+	s.do(t, "DELETE", classesPath, "").want(t, 403)
+	s.do(t, "DELETE", classesPath+"/mine", "")
+	s.do(t, "GET", classesPath+"/mine", "").want(t, 404)
+	s.do(t, "GET", classesPath+"/system-node-critical", "").want(t, 200)
+}
+
+// A pod cannot be somebody whom there is not.
+func TestPodOfMissingAccount(t *testing.T) {
+	s := start(t)
+	pod := `{"metadata":{"name":"p"},"spec":{"serviceAccountName":"robot","containers":[{"name":"c","image":"i"}]}}`
+	s.do(t, "POST", podsPath, pod).refused(t, 403, metav1.StatusReasonForbidden,
+		`pods "p" is forbidden: error looking up service account default/robot: serviceaccount "robot" not found`)
+	s.do(t, "POST", "/api/v1/namespaces/default/serviceaccounts", `{"metadata":{"name":"robot"}}`).want(t, 201)
+	s.do(t, "POST", podsPath, pod).want(t, 201)
+}
+
 // A claim and an ingress that name no class get the default one, if there is one then; the newest of several.
 func TestDefaultClasses(t *testing.T) {
 	s := start(t)

@@ -87,6 +87,9 @@ func (d deletion) check(it *item) error {
 	if r.Kind == "Namespace" && slices.Contains(protected, m.GetName()) {
 		return apierrors.NewForbidden(r.GroupResource(), m.GetName(), errors.New("this namespace may not be deleted"))
 	}
+	if r.Kind == "PriorityClass" && api.IsSystemPriorityClass(m.GetName()) {
+		return apierrors.NewForbidden(r.GroupResource(), m.GetName(), errors.New("this is a system priority class and cannot be deleted"))
+	}
 	return nil
 }
 

@@ -9,12 +9,10 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/util/proxy"
-	"k8s.io/streaming/pkg/httpstream/wsstream"
 )
 
 // What a pod prints, and what is typed into it, is at its node. The API server passes bytes through and translates
@@ -36,7 +34,7 @@ func (h *resource) at(r *http.Request, kind string, withContainer bool) (*url.UR
 		path += "/" + container
 	}
 	if pod.Spec.NodeName == "" {
-		return nil, apierrors.NewBadRequest(fmt.Sprintf("pod %s does not have a host assigned", pod.Name))
+		return nil, &nowhere{apierrors.NewBadRequest(fmt.Sprintf("pod %s does not have a host assigned", pod.Name))}
 	}
 	host, err := h.server.nodeAddress(pod.Spec.NodeName)
 	if err != nil {
@@ -44,6 +42,9 @@ func (h *resource) at(r *http.Request, kind string, withContainer bool) (*url.UR
 	}
 	return &url.URL{Scheme: "https", Host: host, Path: path, RawQuery: r.URL.RawQuery}, nil
 }
+
+// nowhere is the error of a pod that has no node yet.
+type nowhere struct{ *apierrors.StatusError }
 
 func containerOf(pod *corev1.Pod, name string) (string, error) {
 	names := containerNames(pod)
@@ -89,34 +90,6 @@ func (s *Server) nodeAddress(name string) (string, error) {
 	return "", apierrors.NewServiceUnavailable(fmt.Sprintf("node %s has not told yet where its agent listens", name))
 }
 
-// logs streams a container's log.
-func (h *resource) logs(w http.ResponseWriter, r *http.Request) error {
-	to, err := h.at(r, "containerLogs", true)
-	if err != nil {
-		return err
-	}
-	req, err := http.NewRequestWithContext(r.Context(), http.MethodGet, to.String(), nil)
-	if err != nil {
-		return err
-	}
-	resp, err := h.server.config.NodeTransport.RoundTrip(req)
-	if err != nil {
-		return apierrors.NewServiceUnavailable(fmt.Sprintf("ask node for the log: %v", err))
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		return nodeRefused(resp)
-	}
-	if wsstream.IsWebSocketRequest(r) {
-		h.server.logSocket(w, r, resp.Body)
-		return nil
-	}
-	w.Header().Set("Content-Type", "text/plain")
-	w.WriteHeader(http.StatusOK)
-	h.server.copyFlushing(w, resp.Body)
-	return nil
-}
-
 // nodeRefused makes a Status of what the agent answered.
 func nodeRefused(resp *http.Response) error {
 	text, _ := io.ReadAll(io.LimitReader(resp.Body, 4<<10))
@@ -130,27 +103,6 @@ func nodeRefused(resp *http.Response) error {
 		return err
 	}
 	return apierrors.NewInternalError(fmt.Errorf("the node answered %s: %s", resp.Status, message))
-}
-
-// copyFlushing passes on what comes as it comes: a followed log must not wait for a full buffer. A client that stops reading
-// is cut off.
-func (s *Server) copyFlushing(w http.ResponseWriter, from io.Reader) {
-	control := http.NewResponseController(w)
-	buf := make([]byte, 32<<10)
-	for {
-		n, err := from.Read(buf)
-		if n > 0 {
-			_ = control.SetWriteDeadline(time.Now().Add(s.limits.frame))
-			if _, err := w.Write(buf[:n]); err != nil {
-				return
-			}
-			_ = control.Flush()
-			_ = control.SetWriteDeadline(time.Time{})
-		}
-		if err != nil {
-			return
-		}
-	}
 }
 
 // connect hands the connection through to the agent, whatever protocol the two ends agree on.

@@ -99,15 +99,28 @@ func TestLogAndExecThatCannotBe(t *testing.T) {
 	s := start(t)
 	s.createPod(t, "p")
 	log := func(query string) answer { return s.do(t, "GET", podsPath+"/p/log"+query, "") }
-	log("").refused(t, 400, metav1.StatusReasonBadRequest, "pod p does not have a host assigned")
+	if a := log("").want(t, 204); len(a.body) > 0 {
+		t.Errorf("the log of a pod without a node: %s", a.body)
+	}
 	log("?container=x").refused(t, 400, metav1.StatusReasonBadRequest, "container x is not valid for pod p")
 	s.do(t, "GET", podsPath+"/none/log", "").refused(t, 404, metav1.StatusReasonNotFound, `pods "none" not found`)
 	s.do(t, "POST", podsPath+"/p/exec?container=x", "").refused(t, 400, metav1.StatusReasonBadRequest, "container x is not valid for pod p")
 	s.do(t, "GET", podsPath+"/p/portforward", "").refused(t, 400, metav1.StatusReasonBadRequest, "does not have a host assigned")
+	for query, want := range map[string]string{
+		"?tailLines=-1":   "tailLines: Invalid value: -1: must be greater than or equal to 0",
+		"?limitBytes=0":   "limitBytes: Invalid value: 0: must be greater than 0",
+		"?sinceSeconds=0": "sinceSeconds: Invalid value: 0: must be greater than 0",
+		"?stream=both":    `stream: Unsupported value: "both": supported values: "All", "Stderr", "Stdout"`,
+		"?sinceSeconds=1&sinceTime=2026-01-01T00:00:00Z": "Forbidden: at most one of `sinceTime` or `sinceSeconds` may be specified",
+	} {
+		log(query).refused(t, 422, metav1.StatusReasonInvalid, `PodLogOptions "p" is invalid: `, want)
+	}
+	log("?tailLines=x").refused(t, 400, metav1.StatusReasonBadRequest, `strconv.ParseInt: parsing "x": invalid syntax`)
+	log("?sinceTime=x").refused(t, 400, metav1.StatusReasonBadRequest, `cannot parse "x"`)
 	s.do(t, "POST", podsPath, `{"metadata":{"name":"two"},"spec":{"initContainers":[{"name":"i","image":"i"}],"containers":[{"name":"a","image":"i"},{"name":"b","image":"i"}]}}`).want(t, 201)
 	s.do(t, "GET", podsPath+"/two/log", "").refused(t, 400, metav1.StatusReasonBadRequest, "a container name must be specified for pod two, choose one of: [i a b]")
 	s.do(t, "POST", podsPath, `{"metadata":{"name":"one"},"spec":{"initContainers":[{"name":"i","image":"i"}],"containers":[{"name":"a","image":"i"}]}}`).want(t, 201)
-	s.do(t, "GET", podsPath+"/one/log", "").refused(t, 400, metav1.StatusReasonBadRequest, "pod one does not have a host assigned")
+	s.do(t, "GET", podsPath+"/one/log", "").want(t, 204)
 
 	s.bind(t, "p", "n1").want(t, 201)
 	log("").refused(t, 404, metav1.StatusReasonNotFound, `nodes "n1" not found`)
