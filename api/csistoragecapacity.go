@@ -8,16 +8,13 @@ import (
 )
 
 func csiStorageCapacity() *Resource {
-	doc := storagev1.CSIStorageCapacity{}.SwaggerDoc()
 	return row(Resource{
 		Group: "storage.k8s.io", Version: "v1", Name: "csistoragecapacities", Singular: "csistoragecapacity",
 		Kind:        "CSIStorageCapacity",
 		Namespaced:  true,
 		Conditional: true,
 		Verbs:       allVerbs(),
-		Columns: []metav1.TableColumnDefinition{
-			nameColumn(), column("StorageClassName", "string", doc["storageClassName"]), column("Capacity", "string", doc["capacity"]),
-		},
+		Columns:     []metav1.TableColumnDefinition{nameColumn(), createdColumn()},
 	}, rules[storagev1.CSIStorageCapacity]{
 		Validate: func(c *storagev1.CSIStorageCapacity) field.ErrorList {
 			errs := validateSelector(field.NewPath("nodeTopology"), c.NodeTopology)
@@ -32,12 +29,6 @@ func csiStorageCapacity() *Resource {
 			errs := immutable(field.NewPath("nodeTopology"), c.NodeTopology, old.NodeTopology)
 			return append(errs, immutable(field.NewPath("storageClassName"), c.StorageClassName, old.StorageClassName)...)
 		},
-		Row: func(c *storagev1.CSIStorageCapacity) []any {
-			capacity := "<unset>"
-			if c.Capacity != nil {
-				capacity = c.Capacity.String()
-			}
-			return []any{c.Name, c.StorageClassName, capacity}
-		},
+		Row: func(c *storagev1.CSIStorageCapacity) []any { return []any{c.Name, created(c)} },
 	})
 }

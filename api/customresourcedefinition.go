@@ -24,7 +24,11 @@ func customResourceDefinition() *Resource {
 		Conditional: true,
 		Verbs:       allVerbs(),
 		Subs:        []Sub{status},
-		Columns:     []metav1.TableColumnDefinition{nameColumn(), createdColumn()},
+		Columns: []metav1.TableColumnDefinition{
+			nameColumn(), column("Scope", "string", "Whether its objects are in namespaces."), column("Versions", "string", "Those that are served."), createdColumn(),
+			wide("Group", "string", "The API group of its objects."), wide("Kind", "string", "The kind of its objects."),
+			wide("ShortNames", "string", "What its objects may be called for short."), wide("Established", "boolean", "Whether its objects are served."),
+		},
 	}, rules[apiextensionsv1.CustomResourceDefinition]{
 		Default:        defaultDefinition,
 		PrepareCreate:  keepStoredVersion,
@@ -32,8 +36,25 @@ func customResourceDefinition() *Resource {
 		Validate:       validateDefinition,
 		ValidateUpdate: validateDefinitionUpdate,
 		Wanted:         func(c *apiextensionsv1.CustomResourceDefinition) any { return &c.Spec },
-		Row:            func(c *apiextensionsv1.CustomResourceDefinition) []any { return []any{c.Name, created(c)} },
+		Row:            definitionRow,
 	})
+}
+
+func definitionRow(c *apiextensionsv1.CustomResourceDefinition) []any {
+	var versions []string
+	for _, v := range c.Spec.Versions {
+		switch {
+		case v.Served && v.Storage:
+			versions = append(versions, v.Name+"(storage)")
+		case v.Served:
+			versions = append(versions, v.Name)
+		}
+	}
+	slices.Sort(versions)
+	return []any{
+		c.Name, string(c.Spec.Scope), strings.Join(versions, ","), created(c),
+		c.Spec.Group, c.Spec.Names.Kind, strings.Join(c.Spec.Names.ShortNames, ","), IsDefinitionTrue(c, apiextensionsv1.Established),
+	}
 }
 
 func defaultDefinition(c *apiextensionsv1.CustomResourceDefinition) {

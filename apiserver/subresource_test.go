@@ -89,6 +89,10 @@ func TestScale(t *testing.T) {
 		if got := parse[autoscalingv1.Scale](t, s.do(t, "GET", path+"/scale", "")); got.Spec.Replicas != 0 {
 			t.Errorf("%s: a dry run scaled to %d", path, got.Spec.Replicas)
 		}
+		table := parse[metav1.Table](t, s.do(t, "GET", path+"/scale", "", "Accept", typeJSON+asTable).want(t, 200))
+		if row := table.Rows[0].Cells; len(table.ColumnDefinitions) != 4 || row[0] != "web" || row[1] != 0.0 || row[2] != 0.0 {
+			t.Errorf("%s: its scale is printed as %v", path, row)
+		}
 	}
 	s.do(t, "GET", deployments+"/none/scale", "").refused(t, 404, metav1.StatusReasonNotFound, `deployments.apps "none" not found`)
 	s.do(t, "PUT", deployments+"/web/scale", `{"metadata":{"name":"other"}}`).refused(t, 400, metav1.StatusReasonBadRequest)

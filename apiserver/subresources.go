@@ -159,7 +159,11 @@ func bound(old *corev1.Pod, b *corev1.Binding, topology map[string]string) (*cor
 var scaleKind = autoscalingv1.SchemeGroupVersion.WithKind("Scale")
 
 // scaleForm is the Scale as a row of the table, as far as it is one.
-var scaleForm = &api.Resource{Group: scaleKind.Group, Version: scaleKind.Version, Kind: scaleKind.Kind}
+var scaleForm = &api.Resource{
+	Group: scaleKind.Group, Version: scaleKind.Version, Kind: scaleKind.Kind,
+	Columns: api.ScaleColumns(),
+	Row:     func(obj runtime.Object) []any { return api.ScaleRow(obj.(*autoscalingv1.Scale)) },
+}
 
 func scaleOf(r *api.Resource, obj runtime.Object) (*autoscalingv1.Scale, error) {
 	now := r.Scale(obj)
@@ -186,7 +190,7 @@ func (h *resource) getScale(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return respond(w, r, http.StatusOK, scale)
+	return serveItem(w, r, scaleForm, http.StatusOK, &item{obj: scale})
 }
 
 func (h *resource) putScale(w http.ResponseWriter, r *http.Request) error {
@@ -255,5 +259,5 @@ func (h *resource) changeScale(w http.ResponseWriter, r *http.Request, o write, 
 		return err
 	}
 	o.validation.send(w)
-	return respond(w, r, http.StatusOK, scale)
+	return serveItem(w, r, scaleForm, http.StatusOK, &item{obj: scale})
 }
