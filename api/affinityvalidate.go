@@ -136,6 +136,7 @@ func validatePodTerm(path *field.Path, term *corev1.PodAffinityTerm) field.Error
 	if term.TopologyKey == "" {
 		errs = append(errs, field.Required(path.Child("topologyKey"), "can not be empty"))
 	}
+	errs = append(errs, validateLabelKeys(path, term.MatchLabelKeys, term.MismatchLabelKeys, term.LabelSelector)...)
 	return append(errs, metav1validation.ValidateLabelName(term.TopologyKey, path.Child("topologyKey"))...)
 }
 
@@ -158,6 +159,16 @@ func validateSpread(path *field.Path, constraints []corev1.TopologySpreadConstra
 			errs = append(errs, field.Duplicate(at.Child("{topologyKey, whenUnsatisfiable}"),
 				fmt.Sprintf("{%v, %v}", c.TopologyKey, c.WhenUnsatisfiable)))
 		}
+		if n := c.MinDomains; n != nil && *n <= 0 {
+			errs = append(errs, field.Invalid(at.Child("minDomains"), *n, "must be greater than zero"))
+		}
+		if c.MinDomains != nil && c.WhenUnsatisfiable != corev1.DoNotSchedule {
+			errs = append(errs, field.Invalid(at.Child("minDomains"), c.MinDomains,
+				fmt.Sprintf("can only use minDomains if whenUnsatisfiable=%s, not %s", corev1.DoNotSchedule, c.WhenUnsatisfiable)))
+		}
+		errs = append(errs, oneOfIfSet(at.Child("nodeAffinityPolicy"), c.NodeAffinityPolicy, corev1.NodeInclusionPolicyHonor, corev1.NodeInclusionPolicyIgnore)...)
+		errs = append(errs, oneOfIfSet(at.Child("nodeTaintsPolicy"), c.NodeTaintsPolicy, corev1.NodeInclusionPolicyHonor, corev1.NodeInclusionPolicyIgnore)...)
+		errs = append(errs, validateLabelKeys(at, c.MatchLabelKeys, nil, c.LabelSelector)...)
 		errs = append(errs, validateSelector(at.Child("labelSelector"), c.LabelSelector)...)
 	}
 	return errs

@@ -181,7 +181,7 @@ func validateSecurityContext(path *field.Path, c *corev1.SecurityContext) field.
 		return nil
 	}
 	errs := validateIDs(path, c.RunAsUser, c.RunAsGroup)
-	errs = append(errs, oneOfOrNone(path.Child("procMount"), deref(c.ProcMount),
+	errs = append(errs, oneOfIfSet(path.Child("procMount"), c.ProcMount,
 		corev1.DefaultProcMount, corev1.UnmaskedProcMount)...)
 	errs = append(errs, validateSeccomp(path.Child("seccompProfile"), c.SeccompProfile)...)
 	errs = append(errs, validateAppArmor(path.Child("appArmorProfile"), c.AppArmorProfile)...)

@@ -21,9 +21,10 @@ func customResourceDefinition() *Resource {
 	return row(Resource{
 		Group: apiextensionsv1.GroupName, Version: "v1", Name: "customresourcedefinitions", Singular: "customresourcedefinition", Kind: kind,
 		ShortNames: []string{"crd", "crds"}, Categories: []string{"api-extensions"},
-		Conditional: true,
-		Verbs:       allVerbs(),
-		Subs:        []Sub{status},
+		Conditional:  true,
+		AnyFinalizer: true,
+		Verbs:        allVerbs(),
+		Subs:         []Sub{status},
 		Columns: []metav1.TableColumnDefinition{
 			nameColumn(), column("Scope", "string", "Whether its objects are in namespaces."), column("Versions", "string", "Those that are served."), createdColumn(),
 			wide("Group", "string", "The API group of its objects."), wide("Kind", "string", "The kind of its objects."),

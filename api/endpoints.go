@@ -70,6 +70,9 @@ func validateEndpoints(e *corev1.Endpoints) field.ErrorList {
 			}
 			errs = append(errs, validatePort(portAt.Child("port"), p.Port)...)
 			errs = append(errs, validateProtocol(portAt.Child("protocol"), p.Protocol)...)
+			if p.AppProtocol != nil {
+				errs = append(errs, invalid(portAt.Child("appProtocol"), *p.AppProtocol, validation.IsQualifiedName(*p.AppProtocol))...)
+			}
 		}
 	}
 	return errs

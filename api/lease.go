@@ -9,8 +9,9 @@ import (
 func lease() *Resource {
 	return row(Resource{
 		Group: "coordination.k8s.io", Version: "v1", Name: "leases", Singular: "lease", Kind: "Lease", Namespaced: true,
-		Conditional: true,
-		Verbs:       allVerbs(),
+		Conditional:  true,
+		AnyFinalizer: true,
+		Verbs:        allVerbs(),
 		Columns: []metav1.TableColumnDefinition{
 			nameColumn(), column("Holder", "string", coordinationv1.LeaseSpec{}.SwaggerDoc()["holderIdentity"]), ageColumn(),
 		},

@@ -72,6 +72,7 @@ func validateNamespace(n *corev1.Namespace) field.ErrorList {
 	for i, f := range n.Spec.Finalizers {
 		at := field.NewPath("spec", "finalizers").Index(i)
 		errs = append(errs, validation.ValidateFinalizerName(string(f), at)...)
+		errs = append(errs, validateFinalizerDomain(field.NewPath("spec", "finalizers"), string(f))...)
 	}
 	return errs
 }

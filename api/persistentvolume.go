@@ -121,7 +121,7 @@ func validatePersistentVolume(v *corev1.PersistentVolume) field.ErrorList {
 	if s.StorageClassName != "" {
 		errs = append(errs, invalid(at.Child("storageClassName"), s.StorageClassName, validation.IsDNS1123Subdomain(s.StorageClassName))...)
 	}
-	errs = append(errs, oneOfOrNone(at.Child("volumeMode"), deref(s.VolumeMode),
+	errs = append(errs, oneOfIfSet(at.Child("volumeMode"), s.VolumeMode,
 		corev1.PersistentVolumeBlock, corev1.PersistentVolumeFilesystem)...)
 	return append(errs, validateAttributesClass(at, s)...)
 }

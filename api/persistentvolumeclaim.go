@@ -123,7 +123,7 @@ func validateClaimSpec(path *field.Path, s *corev1.PersistentVolumeClaimSpec) fi
 			errs = append(errs, invalid(path.Child(class.name), name, validation.IsDNS1123Subdomain(name))...)
 		}
 	}
-	errs = append(errs, oneOfOrNone(path.Child("volumeMode"), deref(s.VolumeMode),
+	errs = append(errs, oneOfIfSet(path.Child("volumeMode"), s.VolumeMode,
 		corev1.PersistentVolumeBlock, corev1.PersistentVolumeFilesystem)...)
 	return append(errs, validateDataSources(path, s)...)
 }

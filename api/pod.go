@@ -68,6 +68,7 @@ func pod() *Resource {
 // preparePod begins a pod's status; how important the pod is to its node depends on its requests and limits.
 func preparePod(p *corev1.Pod) {
 	defaultPodResources(p)
+	mergeLabelKeys(p)
 	p.Status = corev1.PodStatus{Phase: corev1.PodPending, QOSClass: qosClass(&p.Spec)}
 	if len(p.Spec.SchedulingGates) > 0 {
 		p.Status.Conditions = []corev1.PodCondition{{

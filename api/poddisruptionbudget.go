@@ -12,9 +12,10 @@ func podDisruptionBudget() *Resource {
 	return row(Resource{
 		Group: "policy", Version: "v1", Name: "poddisruptionbudgets", Singular: "poddisruptionbudget", Kind: "PodDisruptionBudget",
 		ShortNames: []string{"pdb"}, Namespaced: true,
-		Conditional: true,
-		Verbs:       allVerbs(),
-		Subs:        []Sub{statusSub("PodDisruptionBudget")},
+		Conditional:  true,
+		AnyFinalizer: true,
+		Verbs:        allVerbs(),
+		Subs:         []Sub{statusSub("PodDisruptionBudget")},
 		Columns: []metav1.TableColumnDefinition{
 			nameColumn(),
 			column("Min Available", "string", spec["minAvailable"]),

@@ -53,6 +53,8 @@ func validatePodSpec(path *field.Path, s *corev1.PodSpec) field.ErrorList {
 	errs = append(errs, validateEphemeralContainers(path.Child("ephemeralContainers"), s, volumes)...)
 	errs = append(errs, validateEnvFiles(path, s)...)
 	errs = append(errs, validatePodResources(path.Child("resources"), s)...)
+	errs = append(errs, validateResources(path.Child("overhead"), &corev1.ResourceRequirements{Limits: s.Overhead})...)
+	errs = append(errs, validateResourceClaims(path, s)...)
 	errs = append(errs, oneOf(path.Child("restartPolicy"), s.RestartPolicy,
 		corev1.RestartPolicyAlways, corev1.RestartPolicyOnFailure, corev1.RestartPolicyNever)...)
 	errs = append(errs, validateLabels(path.Child("nodeSelector"), s.NodeSelector)...)
@@ -90,6 +92,29 @@ func validatePodSpec(path *field.Path, s *corev1.PodSpec) field.ErrorList {
 	if s.OS != nil {
 		errs = append(errs, required(path.Child("os", "name"), string(s.OS.Name))...)
 		errs = append(errs, oneOfOrNone(path.Child("os"), s.OS.Name, corev1.Linux, corev1.Windows)...)
+		if s.OS.Name == corev1.Linux {
+			errs = append(errs, validateNoWindows(path, s)...)
+		}
+	}
+	return errs
+}
+
+// validateNoWindows keeps what only Windows has from a pod that says that it is for Linux.
+func validateNoWindows(path *field.Path, s *corev1.PodSpec) field.ErrorList {
+	const why = "windows options cannot be set for a linux pod"
+	var errs field.ErrorList
+	if c := s.SecurityContext; c != nil && c.WindowsOptions != nil {
+		errs = append(errs, field.Forbidden(path.Child("securityContext", "windowsOptions"), why))
+	}
+	for _, list := range []struct {
+		field string
+		all   []corev1.Container
+	}{{"initContainers", s.InitContainers}, {"containers", s.Containers}} {
+		for i, c := range list.all {
+			if c.SecurityContext != nil && c.SecurityContext.WindowsOptions != nil {
+				errs = append(errs, field.Forbidden(path.Child(list.field).Index(i).Child("securityContext", "windowsOptions"), why))
+			}
+		}
 	}
 	return errs
 }
@@ -211,13 +236,13 @@ func validatePodSecurity(path *field.Path, s *corev1.PodSpec) field.ErrorList {
 			errs = append(errs, invalid(at.Child("supplementalGroups").Index(i), group, validation.IsValidGroupID(group))...)
 		}
 		errs = append(errs, validateSysctls(at.Child("sysctls"), s)...)
-		errs = append(errs, oneOfOrNone(at.Child("fsGroupChangePolicy"), deref(c.FSGroupChangePolicy),
+		errs = append(errs, oneOfIfSet(at.Child("fsGroupChangePolicy"), c.FSGroupChangePolicy,
 			corev1.FSGroupChangeAlways, corev1.FSGroupChangeOnRootMismatch)...)
 		errs = append(errs, validateSeccomp(at.Child("seccompProfile"), c.SeccompProfile)...)
 		errs = append(errs, validateAppArmor(at.Child("appArmorProfile"), c.AppArmorProfile)...)
-		errs = append(errs, oneOfOrNone(at.Child("supplementalGroupsPolicy"), deref(c.SupplementalGroupsPolicy),
+		errs = append(errs, oneOfIfSet(at.Child("supplementalGroupsPolicy"), c.SupplementalGroupsPolicy,
 			corev1.SupplementalGroupsPolicyMerge, corev1.SupplementalGroupsPolicyStrict)...)
-		errs = append(errs, oneOfOrNone(at.Child("seLinuxChangePolicy"), deref(c.SELinuxChangePolicy),
+		errs = append(errs, oneOfIfSet(at.Child("seLinuxChangePolicy"), c.SELinuxChangePolicy,
 			corev1.SELinuxChangePolicyMountOption, corev1.SELinuxChangePolicyRecursive)...)
 	}
 	return errs

@@ -11,8 +11,9 @@ import (
 func runtimeClass() *Resource {
 	return row(Resource{
 		Group: "node.k8s.io", Version: "v1", Name: "runtimeclasses", Singular: "runtimeclass", Kind: "RuntimeClass",
-		Conditional: true,
-		Verbs:       allVerbs(),
+		Conditional:  true,
+		AnyFinalizer: true,
+		Verbs:        allVerbs(),
 		Columns: []metav1.TableColumnDefinition{
 			nameColumn(), column("Handler", "string", nodev1.RuntimeClass{}.SwaggerDoc()["handler"]), ageColumn(),
 		},

@@ -192,7 +192,7 @@ func validateTrafficPolicies(path *field.Path, s *corev1.Service) field.ErrorLis
 		errs = append(errs, field.Invalid(check, port,
 			"may only be set when `type` is 'LoadBalancer' and `externalTrafficPolicy` is 'Local'"))
 	}
-	errs = append(errs, oneOfOrNone(path.Child("internalTrafficPolicy"), deref(s.Spec.InternalTrafficPolicy),
+	errs = append(errs, oneOfIfSet(path.Child("internalTrafficPolicy"), s.Spec.InternalTrafficPolicy,
 		corev1.ServiceInternalTrafficPolicyCluster, corev1.ServiceInternalTrafficPolicyLocal)...)
 	spread := []string{corev1.ServiceTrafficDistributionPreferClose, corev1.ServiceTrafficDistributionPreferSameZone,
 		corev1.ServiceTrafficDistributionPreferSameNode}

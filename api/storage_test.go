@@ -239,7 +239,7 @@ func TestStorageRows(t *testing.T) {
 		{"VolumeAttachment", "{metadata: {name: a}, spec: {attacher: d, nodeName: n1, source: {persistentVolumeName: v}}, status: {attached: true}}", "a|d|v|n1|true|<unknown>"},
 		{"CSIDriver", "{metadata: {name: d}, spec: {tokenRequests: [{audience: a}, {audience: b}]}}", "d|true|false|false|a,b|false|Persistent|<unknown>"},
 		{"CSINode", "{metadata: {name: n1}, spec: {drivers: [{name: a}]}}", "n1|1|<unknown>"},
-		{"CSIStorageCapacity", "{metadata: {name: c}, storageClassName: s}", "c|s|<unset>"},
+		{"CSIStorageCapacity", "{metadata: {name: c}, storageClassName: s}", "c|0001-01-01T00:00:00Z"},
 		{"LimitRange", "{metadata: {name: l, creationTimestamp: '2026-01-02T03:04:05Z'}}", "l|2026-01-02T03:04:05Z"},
 		{"ResourceQuota", "{metadata: {name: q}, status: {hard: {pods: 10, limits.cpu: 4, requests.cpu: 2}, used: {pods: 3}}}",
 			"q|pods: 3/10, requests.cpu: 0/2|limits.cpu: 0/4|<unknown>"},

@@ -68,6 +68,7 @@ type Resource struct {
 	Idle           bool   // Whether nothing in skiff acts on such objects yet: who makes one is warned.
 	Deprecated     string // What clients are warned of that use the kind at all, in Kubernetes' words.
 	Conditional    bool   // Whether a PUT must say which resourceVersion it replaces.
+	AnyFinalizer   bool   // Whether a finalizer need not say whose it is.
 	StatusOnCreate bool   // Whether a new object may come with a status (a Node that registers itself).
 
 	// Prune takes from an unstructured object the fields that its kind does not have, and names them. An error is what

@@ -3,7 +3,9 @@ package api
 import (
 	"net/netip"
 	"slices"
+	"strings"
 
+	corev1 "k8s.io/api/core/v1"
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
@@ -45,6 +47,31 @@ func oneOfAll[T ~string](path *field.Path, value T, supported ...T) field.ErrorL
 		return nil
 	}
 	return field.ErrorList{field.NotSupported(path, value, supported)}
+}
+
+// oneOfIfSet wants one of the supported values where there is any: an empty one is none of them.
+func oneOfIfSet[T ~string](path *field.Path, value *T, supported ...T) field.ErrorList {
+	if value == nil {
+		return nil
+	}
+	return oneOfAll(path, *value, supported...)
+}
+
+// ValidateFinalizers wants finalizers to say whose they are, but for those that Kubernetes itself knows.
+func ValidateFinalizers(path *field.Path, finalizers []string) field.ErrorList {
+	var errs field.ErrorList
+	for i, f := range finalizers {
+		errs = append(errs, validateFinalizerDomain(path.Index(i), f)...)
+	}
+	return errs
+}
+
+func validateFinalizerDomain(path *field.Path, name string) field.ErrorList {
+	known := []string{string(corev1.FinalizerKubernetes), metav1.FinalizerOrphanDependents, metav1.FinalizerDeleteDependents}
+	if strings.Contains(name, "/") || slices.Contains(known, name) {
+		return nil
+	}
+	return field.ErrorList{field.Invalid(path, name, "name is neither a standard finalizer name nor is it fully qualified")}
 }
 
 // required wants a value that is not empty.

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
@@ -64,7 +65,11 @@ func validateVolumeSource(at *field.Path, v *corev1.VolumeSource) field.ErrorLis
 	case v.NFS != nil:
 		errs = validateNFS(at.Child("nfs"), v.NFS)
 	case v.CSI != nil:
-		errs = required(at.Child("csi", "driver"), v.CSI.Driver)
+		errs = validateDriverName(at.Child("csi", "driver"), v.CSI.Driver)
+	case v.Ephemeral != nil:
+		errs = validateClaimTemplate(at.Child("ephemeral", "volumeClaimTemplate"), v.Ephemeral.VolumeClaimTemplate)
+	case v.Image != nil:
+		errs = oneOf(at.Child("image", "pullPolicy"), v.Image.PullPolicy, corev1.PullAlways, corev1.PullIfNotPresent, corev1.PullNever)
 	}
 	return errs
 }
@@ -89,6 +94,16 @@ func setFields(from any) []string {
 		}
 	}
 	return names
+}
+
+// validateClaimTemplate checks what a claim is made of that lives as long as its pod.
+func validateClaimTemplate(at *field.Path, t *corev1.PersistentVolumeClaimTemplate) field.ErrorList {
+	if t == nil {
+		return field.ErrorList{field.Required(at, "")}
+	}
+	errs := validateLabels(at.Child("metadata", "labels"), t.Labels)
+	errs = append(errs, apivalidation.ValidateAnnotations(t.Annotations, at.Child("metadata", "annotations"))...)
+	return append(errs, validateClaimSpec(at.Child("spec"), &t.Spec)...)
 }
 
 func validateHostPath(at *field.Path, h *corev1.HostPathVolumeSource) field.ErrorList {
@@ -241,15 +256,32 @@ func validateMountOptions(list, at *field.Path, m *corev1.VolumeMount, c *corev1
 		}
 		errs = append(errs, validateRelativePath(list.Child("subPathExpr"), m.SubPathExpr)...)
 	}
+	errs = append(errs, validateRecursiveReadOnly(list.Child("recursiveReadOnly"), m)...)
 	if m.MountPropagation == nil {
 		return errs
 	}
-	errs = append(errs, oneOf(list.Child("mountPropagation"), *m.MountPropagation, corev1.MountPropagationBidirectional,
+	errs = append(errs, oneOfAll(list.Child("mountPropagation"), *m.MountPropagation, corev1.MountPropagationBidirectional,
 		corev1.MountPropagationHostToContainer, corev1.MountPropagationNone)...)
 	privileged := c.SecurityContext != nil && deref(c.SecurityContext.Privileged)
 	if *m.MountPropagation == corev1.MountPropagationBidirectional && !privileged {
 		errs = append(errs, field.Forbidden(list.Child("mountPropagation"),
 			"Bidirectional mount propagation is available only to privileged containers"))
+	}
+	return errs
+}
+
+func validateRecursiveReadOnly(at *field.Path, m *corev1.VolumeMount) field.ErrorList {
+	switch deref(m.RecursiveReadOnly) {
+	case corev1.RecursiveReadOnlyEnabled, corev1.RecursiveReadOnlyIfPossible:
+	default:
+		return oneOfIfSet(at, m.RecursiveReadOnly, corev1.RecursiveReadOnlyDisabled, corev1.RecursiveReadOnlyEnabled, corev1.RecursiveReadOnlyIfPossible)
+	}
+	var errs field.ErrorList
+	if !m.ReadOnly {
+		errs = append(errs, field.Forbidden(at, "may only be specified when readOnly is true"))
+	}
+	if m.MountPropagation != nil && *m.MountPropagation != corev1.MountPropagationNone {
+		errs = append(errs, field.Forbidden(at, "may only be specified when mountPropagation is None or not specified"))
 	}
 	return errs
 }

@@ -201,6 +201,7 @@ func validate(r *api.Resource, obj runtime.Object) field.ErrorList {
 		name = metavalidation.NameIsDNSSubdomain
 	}
 	errs := metavalidation.ValidateObjectMetaAccessor(metaOf(obj), r.Namespaced, name, field.NewPath("metadata"))
+	errs = append(errs, validateFinalizers(r, obj)...)
 	if r.Validate != nil {
 		errs = append(errs, r.Validate(obj)...)
 	}
@@ -208,6 +209,13 @@ func validate(r *api.Resource, obj runtime.Object) field.ErrorList {
 		errs = append(errs, r.ValidateCreate(obj)...)
 	}
 	return errs
+}
+
+func validateFinalizers(r *api.Resource, obj runtime.Object) field.ErrorList {
+	if r.AnyFinalizer || r.Custom {
+		return nil
+	}
+	return api.ValidateFinalizers(field.NewPath("metadata", "finalizers"), metaOf(obj).GetFinalizers())
 }
 
 // change makes the new version of an object out of the stored one, which it must not alter. It may be called more than
@@ -429,6 +437,7 @@ func validateUpdate(r *api.Resource, obj, old runtime.Object, sub string) field.
 		return nil // The server's own doing; a client may not change a deletion's time.
 	}
 	errs := metavalidation.ValidateObjectMetaAccessorUpdate(metaOf(obj), metaOf(old), field.NewPath("metadata"))
+	errs = append(errs, validateFinalizers(r, obj)...)
 	if sub != "" {
 		if s, _ := r.Sub(sub); s.Validate != nil {
 			errs = append(errs, s.Validate(obj, old)...)

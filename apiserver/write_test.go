@@ -422,6 +422,16 @@ func TestFinalizers(t *testing.T) {
 	s.do(t, "GET", configMapsPath+"/a", "").want(t, 404)
 }
 
+// A finalizer says whose it is, so that others leave it; of some kinds that was never asked.
+func TestFinalizersSayWhoseTheyAre(t *testing.T) {
+	s := start(t)
+	const why = `metadata.finalizers[0]: Invalid value: "mine": name is neither a standard finalizer name nor is it fully qualified`
+	s.do(t, "POST", configMapsPath, `{"metadata":{"name":"a","finalizers":["mine"]}}`).refused(t, 422, metav1.StatusReasonInvalid, why)
+	s.do(t, "POST", configMapsPath, `{"metadata":{"name":"a","finalizers":["foregroundDeletion","a.example/mine"]}}`).want(t, 201)
+	s.do(t, "PATCH", configMapsPath+"/a", `{"metadata":{"finalizers":["mine"]}}`, merge...).refused(t, 422, metav1.StatusReasonInvalid, why)
+	s.do(t, "POST", "/apis/coordination.k8s.io/v1/namespaces/default/leases", `{"metadata":{"name":"a","finalizers":["mine"]}}`).want(t, 201)
+}
+
 func TestPropagationPolicies(t *testing.T) {
 	s := start(t)
 	for policy, finalizer := range map[string]string{"Foreground": metav1.FinalizerDeleteDependents, "Orphan": metav1.FinalizerOrphanDependents} {
