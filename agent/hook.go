@@ -114,7 +114,7 @@ func (h *hooks) runs(uid string, containers []Container) map[hookOf]hookRun {
 	runs := map[hookOf]hookRun{}
 	for of, run := range h.pods[uid] {
 		state, there := states[of.id]
-		if state != Running {
+		if state != Running && state != Silent {
 			run.stop()
 		}
 		if !there {

@@ -15,6 +15,7 @@ type memory struct {
 	running   bool            // It has been counted how long it took to run.
 	told      map[string]told // See seen.
 	trouble   map[string]trouble
+	silent    map[string]time.Time
 	messages  map[string]string
 	ready     *ready  // nil until the pod's network is set up.
 	torn      bool    // The network of a pod that is over is gone.
@@ -46,7 +47,7 @@ func (m *memories) of(uid string) *memory {
 	}
 	if m.pods[uid] == nil {
 		m.pods[uid] = &memory{
-			since: time.Now(), told: map[string]told{}, trouble: map[string]trouble{}, messages: map[string]string{},
+			since: time.Now(), told: map[string]told{}, trouble: map[string]trouble{}, messages: map[string]string{}, silent: map[string]time.Time{},
 		}
 	}
 	return m.pods[uid]

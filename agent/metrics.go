@@ -70,7 +70,7 @@ func (m agentMetrics) Collect(out chan<- prometheus.Metric) {
 	states, pods := map[State]float64{Created: 0, Running: 0, Exited: 0}, map[string]bool{}
 	for _, c := range containers {
 		states[c.State]++
-		if c.State == Running {
+		if c.alive() {
 			pods[c.Pod.UID] = true
 		}
 	}

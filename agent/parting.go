@@ -25,7 +25,7 @@ const lastConnections = 50 * time.Millisecond
 // parting is how long the containers of a deleted pod are to be left alone yet, unless the agent is called sooner. Once it was
 // nothing it stays that: nobody begins to send requests to a pod that ends.
 func (a *Agent) parting(pod *v1.Pod, containers []Container, m *memory, now time.Time) time.Duration {
-	runs := func(c Container) bool { return c.State == Running }
+	runs := func(c Container) bool { return c.alive() }
 	if a.Traffic == nil || m.parted || pod.DeletionTimestamp == nil || !slices.ContainsFunc(containers, runs) {
 		return 0
 	}

@@ -194,6 +194,10 @@ func (s seen) holdsUp(d *decision, c *v1.Container) bool {
 // keep decides for one container that is to run now, and says whether it has ended for good.
 func (s seen) keep(d *decision, c *v1.Container, policy restartPolicy) (over bool) {
 	latest := s.latest(c.Name)
+	if latest != nil && latest.State == Silent {
+		d.lookAgain(s.patience(latest)) // To start another would be to run it twice.
+		return false
+	}
 	if latest != nil && latest.State == Running {
 		why, by := s.ailment(c, latest)
 		switch {

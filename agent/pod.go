@@ -93,9 +93,10 @@ func (a *Agent) see(ctx context.Context, pod *v1.Pod, containers []Container, m 
 			m.messages[c.ID] = a.terminationMessage(pod, c)
 		}
 	}
+	a.listen(pod, containers, m)
 	s := seen{
 		pod: pod, containers: containers, unserved: api.Unserved(pod),
-		told: m.told, trouble: m.trouble, messages: m.messages,
+		told: m.told, trouble: m.trouble, messages: m.messages, silent: m.silent,
 		hooks: a.hooks.runs(string(pod.UID), containers),
 		boot:  a.boot, maxBackoff: a.MaxRestartBackoff, now: time.Now(),
 	}
@@ -114,6 +115,21 @@ func (a *Agent) see(ctx context.Context, pod *v1.Pod, containers []Container, m 
 	}
 	s.health = a.probes.follow(s, a.reached(pod, m))
 	return s
+}
+
+// listen notes since when nothing is heard of a container, and says so.
+func (a *Agent) listen(pod *v1.Pod, containers []Container, m *memory) {
+	for i := range containers {
+		c := &containers[i]
+		_, noted := m.silent[c.ID]
+		switch {
+		case c.State != Silent:
+			delete(m.silent, c.ID)
+		case !noted:
+			m.silent[c.ID] = time.Now()
+			a.tell(pod, c.Name, v1.EventTypeWarning, reasonUnknown, "The container runtime does not tell whether container "+c.Name+" runs; it is left alone until it does")
+		}
+	}
 }
 
 // prepare sees to all that a pod's containers share: network, volumes, files of /etc. Of a pod that runs already it keeps the
@@ -214,6 +230,7 @@ func (a *Agent) do(ctx context.Context, s seen, d decision, m *memory) error {
 		errs = append(errs, a.removeContainer(ctx, id), a.removeTraces(s, id))
 		delete(m.told, id)
 		delete(m.messages, id)
+		delete(m.silent, id)
 	}
 	errs = append(errs, a.resize(ctx, s, d, m))
 	for _, st := range d.start {

@@ -119,7 +119,7 @@ func (p *probes) follow(s seen, ip func() string) map[string]health {
 			continue
 		}
 		switch {
-		case c.State != Running:
+		case !c.alive():
 			q.stop()
 		case s.pod.DeletionTimestamp != nil:
 			q.stopDeadly()

@@ -341,7 +341,7 @@ func (r *resizing) refuse(e tooSmall) error {
 
 // runs says that a container of the pod runs.
 func (s seen) runs() bool {
-	return slices.ContainsFunc(s.containers, func(c Container) bool { return c.State == Running })
+	return slices.ContainsFunc(s.containers, func(c Container) bool { return c.alive() })
 }
 
 // oversized says that a running container still has another size than it was given.

@@ -106,7 +106,7 @@ func (s seen) renew(d *decision) (busy bool) {
 		latest := s.latest(c.Name)
 		switch {
 		case !s.outdated(latest):
-		case latest.State == Running:
+		case latest.alive():
 			s.stop(d, latest, 0, "Stopping container "+c.Name)
 			busy = true
 		case s.renews(c, latest):

@@ -59,7 +59,7 @@ type Runtime interface {
 	Containers(ctx context.Context) ([]Container, error)
 
 	// Signal asks the container's first process to stop, by the image's stop signal (SIGTERM where it names none); kill
-	// sends SIGKILL to all of its processes instead. No error if it has ended already.
+	// sends SIGKILL to all of its processes instead, also if it is Silent, and then it has ended. No error if it has ended already.
 	Signal(ctx context.Context, id string, kill bool) error
 
 	// Remove deletes an ended container with its writable layer; its log stays. No error if it is gone already.
@@ -195,6 +195,7 @@ const (
 	Created State = "created"
 	Running State = "running"
 	Exited  State = "exited"
+	Silent  State = "unknown" // What watches over it does not answer; as far as is known it runs. CRI's CONTAINER_UNKNOWN.
 )
 
 // Container is what the runtime knows of a container.
@@ -217,6 +218,9 @@ type Container struct {
 	OOM      bool // Ended by the kernel's memory limit.
 	Unknown  bool // How it ended could not be learned: exit code 137, reason ContainerStatusUnknown.
 }
+
+// alive says that a container may still do something.
+func (c *Container) alive() bool { return c.State == Running || c.State == Silent }
 
 // Streams are the ends that Exec and Attach connect to a process. Nil ones are not connected.
 type Streams struct {

@@ -10,17 +10,18 @@ import (
 // seen is all that a decision about a pod rests on.
 type seen struct {
 	pod        *v1.Pod
-	containers []Container        // The pod's, as the runtime has them.
-	unserved   []string           // Of the pod's spec.
-	told       map[string]told    // By container ID: when it was asked to stop.
-	trouble    map[string]trouble // By container name: why its last start came to nothing.
-	messages   map[string]string  // By container ID: what an ended container left as its termination message.
-	health     map[string]health  // By container ID: what the probes of those that have any found.
-	hooks      map[hookOf]hookRun // Those that were begun.
-	measured   measured           // Of emptyDirs with a limit.
-	rejected   *failure           // Why the node cannot run the pod at all.
-	evicted    string             // Why the pod has to go, for the node is short of something.
-	parting    time.Duration      // A deleted pod's containers are left alone for so long, for requests may still come.
+	containers []Container          // The pod's, as the runtime has them.
+	unserved   []string             // Of the pod's spec.
+	told       map[string]told      // By container ID: when it was asked to stop.
+	trouble    map[string]trouble   // By container name: why its last start came to nothing.
+	silent     map[string]time.Time // By container ID: since when nothing is heard of those that are Silent.
+	messages   map[string]string    // By container ID: what an ended container left as its termination message.
+	health     map[string]health    // By container ID: what the probes of those that have any found.
+	hooks      map[hookOf]hookRun   // Those that were begun.
+	measured   measured             // Of emptyDirs with a limit.
+	rejected   *failure             // Why the node cannot run the pod at all.
+	evicted    string               // Why the pod has to go, for the node is short of something.
+	parting    time.Duration        // A deleted pod's containers are left alone for so long, for requests may still come.
 	boot       string
 	round      int  // That the pod's containers are to be in; decide and podStatus find it.
 	begins     bool // None is yet.
@@ -70,6 +71,17 @@ func (s seen) latest(name string) *Container {
 func (s seen) started(c *v1.Container) bool {
 	latest := s.latest(c.Name)
 	return latest != nil && latest.State == Running && !s.postStartRuns(latest.ID) && s.healthOf(c, latest).started
+}
+
+// A container of which nothing is heard is asked for after as long as it has been so already, within these bounds.
+const (
+	firstSilence = time.Second
+	lastSilence  = time.Minute
+)
+
+// patience is how long to wait before a silent container is looked at again.
+func (s seen) patience(c *Container) time.Duration {
+	return min(max(s.now.Sub(s.silent[c.ID]), firstSilence), lastSilence)
 }
 
 func (s seen) postStartRuns(id string) bool { return s.hooks[hookOf{postStart, id}].running }

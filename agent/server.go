@@ -223,7 +223,7 @@ func (a *Agent) alive(ctx context.Context, uid, id string) (bool, <-chan struct{
 	if err != nil {
 		return true, rung
 	}
-	return slices.ContainsFunc(containers, func(c Container) bool { return c.ID == id && c.State == Running }), rung
+	return slices.ContainsFunc(containers, func(c Container) bool { return c.ID == id && c.alive() }), rung
 }
 
 // parseLogOptions reads the query of a log request: v1.PodLogOptions as the API server passes them on.

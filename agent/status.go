@@ -84,6 +84,9 @@ func podStatus(s seen, d decision, at place) v1.PodStatus {
 func (s seen) containerStatus(c *v1.Container, d decision, at place, init bool) v1.ContainerStatus {
 	cs := v1.ContainerStatus{Name: c.Name, Image: c.Image, Started: new(bool)}
 	past, latest, end := s.past(c.Name), s.latest(c.Name), s.ending(c.Name, at.scheme)
+	if latest != nil && latest.State == Silent && past != nil && past.ContainerID == containerID(latest, at.scheme) {
+		return *past.DeepCopy() // What was last known of it.
+	}
 	if past != nil {
 		cs.RestartCount, cs.LastTerminationState = past.RestartCount, past.LastTerminationState
 		cs.ContainerID, cs.ImageID, cs.Image = past.ContainerID, past.ImageID, past.Image

@@ -42,7 +42,7 @@ func (s seen) end(d *decision, grace time.Duration) {
 	var sidecars, others []*Container
 	for i := range s.containers {
 		c := &s.containers[i]
-		if c.State != Running {
+		if !c.alive() {
 			continue
 		}
 		if s.sidecarIndex(c.Name) >= 0 {

@@ -89,9 +89,7 @@ func (r *Runtime) Containers(ctx context.Context) ([]agent.Container, error) {
 		case task != nil:
 			r.describeTask(&c, record, task)
 		default:
-			c.State, c.ExitCode, c.Unknown = agent.Exited, 137, true
-			c.Started = r.started(record)
-			c.Finished = r.missed(record)
+			r.describeMissing(&c, record)
 		}
 		all = append(all, c)
 	}
@@ -143,13 +141,15 @@ func (r *Runtime) describeTask(c *agent.Container, record containers.Container, 
 		c.ExitCode = int(t.ExitStatus)
 		// The kernel may also have killed a child only: then the container ends by a code of its own, if at all.
 		c.OOM = c.ExitCode == 137 && cgroup.Host().OOMKilled(c.Cgroup)
+	case tasktypes.Status_UNKNOWN:
+		r.describeSilent(c, record)
 	default: // Paused ones are alive too.
 		c.State = agent.Running
 		c.Started = r.started(record)
 	}
 }
 
-// Files of a container whose times are all that they say: when it was to start, and when it was found without its task.
+// Files of a container whose times say when it was to start, and when it was found without its task. The first names its process, too.
 const (
 	startedFile = "started"
 	missedFile  = "missed"

@@ -3,7 +3,6 @@ package containerd
 import (
 	"bytes"
 	"debug/elf"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -91,19 +90,7 @@ func testSlowShim(t *testing.T, n *node, running agent.ContainerConfig) {
 	t.Helper()
 	c := n.config("late", "hold")
 	c.SharePID = true
-	signal := func(s syscall.Signal) {
-		t.Helper()
-		for _, text := range n.shims() {
-			pid, err := strconv.Atoi(text)
-			if err == nil {
-				err = syscall.Kill(pid, s)
-			}
-			if err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
-	signal(syscall.SIGSTOP)
+	n.signalShims(syscall.SIGSTOP)
 	ended := make(chan error, 1)
 	go func() { ended <- n.runtime.Start(t.Context(), c) }()
 	select {
@@ -111,7 +98,7 @@ func testSlowShim(t *testing.T, n *node, running agent.ContainerConfig) {
 		ended <- err
 	case <-time.After(5 * time.Second): // More than containerd waits for what a shim tells of a process.
 	}
-	signal(syscall.SIGCONT)
+	n.signalShims(syscall.SIGCONT)
 	if err := <-ended; err != nil {
 		n.eventually("it can be started again", func() bool { return n.runtime.Start(t.Context(), c) == nil })
 	}

@@ -73,6 +73,24 @@ func killShims(socket string) error {
 	return nil
 }
 
+// killShimAt kills the shim that listens at a path. No error if there is none.
+func killShimAt(path string) error {
+	files, err := filepath.Glob("/proc/[0-9]*/exe")
+	if err != nil {
+		return err
+	}
+	for _, file := range files {
+		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(file)))
+		if err != nil || !isShim(pid) || !slices.Contains(socketsOf(pid), path) {
+			continue
+		}
+		if err := unix.Kill(pid, unix.SIGKILL); err != nil && !errors.Is(err, unix.ESRCH) {
+			return fmt.Errorf("kill shim %d: %w", pid, err)
+		}
+	}
+	return nil
+}
+
 // removeShimSockets removes the sockets of shims that were killed before; the bundle of each container names its own.
 func removeShimSockets(state string) error {
 	files, err := filepath.Glob(filepath.Join(state, "io.containerd.runtime.v2.task", "*", "*", "address"))

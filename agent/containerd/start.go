@@ -191,12 +191,14 @@ func (r *Runtime) run(ctx context.Context, id string, root []mount.Mount, c agen
 	if err := r.connect(id, pipes, c.LogPath); err != nil {
 		return err
 	}
-	err = r.createTask(ctx, id, root, pipes.config)
+	ctx, cancel := context.WithTimeout(ctx, taskTime)
+	defer cancel()
+	pid, err := r.createTask(ctx, id, root, pipes.config)
 	if errdefs.IsAlreadyExists(err) {
 		if err := r.deleteGhost(ctx, id); err != nil {
 			return err
 		}
-		err = r.createTask(ctx, id, root, pipes.config)
+		pid, err = r.createTask(ctx, id, root, pipes.config)
 	}
 	if err != nil {
 		return fmt.Errorf("create task: %w", err)
@@ -205,7 +207,11 @@ func (r *Runtime) run(ctx context.Context, id string, root []mount.Mount, c agen
 		return err
 	}
 	// Before the start: who finds a container without this file and without a task knows that it never ran.
-	if err := os.WriteFile(filepath.Join(pipes.dir, startedFile), nil, 0o600); err != nil {
+	begun, err := startOf(int(pid))
+	if err != nil {
+		return fmt.Errorf("find the container's process: %w", err)
+	}
+	if err := os.WriteFile(filepath.Join(pipes.dir, startedFile), fmt.Appendf(nil, "%d %s\n", pid, begun), 0o600); err != nil {
 		return err
 	}
 	if _, err := r.client.TaskService().Start(ctx, &tasks.StartRequest{ContainerID: id}); err != nil {
@@ -216,12 +222,15 @@ func (r *Runtime) run(ctx context.Context, id string, root []mount.Mount, c agen
 
 // createTask has the container's process made. The client's NewTask would ask for the container and its mounts again, which are known
 // here.
-func (r *Runtime) createTask(ctx context.Context, id string, root []mount.Mount, streams cio.Config) error {
-	_, err := r.client.TaskService().Create(ctx, &tasks.CreateTaskRequest{
+func (r *Runtime) createTask(ctx context.Context, id string, root []mount.Mount, streams cio.Config) (pid uint32, err error) {
+	response, err := r.client.TaskService().Create(ctx, &tasks.CreateTaskRequest{
 		ContainerID: id, Rootfs: mount.ToProto(root),
 		Terminal: streams.Terminal, Stdin: streams.Stdin, Stdout: streams.Stdout, Stderr: streams.Stderr,
 	})
-	return errgrpc.ToNative(err)
+	if err != nil {
+		return 0, errgrpc.ToNative(err)
+	}
+	return response.Pid, nil
 }
 
 // pipes are the FIFOs between a process and this package, and our end of those that it writes.

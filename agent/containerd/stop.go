@@ -30,28 +30,37 @@ func (r *Runtime) Signal(ctx context.Context, id string, kill bool) error {
 	if err != nil {
 		return err
 	}
-	task, err := container.Task(ctx, nil)
-	if errdefs.IsNotFound(err) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("signal container %s: %w", id, err)
-	}
-	if kill {
-		if err := r.noteNeverStarted(ctx, task); err != nil {
+	signal := syscall.SIGKILL
+	if !kill {
+		if signal, err = containerd.GetStopSignal(ctx, container, syscall.SIGTERM); err != nil {
 			return fmt.Errorf("signal container %s: %w", id, err)
 		}
-		err = task.Kill(ctx, syscall.SIGKILL, containerd.WithKillAll)
-	} else {
-		var signal syscall.Signal
-		if signal, err = containerd.GetStopSignal(ctx, container, syscall.SIGTERM); err == nil {
-			err = task.Kill(ctx, signal)
-		}
 	}
-	if err != nil && !errdefs.IsNotFound(err) {
+	short, cancel := context.WithTimeout(ctx, shimTime)
+	defer cancel()
+	err = r.signal(short, container, signal)
+	if timedOut(err) && ctx.Err() == nil {
+		err = r.signalItself(ctx, container, signal, err)
+	}
+	if err != nil && !errdefs.IsNotFound(err) && !errors.Is(err, unix.ESRCH) {
 		return fmt.Errorf("signal container %s: %w", id, err)
 	}
 	return nil
+}
+
+// signal has the shim send a signal: to the first process or, to kill, to all.
+func (r *Runtime) signal(ctx context.Context, container containerd.Container, signal syscall.Signal) error {
+	task, err := container.Task(ctx, nil)
+	if err != nil {
+		return err
+	}
+	if signal != syscall.SIGKILL {
+		return task.Kill(ctx, signal)
+	}
+	if err := r.noteNeverStarted(ctx, task); err != nil {
+		return err
+	}
+	return task.Kill(ctx, signal, containerd.WithKillAll)
 }
 
 // noteNeverStarted is for a task that is made but not started: once killed, it would look like one that had run.
@@ -92,6 +101,17 @@ func (r *Runtime) Remove(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
+	if r.wasKilled(container.ID()) {
+		labels, err := container.Labels(ctx)
+		if err == nil {
+			err = r.endSilentShim(ctx, container, labels[labelPodUID])
+		}
+		if err != nil {
+			return fmt.Errorf("remove container %s: %w", id, err)
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, cleanupTimeout)
+	defer cancel()
 	if err := r.discard(ctx, container, false); err != nil {
 		return fmt.Errorf("remove container %s: %w", id, err)
 	}

@@ -175,12 +175,29 @@ func (r *Runtime) Config(id string) (agent.ContainerConfig, bool) {
 // Exit lets a running container end by itself.
 func (r *Runtime) Exit(id string, code int) error { return r.end(id, code, 0) }
 
+// Silence keeps a container from being told of, until it is heard again or killed. What watches over it does not pass signals on.
+func (r *Runtime) Silence(id string) error { return r.turn(id, agent.Running, agent.Silent) }
+
+// Hear ends a Silence. Nobody is told of it.
+func (r *Runtime) Hear(id string) error { return r.turn(id, agent.Silent, agent.Running) }
+
+func (r *Runtime) turn(id string, from, to agent.State) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	c, ok := r.containers[id]
+	if !ok || c.State != from {
+		return fmt.Errorf("container %s is not %s", id, from)
+	}
+	c.State = to
+	return nil
+}
+
 // Reboot forgets all containers, as a host does whose runtime keeps its state in memory.
 func (r *Runtime) Reboot() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for id, c := range r.containers {
-		if c.State == agent.Running {
+		if c.State == agent.Running || c.State == agent.Silent {
 			close(c.ended)
 		}
 		delete(r.containers, id)
@@ -366,7 +383,7 @@ func (r *Runtime) Containers(context.Context) ([]agent.Container, error) {
 func (r *Runtime) Signal(_ context.Context, id string, kill bool) error {
 	r.mu.Lock()
 	c, ok := r.containers[id]
-	stubborn, down := r.stubborn, r.down
+	stubborn, down, silent := r.stubborn, r.down, ok && c.State == agent.Silent
 	r.mu.Unlock()
 	switch {
 	case down != nil:
@@ -377,6 +394,8 @@ func (r *Runtime) Signal(_ context.Context, id string, kill bool) error {
 		return r.end(c.ID, 128+int(syscall.SIGKILL), int(syscall.SIGKILL))
 	case stubborn:
 		return nil
+	case silent:
+		return fmt.Errorf("signal %s: no answer", id)
 	}
 	return r.end(c.ID, 0, 0)
 }
@@ -388,7 +407,7 @@ func (r *Runtime) end(id string, code, signal int) error {
 		r.mu.Unlock()
 		return fmt.Errorf("end %s: %w", id, agent.ErrNoContainer)
 	}
-	if c.State == agent.Running {
+	if c.State == agent.Running || c.State == agent.Silent {
 		c.State, c.Finished, c.ExitCode, c.Signal = agent.Exited, time.Now(), code, signal
 		close(c.ended)
 	}
@@ -402,7 +421,7 @@ func (r *Runtime) Remove(_ context.Context, id string) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	c, ok := r.containers[id]
-	if ok && c.State == agent.Running {
+	if ok && (c.State == agent.Running || c.State == agent.Silent) {
 		return fmt.Errorf("remove container %s: it is running", id)
 	}
 	delete(r.containers, id)
