@@ -38,7 +38,7 @@ func (a *Agent) mounts(pod *v1.Pod, s start, r *ready, env map[string]string) ([
 		taken[target] = true
 		mounts = append(mounts, Mount{
 			Source: source, Target: target, ReadOnly: m.ReadOnly || v.readOnly, NoExec: v.noExec, Propagation: propagation(m.MountPropagation),
-			Recursive: m.RecursiveReadOnly != nil && *m.RecursiveReadOnly == v1.RecursiveReadOnlyEnabled,
+			Recursive: isRecursive(&m),
 		})
 	}
 	for _, m := range r.files {
@@ -55,6 +55,11 @@ func (a *Agent) mounts(pod *v1.Pod, s start, r *ready, env map[string]string) ([
 		mounts = append(mounts, Mount{Source: source, Target: target})
 	}
 	return mounts, nil
+}
+
+// isRecursive says that what is mounted below a read-only volume is read-only too. Who asks for that only if possible goes without.
+func isRecursive(m *v1.VolumeMount) bool {
+	return m.RecursiveReadOnly != nil && *m.RecursiveReadOnly == v1.RecursiveReadOnlyEnabled
 }
 
 // subPath is the part of the volume that a mount shows, "" for all of it.

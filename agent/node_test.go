@@ -2,6 +2,7 @@ package agent_test
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"strings"
 	"testing"
@@ -62,6 +63,7 @@ func TestNodeIsRegistered(t *testing.T) {
 			{"runtime", node.Status.NodeInfo.ContainerRuntimeVersion, "containerd://fake"},
 			{"address", node.Status.Addresses[0].Address, "192.0.2.1"},
 			{"Ready", string(condition(node, v1.NodeReady).Status), "True"},
+			{"supplementalGroupsPolicy", fmt.Sprint(node.Status.Features != nil && *node.Status.Features.SupplementalGroupsPolicy), "true"},
 			{"pods", node.Status.Capacity.Pods().String(), "110"},
 		} {
 			if check.got != check.want {

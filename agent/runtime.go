@@ -209,6 +209,7 @@ type Container struct {
 	Labels   map[string]string
 	LogPath  string
 	Cgroup   string // The path of its cgroup, "/skiff/<pod uid>/<name>"; "": it has none that can be read.
+	User     *User  // Who its first process was started as; nil: that was not kept.
 	State    State
 	Created  time.Time
 	Started  time.Time // Zero if never.
@@ -217,6 +218,12 @@ type Container struct {
 	Signal   int
 	OOM      bool // Ended by the kernel's memory limit.
 	Unknown  bool // How it ended could not be learned: exit code 137, reason ContainerStatusUnknown.
+}
+
+// User is who a process is, by the numbers that the container knows.
+type User struct {
+	UID, GID int64
+	Groups   []int64 // All of them, the GID among them.
 }
 
 // alive says that a container may still do something.

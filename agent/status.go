@@ -97,6 +97,11 @@ func (s seen) containerStatus(c *v1.Container, d decision, at place, init bool) 
 		cs.Image, cs.ImageID = imageNames(latest.Image, latest.ImageID)
 		cs.LastTerminationState.Terminated = s.endBefore(latest, past, at.scheme)
 	}
+	if latest != nil && latest.User != nil {
+		u := latest.User
+		cs.User = &v1.ContainerUser{Linux: &v1.LinuxContainerUser{UID: u.UID, GID: u.GID, SupplementalGroups: u.Groups}}
+	}
+	cs.VolumeMounts = mountStatuses(c)
 	if ephemeral(s.pod, c.Name) == nil {
 		s.sizeStatus(c, latest, &cs)
 	}
@@ -127,6 +132,23 @@ func (s seen) containerStatus(c *v1.Container, d decision, at place, init bool) 
 		cs.State.Waiting = &v1.ContainerStateWaiting{Reason: reasonCreating}
 	}
 	return cs
+}
+
+// mountStatuses tell how a container's volumes are mounted: those that are read-only also whether what is mounted below them is.
+func mountStatuses(c *v1.Container) (list []v1.VolumeMountStatus) {
+	for i := range c.VolumeMounts {
+		m := &c.VolumeMounts[i]
+		status := v1.VolumeMountStatus{Name: m.Name, MountPath: m.MountPath, ReadOnly: m.ReadOnly}
+		if m.ReadOnly {
+			mode := v1.RecursiveReadOnlyDisabled
+			if isRecursive(m) {
+				mode = v1.RecursiveReadOnlyEnabled
+			}
+			status.RecursiveReadOnly = &mode
+		}
+		list = append(list, status)
+	}
+	return list
 }
 
 // waiting is why a container that is to run does not, nil if nothing special holds it up.

@@ -36,6 +36,7 @@ const (
 	labelLogPath      = labelPrefix + "log-path"
 	labelStdinOnce    = labelPrefix + "stdin-once"
 	labelCgroup       = labelPrefix + "cgroup"
+	labelUser         = labelPrefix + "user"
 	labelImageFile    = labelPrefix + "file"      // Of an image: the file that it was imported from.
 	labelVolumeOf     = labelPrefix + "volume-of" // Of a snapshot that is a volume: the pod's UID.
 	labelImageKept    = labelPrefix + "kept"      // Of an image that somebody has imported by hand.
@@ -126,7 +127,7 @@ func describe(record containers.Container) agent.Container {
 	return agent.Container{
 		ID: l[labelID], Pod: agent.PodRef{UID: l[labelPodUID], Namespace: l[labelPodNamespace], Name: l[labelPodName]},
 		Name: l[labelName], Attempt: attempt, Image: l[labelImage], ImageID: l[labelImageID], Labels: own, LogPath: l[labelLogPath],
-		Cgroup: cgroupOf(record), Created: record.CreatedAt,
+		Cgroup: cgroupOf(record), User: parseUser(l[labelUser]), Created: record.CreatedAt,
 	}
 }
 

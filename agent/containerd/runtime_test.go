@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -151,11 +152,16 @@ func testSpec(t *testing.T, n *node) {
 			t.Errorf("%s: %v", tc.name, err)
 			continue
 		}
-		n.waitExited(config.ID)
+		user := n.waitExited(config.ID).User
 		if err := n.runtime.Remove(t.Context(), config.ID); err != nil {
 			t.Errorf("%s: remove: %v", tc.name, err)
 		}
 		log := strings.Join(n.log("spec"), "\n")
+		if user == nil {
+			t.Errorf("%s: it is not told who the container ran as", tc.name)
+		} else if slices.Sort(user.Groups); strings.Contains(log, "uid ") {
+			tc.want = append(tc.want, fmt.Sprintf("uid %d gid %d groups %v", user.UID, user.GID, user.Groups))
+		}
 		for _, want := range tc.want {
 			if !strings.Contains(log, want) {
 				t.Errorf("%s: %q is not in\n%s", tc.name, want, log)

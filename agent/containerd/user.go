@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/containerd/containerd/v2/core/containers"
 	"github.com/containerd/containerd/v2/core/mount"
@@ -24,7 +25,7 @@ import (
 
 // withUser sets user and groups of the process. named is the image's USER, which the pod may overrule.
 func withUser(named string, root []mount.Mount, sec agent.Security) oci.SpecOpts {
-	return func(_ context.Context, _ oci.Client, _ *containers.Container, s *oci.Spec) error {
+	return func(_ context.Context, _ oci.Client, c *containers.Container, s *oci.Spec) error {
 		all, err := layersOf(root)
 		if err != nil {
 			return fmt.Errorf("look up the user: %w", err)
@@ -37,9 +38,47 @@ func withUser(named string, root []mount.Mount, sec agent.Security) oci.SpecOpts
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
-		s.Process.User, err = resolveUser(named, sec, passwd, group)
-		return err
+		if s.Process.User, err = resolveUser(named, sec, passwd, group); err != nil {
+			return err
+		}
+		if c.Labels == nil {
+			c.Labels = map[string]string{}
+		}
+		c.Labels[labelUser] = tellUser(s.Process.User)
+		return nil
 	}
+}
+
+// tellUser keeps a user in a label: "1000 3000 3000 4000", the groups last. A label that would be longer than containerd takes tells of
+// nobody.
+func tellUser(u specs.User) string {
+	text := fmt.Sprint(u.UID, " ", u.GID)
+	for _, g := range u.AdditionalGids {
+		text += " " + strconv.FormatUint(uint64(g), 10)
+	}
+	if len(labelUser)+len(text) > maxLabel {
+		return ""
+	}
+	return text
+}
+
+// maxLabel is containerd's limit for a label and its value together.
+const maxLabel = 4096
+
+// parseUser reads what tellUser wrote, nil if there is nothing to read.
+func parseUser(text string) *agent.User {
+	var numbers []int64
+	for word := range strings.FieldsSeq(text) {
+		n, err := strconv.ParseInt(word, 10, 64)
+		if err != nil {
+			return nil
+		}
+		numbers = append(numbers, n)
+	}
+	if len(numbers) < 2 {
+		return nil
+	}
+	return &agent.User{UID: numbers[0], GID: numbers[1], Groups: numbers[2:]}
 }
 
 // resolveUser works out a process' user and groups. The groups that the image's files give the user come with it also where

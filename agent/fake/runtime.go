@@ -348,7 +348,7 @@ func (r *Runtime) Start(_ context.Context, c agent.ContainerConfig) error {
 	r.containers[c.ID] = &container{
 		Container: agent.Container{
 			ID: c.ID, Pod: c.Pod, Name: c.Name, Attempt: c.Attempt, Image: c.Image, ImageID: image.Digest, Labels: maps.Clone(c.Labels),
-			LogPath: c.LogPath, State: agent.Running, Created: now, Started: now,
+			LogPath: c.LogPath, User: userOf(c.Security), State: agent.Running, Created: now, Started: now,
 		},
 		config: c,
 		ended:  make(chan struct{}),
@@ -356,6 +356,19 @@ func (r *Runtime) Start(_ context.Context, c agent.ContainerConfig) error {
 	r.mu.Unlock()
 	r.tell(c.Pod.UID)
 	return nil
+}
+
+// userOf is who a container runs as whose image says nothing: root, unless the pod says otherwise.
+func userOf(sec agent.Security) *agent.User {
+	u := &agent.User{}
+	if sec.UID != nil {
+		u.UID = *sec.UID
+	}
+	if sec.GID != nil {
+		u.GID = *sec.GID
+	}
+	u.Groups = append([]int64{u.GID}, sec.SupplementalGroups...)
+	return u
 }
 
 // checkMounts refuses what a real runtime would: a bind mount of nothing.
