@@ -89,7 +89,7 @@ func TestValidateNetworking(t *testing.T) {
 
 func TestNetworkingRows(t *testing.T) {
 	checkRows(t, []rowTest{
-		{"Ingress", "{metadata: {name: i, creationTimestamp: AGO}}", "i|<none>|*||80|5m"},
+		{"Ingress", "{metadata: {name: i, creationTimestamp: AGO}}", "i|<none>|*||80|10h"},
 		{"Ingress", "{metadata: {name: i}, spec: {ingressClassName: nginx, tls: [{}], rules: [{host: a}, {}, {host: b}, {host: c}, {host: d}]}, " +
 			"status: {loadBalancer: {ingress: [{ip: 2.2.2.2}, {hostname: lb.example}, {ip: 1.1.1.1}]}}}",
 			"i|nginx|a,b,c + 2 more...|1.1.1.1,2.2.2.2,lb.example|80, 443|<unknown>"},

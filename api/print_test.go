@@ -11,11 +11,12 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// printed is a row as a user sees it with -o wide, cells divided by "|". "AGO" in given is a time five minutes back.
+// printed is a row as a user sees it with -o wide, cells divided by "|". "AGO" in given is a time that is ten hours ago, and will be
+// however slow this machine is.
 func printed(t *testing.T, kind, given string) string {
 	t.Helper()
 	r := find(t, kind)
-	ago := metav1.NewTime(time.Now().Add(-5 * time.Minute)).UTC().Format(time.RFC3339)
+	ago := metav1.NewTime(time.Now().Add(-10*time.Hour - 30*time.Minute)).UTC().Format(time.RFC3339)
 	obj := parse(t, r, strings.ReplaceAll(given, "AGO", "'"+ago+"'"))
 	var cells []string
 	for _, c := range r.Row(obj) {
@@ -32,7 +33,7 @@ func checkRows(t *testing.T, tests []rowTest) {
 	for _, tc := range tests {
 		given := strings.ReplaceAll(tc.given, "eventTime: AGO", "eventTime: MICRO")
 		given = strings.ReplaceAll(given, "lastObservedTime: AGO", "lastObservedTime: MICRO")
-		micro := time.Now().Add(-5 * time.Minute).UTC().Format(metav1.RFC3339Micro)
+		micro := time.Now().Add(-10*time.Hour - 30*time.Minute).UTC().Format(metav1.RFC3339Micro)
 		given = strings.ReplaceAll(given, "MICRO", "'"+micro+"'")
 		if diff := cmp.Diff(tc.want, printed(t, tc.kind, given)); diff != "" {
 			t.Errorf("%s %s\n(-want +got):\n%s", tc.kind, tc.given, diff)
@@ -43,7 +44,7 @@ func checkRows(t *testing.T, tests []rowTest) {
 func TestRows(t *testing.T) {
 	const template = "template: {spec: {containers: [{name: a, image: x}, {name: b, image: 'y:1'}]}}"
 	checkRows(t, []rowTest{
-		{"Namespace", "{metadata: {name: shop, creationTimestamp: AGO}}", "shop|Active|5m"},
+		{"Namespace", "{metadata: {name: shop, creationTimestamp: AGO}}", "shop|Active|10h"},
 		{"Node", "{metadata: {name: n1}}", "n1|Unknown|<none>|<unknown>||<none>|<none>|<unknown>|<unknown>|<unknown>"},
 		{"Node", `{metadata: {name: n1, labels: {node-role.kubernetes.io/worker: "", node-role.kubernetes.io/control-plane: "", kubernetes.io/role: worker}},
 			spec: {unschedulable: true}, status: {conditions: [{type: Ready, status: "True"}], addresses: [{type: InternalIP, address: 10.0.0.1}],
@@ -52,11 +53,11 @@ func TestRows(t *testing.T) {
 		{"Node", `{metadata: {name: n1}, status: {conditions: [{type: Ready, status: Unknown}]}}`,
 			"n1|NotReady|<none>|<unknown>||<none>|<none>|<unknown>|<unknown>|<unknown>"},
 		{"Deployment", "{metadata: {name: d, creationTimestamp: AGO}, spec: {replicas: 3, selector: {matchLabels: {app: a}}, " + template +
-			"}, status: {readyReplicas: 2, updatedReplicas: 3, availableReplicas: 1}}", "d|2/3|3|1|5m|a,b|x,y:1|app=a"},
+			"}, status: {readyReplicas: 2, updatedReplicas: 3, availableReplicas: 1}}", "d|2/3|3|1|10h|a,b|x,y:1|app=a"},
 		{"ReplicaSet", "{metadata: {name: r}, spec: {replicas: 3, selector: {matchLabels: {app: a}}, " + template +
 			"}, status: {replicas: 2, readyReplicas: 1}}", "r|3|2|1|<unknown>|a,b|x,y:1|app=a"},
 		{"Service", "{metadata: {name: s, creationTimestamp: AGO}, spec: {clusterIP: 10.43.0.1, clusterIPs: [10.43.0.1], selector: {a: b}, ports: [{port: 80}, {port: 53, protocol: UDP}]}}",
-			"s|ClusterIP|10.43.0.1|<none>|80/TCP,53/UDP|5m|a=b"},
+			"s|ClusterIP|10.43.0.1|<none>|80/TCP,53/UDP|10h|a=b"},
 		{"Service", "{metadata: {name: s}, spec: {clusterIPs: [None]}}", "s|ClusterIP|None|<none>|<none>|<unknown>|<none>"},
 		{"Service", "{metadata: {name: s}, spec: {type: NodePort, ports: [{port: 80, nodePort: 30080}], externalIPs: [1.2.3.4]}}",
 			"s|NodePort|<none>|1.2.3.4|80:30080/TCP|<unknown>|<none>"},
@@ -74,12 +75,12 @@ func TestRows(t *testing.T) {
 			"e|IPv4|80,x|a,b,c + 2 more...|<unknown>"},
 		{"ConfigMap", "{metadata: {name: c}, data: {a: b}, binaryData: {d: QQ==}}", "c|2|<unknown>"},
 		{"Secret", "{metadata: {name: s}, stringData: {a: b}}", "s|Opaque|1|<unknown>"},
-		{"ServiceAccount", "{metadata: {name: s, creationTimestamp: AGO}}", "s|5m"},
-		{"Lease", "{metadata: {name: l, creationTimestamp: AGO}, spec: {holderIdentity: me}}", "l|me|5m"},
+		{"ServiceAccount", "{metadata: {name: s, creationTimestamp: AGO}}", "s|10h"},
+		{"Lease", "{metadata: {name: l, creationTimestamp: AGO}, spec: {holderIdentity: me}}", "l|me|10h"},
 		{"Event", "{metadata: {name: e}, type: Normal, reason: Pulled, message: ' done\n', involvedObject: {kind: Pod, name: p, fieldPath: 'spec.containers{a}'}, source: {component: agent, host: n1}, firstTimestamp: AGO, count: 3}",
-			"5m|Normal|Pulled|pod/p|spec.containers{a}|agent, n1|done|5m|3|e"},
+			"10h|Normal|Pulled|pod/p|spec.containers{a}|agent, n1|done|10h|3|e"},
 		{"Event", "{metadata: {name: e}, involvedObject: {kind: Pod}, reportingComponent: skiff-scheduler, eventTime: AGO, series: {count: 4, lastObservedTime: AGO}}",
-			"5m|||pod||skiff-scheduler||5m|4|e"},
+			"10h|||pod||skiff-scheduler||10h|4|e"},
 	})
 }
 
@@ -102,8 +103,8 @@ func TestPodRow(t *testing.T) {
 		{"no such image", "Pending", "", "", waiting("ImagePullBackOff"), running, "1/2|ImagePullBackOff|0"},
 		{"running", "Running", "", "", running, running, "2/2|Running|0"},
 		{"not ready yet", "Running", "", "", "state: {running: {}}", running, "1/2|Running|0"},
-		{"restarted", "Running", "", "", running + restarted, running + ", restartCount: 1", "2/2|Running|3 (5m ago)"},
-		{"crashing", "Running", "", "", waiting("CrashLoopBackOff") + restarted, running, "1/2|CrashLoopBackOff|2 (5m ago)"},
+		{"restarted", "Running", "", "", running + restarted, running + ", restartCount: 1", "2/2|Running|3 (10h ago)"},
+		{"crashing", "Running", "", "", waiting("CrashLoopBackOff") + restarted, running, "1/2|CrashLoopBackOff|2 (10h ago)"},
 		{"done", "Succeeded", "", "", ended(0, "Completed"), ended(0, "Completed"), "0/2|Completed|0"},
 		{"failed", "Failed", "", "", ended(1, "Error"), ended(0, "Completed"), "0/2|Error|0"},
 		{"one done, one failed", "Failed", "", "", ended(0, "Completed"), ended(3, ""), "0/2|ExitCode:3|0"},
@@ -113,7 +114,7 @@ func TestPodRow(t *testing.T) {
 		{"evicted", "Failed", "reason: Evicted", "", "", "", "0/2|Evicted|0"},
 		{"init at work", "Pending", "", "state: {running: {}}", waiting("PodInitializing"), "", "0/2|Init:0/1|0"},
 		{"init waits", "Pending", "", waiting("PodInitializing"), waiting("PodInitializing"), "", "0/2|Init:0/1|0"},
-		{"init crashing", "Pending", "", waiting("CrashLoopBackOff") + restarted, waiting("PodInitializing"), "", "0/2|Init:CrashLoopBackOff|2 (5m ago)"},
+		{"init crashing", "Pending", "", waiting("CrashLoopBackOff") + restarted, waiting("PodInitializing"), "", "0/2|Init:CrashLoopBackOff|2 (10h ago)"},
 		{"init failed", "Failed", "", ended(1, "Error"), waiting("PodInitializing"), "", "0/2|Init:Error|0"},
 		{"init failed without a word", "Failed", "", ended(4, ""), waiting("PodInitializing"), "", "0/2|Init:ExitCode:4|0"},
 		{"init done", "Running", "", ended(0, "Completed") + restarted, running, running, "2/2|Running|0"},
@@ -148,7 +149,7 @@ func TestPodRowOfASidecar(t *testing.T) {
 		status: {phase: Running, podIP: 10.42.0.5, nominatedNodeName: m, conditions: [{type: x, status: "True"}],
 		initContainerStatuses: [{name: s, ready: true, started: true, restartCount: 2, state: {running: {}}}],
 		containerStatuses: [{name: a, ready: true, state: {running: {}}}]}}`)
-	if want := "p|2/2|Running|2|5m|10.42.0.5|n1|m|1/2"; got != want {
+	if want := "p|2/2|Running|2|10h|10.42.0.5|n1|m|1/2"; got != want {
 		t.Errorf("got %s, want %s", got, want)
 	}
 }

@@ -326,7 +326,7 @@ func TestWorkloadRows(t *testing.T) {
 	const job = "{metadata: {name: j}, spec: {template: {spec: {" + containers + "}}, completions: 3}, status: {succeeded: 1"
 	checkRows(t, []rowTest{
 		{"StatefulSet", "{metadata: {name: s, creationTimestamp: AGO}, spec: {replicas: 3, template: {spec: {" + containers + "}}}, status: {readyReplicas: 2}}",
-			"s|2/3|5m|a,b|x,y:1"},
+			"s|2/3|10h|a,b|x,y:1"},
 		{"DaemonSet", "{metadata: {name: d}, spec: {selector: {matchLabels: {app: a}}, template: {spec: {nodeSelector: {disk: ssd}, " + containers +
 			"}}}, status: {desiredNumberScheduled: 5, currentNumberScheduled: 4, numberReady: 3, updatedNumberScheduled: 2, numberAvailable: 1}}",
 			"d|5|4|3|2|1|disk=ssd|<unknown>|a,b|x,y:1|app=a"},
@@ -334,12 +334,12 @@ func TestWorkloadRows(t *testing.T) {
 			"r|statefulset.apps/db|7|<unknown>"},
 		{"ControllerRevision", "{metadata: {name: r}}", "r|<none>|0|<unknown>"},
 		{"Job", job + "}}", "j|Running|1/3||<unknown>|a,b|x,y:1|<none>"},
-		{"Job", job + ", startTime: AGO, conditions: [{type: Suspended, status: 'True'}]}}", "j|Suspended|1/3|5m|<unknown>|a,b|x,y:1|<none>"},
+		{"Job", job + ", startTime: AGO, conditions: [{type: Suspended, status: 'True'}]}}", "j|Suspended|1/3|10h|<unknown>|a,b|x,y:1|<none>"},
 		{"Job", job + ", startTime: '2026-01-01T00:00:00Z', completionTime: '2026-01-01T00:00:09Z', conditions: [{type: SuccessCriteriaMet, status: 'True'}, {type: Complete, status: 'True'}]}}",
 			"j|Complete|1/3|9s|<unknown>|a,b|x,y:1|<none>"},
 		{"Job", "{metadata: {name: j}, spec: {parallelism: 4}}", "j|Running|0/1 of 4||<unknown>|||<none>"},
 		{"CronJob", "{metadata: {name: c}, spec: {schedule: '@daily'}, status: {active: [{name: a}], lastScheduleTime: AGO}}",
-			"c|@daily|<none>|False|1|5m|<unknown>|||<none>"},
+			"c|@daily|<none>|False|1|10h|<unknown>|||<none>"},
 		{"ReplicationController", "{metadata: {name: r}, spec: {replicas: 3, selector: {app: a}}, status: {replicas: 2, readyReplicas: 1}}",
 			"r|3|2|1|<unknown>|||app=a"},
 		{"PodTemplate", "{metadata: {name: t}, template: {metadata: {labels: {a: b}}, spec: {" + containers + "}}}", "t|a,b|x,y:1|a=b"},

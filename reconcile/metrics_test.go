@@ -2,7 +2,9 @@ package reconcile
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -40,14 +42,20 @@ func value(t *testing.T, m *Metrics, metric, queue string) float64 {
 	return 0
 }
 
+// provided are the metrics of all loops of this test binary: only the first provider counts.
+var provided = sync.OnceValue(func() *Metrics {
+	m := NewMetrics()
+	workqueue.SetProvider(m)
+	return m
+})
+
 // TestMetrics promises that queues are counted, that none ticks when it has nothing to do, and that all of it ends with the loop.
 func TestMetrics(t *testing.T) {
 	quiet(t)
-	m := NewMetrics()
-	workqueue.SetProvider(m) // Of this test binary's other loops, too.
+	m, name := provided(), "counted-"+rand.Text()
 	synctest.Test(t, func(t *testing.T) {
 		failed := false
-		l := New("counted", func(context.Context, string) (time.Duration, error) {
+		l := New(name, func(context.Context, string) (time.Duration, error) {
 			if !failed {
 				failed = true
 				return 0, errors.New("once")
@@ -56,7 +64,7 @@ func TestMetrics(t *testing.T) {
 		})
 		l.Add("a")
 		l.Add("a") // Waits already.
-		if n := value(t, m, "workqueue_depth", "counted"); n != 1 {
+		if n := value(t, m, "workqueue_depth", name); n != 1 {
 			t.Errorf("%v keys wait, want 1", n)
 		}
 		stop := start(t, l, 1)
@@ -65,7 +73,7 @@ func TestMetrics(t *testing.T) {
 			"workqueue_depth": 0, "workqueue_adds_total": 2, "workqueue_retries_total": 1,
 			"workqueue_queue_duration_seconds": 2, "workqueue_work_duration_seconds": 2,
 		} {
-			if n := value(t, m, metric, "counted"); n != want {
+			if n := value(t, m, metric, name); n != want {
 				t.Errorf("%s is %v, want %v", metric, n, want)
 			}
 		}
