@@ -7,7 +7,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -24,7 +23,7 @@ import (
 )
 
 // The API server against its floor, with the same client in the same run: an etcd on the same disk for writes, a server that
-// answers out of a copy in memory for reads. A peer can take part: a kubeconfig of an administrator in the environment
+// answers out of a copy in memory for reads and watches. A peer can take part: a kubeconfig of an administrator in the environment
 // variable SKIFF_PEER, and the process numbers of its API server and store in SKIFF_PEER_PIDS, with commas between.
 
 const (
@@ -58,7 +57,7 @@ func BenchmarkAPI(b *testing.B) {
 		c.tell(c.resident(), "MB-resident-at-rest")
 	}
 	floorOfWrites(b, n)
-	floorOfReads(b, skiff)
+	floorOfReads(b, n, skiff)
 	b.ReportMetric(0, "ns/op")
 	n.stop(syscall.SIGTERM)
 }
@@ -150,10 +149,16 @@ func (c *caller) makeNamespace() {
 
 func (c *caller) measure() {
 	c.makeNamespace()
-	name := func(i int) string { return fmt.Sprintf("web-%05d", i) }
-	c.rate("create", benchPods, func(i int) { c.call("POST", podsOfBench, benchPod(name(i), 0)) })
-	c.rate("update", benchPods, func(i int) { c.call("PUT", podsOfBench+"/"+name(i), benchPod(name(i), 1)) })
-	c.rate("get", 4*benchPods, func(i int) { c.call("GET", podsOfBench+"/"+name(i%benchPods), "") })
+	c.rate("create", benchPods, func(i int) { c.call("POST", podsOfBench, benchPod(podOfBench(i), 0)) })
+	c.rate("update", benchPods, func(i int) { c.call("PUT", podsOfBench+"/"+podOfBench(i), benchPod(podOfBench(i), 1)) })
+	c.reads()
+	c.tell(c.resident(), "MB-resident")
+}
+
+func podOfBench(i int) string { return fmt.Sprintf("web-%05d", i) }
+
+func (c *caller) reads() {
+	c.rate("get", 4*benchPods, func(i int) { c.call("GET", podsOfBench+"/"+podOfBench(i%benchPods), "") })
 	for _, list := range []struct{ media, what string }{{jsonType, "list-JSON"}, {protoType, "list-protobuf"}} {
 		var took []time.Duration
 		const times = 9
@@ -166,8 +171,7 @@ func (c *caller) measure() {
 		})
 		c.tell(float64(median(took).Microseconds())/1e3, list.what+"-ms")
 	}
-	c.latency(name(0))
-	c.tell(c.resident(), "MB-resident")
+	c.latency(podOfBench(0))
 }
 
 // rate has benchWriters clients do a thing count times, and tells how often a second, and at what cost.
@@ -210,7 +214,7 @@ func atOnce(workers, count int, do func(i int)) float64 {
 func (c *caller) latency(pod string) {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	const changes = 100
+	const changes = 300
 	seen := make(chan time.Time, benchWatchers)
 	for range benchWatchers {
 		resp := c.begin(ctx, "GET", podsOfBench+"?watch=1&fieldSelector=metadata.name%3D"+pod, "")
@@ -272,36 +276,6 @@ func floorOfWrites(b *testing.B, n *node) {
 			panic(err)
 		}
 	}), "etcd-puts/s")
-}
-
-// floorOfReads has a server that does nothing else answer the bytes that skiff answers.
-func floorOfReads(b *testing.B, skiff *caller) {
-	answers := map[string][]byte{}
-	for _, media := range []string{jsonType, protoType} {
-		answers[media] = skiff.call("GET", podsOfBench, "", "Accept", media, "Accept-Encoding", "identity")
-	}
-	one := skiff.call("GET", podsOfBench+"/web-00000", "")
-	web := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.URL.Path == "/one" {
-			_, _ = w.Write(one)
-			return
-		}
-		_, _ = w.Write(answers[r.Header.Get("Accept")])
-	}))
-	web.EnableHTTP2 = true
-	web.StartTLS()
-	defer web.Close()
-	floor := &caller{b: b, name: "memory", url: web.URL, client: web.Client()}
-	floor.tell(atOnce(benchWriters, 4*benchPods, func(int) { floor.call("GET", "/one", "") }), "gets/s")
-	for media, what := range map[string]string{jsonType: "list-JSON", protoType: "list-protobuf"} {
-		var took []time.Duration
-		for range 9 {
-			start := time.Now()
-			floor.call("GET", "/all", "", "Accept", media)
-			took = append(took, time.Since(start))
-		}
-		floor.tell(float64(median(took).Microseconds())/1e3, what+"-ms")
-	}
 }
 
 // BenchmarkAPIScale fills a server with 100,000 pods: what each costs in memory, how long the next start takes, and what
