@@ -1,6 +1,7 @@
 package apiserver
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -107,10 +108,26 @@ func newTree() *btree.BTreeG[*item] {
 
 // load takes over what the store holds now. Its past is unknown then: whoever watches has to begin anew.
 func (c *cache) load(ctx context.Context) error {
-	kvs, rev, err := c.store.List(ctx, "")
-	if err != nil {
+	if err := c.view(ctx, c.take); err != nil {
 		return fmt.Errorf("read the store: %w", err)
 	}
+	return nil
+}
+
+// view looks at what the store holds, which is not copied if the store can do that.
+func (c *cache) view(ctx context.Context, look func(kvs []store.KV, rev uint64) error) error {
+	if viewer, ok := c.store.(store.Viewer); ok {
+		return viewer.View(ctx, "", look)
+	}
+	kvs, rev, err := c.store.List(ctx, "")
+	if err != nil {
+		return err
+	}
+	return look(kvs, rev)
+}
+
+// take makes the objects of all shelves, and keeps nothing of the values that they were stored as.
+func (c *cache) take(kvs []store.KV, rev uint64) error {
 	c.loadDefinitions(kvs)
 	c.strays = strays{}
 	trees := map[*shelf]*btree.BTreeG[*item]{}
@@ -120,6 +137,7 @@ func (c *cache) load(ctx context.Context) error {
 	kvs = slices.DeleteFunc(kvs, func(kv store.KV) bool { return isRecord(kv.Key) })
 	for i, f := range c.readAll(kvs) {
 		if f.err != nil {
+			kvs[i].Value = bytes.Clone(kvs[i].Value)
 			c.strays.add(kvs[i], f.err)
 			continue
 		}

@@ -169,7 +169,7 @@ func TestCustomResourcesSurviveRestart(t *testing.T) {
 	s.do(t, "POST", boats, boat("one", `{"length":5,"crew":[{"name":"a","age":40}]}`)).want(t, 201)
 	before := toJSON(t, s.boat(t, "one"))
 	s.stop()
-	s = startOn(t, file)
+	s = startAgain(t, file)
 	if after := toJSON(t, s.boat(t, "one")); after != before {
 		t.Errorf("after the restart:\n%s\nbefore:\n%s", after, before)
 	}

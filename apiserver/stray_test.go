@@ -78,7 +78,7 @@ func TestStrayKeysDoNotStopTheServer(t *testing.T) {
 	s.createConfigMap(t, "goes-on")
 	goesOn(s)
 	s.stop()
-	s = startOn(t, file)
+	s = startAgain(t, file)
 	goesOn(s)
 }
 
@@ -112,7 +112,7 @@ func TestObjectsOutliveTheirDefinition(t *testing.T) {
 		}
 	}
 	s.stop()
-	s = startOn(t, file)
+	s = startAgain(t, file)
 	s.createConfigMap(t, "goes-on")
 	s.define(t, boatCRD(boatVersion("v1", true, boatSchema)))
 	labelled(s, "after a restart")
@@ -122,7 +122,7 @@ func TestObjectsOutliveTheirDefinition(t *testing.T) {
 	s.define(t, boatCRD(boatVersion("v1", true, boatSchema)))
 	labelled(s, "without a restart")
 	s.stop()
-	labelled(startOn(t, file), "after all that")
+	labelled(startAgain(t, file), "after all that")
 }
 
 // A definition whose conditions somebody has emptied keeps its objects, also when the server starts before it is accepted again.

@@ -73,6 +73,16 @@ type Store interface {
 	Close() error
 }
 
+// Viewer is a Store that can show what it holds without making copies: all of it at once would be most of what a server does when
+// it starts.
+type Viewer interface {
+	Store
+
+	// View calls look with what List would return. The values are the store's own memory: they are gone when look has returned,
+	// and it must not be long before it does.
+	View(ctx context.Context, prefix string, look func(kvs []KV, rev uint64) error) error
+}
+
 // Shared is a Store that other processes write to as well. Of another Store its one user knows the newest revision
 // already: it is that of the last write that was answered.
 type Shared interface {

@@ -37,7 +37,7 @@ const (
 	maxValue = 8 << 20 // Bytes of one value: more than any client may send to the API server.
 )
 
-var _ store.Store = (*Store)(nil)
+var _ store.Viewer = (*Store)(nil)
 
 // Store is a store.Store in a file. Get one with [Open].
 type Store struct {
@@ -73,6 +73,7 @@ func (s *Store) Get(ctx context.Context, key string) (store.KV, error) {
 			return store.ErrNotFound
 		}
 		kv = decode(key, stored)
+		kv.Value = bytes.Clone(kv.Value)
 		return nil
 	})
 	if err != nil {
@@ -83,25 +84,36 @@ func (s *Store) Get(ctx context.Context, key string) (store.KV, error) {
 
 // List implements store.Store.
 func (s *Store) List(ctx context.Context, prefix string) (kvs []store.KV, rev uint64, err error) {
-	if err := ctx.Err(); err != nil {
-		return nil, 0, err
-	}
-	err = s.view(func(tx *bbolt.Tx) error {
-		last, err := stampOf(tx)
-		if err != nil {
-			return err
+	err = s.View(ctx, prefix, func(found []store.KV, at uint64) error {
+		for i := range found {
+			found[i].Value = bytes.Clone(found[i].Value)
 		}
-		rev = last.rev
-		cursor, start := tx.Bucket(dataBucket).Cursor(), []byte(prefix)
-		for key, stored := cursor.Seek(start); bytes.HasPrefix(key, start) && key != nil; key, stored = cursor.Next() {
-			kvs = append(kvs, decode(string(key), stored))
-		}
+		kvs, rev = found, at
 		return nil
 	})
 	if err != nil {
 		return nil, 0, fmt.Errorf("list %q: %w", prefix, err)
 	}
 	return kvs, rev, nil
+}
+
+// View implements store.Viewer.
+func (s *Store) View(ctx context.Context, prefix string, look func(kvs []store.KV, rev uint64) error) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	return s.view(func(tx *bbolt.Tx) error {
+		last, err := stampOf(tx)
+		if err != nil {
+			return err
+		}
+		var kvs []store.KV
+		cursor, start := tx.Bucket(dataBucket).Cursor(), []byte(prefix)
+		for key, stored := cursor.Seek(start); bytes.HasPrefix(key, start) && key != nil; key, stored = cursor.Next() {
+			kvs = append(kvs, decode(string(key), stored))
+		}
+		return look(kvs, last.rev)
+	})
 }
 
 // Put implements store.Store.
@@ -197,7 +209,7 @@ func encode(value []byte) []byte {
 	return stored
 }
 
-// decode copies stored, which is the database's own memory and goes with the transaction.
+// decode reads stored, which is the database's own memory and goes with the transaction.
 func decode(key string, stored []byte) store.KV {
-	return store.KV{Key: key, Value: bytes.Clone(stored[8:]), Rev: binary.BigEndian.Uint64(stored)}
+	return store.KV{Key: key, Value: stored[8:], Rev: binary.BigEndian.Uint64(stored)}
 }
