@@ -146,13 +146,14 @@ func touch(b []byte) { b[0] = 1 }
 
 const stackOfRequest = 16 << 10
 
-// Forget makes the server's memory small: it drops encodings, which are made again when asked for, and all but the newest of
-// the past, so that whoever comes back to a watch after a long time lists again.
+// Forget makes the server's memory small: it drops encodings and OpenAPI documents, which are made again when asked for, and all
+// but the newest of the past, so that whoever comes back to a watch after a long time lists again.
 func (s *Server) Forget() {
 	for _, sh := range s.cache.shelves() {
 		sh.forget()
 	}
 	s.cache.alike.forget()
+	s.served.Load().documents.Forget()
 }
 
 func (s *Server) shelf(groupResource string) *shelf { return s.cache.resources[groupResource] }

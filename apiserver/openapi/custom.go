@@ -23,7 +23,7 @@ type Custom struct {
 
 // With returns documents that describe custom kinds too. A document that would be the same is the same.
 func (d *Documents) With(custom []*Custom) (*Documents, error) {
-	next := &Documents{definitions: d.definitions, own: d.own, custom: map[string][]*Custom{}, v3: map[string]*document{}}
+	next := &Documents{unpacked: d.unpacked, definitions: d.definitions, own: d.own, custom: map[string][]*Custom{}, v3: map[string]*document{}}
 	for _, c := range custom {
 		key := strings.TrimPrefix(root(c.Resource), "/")
 		next.custom[key] = append(next.custom[key], c)

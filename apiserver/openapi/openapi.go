@@ -5,7 +5,8 @@
 // made beforehand (see the folder generate) and embedded as compressed JSON, which is never decoded for OpenAPI v3: a
 // document is a list of definitions, copied. The paths come from the rows of the API server's table.
 //
-// Nothing is unpacked or built before somebody asks. A document is then kept for good, as the table does not change.
+// Nothing is unpacked or built before somebody asks. A document is then kept until it is forgotten; as the table does not change,
+// it is the same when it is built again.
 //
 // In Kubernetes: k8s.io/kube-openapi (builder, builder3, handler, handler3) and pkg/generated/openapi. Left out: documents of
 // discovery and of /openid/v1/jwks, and the deprecated /watch/ paths.
@@ -35,7 +36,8 @@ import (
 
 // Documents are the OpenAPI documents of an API. They are safe for concurrent use.
 type Documents struct {
-	definitions source
+	unpacked    *remade[definitions]
+	definitions source                 // What is unpacked.
 	own         map[string][]operation // Of the table's rows, by the path of the group version: "api/v1", "apis/apps/v1"; and of "version".
 	custom      map[string][]*Custom   // What is described besides them.
 	index       *document
@@ -49,7 +51,8 @@ type source func() (definitions, error)
 
 // New returns the documents that describe the resources. It fails if the scheme lacks a kind that a row names.
 func New(resources []*api.Resource) (*Documents, error) {
-	d := &Documents{definitions: sync.OnceValues(unpack), own: map[string][]operation{}, v3: map[string]*document{}}
+	d := &Documents{unpacked: &remade[definitions]{make: unpack}, own: map[string][]operation{}, v3: map[string]*document{}}
+	d.definitions = d.unpacked.get
 	for _, r := range resources {
 		ops, err := operations(r)
 		if err != nil {
@@ -132,9 +135,18 @@ func address(key, hash string) string {
 	return "/openapi/v3/" + key + "?" + url.Values{"hash": {hash}}.Encode()
 }
 
+// Forget drops what can be built again from what is embedded: all but the index, which kubectl asks for with every command.
+func (d *Documents) Forget() {
+	for _, doc := range d.v3 {
+		doc.forget()
+	}
+	d.v2.forget()
+	d.unpacked.forget()
+}
+
 // document is built when it is first asked for.
 type document struct {
-	json, proto func() (content, error)
+	asJSON, asProto remade[content]
 }
 
 type content struct {
@@ -144,19 +156,51 @@ type content struct {
 
 func newDocument(build func() ([]byte, error), toProto func([]byte) ([]byte, error)) *document {
 	doc := &document{}
-	doc.json = sync.OnceValues(func() (content, error) {
+	doc.asJSON.make = func() (content, error) {
 		data, err := build()
 		return content{data, fmt.Sprintf("%X", sha512.Sum512(data))}, err
-	})
-	doc.proto = sync.OnceValues(func() (content, error) {
+	}
+	doc.asProto.make = func() (content, error) {
 		c, err := doc.json()
 		if err != nil {
 			return c, err
 		}
 		c.data, err = toProto(c.data)
 		return c, err
-	})
+	}
 	return doc
+}
+
+func (doc *document) json() (content, error)  { return doc.asJSON.get() }
+func (doc *document) proto() (content, error) { return doc.asProto.get() }
+
+func (doc *document) forget() {
+	doc.asJSON.forget()
+	doc.asProto.forget()
+}
+
+// remade is made when it is first asked for, and again when it was forgotten.
+type remade[T any] struct {
+	make func() (T, error)
+
+	mu   sync.Mutex
+	made func() (T, error) // nil before it is asked for.
+}
+
+func (r *remade[T]) get() (T, error) {
+	r.mu.Lock()
+	if r.made == nil {
+		r.made = sync.OnceValues(r.make)
+	}
+	made := r.made
+	r.mu.Unlock()
+	return made()
+}
+
+func (r *remade[T]) forget() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.made = nil
 }
 
 // serve answers in the one of the media types that the client likes best; with 304, if it has the document.

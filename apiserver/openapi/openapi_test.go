@@ -110,6 +110,33 @@ func TestGroupVersionDocuments(t *testing.T) {
 	}
 }
 
+// What is forgotten is built again, and is the same, also for those who have the documents of more kinds.
+func TestForget(t *testing.T) {
+	docs, _ := newServer(t)
+	more, err := docs.With(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const key = "apis/apps/v1"
+	before, err := docs.v3[key].json()
+	if err != nil {
+		t.Fatal(err)
+	}
+	docs.Forget()
+	for _, d := range []*Documents{docs, more} {
+		again, err := d.v3[key].json()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if again.hash != before.hash || !bytes.Equal(again.data, before.data) {
+			t.Errorf("%s was forgotten, and is another now", key)
+		}
+		if &again.data[0] == &before.data[0] {
+			t.Errorf("%s was kept", key)
+		}
+	}
+}
+
 func TestOperations(t *testing.T) {
 	deployments := &api.Resource{
 		Group: "apps", Version: "v1", Name: "deployments", Kind: "Deployment", Namespaced: true,
