@@ -375,7 +375,7 @@ func (p *plane) shared(client kubernetes.Interface) informers.SharedInformerFact
 		}
 		obj := r.New()
 		factory.InformerFor(obj, func(kubernetes.Interface, time.Duration) cache.SharedIndexInformer {
-			return cache.NewSharedIndexInformer(p.api.ListerWatcher(obj), obj, 0, cache.Indexers{cache.NamespaceIndex: cache.MetaNamespaceIndexFunc})
+			return newJoint(cache.NewSharedIndexInformer(p.api.ListerWatcher(obj), obj, 0, cache.Indexers{cache.NamespaceIndex: cache.MetaNamespaceIndexFunc}))
 		})
 	}
 	return factory
