@@ -3,7 +3,7 @@
 // A request makes three hops: the route (this file, made from the table in package api), the handler (handlers.go,
 // subresources.go), and the store. Reads and watches are answered from memory (cache.go, shelf.go), which follows the store's
 // watch; writes go through the one store with a compare-and-swap (write.go), and say in the object whose fields they set
-// (fieldmanager.go, apply.go). Nothing here knows a controller, the scheduler or an agent: between the halves there is
+// (fieldmanager.go, recordkeeper.go, apply.go). Nothing here knows a controller, the scheduler or an agent: between the halves there is
 // only the API. What clients from outside the process may cost is bounded before all that (limits.go).
 //
 // In Kubernetes: kube-apiserver, that is k8s.io/apiserver with pkg/registry and pkg/controlplane. Left out so far:
