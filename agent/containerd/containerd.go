@@ -13,6 +13,7 @@
 // away, the container goes on until the FIFO is full (1 MiB) and then waits in its write; it is never killed and never
 // sees a broken pipe. A new Runtime goes on reading where the last one stopped, byte for byte, wherever that was killed: see
 // [spool] and [journal]. What a container wrote that has ended meanwhile is there too: see [holder].
+// That a container has ended is told when its last words are in the log, or two seconds later.
 //
 // # Lifetime
 //

@@ -88,6 +88,7 @@ func (r *Runtime) Containers(ctx context.Context) ([]agent.Container, error) {
 		case starting[record.ID] && task == nil || r.neverStarted(record):
 			c.State = agent.Created
 		case task != nil:
+			r.hearOut(ctx, record.ID, task)
 			r.describeTask(&c, record, task)
 		default:
 			r.describeMissing(&c, record)
@@ -147,6 +148,17 @@ func (r *Runtime) describeTask(c *agent.Container, record containers.Container, 
 	default: // Paused ones are alive too.
 		c.State = agent.Running
 		c.Started = r.started(record)
+	}
+}
+
+// hearOut waits a moment for the last words of a container that has just ended: who sees that it has ended reads its log, and not again.
+func (r *Runtime) hearOut(ctx context.Context, id string, t *tasktypes.Process) {
+	if t.Status != tasktypes.Status_STOPPED {
+		return
+	}
+	out, left := r.output(id), time.Until(t.ExitedAt.AsTime().Add(drainTime))
+	if out != nil && left > 0 { // A process that it has left behind may keep its output open.
+		out.drain(ctx, left)
 	}
 }
 

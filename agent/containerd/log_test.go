@@ -10,8 +10,11 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
+
+	"skiff/agent"
 )
 
 // testLog is a log whose spools a test fills by a pipe.
@@ -165,4 +168,39 @@ func TestLogOfKilled(t *testing.T) {
 			t.Fatalf("after %d parts the log is not the end of what was said:\n%.200q", i, got)
 		}
 	}
+}
+
+// Who sees that a container has ended finds all that it said in its log, however far behind the log is.
+func testLastWords(t *testing.T, n *node) {
+	config := n.start("late")
+	n.waitLog("late", "stdout holding")
+	log := n.runtime.output(config.ID).log
+	log.mu.Lock() // Nothing gets into it.
+	if err := n.runtime.Signal(t.Context(), config.ID, false); err != nil {
+		t.Error(err)
+	}
+	n.eventually("the container ends", func() bool { return len(n.processesOf(config.ID)) == 0 })
+	seen := make(chan string)
+	go func() {
+		for {
+			c := n.container(config.ID)
+			if c == nil || c.State == agent.Exited {
+				seen <- strings.Join(n.log("late"), "\n")
+				return
+			}
+		}
+	}()
+	early := ""
+	select {
+	case early = <-seen:
+	case <-time.After(100 * time.Millisecond):
+	}
+	log.mu.Unlock()
+	if early == "" {
+		early = <-seen
+	}
+	if !strings.Contains(early, "stdout stopped by") {
+		t.Errorf("when the container's end is seen, its log is %q", early)
+	}
+	n.end(config.ID)
 }

@@ -18,7 +18,7 @@ import (
 const (
 	readSize   = 64 << 10
 	slowClient = 10 * time.Second // An attached client that takes nothing for so long is cut off.
-	drainTime  = time.Second      // For the rest of an ended container's output.
+	drainTime  = 2 * time.Second  // For the rest of an ended container's output.
 
 	noRoomPause = time.Second // Where there is no room under RunDir, until that is looked at again,
 	noRoomTries = 10          // and how often, before output is thrown away: nobody may have to wait for ever.
@@ -234,10 +234,10 @@ func (o *output) leave(c *listener) {
 }
 
 // drain waits a little for the end of the output.
-func (o *output) drain(ctx context.Context) {
+func (o *output) drain(ctx context.Context, longest time.Duration) {
 	select {
 	case <-o.done:
-	case <-time.After(drainTime):
+	case <-time.After(longest):
 	case <-ctx.Done():
 	}
 }

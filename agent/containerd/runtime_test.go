@@ -27,6 +27,7 @@ func TestRuntime(t *testing.T) {
 	t.Run("start fails", func(t *testing.T) { testStartFails(t, n) })
 	t.Run("memory limit", func(t *testing.T) { testOOM(t, n) })
 	t.Run("output", func(t *testing.T) { testOutput(t, n) })
+	t.Run("last words", func(t *testing.T) { testLastWords(t, n) })
 	t.Run("exec", func(t *testing.T) { testExec(t, n) })
 	t.Run("exec with a terminal", func(t *testing.T) { testExecTTY(t, n) })
 	t.Run("exec is killed", func(t *testing.T) { testExecKilled(t, n) })

@@ -129,7 +129,7 @@ func (r *Runtime) discard(ctx context.Context, container containerd.Container, k
 		if kill {
 			opts = append(opts, containerd.WithProcessKill)
 		} else if out := r.output(container.ID()); out != nil {
-			out.drain(ctx) // The shim waits for it too, but longer.
+			out.drain(ctx, drainTime) // The shim waits for it too, but longer.
 		}
 		if _, err := task.Delete(ctx, opts...); err != nil && !errdefs.IsNotFound(err) {
 			return err
