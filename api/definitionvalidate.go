@@ -8,6 +8,7 @@ import (
 	"unicode"
 
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
@@ -80,6 +81,32 @@ func validateApproval(c *apiextensionsv1.CustomResourceDefinition) field.ErrorLi
 	return field.ErrorList{field.Invalid(path, value, fmt.Sprintf("protected groups must have approval annotation %q with either a URL or a reason starting with \"unapproved\", see https://github.com/kubernetes/enhancements/pull/1111", key))}
 }
 
+// VersionPath is where a part of a definition's version i is, in the words of errors: what all versions have alike Kubernetes keeps
+// once, above them. again tells that it was told of with an earlier version.
+func VersionPath(versions []apiextensionsv1.CustomResourceDefinitionVersion, i int, part string) (at *field.Path, again bool) {
+	of := func(v *apiextensionsv1.CustomResourceDefinitionVersion) any {
+		switch part {
+		case "schema":
+			return v.Schema
+		case "subresources":
+			return v.Subresources
+		case "selectableFields":
+			return v.SelectableFields
+		}
+		return v.AdditionalPrinterColumns
+	}
+	spec := field.NewPath("spec")
+	for j := range versions {
+		if !equality.Semantic.DeepEqual(of(&versions[j]), of(&versions[0])) {
+			return spec.Child("versions").Index(i).Child(part), false
+		}
+	}
+	if part == "schema" {
+		part = "validation"
+	}
+	return spec.Child(part), i > 0
+}
+
 func validateCustomVersions(path *field.Path, versions []apiextensionsv1.CustomResourceDefinitionVersion) field.ErrorList {
 	var errs field.ErrorList
 	stored, seen, twice := 0, map[string]bool{}, false
@@ -94,9 +121,14 @@ func validateCustomVersions(path *field.Path, versions []apiextensionsv1.CustomR
 			errs = append(errs, field.Invalid(at.Child("name"), v.Name, strings.Join(found, ",")))
 		}
 		errs = append(errs, validateDeprecation(at.Child("deprecationWarning"), v)...)
-		errs = append(errs, validateCustomSubs(at.Child("subresources"), v.Subresources)...)
+		if subs, again := VersionPath(versions, i, "subresources"); !again {
+			errs = append(errs, validateCustomSubs(subs, v.Subresources)...)
+		}
+		columns, again := VersionPath(versions, i, "additionalPrinterColumns")
 		for j := range v.AdditionalPrinterColumns {
-			errs = append(errs, validateCustomColumn(at.Child("additionalPrinterColumns").Index(j), &v.AdditionalPrinterColumns[j])...)
+			if !again {
+				errs = append(errs, validateCustomColumn(columns.Index(j), &v.AdditionalPrinterColumns[j])...)
+			}
 		}
 	}
 	if twice {

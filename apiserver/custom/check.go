@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
+	"skiff/api"
 	"skiff/apiserver/custom/rule"
 )
 
@@ -25,9 +26,8 @@ const maxDepth = 100
 func Check(crd, old *apiextensionsv1.CustomResourceDefinition) field.ErrorList {
 	var errs field.ErrorList
 	for i := range crd.Spec.Versions {
-		v, at := &crd.Spec.Versions[i], field.NewPath("spec", "versions").Index(i)
-		if old == nil || !hasVersion(old, v) {
-			errs = append(errs, checkVersion(at, v)...)
+		if old == nil || !hasVersion(old, &crd.Spec.Versions[i]) {
+			errs = append(errs, checkVersion(crd.Spec.Versions, i)...)
 		}
 	}
 	return errs
@@ -40,21 +40,38 @@ func hasVersion(old *apiextensionsv1.CustomResourceDefinition, v *apiextensionsv
 	})
 }
 
-func checkVersion(at *field.Path, v *apiextensionsv1.CustomResourceDefinitionVersion) field.ErrorList {
-	path := at.Child("schema", "openAPIV3Schema")
+func checkVersion(versions []apiextensionsv1.CustomResourceDefinitionVersion, i int) field.ErrorList {
+	v := &versions[i]
 	if v.Schema == nil || v.Schema.OpenAPIV3Schema == nil {
-		return field.ErrorList{field.Required(path, "schemas are required")}
+		return field.ErrorList{field.Required(field.NewPath("spec", "versions").Index(i).Child("schema", "openAPIV3Schema"), "")}
 	}
+	at, again := api.VersionPath(versions, i, "schema")
+	s, errs := checkSchema(at.Child("openAPIV3Schema"), v)
+	switch {
+	case again && len(errs) > 0:
+		return nil
+	case len(errs) > 0:
+		return errs
+	}
+	at, again = api.VersionPath(versions, i, "selectableFields")
+	if again {
+		return nil
+	}
+	return checkSelectable(at, v.SelectableFields, s)
+}
+
+// checkSchema also returns what it has checked, where nothing is wrong with it.
+func checkSchema(path *field.Path, v *apiextensionsv1.CustomResourceDefinitionVersion) (*schema.Structural, field.ErrorList) {
 	root := v.Schema.OpenAPIV3Schema
 	if depth(root) > maxDepth {
-		return field.ErrorList{field.Invalid(path, "", fmt.Sprintf("must not nest deeper than %d levels", maxDepth))}
+		return nil, field.ErrorList{field.Invalid(path, "", fmt.Sprintf("must not nest deeper than %d levels", maxDepth))}
 	}
 	var errs field.ErrorList
 	if v.Subresources != nil && v.Subresources.Status != nil {
 		errs = append(errs, checkRoot(path, root)...)
 	}
 	if root.Nullable {
-		errs = append(errs, field.Forbidden(at.Child("schema", "openAPIV3Schema.nullable"), "nullable cannot be true at the root"))
+		errs = append(errs, field.Forbidden(path.Child("nullable"), "nullable cannot be true at the root"))
 	}
 	errs = append(errs, checkProps(path, root, place{root: true, defaults: true})...)
 	s, err := structuralOf(root)
@@ -62,15 +79,14 @@ func checkVersion(at *field.Path, v *apiextensionsv1.CustomResourceDefinitionVer
 		if len(errs) == 0 {
 			errs = append(errs, field.Invalid(path, "", err.Error()))
 		}
-		return errs
+		return nil, errs
 	}
 	errs = append(errs, schema.ValidateStructural(path, s)...)
 	if len(errs) > 0 {
-		return errs
+		return nil, errs
 	}
 	errs = append(errs, rule.Check(path, s)...)
-	errs = append(errs, checkDefaults(path, s)...)
-	return append(errs, checkSelectable(at.Child("selectableFields"), v.SelectableFields, s)...)
+	return s, append(errs, checkDefaults(path, s)...)
 }
 
 // depth is how deep schemas lie in one another.
