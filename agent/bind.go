@@ -14,13 +14,13 @@ import (
 
 // UnmountPods takes away what an agent with this DataDir has mounted for its pods. It must be done before DataDir is deleted: a
 // part of a volume is a mount, through which the volume's own files would be deleted.
-func UnmountPods(dataDir string) error { return unmountBelow(dirs{data: dataDir}.pods()) }
+func UnmountPods(dataDir string) error { return UnmountBelow(dirs{data: dataDir}.pods()) }
 
 // UnmountVolumes takes away what somebody, or a container that may, has mounted into the volumes that DataDir holds.
-func UnmountVolumes(dataDir string) error { return unmountBelow(dirs{data: dataDir}.localVolumes()) }
+func UnmountVolumes(dataDir string) error { return UnmountBelow(dirs{data: dataDir}.localVolumes()) }
 
-// unmountBelow takes away every mount below dir, the innermost first.
-func unmountBelow(dir string) error {
+// UnmountBelow takes away every mount below dir, the innermost first.
+func UnmountBelow(dir string) error {
 	dir, err := filepath.EvalSymlinks(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -33,7 +33,7 @@ func unmountBelow(dir string) error {
 		return fmt.Errorf("find the mounts below %s: %w", dir, err)
 	}
 	for _, path := range mountsBelow(string(info), dir) {
-		if err := unmount(path); err != nil {
+		if err := Unmount(path); err != nil {
 			return err
 		}
 	}
@@ -64,8 +64,8 @@ func unescapeMount(path string) string {
 	return path
 }
 
-// unmount takes away what is mounted on path, if anything is. Processes that use it keep it until they end.
-func unmount(path string) error {
+// Unmount takes away what is mounted on path, if anything is. Processes that use it keep it until they end.
+func Unmount(path string) error {
 	err := unix.Unmount(path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
 	if err == nil || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) {
 		return nil
@@ -100,7 +100,7 @@ func bindPart(volume, sub, target string) error {
 	if err != nil {
 		return err
 	}
-	if err := unmount(target); err != nil { // Left by a start that failed.
+	if err := Unmount(target); err != nil { // Left by a start that failed.
 		return err
 	}
 	if err := os.Remove(target); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -120,7 +120,7 @@ func bindPart(volume, sub, target string) error {
 	}
 	// A host's mounts are shared, as a rule: without this, what is unmounted here with the pod would be unmounted there too.
 	if err := unix.Mount("", target, "", unix.MS_SLAVE|unix.MS_REC, ""); err != nil {
-		return errors.Join(fmt.Errorf("part the mount of %s from the host's: %w", sub, err), unmount(target))
+		return errors.Join(fmt.Errorf("part the mount of %s from the host's: %w", sub, err), Unmount(target))
 	}
 	return nil
 }

@@ -97,7 +97,7 @@ func (d dirs) removePod(uid string) error {
 		return fmt.Errorf("find the logs of pod %s: %w", uid, err)
 	}
 	for _, dir := range append(left, logs...) {
-		if err := unmountBelow(dir); err != nil {
+		if err := UnmountBelow(dir); err != nil {
 			return err
 		}
 		if err := os.RemoveAll(dir); err != nil {
@@ -110,7 +110,7 @@ func (d dirs) removePod(uid string) error {
 // removeVolumes deletes what a pod that has ended had as volumes of its own. What its containers wrote otherwise stays.
 func (d dirs) removeVolumes(uid types.UID) error {
 	for _, dir := range []string{filepath.Join(d.pod(uid), "parts"), filepath.Join(d.pod(uid), "volumes"), d.secret(uid)} {
-		if err := unmountBelow(dir); err != nil {
+		if err := UnmountBelow(dir); err != nil {
 			return err
 		}
 		if err := os.RemoveAll(dir); err != nil {

@@ -156,7 +156,7 @@ func (a *Agent) deleteData(pv *v1.PersistentVolume) error {
 	if err != nil {
 		return err
 	}
-	if err := unmountBelow(dir); err != nil {
+	if err := UnmountBelow(dir); err != nil {
 		return err
 	}
 	return os.RemoveAll(dir)

@@ -277,7 +277,7 @@ func removeParts(dir string) error {
 	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	if err := unmountBelow(dir); err != nil {
+	if err := UnmountBelow(dir); err != nil {
 		return err
 	}
 	return os.RemoveAll(dir)

@@ -173,3 +173,22 @@ func TestSmallerThanTheDead(t *testing.T) {
 		}
 	}
 }
+
+// TestRemoveBrokenOff leaves a cgroup that could not be removed from one tree where the next try finds it.
+func TestRemoveBrokenOff(t *testing.T) {
+	f := tree(t, false, map[string]string{"memory/pod/busy/file": "", "pids/pod/file": "", "freezer/pod/file": ""})
+	for _, dir := range []string{"cpu/pod", "cpuset/pod"} {
+		if err := os.MkdirAll(filepath.Join(f.root, dir), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := f.Remove("/pod"); err == nil {
+		t.Error("what is in use was removed")
+	}
+	if !f.Has("/pod") {
+		t.Error("the cgroup is gone from the tree that it is found by, and not from others")
+	}
+	if _, err := os.Stat(filepath.Join(f.root, "cpuset/pod")); err == nil {
+		t.Error("one that could be removed is left")
+	}
+}

@@ -210,11 +210,15 @@ func (f FS) trees() []string {
 
 // Remove removes a cgroup, and those below it, from every tree. unix.EBUSY: a process is still in one.
 func (f FS) Remove(path string) error {
-	var errs []error
-	for _, tree := range f.trees() {
-		errs = append(errs, remove(filepath.Join(tree, path)))
+	var err error
+	trees := f.trees()
+	for i, tree := range trees {
+		if err != nil && i == len(trees)-1 {
+			break // By the last one the others are found again.
+		}
+		err = errors.Join(err, remove(filepath.Join(tree, path)))
 	}
-	return errors.Join(errs...)
+	return err
 }
 
 // remove removes a tree of cgroups bottom up. The files in them are the kernel's: only directories can be removed.

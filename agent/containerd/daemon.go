@@ -14,6 +14,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"skiff/agent"
 )
 
 // Daemon is a private containerd, a child process in a session of its own: a Ctrl-C in our terminal is not for it.
@@ -128,7 +130,7 @@ func (d *Daemon) Stop() error {
 func (d *Daemon) Purge() error {
 	var errs []error
 	errs = append(errs, killShims(d.config.Socket), removeShimSockets(d.config.State))
-	errs = append(errs, unmountUnder(d.config.State), unmountUnder(d.config.Root))
+	errs = append(errs, agent.UnmountBelow(d.config.State), agent.UnmountBelow(d.config.Root))
 	errs = append(errs, os.RemoveAll(d.config.State), os.RemoveAll(d.config.Root), os.RemoveAll(d.config.Socket))
 	return errors.Join(errs...)
 }

@@ -109,22 +109,3 @@ func parentIn(stat string) int {
 	parent, _ := strconv.Atoi(fields[1])
 	return parent
 }
-
-// unmountUnder unmounts everything below dir, the last mounted first.
-func unmountUnder(dir string) error {
-	table, err := os.ReadFile("/proc/self/mountinfo")
-	if err != nil {
-		return err
-	}
-	var points []string
-	for _, line := range strings.Split(string(table), "\n") {
-		if fields := strings.Fields(line); len(fields) > 4 && strings.HasPrefix(fields[4], dir+"/") {
-			points = append(points, fields[4])
-		}
-	}
-	var errs []error
-	for i := len(points) - 1; i >= 0; i-- {
-		errs = append(errs, unmount(points[i]))
-	}
-	return errors.Join(errs...)
-}

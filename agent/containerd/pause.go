@@ -33,6 +33,9 @@ import (
 // pauseOOMScore makes it the last of its pod to be killed for the node's memory.
 const pauseOOMScore = -998
 
+// pauseMode lets it be run and not be read: such a process cannot be traced by others of its user.
+const pauseMode = 0o111
+
 // pauseUser is Kubernetes' for it. Not nobody, 65534: containers run as that, too, and who has a process's user may trace it.
 const pauseUser = 65535
 
@@ -167,7 +170,7 @@ func (r *Runtime) pauseRoot() (string, error) {
 		}
 	}
 	file := filepath.Join(dir, pauseFile)
-	if _, err := os.Stat(file); err == nil {
+	if info, err := os.Stat(file); err == nil && info.Mode().Perm() == pauseMode {
 		return dir, nil
 	}
 	for _, point := range []string{"proc", "dev"} { // The program's users may not be allowed to make them.
@@ -175,10 +178,11 @@ func (r *Runtime) pauseRoot() (string, error) {
 			return "", err
 		}
 	}
-	if err := os.WriteFile(file+".new", program, 0o555); err != nil {
+	next := file + ".new"
+	if err := errors.Join(os.WriteFile(next, program, 0o700), os.Chmod(next, pauseMode)); err != nil {
 		return "", err
 	}
-	return dir, os.Rename(file+".new", file)
+	return dir, os.Rename(next, file)
 }
 
 // The program in machine code: it ignores SIGCHLD, by which the kernel buries the children that others leave to process 1, and

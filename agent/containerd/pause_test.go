@@ -3,10 +3,13 @@ package containerd
 import (
 	"bytes"
 	"debug/elf"
+	"fmt"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"skiff/agent"
 )
@@ -58,6 +61,11 @@ func testSharedProcesses(t *testing.T, n *node) {
 	pid, err := n.runtime.pausing(n.runtime.in(t.Context()), "pod-1")
 	if err != nil || pid == 0 {
 		t.Fatalf("process 1 is %d: %v", pid, err)
+	}
+	// The files there belong to root where not even a process of the same user may trace it.
+	var maps unix.Stat_t
+	if err := unix.Stat(fmt.Sprintf("/proc/%d/maps", pid), &maps); err != nil || maps.Uid != 0 {
+		t.Errorf("process 1 could be traced by user %d (%v)", maps.Uid, err)
 	}
 	if err := syscall.Kill(int(pid), syscall.SIGKILL); err != nil {
 		t.Fatal(err)

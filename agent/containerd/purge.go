@@ -16,6 +16,7 @@ import (
 	"github.com/containerd/errdefs"
 	"golang.org/x/sync/errgroup"
 
+	"skiff/agent"
 	"skiff/agent/cgroup"
 )
 
@@ -43,7 +44,7 @@ func (r *Runtime) RemoveAll(ctx context.Context) error {
 	for _, uid := range r.podsLeft(ctx, all) {
 		errs = append(errs, r.RemovePod(ctx, uid))
 	}
-	return errors.Join(append(errs, r.endTrial(ctx), r.clearUserMounts(), unmount(r.pauseDir()), r.holder.end())...)
+	return errors.Join(append(errs, r.endTrial(ctx), r.clearUserMounts(), agent.Unmount(r.pauseDir()), r.holder.end())...)
 }
 
 // Purge removes everything that is in the containerd namespace, and the namespace; then the files. The Runtime must not

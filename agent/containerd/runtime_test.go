@@ -550,7 +550,7 @@ func TestReboot(t *testing.T) {
 		t.Error(err)
 	}
 	for _, dir := range []string{filepath.Join(n.dir, "state"), filepath.Join(n.dir, "run")} {
-		if err := errors.Join(unmountUnder(dir), os.RemoveAll(dir)); err != nil {
+		if err := errors.Join(agent.UnmountBelow(dir), os.RemoveAll(dir)); err != nil {
 			t.Error(err)
 		}
 	}
@@ -598,7 +598,7 @@ func TestDaemonPurge(t *testing.T) {
 		}
 	}
 	for _, dir := range []string{"shm/pod-1", "pause"} {
-		if err := unmount(filepath.Join(n.dir, "run", dir)); err != nil {
+		if err := agent.Unmount(filepath.Join(n.dir, "run", dir)); err != nil {
 			t.Error(err)
 		}
 	}

@@ -180,7 +180,7 @@ func (r *Runtime) RemovePod(ctx context.Context, podUID string) error {
 	}
 	err := errors.Join(append(errs,
 		r.EndPod(ctx, podUID),
-		unmount(r.shmDir(podUID)),
+		agent.Unmount(r.shmDir(podUID)),
 		os.RemoveAll(r.shmDir(podUID)),
 		r.clearPod(ctx, podUID),
 		r.removeViews(ctx, podUID),
@@ -200,15 +200,6 @@ func (r *Runtime) clearPod(ctx context.Context, podUID string) error {
 		}
 	}
 	return errors.Join(errs...)
-}
-
-// unmount takes away what is mounted on path, if anything is.
-func unmount(path string) error {
-	err := unix.Unmount(path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
-	if err == nil || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) {
-		return nil
-	}
-	return fmt.Errorf("unmount %s: %w", path, err)
 }
 
 // How long killed processes may take to leave their cgroup, and how often that is looked at.

@@ -179,7 +179,7 @@ func unmountView(path string) error {
 	case err != nil:
 		return fmt.Errorf("part the mounts of %s from the host's: %w", path, err)
 	}
-	return unmount(path)
+	return agent.Unmount(path)
 }
 
 // clearUserMounts removes those that a killed process left.
