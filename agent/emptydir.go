@@ -136,9 +136,15 @@ func hasLimitedDir(pod *v1.Pod) bool {
 	return false
 }
 
-// diskUsage sums up what the files below dir take on the disk. What goes away meanwhile does not count.
+// diskUsage sums up what the files below dir take on the disk. What goes away meanwhile does not count, nor what is elsewhere: containers
+// may put links there while it counts.
 func diskUsage(dir string) (sum int64) {
-	_ = filepath.WalkDir(dir, func(_ string, e fs.DirEntry, err error) error {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return 0
+	}
+	defer root.Close()
+	_ = fs.WalkDir(root.FS(), ".", func(_ string, e fs.DirEntry, err error) error {
 		if err != nil {
 			return nil
 		}

@@ -361,3 +361,43 @@ func TestRunAsNonRoot(t *testing.T) {
 		}
 	}
 }
+
+// A file that a hostPath volume asks for is made where it says, and not where a link leads that somebody has put there.
+func TestHostPathFileIsMade(t *testing.T) {
+	dir := t.TempDir()
+	kind := v1.HostPathFileOrCreate
+	ask := func(name string) error {
+		return checkHostPath(&v1.HostPathVolumeSource{Path: filepath.Join(dir, name), Type: &kind})
+	}
+	for range 2 {
+		if err := ask("new"); err != nil {
+			t.Error(err)
+		}
+	}
+	outside := filepath.Join(t.TempDir(), "made-by-the-agent")
+	if err := os.Symlink(outside, filepath.Join(dir, "link")); err != nil {
+		t.Fatal(err)
+	}
+	if err := ask("link"); err == nil {
+		t.Error("a link that leads to nothing is taken for a place for a file")
+	}
+	if _, err := os.Lstat(outside); err == nil {
+		t.Error("a file was made where a link leads")
+	}
+}
+
+// What a link in a volume leads to does not count as the volume's.
+func TestUsageStaysInside(t *testing.T) {
+	dir, outside := t.TempDir(), t.TempDir()
+	if err := errors.Join(os.WriteFile(filepath.Join(outside, "large"), make([]byte, 1<<20), 0o600), os.Mkdir(filepath.Join(dir, "sub"), 0o755),
+		os.WriteFile(filepath.Join(dir, "sub", "small"), make([]byte, 1<<13), 0o600), os.Symlink(outside, filepath.Join(dir, "link")),
+		os.Symlink(filepath.Join(outside, "large"), filepath.Join(dir, "sub", "file"))); err != nil {
+		t.Fatal(err)
+	}
+	if used := diskUsage(dir); used < 1<<13 || used > 1<<18 {
+		t.Errorf("the volume uses %d bytes, want little more than 8192", used)
+	}
+	if used := diskUsage(filepath.Join(dir, "gone")); used != 0 {
+		t.Errorf("what is not there uses %d bytes", used)
+	}
+}

@@ -128,7 +128,12 @@ func checkHostPath(h *v1.HostPathVolumeSource) error {
 	case kind == v1.HostPathUnset && err == nil:
 		return nil
 	case kind == v1.HostPathFileOrCreate && missing:
-		return os.WriteFile(h.Path, nil, 0o644)
+		// Nothing that has come there meanwhile is emptied, and no link leads to where a file is made.
+		f, err := os.OpenFile(h.Path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+		if err != nil {
+			return fmt.Errorf("hostPath type check failed: %w", err)
+		}
+		return f.Close()
 	case err != nil:
 		return fmt.Errorf("hostPath type check failed: %w", err)
 	}

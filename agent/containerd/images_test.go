@@ -1,6 +1,7 @@
 package containerd
 
 import (
+	"archive/tar"
 	"bytes"
 	"compress/gzip"
 	"context"
@@ -22,6 +23,7 @@ import (
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-containerregistry/pkg/compression"
+	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/registry"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/empty"
@@ -43,6 +45,7 @@ func TestImages(t *testing.T) {
 	t.Run("index", func(t *testing.T) { testIndex(t, n) })
 	t.Run("remove", func(t *testing.T) { testRemove(t, n) })
 	t.Run("volume", func(t *testing.T) { testImageVolume(t, n) })
+	t.Run("links", func(t *testing.T) { testImageLinks(t, n) })
 }
 
 func testImport(t *testing.T, n *node) {
@@ -447,4 +450,58 @@ func push(t *testing.T, to http.Handler, repository, tag string, image v1.Image)
 		t.Fatal(err)
 	}
 	put(http.MethodPut, "/manifests/"+tag, string(mediaType), manifest)
+}
+
+// However an image links, what a container is given is mounted within it, and where it works is within it: the host sees nothing of that.
+func testImageLinks(t *testing.T, n *node) {
+	outside, source := filepath.Join(n.dir, "outside"), filepath.Join(n.dir, "source")
+	if err := errors.Join(os.Mkdir(outside, 0o755), os.WriteFile(source, []byte("given"), 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	var file bytes.Buffer
+	w := tar.NewWriter(&file)
+	up := strings.Repeat("../", 20)
+	for name, target := range map[string]string{"absolute": outside, "relative": up + outside[1:], "root": up} {
+		if err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeSymlink, Name: name, Linkname: target}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	layer, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(file.Bytes())), nil })
+	if err != nil {
+		t.Fatal(err)
+	}
+	image, err := mutate.AppendLayers(boxImage(t), layer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(n.dir, "links.tar")
+	if err := tarball.WriteToFile(path, name.MustParseReference("links:latest"), image); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := n.runtime.Import(t.Context(), path); err != nil {
+		t.Fatal(err)
+	}
+	c := n.config("links", "show", "/absolute/file", "/relative/file2", outside+"/file")
+	c.Image, c.WorkingDir = "links", "/absolute/work"
+	for _, target := range []string{"/absolute/file", "/relative/file2", "/root" + outside + "/deep/file3"} {
+		c.Mounts = append(c.Mounts, agent.Mount{Source: source, Target: target})
+	}
+	if err := n.runtime.Start(t.Context(), c); err != nil {
+		t.Fatal(err)
+	}
+	if ended := n.waitExited(c.ID); ended.ExitCode != 0 {
+		t.Errorf("the container has ended with %+v", ended)
+	}
+	n.waitLog("links", outside+"/file: given")
+	n.waitLog("links", "/relative/file2: given")
+	n.waitLog("links", "dir "+outside+"/work")
+	if left, err := os.ReadDir(outside); err != nil || len(left) > 0 {
+		t.Errorf("on the host there are %v (%v)", left, err)
+	}
+	if err := n.runtime.Remove(t.Context(), c.ID); err != nil {
+		t.Error(err)
+	}
 }
