@@ -35,6 +35,7 @@ type pressure struct {
 
 	mu       sync.Mutex
 	met      map[v1.NodeConditionType]time.Time // When a threshold was last seen crossed.
+	held     int                                // How many conditions held when that was seen last.
 	evicted  map[string]string                  // By pod UID: why.
 	evicting string                             // The last of them, until all that it had is given back.
 	since    time.Time                          // When it was.
@@ -61,15 +62,18 @@ func (p *pressure) conditions(now time.Time) map[v1.NodeConditionType]bool {
 	return hold
 }
 
-// see notes which thresholds are crossed, and says whether that makes a new condition.
+// see notes which thresholds are crossed, and says whether a condition has come or gone since it was asked last.
 func (p *pressure) see(crossed []Threshold, now time.Time) (changed bool) {
-	before := p.conditions(now)
 	p.mu.Lock()
 	for _, t := range crossed {
 		p.met[t.Signal.condition()] = now
 	}
 	p.mu.Unlock()
-	return len(before) != len(p.conditions(now))
+	hold := len(p.conditions(now))
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	changed, p.held = hold != p.held, hold
+	return changed
 }
 
 // why is what a pod was evicted for, "" if it was not.

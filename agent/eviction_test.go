@@ -130,6 +130,14 @@ func TestPressureLasts(t *testing.T) {
 	if p.refuses(burstable, later) != "" || p.refuses(tolerant, later) != "" || p.refuses(bestEffort, now.Add(70*time.Second)) != "" {
 		t.Error("others, or later, are refused")
 	}
+	for _, step := range []struct {
+		after time.Duration
+		news  bool
+	}{{50 * time.Second, false}, {70 * time.Second, true}, {80 * time.Second, false}} {
+		if got := p.see(nil, now.Add(step.after)); got != step.news {
+			t.Errorf("%s later the end of a condition is news: %t, want %t", step.after, got, step.news)
+		}
+	}
 }
 
 // TestRefusedShrink says the same of a limit that is too small, however much the container holds by now.
