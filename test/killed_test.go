@@ -122,7 +122,8 @@ func (k *killing) create() {
 	k.pods = append(k.pods, pod.Name)
 }
 
-// pod has an init container and two others. Each writes its name down when it starts; the init container ends then.
+// pod has an init container and two others. Each writes its name down when it starts; the init container ends then. Some pods' containers
+// share their processes, and some pods have users of their own.
 func (k *killing) pod(name string) *corev1.Pod {
 	uid := corev1.EnvVar{Name: "UID", ValueFrom: &corev1.EnvVarSource{FieldRef: &corev1.ObjectFieldSelector{FieldPath: "metadata.uid"}}}
 	container := func(name, then string) corev1.Container {
@@ -134,10 +135,19 @@ func (k *killing) pod(name string) *corev1.Pod {
 		}
 	}
 	const hold = "trap exit TERM; sleep 100000 & wait"
+	var shared, hostUsers *bool
+	switch k.random.IntN(3) {
+	case 0:
+		shared = new(true)
+	case 1:
+		hostUsers = new(false)
+	}
 	return &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Name: name},
 		Spec: corev1.PodSpec{
 			TerminationGracePeriodSeconds: new(int64(1)),
+			ShareProcessNamespace:         shared,
+			HostUsers:                     hostUsers,
 			InitContainers:                []corev1.Container{container("init", "")},
 			Containers:                    []corev1.Container{container("one", hold), container("two", hold)},
 			Volumes: []corev1.Volume{
@@ -265,7 +275,7 @@ func (k *killing) nothingLeft() {
 func (k *killing) left() (found []string) {
 	n := k.node
 	for _, dir := range []string{n.run + "/ns", n.run + "/secrets", n.run + "/runtime/containers", n.run + "/runtime/exec", n.run + "/runtime/shm",
-		n.data + "/pods", n.data + "/logs"} {
+		n.run + "/runtime/users", n.data + "/pods", n.data + "/logs"} {
 		entries, _ := os.ReadDir(dir)
 		for _, e := range entries {
 			found = append(found, "file "+filepath.Join(dir, e.Name()))
@@ -276,7 +286,9 @@ func (k *killing) left() (found []string) {
 		found = append(found, fmt.Sprintf("shim %d: %s", pid, bytes.ReplaceAll(line, []byte{0}, []byte(" "))))
 	}
 	for _, mount := range n.mounts() {
-		found = append(found, "mount "+mount)
+		if mount != n.run+"/runtime/pause" { // The program of all pods that share their processes.
+			found = append(found, "mount "+mount)
+		}
 	}
 	for _, dir := range n.cgroups() {
 		if base := filepath.Base(dir); base != "besteffort" && base != "burstable" { // Those of the classes stay with the node.
