@@ -401,3 +401,21 @@ func TestUsageStaysInside(t *testing.T) {
 		t.Errorf("what is not there uses %d bytes", used)
 	}
 }
+
+// A seccomp profile is a file of the node's own folder for them, whatever its name says and links there lead to.
+func TestSeccompProfileStaysInside(t *testing.T) {
+	a := &Agent{dirs: dirs{data: t.TempDir()}}
+	outside := filepath.Join(a.dirs.data, "outside.json")
+	dir := a.dirs.seccomp()
+	if err := errors.Join(os.Mkdir(dir, 0o755), os.WriteFile(outside, []byte("{}"), 0o600), os.WriteFile(filepath.Join(dir, "own.json"), []byte("{}"), 0o600),
+		os.Symlink("../outside.json", filepath.Join(dir, "link.json"))); err != nil {
+		t.Fatal(err)
+	}
+	for name, ok := range map[string]bool{"own.json": true, "../outside.json": false, "link.json": false, outside: false} {
+		pod := &v1.Pod{Spec: v1.PodSpec{SecurityContext: &v1.PodSecurityContext{SeccompProfile: &v1.SeccompProfile{LocalhostProfile: &name}}}}
+		_, err := a.seccompProfile(pod, &v1.Container{}, Security{Seccomp: string(v1.SeccompProfileTypeLocalhost)})
+		if (err == nil) != ok {
+			t.Errorf("the profile %s: %v", name, err)
+		}
+	}
+}

@@ -196,17 +196,17 @@ func capable(capability uint) bool {
 
 func security(sec agent.Security) []oci.SpecOpts {
 	opts := []oci.SpecOpts{set(func(s *oci.Spec) {
-		s.Process.ApparmorProfile = sec.AppArmor
 		if sec.UnmaskedProc {
 			s.Linux.MaskedPaths, s.Linux.ReadonlyPaths = nil, nil
 		}
 		s.Process.NoNewPrivileges = sec.NoNewPrivileges
 		s.Root.Readonly = sec.ReadOnlyRootFS
 	})}
-	if sec.Privileged {
-		return append(opts, oci.WithPrivileged, oci.WithHostDevices, oci.WithAllDevicesAllowed)
+	profile := oci.WithApparmorProfile(sec.AppArmor)
+	if sec.Privileged { // Which takes a profile off: one that is asked for by name holds all the same.
+		return append(opts, oci.WithPrivileged, oci.WithHostDevices, oci.WithAllDevicesAllowed, profile)
 	}
-	opts = append(opts, capabilities(sec)...)
+	opts = append(append(opts, profile), capabilities(sec)...)
 	switch sec.Seccomp {
 	case "", "Unconfined":
 	case "RuntimeDefault":
