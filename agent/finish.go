@@ -17,7 +17,7 @@ func (a *Agent) finish(ctx context.Context, pod *v1.Pod, containers []Container,
 	uid := string(pod.UID)
 	if pod.DeletionTimestamp == nil {
 		if m.torn {
-			return nil
+			return a.giveBack(ctx, pod, containers)
 		}
 		if err := a.runtime.EndPod(ctx, uid); err != nil {
 			return err
@@ -27,12 +27,6 @@ func (a *Agent) finish(ctx context.Context, pod *v1.Pod, containers []Container,
 		}
 		if err := a.dirs.removeVolumes(pod.UID); err != nil { // Also for what an evicted pod has filled.
 			return fmt.Errorf("remove the volumes of pod %s/%s: %w", pod.Namespace, pod.Name, err)
-		}
-		if isEvicted(pod, m, a.pressure.why(uid)) {
-			if err := a.removeContents(ctx, pod, containers); err != nil {
-				return err
-			}
-			a.pressure.relieved(uid)
 		}
 		a.sources.release(uid)
 		a.pulls.forget(uid)
@@ -63,9 +57,19 @@ func (a *Agent) finish(ctx context.Context, pod *v1.Pod, containers []Container,
 	return nil
 }
 
-// isEvicted tells a pod that had to go for what the node lacks, or for what it used.
-func isEvicted(pod *v1.Pod, m *memory, why string) bool {
-	return why != "" || m.measured.over != "" || pod.Status.Reason == reasonEvicted
+// giveBack removes what a pod wrote that had to go for what the node lacks, or for what it used; not before the API has how its containers
+// ended.
+func (a *Agent) giveBack(ctx context.Context, pod *v1.Pod, containers []Container) error {
+	if pod.Status.Phase != v1.PodFailed || pod.Status.Reason != reasonEvicted {
+		return nil
+	}
+	if len(containers) > 0 {
+		if err := a.removeContents(ctx, pod, containers); err != nil {
+			return err
+		}
+	}
+	a.pressure.relieved(string(pod.UID))
+	return nil
 }
 
 // removeContents removes the containers of a pod that is over, and what they have said: that takes from the disk. The API's status has how
