@@ -61,6 +61,7 @@ func alone(name, short string, flags func(*cobra.Command), build func(kubernetes
 			if err != nil {
 				return err
 			}
+			go keepSmall(cmd.Context(), quietAfter, func() {})
 			factory.Start(cmd.Context().Done())
 			fmt.Fprintf(cmd.OutOrStdout(), "%s runs\n", name)
 			err = c.Run(cmd.Context())
