@@ -63,7 +63,7 @@ func statusEvents(pod *v1.Pod, status *v1.PodStatus) []podEvent {
 		case reasonInvalidImage, reasonInspect:
 			add(v1.EventTypeWarning, "InspectFailed", now.Message)
 			add(v1.EventTypeWarning, "Failed", "Error: "+now.Reason)
-		case reasonConfigError, reasonCreateError, reasonRunError:
+		case reasonConfigError, reasonCreateError:
 			add(v1.EventTypeWarning, "Failed", "Error: "+now.Message)
 		}
 	}

@@ -457,12 +457,13 @@ func TestPullAlwaysFallsBack(t *testing.T) {
 	})
 }
 
+// A container whose process cannot be started is one that has ended: its tries count, with the back-off of those that crash.
 func TestStartErrors(t *testing.T) {
 	for _, tc := range []struct {
 		policy      v1.RestartPolicy
 		first, then string
 	}{
-		{v1.RestartPolicyAlways, "Pending app=RunContainerError/0", "Running app=running/0"},
+		{v1.RestartPolicyAlways, "Running app=CrashLoopBackOff/1", "Running app=running/3"},
 		{v1.RestartPolicyNever, "Failed app=StartError(128)/0", "Failed app=StartError(128)/0"},
 	} {
 		t.Run(string(tc.policy), func(t *testing.T) {
@@ -471,8 +472,17 @@ func TestStartErrors(t *testing.T) {
 				n.runtime.FailStarts(errors.New("exec: \"nope\": executable file not found in $PATH"))
 				n.create(newPod("web", func(p *v1.Pod) { p.Spec.RestartPolicy = tc.policy }))
 				n.want("web", tc.first)
+				n.wantEvent("web", "Failed: Error: exec: \"nope\": executable file not found in $PATH")
+				if tc.policy == v1.RestartPolicyAlways {
+					after(t, 12*time.Second)
+					n.want("web", "Running app=CrashLoopBackOff/2")
+					last := n.get("web").Status.ContainerStatuses[0].LastTerminationState.Terminated
+					if last == nil || last.Reason != "StartError" || last.ExitCode != 128 || last.StartedAt.Unix() != 0 || !strings.HasPrefix(last.Message, "exec:") {
+						t.Errorf("it last ended as %+v, want StartError, 128, begun in 1970", last)
+					}
+				}
 				n.runtime.FailStarts(nil)
-				after(t, 11*time.Second)
+				after(t, 21*time.Second)
 				n.want("web", tc.then)
 			})
 		})

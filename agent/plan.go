@@ -21,12 +21,14 @@ const firstBackoff = 10 * time.Second
 // tells sooner that they have changed.
 const troubleRepeat = 30 * time.Second
 
+// startErrorRepeat is after how long a container that could not be started is first tried again, if nothing has the pod looked at before.
+const startErrorRepeat = time.Second
+
 // trouble is a start that came to nothing.
 type trouble struct {
 	reason, message string
 	at              time.Time
 	delay           time.Duration // Before the next try. Zero: try again whenever the pod is looked at.
-	round           int           // Of the pod's containers, where it is the container's end: see reasonStartError.
 }
 
 // decision is what to do about a pod, and when to look again without being called.
@@ -186,9 +188,8 @@ func (s seen) holdsUp(d *decision, c *v1.Container) bool {
 	if postStart.handler(c) == nil {
 		return false
 	}
-	starts := slices.ContainsFunc(d.start, func(st start) bool { return st.container == c })
 	latest := s.latest(c.Name)
-	return starts || latest != nil && latest.State == Running && s.postStartRuns(latest.ID)
+	return d.starts(c) || latest != nil && latest.State == Running && s.postStartRuns(latest.ID)
 }
 
 // keep decides for one container that is to run now, and says whether it has ended for good.
@@ -232,12 +233,6 @@ func (s seen) keep(d *decision, c *v1.Container, policy restartPolicy) (over boo
 		}
 	}
 	if t, ok := s.trouble[c.Name]; ok {
-		if t.reason == reasonStartError && t.round >= s.round {
-			return true
-		}
-		if t.reason == reasonRunError && t.round < s.round {
-			t.delay = 0 // Nobody waits for what an earlier round has left.
-		}
 		if t.reason == reasonPull {
 			d.lookAgain(t.at.Add(pullBackoffShownFor).Sub(s.now))
 		}
@@ -247,8 +242,15 @@ func (s seen) keep(d *decision, c *v1.Container, policy restartPolicy) (over boo
 		}
 		d.lookAgain(troubleRepeat)
 	}
+	if latest != nil && latest.StartError != "" {
+		d.lookAgain(startErrorRepeat) // Nothing that ends will call for it.
+	}
 	d.start = append(d.start, next)
 	return false
+}
+
+func (d *decision) starts(c *v1.Container) bool {
+	return slices.ContainsFunc(d.start, func(st start) bool { return st.container == c })
 }
 
 // fit decides how a running container comes to the size that it was given.
@@ -288,7 +290,7 @@ func (d *decision) wait(name string, delay time.Duration) {
 
 // backoff is how long to wait after the end of c before the next attempt.
 func (s seen) backoff(c *Container) time.Duration {
-	if c.Finished.Sub(c.Started) > 2*s.maxBackoff {
+	if c.StartError == "" && c.Finished.Sub(c.Started) > 2*s.maxBackoff {
 		return 0
 	}
 	delay, err := time.ParseDuration(c.Labels[labelBackoff])

@@ -48,6 +48,8 @@ func have(t *testing.T, text string) []Container {
 				c.Image = value
 			case "unknown":
 				c.Unknown = true
+			case "unstarted":
+				c.StartError = "no such program"
 			default:
 				if _, err := fmt.Sscan(field, &c.ExitCode); err != nil {
 					t.Fatalf("container %q: what is %q?", line, field)
@@ -55,7 +57,9 @@ func have(t *testing.T, text string) []Container {
 			}
 		}
 		c.Finished = noon.Add(-ago)
-		c.Started = c.Finished.Add(-ran)
+		if c.StartError == "" {
+			c.Started = c.Finished.Add(-ran)
+		}
 		list = append(list, c)
 	}
 	return list
@@ -165,21 +169,14 @@ func TestDecide(t *testing.T) {
 		{name: "another's end was told", pod: []func(*v1.Pod){policy(v1.RestartPolicyOnFailure), status(v1.ContainerStatus{
 			State: v1.ContainerState{Terminated: &v1.ContainerStateTerminated{ContainerID: "containerd://app-0"}}})},
 			have: "app-1 exited 137 unknown", want: "start app-2 backoff=10s"},
-		{name: "a start that failed has its turn in the next round", pod: []func(*v1.Pod){second, policy(v1.RestartPolicyNever), anew,
-			func(p *v1.Pod) {
-				p.Spec.Containers[0], p.Spec.Containers[1] = p.Spec.Containers[1], p.Spec.Containers[0]
-			},
-			func(p *v1.Pod) {
-				p.Status.ContainerStatuses = []v1.ContainerStatus{{Name: "two", State: v1.ContainerState{Terminated: &v1.ContainerStateTerminated{ExitCode: exitStartError}}}}
-			}},
-			have: "app-0 exited 42", trouble: map[string]trouble{"two": {reason: reasonStartError}},
-			want: "start two-0 backoff=10s, start app-1 backoff=10s, again 30s"},
-		{name: "nobody waits for the failed start of an earlier round", pod: []func(*v1.Pod){second, anew}, have: "app-0 exited 42",
-			trouble: map[string]trouble{"two": {reason: reasonRunError, at: noon, delay: time.Minute}},
-			want:    "start app-1 backoff=10s, start two-0 backoff=0s, again 30s"},
-		{name: "but for that of this one", pod: []func(*v1.Pod){second, anew}, have: "app-0 running round=1",
-			trouble: map[string]trouble{"two": {reason: reasonRunError, at: noon, delay: time.Minute, round: 1}}, want: "again 1m0s"},
-		{name: "and for an image, in any round", pod: []func(*v1.Pod){second, anew}, have: "app-0 exited 42",
+		{name: "it could not be started", have: "app-0 exited 128 unstarted backoff=0s", want: "start app-1 backoff=10s, again 1s"},
+		{name: "nor the second time", have: "app-1 exited 128 unstarted ago=4s backoff=10s", want: "app waits 10s, again 6s"},
+		{name: "nor ever, which is no long run", have: "app-9 exited 128 unstarted ago=300s backoff=5m0s", want: "start app-10 backoff=5m0s, again 1s"},
+		{name: "it may be tried once only", pod: []func(*v1.Pod){policy(v1.RestartPolicyNever)}, have: "app-0 exited 128 unstarted", want: "ended"},
+		{name: "an ephemeral container that could not be started", pod: []func(*v1.Pod){looked}, have: "app-0 running; look-0 exited 128 unstarted", want: ""},
+		{name: "a start that failed has its turn in the next round", pod: []func(*v1.Pod){second, policy(v1.RestartPolicyNever), anew},
+			have: "app-0 exited 42; two-0 exited 128 unstarted", want: "start app-1 backoff=10s, start two-1 backoff=0s, again 1s"},
+		{name: "an image is waited for in any round", pod: []func(*v1.Pod){second, anew}, have: "app-0 exited 42",
 			trouble: map[string]trouble{"two": {reason: reasonPull, at: noon.Add(-10 * time.Second), delay: time.Minute}},
 			want:    "start app-1 backoff=10s, again 50s"},
 		{name: "done", pod: []func(*v1.Pod){policy(v1.RestartPolicyNever)}, have: "app-0 exited 1", want: "ended"},
@@ -211,8 +208,8 @@ func TestDecide(t *testing.T) {
 		{name: "all have ended", pod: []func(*v1.Pod){deleted(20)}, have: "app-0 exited", want: "ended"},
 		{name: "deleted before it ran", pod: []func(*v1.Pod){deleted(20)}, want: "ended"},
 		{name: "failed by somebody else", pod: []func(*v1.Pod){func(p *v1.Pod) { p.Status.Phase = v1.PodFailed }}, have: "app-0 running", want: "stop app-0, again 30s"},
-		{name: "a start that failed waits", trouble: map[string]trouble{"app": {reason: reasonRunError, at: noon.Add(-4 * time.Second), delay: 10 * time.Second}}, want: "again 6s"},
-		{name: "and is tried again", trouble: map[string]trouble{"app": {reason: reasonRunError, at: noon.Add(-10 * time.Second), delay: 10 * time.Second}},
+		{name: "a start that failed waits", trouble: map[string]trouble{"app": {reason: reasonCreateError, at: noon.Add(-4 * time.Second), delay: 10 * time.Second}}, want: "again 6s"},
+		{name: "and is tried again", trouble: map[string]trouble{"app": {reason: reasonCreateError, at: noon.Add(-10 * time.Second), delay: 10 * time.Second}},
 			want: "start app-0 backoff=0s, again 30s"},
 		{name: "past its deadline", pod: []func(*v1.Pod){func(p *v1.Pod) {
 			p.Spec.ActiveDeadlineSeconds, p.Status.StartTime = new(int64), &metav1.Time{Time: noon.Add(-time.Minute)}

@@ -305,25 +305,21 @@ func (a *Agent) start(ctx context.Context, s seen, st start, m *memory) error {
 	if err := a.limitPod(ctx, pod, m, true); err != nil {
 		return err
 	}
-	if err := a.runtime.Start(ctx, config); err != nil {
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		reason := reasonRunError
-		switch {
-		case errors.Is(err, ErrNoRoom): // No fault of the pod's, and no end of it.
-			reason = reasonCreateError
-		case ephemeral(pod, c.Name) != nil || !policyOf(&pod.Spec, c).restarts(exitStartError):
-			reason = reasonStartError
-		}
-		m.retry(c.Name, reason, err.Error(), time.Now(), a.MaxRestartBackoff)
-		t := m.trouble[c.Name]
-		t.round = st.round
-		m.trouble[c.Name] = t
+	err = a.runtime.Start(ctx, config)
+	var failed *NotStarted
+	switch made := errors.As(err, &failed); {
+	case ctx.Err() != nil && err != nil:
+		return ctx.Err()
+	case err != nil && !made:
+		m.retry(c.Name, reasonCreateError, err.Error(), time.Now(), a.MaxRestartBackoff)
 		return nil
 	}
 	delete(m.trouble, c.Name)
 	a.tell(pod, c.Name, v1.EventTypeNormal, "Created", "Container created")
+	if err != nil {
+		a.tell(pod, c.Name, v1.EventTypeWarning, "Failed", "Error: "+err.Error())
+		return nil
+	}
 	a.tell(pod, c.Name, v1.EventTypeNormal, "Started", "Container started")
 	a.hooks.start(pod, postStart, target{config.ID, a.reached(pod, m), c})
 	return nil

@@ -18,6 +18,12 @@ var (
 	ErrNoRoom      = errors.New("the disk is full")         // Pull, Start: nothing is wrong but that.
 )
 
+// NotStarted is Start's error where the container is made and stays, ended, for its process could not be started.
+type NotStarted struct{ Err error }
+
+func (e *NotStarted) Error() string { return e.Err.Error() }
+func (e *NotStarted) Unwrap() error { return e.Err }
+
 // Runtime runs containers for the agent. The one for real is agent/containerd. It keeps no wishes of its own: the agent
 // says what to start and what to stop, and learns what there is from Containers, also after either of them restarted.
 // Its containers live on when the agent or the runtime's own daemon stops.
@@ -44,8 +50,8 @@ type Runtime interface {
 	// unmounted by whoever removes it. No error if they are there already.
 	MountImage(ctx context.Context, podUID, ref, dir string) error
 
-	// Start makes a container and starts its process. When it fails nothing is left. Its error is what a user reads as
-	// the container's message.
+	// Start makes a container and starts its process. Its error is what a user reads as the container's message. One that is a
+	// NotStarted leaves an ended container, with its StartError; any other nothing.
 	Start(ctx context.Context, c ContainerConfig) error
 
 	// Resize changes what a running container may use, and of the labels that it was started with those that are given. What
@@ -218,6 +224,8 @@ type Container struct {
 	Signal   int
 	OOM      bool // Ended by the kernel's memory limit.
 	Unknown  bool // How it ended could not be learned: exit code 137, reason ContainerStatusUnknown.
+
+	StartError string // Why its process could not be started, if that was its end.
 }
 
 // User is who a process is, by the numbers that the container knows.

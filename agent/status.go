@@ -30,11 +30,8 @@ const (
 	reasonEvicted       = "Evicted" // Of a pod.
 )
 
-// Exit codes that no process has chosen.
-const (
-	exitUnknown    = 137 // Nobody saw how it ended.
-	exitStartError = 128 // It never ran.
-)
+// exitUnknown is the exit code where nobody saw how a container ended.
+const exitUnknown = 137
 
 // pullBackoffShownFor is how long ErrImagePull is shown before it becomes ImagePullBackOff.
 const pullBackoffShownFor = 2 * time.Second
@@ -113,9 +110,6 @@ func (s seen) containerStatus(c *v1.Container, d decision, at place, init bool) 
 		cs.State.Running = &v1.ContainerStateRunning{StartedAt: seconds(latest.Started)}
 		*cs.Started = s.started(c) && (!init || isSidecar(c))
 		cs.Ready = *cs.Started && s.healthOf(c, latest).ready
-	case s.trouble[c.Name].reason == reasonStartError:
-		t := s.trouble[c.Name]
-		cs.State.Terminated = &v1.ContainerStateTerminated{ExitCode: exitStartError, Reason: reasonStartError, Message: t.message, FinishedAt: seconds(t.at)}
 	case waiting != nil:
 		cs.State.Waiting = waiting
 		if end != nil {
@@ -157,12 +151,15 @@ func (s seen) waiting(c *v1.Container, d decision) *v1.ContainerStateWaiting {
 		return &v1.ContainerStateWaiting{Reason: reasonCrashLoop, Message: fmt.Sprintf("back-off %s restarting failed container=%s pod=%s_%s(%s)",
 			delay, c.Name, s.pod.Name, s.pod.Namespace, s.pod.UID)}
 	}
-	if latest := s.latest(c.Name); s.outdated(latest) && latest.State == Exited {
+	latest := s.latest(c.Name)
+	if s.outdated(latest) && latest.State == Exited {
 		return &v1.ContainerStateWaiting{Reason: reasonRestartingAll, Message: "The container is to start again because RestartAllContainers in place"}
 	}
 	t, ok := s.trouble[c.Name]
 	switch {
-	case !ok || t.reason == reasonStartError:
+	case !ok && latest != nil && latest.StartError != "" && d.starts(c):
+		return &v1.ContainerStateWaiting{Reason: reasonRunError, Message: latest.StartError}
+	case !ok:
 		return nil
 	case t.reason == reasonPull && s.now.Sub(t.at) >= pullBackoffShownFor:
 		return &v1.ContainerStateWaiting{Reason: reasonPullBackoff, Message: fmt.Sprintf("Back-off pulling image %q: %s: %s", c.Image, t.reason, t.message)}
@@ -222,6 +219,8 @@ func (s seen) terminated(c *Container, scheme string) *v1.ContainerStateTerminat
 		StartedAt: seconds(c.Started), FinishedAt: seconds(c.Finished), ContainerID: containerID(c, scheme),
 	}
 	switch {
+	case c.StartError != "":
+		t.Reason, t.Message, t.StartedAt = reasonStartError, c.StartError, metav1.Unix(0, 0) // As CRI says that it never was.
 	case c.Unknown:
 		t.ExitCode, t.Reason, t.Message = exitUnknown, reasonUnknown, "The container could not be located when the pod was terminated"
 	case c.OOM:

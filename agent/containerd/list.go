@@ -1,6 +1,7 @@
 package containerd
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -57,6 +58,9 @@ func labelsOf(c agent.ContainerConfig, imageID string) map[string]string {
 	return labels
 }
 
+// exitNotStarted is the exit code of a container that never ran, as containerd's CRI has it.
+const exitNotStarted = 128
+
 // maxID is containerd's limit for an identifier.
 const maxID = 76
 
@@ -87,6 +91,7 @@ func (r *Runtime) Containers(ctx context.Context) ([]agent.Container, error) {
 		switch task := tasks[record.ID]; {
 		case starting[record.ID] && task == nil || r.neverStarted(record):
 			c.State = agent.Created
+		case (task == nil || task.Status == tasktypes.Status_CREATED) && r.describeFailed(&c, record):
 		case task != nil:
 			r.hearOut(ctx, record.ID, task)
 			r.describeTask(&c, record, task)
@@ -130,6 +135,19 @@ func describe(record containers.Container) agent.Container {
 		Name: l[labelName], Attempt: attempt, Image: l[labelImage], ImageID: l[labelImageID], Labels: own, LogPath: l[labelLogPath],
 		Cgroup: cgroupOf(record), User: parseUser(l[labelUser]), Created: record.CreatedAt,
 	}
+}
+
+// describeFailed tells of a container whose process could not be started, if it is one.
+func (r *Runtime) describeFailed(c *agent.Container, record containers.Container) bool {
+	file := filepath.Join(r.containerDir(record.ID), failedFile)
+	info, err := os.Stat(file)
+	if err != nil {
+		return false
+	}
+	why, _ := os.ReadFile(file)
+	c.State, c.ExitCode, c.Finished = agent.Exited, exitNotStarted, info.ModTime()
+	c.StartError = cmp.Or(string(why), "its process could not be started") // Who was to write it may have been killed.
+	return true
 }
 
 func (r *Runtime) describeTask(c *agent.Container, record containers.Container, t *tasktypes.Process) {
@@ -184,7 +202,7 @@ func (r *Runtime) neverStarted(record containers.Container) bool {
 		_, err := os.Stat(filepath.Join(r.containerDir(record.ID), file))
 		return err == nil
 	}
-	return has("") && !has(startedFile) && !has(missedFile)
+	return has("") && !has(startedFile) && !has(missedFile) && !has(failedFile)
 }
 
 // missed is when it was first seen that a container has no task any more. Every later call says the same.

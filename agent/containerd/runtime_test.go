@@ -176,13 +176,14 @@ func testStartFails(t *testing.T, n *node) {
 	tests := []struct {
 		name   string
 		change func(*agent.ContainerConfig)
+		made   bool
 		want   string
 	}{
-		{"no such program", func(c *agent.ContainerConfig) { c.Command = []string{"/nonsense"} }, "o such file or directory"},
-		{"no such image", func(c *agent.ContainerConfig) { c.Image = "nonsense" }, "docker.io/library/nonsense:latest: image not found"},
-		{"no such mount", func(c *agent.ContainerConfig) { c.Mounts = []agent.Mount{{Source: "/nonsense", Target: "/x"}} }, "/nonsense"},
-		{"no such seccomp profile", func(c *agent.ContainerConfig) { c.Security.Seccomp = "Remote" }, `seccomp profile "Remote" is not known`},
-		{"a seccomp profile that is none", func(c *agent.ContainerConfig) { c.Security.Seccomp, c.Security.Profile = "Localhost", []byte("{") }, "read the seccomp profile"},
+		{"no such program", func(c *agent.ContainerConfig) { c.Command = []string{"/nonsense"} }, true, "o such file or directory"},
+		{"no such image", func(c *agent.ContainerConfig) { c.Image = "nonsense" }, false, "docker.io/library/nonsense:latest: image not found"},
+		{"no such mount", func(c *agent.ContainerConfig) { c.Mounts = []agent.Mount{{Source: "/nonsense", Target: "/x"}} }, true, "/nonsense"},
+		{"no such seccomp profile", func(c *agent.ContainerConfig) { c.Security.Seccomp = "Remote" }, false, `seccomp profile "Remote" is not known`},
+		{"a seccomp profile that is none", func(c *agent.ContainerConfig) { c.Security.Seccomp, c.Security.Profile = "Localhost", []byte("{") }, false, "read the seccomp profile"},
 	}
 	for _, tc := range tests {
 		config := n.config("fails")
@@ -191,8 +192,12 @@ func testStartFails(t *testing.T, n *node) {
 		if err == nil || !strings.Contains(err.Error(), tc.want) {
 			t.Errorf("%s: error %v, want one with %q", tc.name, err, tc.want)
 		}
-		if c := n.container(config.ID); c != nil {
-			t.Errorf("%s: left %+v", tc.name, c)
+		c := n.container(config.ID)
+		if made := c != nil && c.State == agent.Exited && strings.Contains(c.StartError, tc.want); made != tc.made || c != nil && !made {
+			t.Errorf("%s: left %+v, want an ended container: %v", tc.name, c, tc.made)
+		}
+		if err := n.runtime.Remove(t.Context(), config.ID); err != nil {
+			t.Errorf("%s: %v", tc.name, err)
 		}
 		if _, err := os.Stat(n.runtime.containerDir(config.ID)); !errors.Is(err, os.ErrNotExist) {
 			t.Errorf("%s: its folder is left (%v)", tc.name, err)

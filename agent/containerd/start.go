@@ -98,9 +98,37 @@ func (r *Runtime) Start(ctx context.Context, c agent.ContainerConfig) (err error
 	if err != nil {
 		clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
 		defer cancel()
-		return errors.Join(err, r.discard(clean, container, true))
+		return r.giveUp(clean, container, err)
 	}
 	return nil
+}
+
+// failedFile is in the directory of a container whose process could not be started, and says why; its time says when.
+const failedFile = "failed"
+
+// giveUp keeps a container whose process cannot be started as one that has ended; of others nothing stays.
+func (r *Runtime) giveUp(ctx context.Context, container containerd.Container, cause error) error {
+	var failed *agent.NotStarted
+	if !errors.As(cause, &failed) {
+		return errors.Join(cause, r.discard(ctx, container, true))
+	}
+	err := os.WriteFile(filepath.Join(r.containerDir(container.ID()), failedFile), []byte(failed.Error()), 0o600)
+	if err == nil {
+		err = r.deleteTask(ctx, container, true)
+	}
+	if err != nil {
+		return errors.Join(failed.Err, err, r.discard(ctx, container, true))
+	}
+	return cause
+}
+
+// notStarted tells what hinders this process from what hinders any: a full disk, a daemon that is away or too busy.
+func notStarted(doing string, err error) error {
+	err = fmt.Errorf("%s: %w", doing, err)
+	if errdefs.IsUnavailable(err) || errdefs.IsCanceled(err) || timedOut(err) || errors.Is(noRoom(err), agent.ErrNoRoom) {
+		return err
+	}
+	return &agent.NotStarted{Err: err}
 }
 
 // pidNamespace is the process namespace that a container joins, "" if it gets its own, or the host's.
@@ -201,7 +229,7 @@ func (r *Runtime) run(ctx context.Context, id string, root []mount.Mount, c agen
 		pid, err = r.createTask(ctx, id, root, pipes.config)
 	}
 	if err != nil {
-		return fmt.Errorf("create task: %w", err)
+		return notStarted("create task", err)
 	}
 	if err := cgroup.Host().LimitHugePages(path.Join(c.CgroupParent, id), c.Resources.HugePages); err != nil { // Not every runtime can, everywhere.
 		return err
@@ -215,7 +243,7 @@ func (r *Runtime) run(ctx context.Context, id string, root []mount.Mount, c agen
 		return err
 	}
 	if _, err := r.client.TaskService().Start(ctx, &tasks.StartRequest{ContainerID: id}); err != nil {
-		return fmt.Errorf("start task: %w", errgrpc.ToNative(err))
+		return notStarted("start task", errgrpc.ToNative(err))
 	}
 	return nil
 }

@@ -120,27 +120,35 @@ func (r *Runtime) Remove(ctx context.Context, id string) error {
 
 // discard deletes the task, if there is one, the container, its snapshot, and its FIFOs. With kill it may be running.
 func (r *Runtime) discard(ctx context.Context, container containerd.Container, kill bool) error {
-	task, err := container.Task(ctx, nil)
-	if err != nil && !errdefs.IsNotFound(err) {
+	if err := r.deleteTask(ctx, container, kill); err != nil {
 		return err
-	}
-	if err == nil {
-		var opts []containerd.ProcessDeleteOpts
-		if kill {
-			opts = append(opts, containerd.WithProcessKill)
-		} else if out := r.output(container.ID()); out != nil {
-			out.drain(ctx, drainTime) // The shim waits for it too, but longer.
-		}
-		if _, err := task.Delete(ctx, opts...); err != nil && !errdefs.IsNotFound(err) {
-			return err
-		}
-	} else {
-		_ = r.deleteGhost(ctx, container.ID()) // Where a dead shim hinders it, containerd is about to do the same.
 	}
 	if err := container.Delete(ctx, containerd.WithSnapshotCleanup); err != nil && !errdefs.IsNotFound(err) {
 		return err
 	}
 	return r.removeFiles(container.ID())
+}
+
+// deleteTask deletes the task, if there is one. With kill it may be running.
+func (r *Runtime) deleteTask(ctx context.Context, container containerd.Container, kill bool) error {
+	task, err := container.Task(ctx, nil)
+	if errdefs.IsNotFound(err) {
+		_ = r.deleteGhost(ctx, container.ID()) // Where a dead shim hinders it, containerd is about to do the same.
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	var opts []containerd.ProcessDeleteOpts
+	if kill {
+		opts = append(opts, containerd.WithProcessKill)
+	} else if out := r.output(container.ID()); out != nil {
+		out.drain(ctx, drainTime) // The shim waits for it too, but longer.
+	}
+	if _, err := task.Delete(ctx, opts...); err != nil && !errdefs.IsNotFound(err) {
+		return err
+	}
+	return nil
 }
 
 // removeFiles removes what a container has beside what containerd has of it.

@@ -7,6 +7,7 @@
 package fake
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -140,7 +141,7 @@ func (r *Runtime) Break(err error) {
 	}
 }
 
-// FailStarts makes every Start fail with err; nil mends it.
+// FailStarts lets no container's process start, for err; nil mends it.
 func (r *Runtime) FailStarts(err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -331,21 +332,17 @@ func (r *Runtime) Start(_ context.Context, c agent.ContainerConfig) error {
 	switch {
 	case r.down != nil:
 		err = r.down
-	case r.startError != nil:
-		err = r.startError
 	case !ok:
 		err = fmt.Errorf("start container %s: %s: %w", c.ID, c.Image, agent.ErrNoImage)
 	case twice:
 		err = fmt.Errorf("start container %s: it is already there", c.ID)
-	default:
-		err = checkMounts(c)
 	}
 	if err != nil {
 		r.mu.Unlock()
 		return err
 	}
 	now := time.Now()
-	r.containers[c.ID] = &container{
+	made := &container{
 		Container: agent.Container{
 			ID: c.ID, Pod: c.Pod, Name: c.Name, Attempt: c.Attempt, Image: c.Image, ImageID: image.Digest, Labels: maps.Clone(c.Labels),
 			LogPath: c.LogPath, User: userOf(c.Security), State: agent.Running, Created: now, Started: now,
@@ -353,10 +350,20 @@ func (r *Runtime) Start(_ context.Context, c agent.ContainerConfig) error {
 		config: c,
 		ended:  make(chan struct{}),
 	}
+	r.containers[c.ID] = made
+	if err = cmp.Or(r.startError, checkMounts(c)); err != nil {
+		made.State, made.Started, made.Finished, made.ExitCode, made.StartError = agent.Exited, time.Time{}, now, exitNotStarted, err.Error()
+		close(made.ended)
+		r.mu.Unlock()
+		return &agent.NotStarted{Err: err}
+	}
 	r.mu.Unlock()
 	r.tell(c.Pod.UID)
 	return nil
 }
+
+// exitNotStarted is the exit code of a container that never ran.
+const exitNotStarted = 128
 
 // userOf is who a container runs as whose image says nothing: root, unless the pod says otherwise.
 func userOf(sec agent.Security) *agent.User {

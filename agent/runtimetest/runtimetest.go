@@ -48,7 +48,7 @@ func Run(t *testing.T, n Node) {
 		{"restarts are containers of their own", testRestart},
 		{"an ID is used once", testTwice},
 		{"a start without an image fails", testNoImage},
-		{"a start that fails leaves nothing", testStartFails},
+		{"a container whose process cannot be started has ended", testStartFails},
 		{"what is not there", testNotThere},
 		{"containers are adopted", testAdopt},
 		{"the log has both streams", testLog},
@@ -236,12 +236,21 @@ func testNoImage(s *subject) {
 func testStartFails(s *subject) {
 	config := s.Config("mount")
 	config.Mounts = []agent.Mount{{Source: "/nothing/at/all", Target: "/data"}}
-	if err := s.Runtime().Start(s.Context(), config); err == nil {
-		s.Fatal("a container was started with a mount of nothing")
+	var failed *agent.NotStarted
+	if err := s.Runtime().Start(s.Context(), config); !errors.As(err, &failed) {
+		s.Fatalf("a start with a mount of nothing: %v, want a NotStarted", err)
 	}
-	if len(s.list()) > 0 {
-		s.Errorf("containers are listed: %v", s.list())
+	for _, reopen := range []bool{false, true} {
+		if reopen {
+			s.Reopen()
+		}
+		c, ok := s.list()[config.ID]
+		if !ok || c.State != agent.Exited || c.ExitCode != 128 || c.StartError != failed.Error() || !c.Started.IsZero() || c.Finished.IsZero() {
+			s.Errorf("reopened %v: what is left is %+v, want an end with exit code 128 for %q", reopen, c, failed)
+		}
 	}
+	s.ok(s.Runtime().Signal(s.Context(), config.ID, true)) // No error: it has ended.
+	s.ok(s.Runtime().Remove(s.Context(), config.ID))
 	config.Mounts = nil
 	s.start(config) // The ID is free.
 }
