@@ -18,6 +18,7 @@ type ready struct {
 	files   []Mount
 
 	firstUser uint32 // Of the pod's own; 0: it has the node's.
+	handler   string // Of its RuntimeClass; known when its containers start.
 }
 
 // containerConfig works out all that the runtime has to know. Its errors are the user's to mend.
@@ -61,7 +62,8 @@ func (a *Agent) containerConfig(ctx context.Context, pod *v1.Pod, s start, r *re
 		Name:    c.Name,
 		Attempt: s.attempt,
 		Image:   c.Image,
-		Labels:  a.notes(pod, s),
+		Labels:  a.notes(pod, s, r.handler),
+		Handler: r.handler,
 
 		Command:    expandAll(c.Command, env.values),
 		Args:       expandAll(c.Args, env.values),
@@ -85,9 +87,12 @@ func (a *Agent) containerConfig(ctx context.Context, pod *v1.Pod, s start, r *re
 }
 
 // notes are what the agent keeps with a container that it starts.
-func (a *Agent) notes(pod *v1.Pod, s start) map[string]string {
+func (a *Agent) notes(pod *v1.Pod, s start, handler string) map[string]string {
 	labels := sizeLabels(pod, s.container)
 	labels[labelBoot], labels[labelBackoff] = a.boot, s.backoff.String()
+	if handler != "" {
+		labels[labelHandler] = handler
+	}
 	if s.round > 0 {
 		labels[labelRound] = strconv.Itoa(s.round)
 	}

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	v1 "k8s.io/api/core/v1"
+	nodev1 "k8s.io/api/node/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -508,13 +509,51 @@ func TestConfigMapComesLater(t *testing.T) {
 	})
 }
 
-func TestUnsupportedIsNotStarted(t *testing.T) {
-	class := "other"
+// A pod is made by what its RuntimeClass names, and waits where the node has no such thing, or there is no such class yet.
+func TestRuntimeClass(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newNode(t)
-		n.create(newPod("web", func(p *v1.Pod) { p.Spec.RuntimeClassName = &class }))
+		classes := n.client.NodeV1().RuntimeClasses()
+		add := func(name, handler string) {
+			c := &nodev1.RuntimeClass{ObjectMeta: metav1.ObjectMeta{Name: name}, Handler: handler}
+			if _, err := classes.Create(t.Context(), c, metav1.CreateOptions{}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		of := func(class string) func(*v1.Pod) {
+			return func(p *v1.Pod) { p.Spec.RuntimeClassName = &class }
+		}
+		add("plain", "runc")
+		add("sandboxed", "runsc")
+		n.create(newPod("web", of("plain")), newPod("safe", of("sandboxed")), newPod("early", of("later")))
+		n.want("web", "Running app=running/0")
+		if c, _ := n.runtime.Config("uid-web-app-0"); c.Handler != "runc" {
+			t.Errorf("made by %q, want runc", c.Handler)
+		}
+		n.want("safe", "Pending app=ContainerCreating/0")
+		n.wantEvent("safe", `FailedCreatePodSandBox: Failed to create pod sandbox: failed to get sandbox runtime: no runtime for "runsc" is configured`)
+		n.want("early", "Pending app=ContainerCreating/0")
+		n.wantEvent("early", `FailedCreatePodSandBox: Failed to create pod sandbox: runtimeclasses.node.k8s.io "later" not found`)
+		add("later", "runc")
+		after(t, 6*time.Minute)
+		n.want("early", "Running app=running/0")
+		if err := classes.Delete(t.Context(), "plain", metav1.DeleteOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		if err := n.runtime.Exit("uid-web-app-0", 1); err != nil {
+			t.Fatal(err)
+		}
+		settle(t)
+		n.want("web", "Running app=running/1") // It keeps what it began with.
+	})
+}
+
+func TestUnsupportedIsNotStarted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNode(t)
+		n.create(newPod("web", func(p *v1.Pod) { p.Spec.SchedulingGroup = &v1.PodSchedulingGroup{} }))
 		n.want("web", "Pending app=CreateContainerConfigError/0")
-		want := "skiff cannot run this yet: spec.runtimeClassName"
+		want := "skiff cannot run this yet: spec.schedulingGroup"
 		if got := n.get("web").Status.ContainerStatuses[0].State.Waiting.Message; got != want {
 			t.Errorf("message %q, want %q", got, want)
 		}

@@ -196,6 +196,8 @@ func (a *Agent) nodeStatus(ctx context.Context) (status v1.NodeStatus, ready boo
 		Images:      nodeImages(images),
 		Addresses:   a.nodeAddresses(),
 		Features:    &v1.NodeFeatures{SupplementalGroupsPolicy: new(true)},
+
+		RuntimeHandlers: nodeHandlers(a.runtime.Handlers()),
 	}
 	if tcp, ok := a.listener.Addr().(*net.TCPAddr); ok {
 		status.DaemonEndpoints.KubeletEndpoint.Port = int32(tcp.Port)
@@ -267,7 +269,7 @@ func mergeNode(node *v1.Node, status v1.NodeStatus, labels map[string]string, no
 	maps.Copy(merged.Status.Allocatable, status.Allocatable)
 	merged.Status.NodeInfo, merged.Status.Images = status.NodeInfo, status.Images
 	merged.Status.Addresses, merged.Status.DaemonEndpoints = status.Addresses, status.DaemonEndpoints
-	merged.Status.Features = status.Features
+	merged.Status.Features, merged.Status.RuntimeHandlers = status.Features, status.RuntimeHandlers
 	for _, c := range status.Conditions {
 		c.LastHeartbeatTime, c.LastTransitionTime = seconds(now), seconds(now)
 		i := slices.IndexFunc(merged.Status.Conditions, func(had v1.NodeCondition) bool { return had.Type == c.Type })

@@ -140,6 +140,12 @@ func (a *Agent) prepare(ctx context.Context, s seen, d decision, m *memory) erro
 	if d.ended || d.fail != nil || len(s.unserved) > 0 || over(pod) {
 		return nil
 	}
+	handler, err := "", error(nil)
+	if len(d.start) > 0 {
+		if handler, err = a.handler(ctx, s); err != nil {
+			return a.complain(pod, m, "FailedCreatePodSandBox", "Failed to create pod sandbox: ", err)
+		}
+	}
 	if m.ready == nil {
 		hostname, err := kernelHostname(pod, a.NodeName, a.ClusterDomain)
 		if err != nil {
@@ -156,6 +162,7 @@ func (a *Agent) prepare(ctx context.Context, s seen, d decision, m *memory) erro
 		}
 		m.ready = &ready{network: network, firstUser: first}
 	}
+	m.ready.handler = handler
 	if len(d.start) == 0 && !showsObjects(pod) {
 		return nil
 	}

@@ -31,6 +31,9 @@ type Runtime interface {
 	// Version is what a Node reports, for example "containerd://1.6.20".
 	Version(ctx context.Context) (string, error)
 
+	// Handlers names the programs that can make containers, as RuntimeClasses do. They stay the same.
+	Handlers() []string
+
 	// Image returns the local image that ref names, or ErrNoImage. ref is what a pod says: "nginx", "nginx:1.29", with or
 	// without registry, or with a digest; its full name follows docker's rules ("docker.io/library/nginx:latest").
 	Image(ctx context.Context, ref string) (Image, error)
@@ -124,6 +127,8 @@ type ContainerConfig struct {
 	Attempt int               // 0 for the first container of this name, then counting restarts.
 	Image   string            // As in the pod.
 	Labels  map[string]string // Kept with the container and given back by Containers; the agent's own notes.
+
+	Handler string // One of Handlers; "": as the runtime chooses.
 
 	Command    []string // The image's ENTRYPOINT if empty.
 	Args       []string // The image's CMD if this and Command are empty.

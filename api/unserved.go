@@ -62,7 +62,6 @@ func unserved(pod *corev1.Pod) []string {
 		}
 	}
 	spec := &pod.Spec
-	add(spec.RuntimeClassName != nil && *spec.RuntimeClassName != "", "spec.runtimeClassName")
 	add(len(spec.Overhead) > 0, "spec.overhead")
 	add(spec.OS != nil && spec.OS.Name != corev1.Linux, "spec.os.name")
 	add(len(spec.ResourceClaims) > 0, "spec.resourceClaims")

@@ -12,7 +12,6 @@ import (
 )
 
 func TestUnserved(t *testing.T) {
-	class := "other"
 	for field, change := range map[string]func(*corev1.Pod){
 		"": func(p *corev1.Pod) { // As charts write it.
 			p.Spec.SecurityContext = &corev1.PodSecurityContext{SELinuxOptions: &corev1.SELinuxOptions{}, WindowsOptions: &corev1.WindowsSecurityContextOptions{},
@@ -22,7 +21,7 @@ func TestUnserved(t *testing.T) {
 		"spec.containers[0].ports[0].hostIP": func(p *corev1.Pod) {
 			p.Spec.Containers[0].Ports = []corev1.ContainerPort{{HostPort: 80, HostIP: "127.0.0.1"}}
 		},
-		"spec.runtimeClassName": func(p *corev1.Pod) { p.Spec.RuntimeClassName = &class },
+		"spec.schedulingGroup": func(p *corev1.Pod) { p.Spec.SchedulingGroup = &corev1.PodSchedulingGroup{} },
 		"spec.volumes[1]": func(p *corev1.Pod) {
 			p.Spec.Volumes = []corev1.Volume{
 				{VolumeSource: corev1.VolumeSource{PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{}}},
@@ -78,15 +77,15 @@ func TestUnserved(t *testing.T) {
 			t.Errorf("unserved fields %q, want %q", got, field)
 		}
 	}
-	pod := corev1.PodTemplateSpec{Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "app"}}, RuntimeClassName: &class}}
+	pod := corev1.PodTemplateSpec{Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "app"}}, SchedulingGroup: &corev1.PodSchedulingGroup{}}}
 	for _, tc := range []struct {
 		obj  runtime.Object
 		want string
 	}{
-		{&appsv1.Deployment{Spec: appsv1.DeploymentSpec{Template: pod}}, "spec.template.spec.runtimeClassName"},
-		{&corev1.PodTemplate{Template: pod}, "template.spec.runtimeClassName"},
+		{&appsv1.Deployment{Spec: appsv1.DeploymentSpec{Template: pod}}, "spec.template.spec.schedulingGroup"},
+		{&corev1.PodTemplate{Template: pod}, "template.spec.schedulingGroup"},
 		{&batchv1.CronJob{Spec: batchv1.CronJobSpec{JobTemplate: batchv1.JobTemplateSpec{Spec: batchv1.JobSpec{Template: pod}}}},
-			"spec.jobTemplate.spec.template.spec.runtimeClassName"},
+			"spec.jobTemplate.spec.template.spec.schedulingGroup"},
 		{&corev1.ReplicationController{}, ""},
 		{&corev1.ConfigMap{}, ""},
 	} {

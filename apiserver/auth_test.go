@@ -215,6 +215,8 @@ func TestNodeRestriction(t *testing.T) {
 		{"GET", configMapsPath + "/of-other", "", 403},
 		{"PATCH", configMapsPath + "/of-mine", `{}`, 403},
 		{"GET", "/api/v1/services", "", 200},
+		{"GET", "/apis/node.k8s.io/v1/runtimeclasses", "", 200},
+		{"POST", "/apis/node.k8s.io/v1/runtimeclasses", `{"metadata":{"name":"plain"},"handler":"runc"}`, 403},
 		{"GET", "/api", "", 200},
 		{"DELETE", podsPath + "/other", "", 403},
 		{"DELETE", podsPath + "/mine?gracePeriodSeconds=0", "", 200},

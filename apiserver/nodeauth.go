@@ -30,6 +30,8 @@ func (s *Server) nodeMay(node string, a attributes) bool {
 		return a.verb == "create" || a.verb == "patch" || a.verb == "update"
 	case "services", "endpointslices.discovery.k8s.io", "namespaces":
 		return read
+	case "runtimeclasses.node.k8s.io":
+		return read && a.sub == ""
 	case "configmaps", "secrets":
 		return read && a.name != "" && s.usedOn(node, a)
 	case "persistentvolumeclaims":

@@ -42,9 +42,13 @@ const pauseUser = 65535
 // sharedProcesses is the process namespace of a pod, which is made if it is not there.
 func (r *Runtime) sharedProcesses(ctx context.Context, c agent.ContainerConfig) (string, error) {
 	path, err, _ := r.pauses.Do(c.Pod.UID, func() (any, error) {
+		program, err := r.programFor(c.Handler)
+		if err != nil {
+			return "", err
+		}
 		pid, err := r.pausing(ctx, c.Pod.UID)
 		if pid == 0 && err == nil {
-			pid, err = r.pause(ctx, c, r.program)
+			pid, err = r.pause(ctx, c, program)
 		}
 		return fmt.Sprintf("/proc/%d/ns/pid", pid), err
 	})

@@ -3,7 +3,9 @@ package containerd
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os/exec"
+	"slices"
 	"time"
 
 	"skiff/agent"
@@ -26,6 +28,25 @@ const (
 // first Start. The containers that are there keep theirs: containerd remembers it of each, and those of one pod need not be all of the
 // same.
 func (r *Runtime) ChooseProgram(ctx context.Context) { r.program = r.chooseProgram(r.in(ctx)) }
+
+// Handlers implements [agent.Runtime]: runc, and crun where it works. Each is called as the program is.
+func (r *Runtime) Handlers() []string {
+	if r.program == runc {
+		return []string{runc}
+	}
+	return []string{r.program, runc}
+}
+
+// programFor is what makes the containers of a handler.
+func (r *Runtime) programFor(handler string) (string, error) {
+	if handler == "" {
+		return r.program, nil
+	}
+	if !slices.Contains(r.Handlers(), handler) {
+		return "", fmt.Errorf("no runtime for %q is configured", handler)
+	}
+	return handler, nil
+}
 
 func (r *Runtime) chooseProgram(ctx context.Context) string {
 	if err := r.endTrial(ctx); err != nil { // Of an agent that was killed.

@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"skiff/agent"
@@ -35,9 +36,17 @@ func TestProgramThatMakesContainers(t *testing.T) {
 	if n.runtime.program != crun {
 		t.Fatalf("%s makes the containers where crun works", n.runtime.program)
 	}
+	n.endHandler(runc)
+	n.endHandler(crun)
 	byCrun := []agent.ContainerConfig{n.start("one"), n.start("two")}
 	n.wantState(crun, byCrun[0].ID)
 	reopen(bin, runc)
+	n.endHandler(runc)
+	asked := n.config("asked")
+	asked.Handler = crun
+	if err := n.runtime.Start(t.Context(), asked); err == nil || !strings.Contains(err.Error(), `no runtime for "crun" is configured`) {
+		t.Errorf("asked for crun, which is not here: %v", err)
+	}
 	byRunc := []agent.ContainerConfig{n.start("three"), n.start("four")}
 	n.wantState(runc, byRunc[0].ID)
 	n.useAndEnd(byCrun[0], byRunc[0])
@@ -48,6 +57,18 @@ func TestProgramThatMakesContainers(t *testing.T) {
 	standIn(t, works, "echo cgroups are not supported >&2; exit 1")
 	reopen(broken+":"+path, runc)
 	n.useAndEnd(n.start("five"))
+}
+
+// endHandler has a handler make a container, looks whether the right program made it, and ends it.
+func (n *node) endHandler(handler string) {
+	n.t.Helper()
+	c := n.config("handled")
+	c.Handler = handler
+	if err := n.runtime.Start(n.t.Context(), c); err != nil {
+		n.t.Fatal(err)
+	}
+	n.wantState(handler, c.ID)
+	n.useAndEnd(c)
 }
 
 // standIn writes a script that is taken for crun.

@@ -150,13 +150,17 @@ func (r *Runtime) pidNamespace(ctx context.Context, c agent.ContainerConfig) (st
 // killed Start left is replaced.
 func (r *Runtime) create(ctx context.Context, id string, c agent.ContainerConfig, about about, spec func(root []mount.Mount) []oci.SpecOpts,
 	image containerd.Image) (container containerd.Container, root []mount.Mount, err error) {
+	program, err := r.programFor(c.Handler)
+	if err != nil {
+		return nil, nil, err
+	}
 	try := func() error {
 		root, err = r.client.SnapshotService(r.snapshotter).Prepare(ctx, id, about.layers, snapshots.WithLabels(map[string]string{labelID: c.ID}))
 		if err != nil {
 			return err
 		}
 		container, err = r.client.NewContainer(ctx, id,
-			r.withRuntime(r.program, c),
+			r.withRuntime(program, c),
 			r.withRoot(id, image.Name()),
 			containerd.WithAdditionalContainerLabels(labelsOf(c, image.Target().Digest.String())),
 			containerd.WithAdditionalContainerLabels(map[string]string{containerd.StopSignalLabel: cmp.Or(c.StopSignal, about.config.StopSignal, "SIGTERM")}),

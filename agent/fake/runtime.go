@@ -237,6 +237,9 @@ func (r *Runtime) Version(context.Context) (string, error) {
 	return "containerd://fake", r.down
 }
 
+// Handlers implements [agent.Runtime].
+func (r *Runtime) Handlers() []string { return []string{"runc"} }
+
 // Image implements [agent.Runtime].
 func (r *Runtime) Image(_ context.Context, ref string) (agent.Image, error) {
 	r.mu.Lock()
@@ -334,6 +337,8 @@ func (r *Runtime) Start(_ context.Context, c agent.ContainerConfig) error {
 		err = r.down
 	case !ok:
 		err = fmt.Errorf("start container %s: %s: %w", c.ID, c.Image, agent.ErrNoImage)
+	case c.Handler != "" && !slices.Contains(r.Handlers(), c.Handler):
+		err = fmt.Errorf("start container %s: no runtime for %q is configured", c.ID, c.Handler)
 	case twice:
 		err = fmt.Errorf("start container %s: it is already there", c.ID)
 	}
