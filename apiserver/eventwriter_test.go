@@ -38,7 +38,7 @@ func TestEventsAreEncodedOnce(t *testing.T) {
 			if diff := cmp.Diff(want, frame(kind)); diff != "" {
 				t.Errorf("%s, %s (-want +got):\n%s", media, kind, diff)
 			}
-			if &frame(kind)[0] != &frame(kind)[0] {
+			if once, again := frame(kind), frame(kind); &once[0] != &again[0] {
 				t.Errorf("%s, %s: two watchers get two copies", media, kind)
 			}
 			if got, err := it.encoded(media); err != nil || !bytes.Equal(got, alone) {
