@@ -99,7 +99,7 @@ func (s seen) renews(c *v1.Container, latest *Container) bool {
 // outdated says that a container belongs to an earlier round.
 func (s seen) outdated(c *Container) bool { return c != nil && roundOf(c) < s.round }
 
-// renew ends what runs of earlier rounds, without grace. It says whether nothing may be started yet: something of them is alive, or
+// renew ends what runs of earlier rounds, with no more grace than there must be. It says whether nothing may be started yet: something of them is alive, or
 // the container that brought the round about must wait for its restart.
 func (s seen) renew(d *decision) (busy bool) {
 	for _, c := range sizedContainers(s.pod) {

@@ -1,16 +1,18 @@
 package agent
 
 import (
-	"cmp"
 	"slices"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
 )
 
-// minGrace is what a container gets at least to end by itself, unless its pod's grace period is zero; and what containers
+// minGrace is what a container gets at least to end by itself, whatever the grace period, as from the kubelet; and what containers
 // get whose pod the API no longer has.
 const minGrace = 2 * time.Second
+
+// minPodGrace is what a pod that ends gets at least: its preStop hooks have so long even where it is deleted without grace.
+const minPodGrace = time.Second
 
 // evictionGrace is what the containers of a pod get that took more than it was given.
 const evictionGrace = time.Second
@@ -39,6 +41,7 @@ func probeGrace(pod *v1.Pod, p *v1.Probe) time.Duration {
 // end decides for a pod none of whose containers is to live: first all but the sidecars, then those, the last one first.
 func (s seen) end(d *decision, grace time.Duration) {
 	d.start = nil // Sidecars are not brought back any more.
+	grace = max(grace, minPodGrace)
 	var sidecars, others []*Container
 	for i := range s.containers {
 		c := &s.containers[i]
@@ -79,9 +82,6 @@ func (s seen) sidecarGrace(c *Container, grace time.Duration) time.Duration {
 			first = t.asked
 		}
 	}
-	if grace <= 0 {
-		return 0
-	}
 	return max(first.Add(grace).Sub(asked), minGrace)
 }
 
@@ -97,19 +97,18 @@ func (s seen) stop(d *decision, c *Container, grace time.Duration, why string) {
 		}
 		return
 	case !ok:
-		d.stop = append(d.stop, stop{id: c.ID, name: c.Name, kill: grace <= 0, why: why})
-		d.lookAgain(cmp.Or(max(grace, 0), killRepeat))
+		d.stop = append(d.stop, stop{id: c.ID, name: c.Name, why: why})
+		d.lookAgain(max(grace, minGrace))
 		return
 	case t.signalled.IsZero() && s.hooks[hookOf{preStop, c.ID}].running && left > 0:
 		d.lookAgain(left)
 		return
-	case t.signalled.IsZero() && grace > 0:
+	case t.signalled.IsZero():
 		d.stop = append(d.stop, stop{id: c.ID, name: c.Name})
 		d.lookAgain(max(left, minGrace))
 		return
-	case t.signalled.After(t.asked): // However long the hook took, the signal must be able to do something.
-		left = max(left, t.signalled.Add(minGrace).Sub(s.now))
 	}
+	left = max(left, t.signalled.Add(minGrace).Sub(s.now)) // However long the hook took, the signal must be able to do something.
 	if left > 0 {
 		d.lookAgain(left)
 		return
