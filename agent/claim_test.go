@@ -218,3 +218,23 @@ func TestGroupIsGivenOnce(t *testing.T) {
 		}
 	})
 }
+
+// The summary tells of volumes in memory, and of those of claims whose they are.
+func TestVolumeStats(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		claim, pv := boundClaim("data", localSource("v1"))
+		n := newNode(t, thisNode(), claim, pv, newPod("web", ofClaim("data")))
+		n.want("web", "Running app=running/0")
+		pod := n.get("web").DeepCopy()
+		memory := v1.EmptyDirVolumeSource{Medium: v1.StorageMediumMemory}
+		pod.Spec.Volumes = append(pod.Spec.Volumes, v1.Volume{Name: "cache", VolumeSource: v1.VolumeSource{EmptyDir: &memory}},
+			v1.Volume{Name: "token", VolumeSource: v1.VolumeSource{Projected: &v1.ProjectedVolumeSource{}}})
+		if err := os.MkdirAll(filepath.Join(n.config.DataDir, "pods", string(pod.UID), "volumes", "cache"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		list := n.agent.VolumeStats(pod)
+		if len(list) != 2 || list[0].Claim == nil || list[0].Claim.Name != "data" || *list[0].Capacity == 0 || list[1].Name != "cache" || list[1].Claim != nil || list[1].Capacity == nil {
+			t.Errorf("told of %+v, want the claim's volume and the one in memory", list)
+		}
+	})
+}

@@ -7,6 +7,8 @@ import (
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
+
+	"skiff/api/stats"
 )
 
 // RunPods runs the pod loop without node and server, which need real time.
@@ -29,6 +31,9 @@ func (a *Agent) SetAppArmor(has bool) { a.appArmor = has }
 
 // SetSELinux says whether the kernel has it.
 func (a *Agent) SetSELinux(has bool) { a.seLinux = has }
+
+// VolumeStats is what the summary says of a pod's volumes.
+func (a *Agent) VolumeStats(pod *v1.Pod) []stats.Volume { return a.volumeStats(pod, a.claimDirs()) }
 
 // LookAtNode registers the node and writes what has changed.
 func (a *Agent) LookAtNode(ctx context.Context) (ready bool, err error) {

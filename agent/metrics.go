@@ -55,6 +55,9 @@ func (agentMetrics) Describe(out chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{nodeNameMetric, podsMetric, stateMetric} {
 		out <- d
 	}
+	for _, metric := range volumeMetrics() {
+		out <- metric.desc
+	}
 }
 
 // Collect implements [prometheus.Collector].
@@ -75,6 +78,7 @@ func (m agentMetrics) Collect(out chan<- prometheus.Metric) {
 		}
 	}
 	out <- prometheus.MustNewConstMetric(podsMetric, prometheus.GaugeValue, float64(len(pods)))
+	m.sendVolumes(out, pods)
 	for state, count := range states {
 		out <- prometheus.MustNewConstMetric(stateMetric, prometheus.GaugeValue, count, string(state))
 	}

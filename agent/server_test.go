@@ -23,6 +23,7 @@ import (
 	"time"
 
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/informers"
 	clientfake "k8s.io/client-go/kubernetes/fake"
 	"k8s.io/client-go/rest"
@@ -104,7 +105,7 @@ type running struct {
 	network *fake.Network
 }
 
-func newRunning(t *testing.T) *running {
+func newRunning(t *testing.T, others ...runtime.Object) *running {
 	t.Helper()
 	r := &running{t: t, ca: newAuthority(t), runtime: fake.NewRuntime("nginx"), network: fake.NewNetwork()}
 	certPEM, keyPEM := r.ca.issue(pkix.Name{CommonName: nodeName}, x509.ExtKeyUsageServerAuth)
@@ -116,7 +117,7 @@ func newRunning(t *testing.T) *running {
 	pool.AddCert(r.ca.cert)
 	c := config(t)
 	c.TLS = &tls.Config{Certificates: []tls.Certificate{cert}, ClientCAs: pool, ClientAuth: tls.VerifyClientCertIfGiven, MinVersion: tls.VersionTLS12}
-	client := clientfake.NewClientset(newPod("web"))
+	client := clientfake.NewClientset(append(others, newPod("web"))...)
 	factory := informers.NewSharedInformerFactory(client, 0)
 	a, err := agent.New(c, client, factory, r.runtime, r.network)
 	if err != nil {
@@ -141,7 +142,7 @@ func newRunning(t *testing.T) *running {
 	r.url = "https://" + a.Addr().String()
 	r.eventually("the pod runs", func() bool {
 		list, err := r.runtime.Containers(ctx)
-		return err == nil && len(list) == 1
+		return err == nil && len(list) > 0
 	})
 	return r
 }
@@ -516,6 +517,23 @@ func TestMetricsAreServed(t *testing.T) {
 		}
 		if code, _ := r.get(pkix.Name{}, path); code != 401 {
 			t.Errorf("%s without a certificate: %d, want 401", path, code)
+		}
+	}
+}
+
+// What is known of a claim's volume is what dashboards show and alerts watch.
+func TestVolumesAreMeasured(t *testing.T) {
+	claim, pv := boundClaim("data", v1.PersistentVolumeSource{Local: &v1.LocalVolumeSource{Path: t.TempDir()}})
+	r := newRunning(t, claim, pv, newPod("one", ofClaim("data")), newPod("two", ofClaim("data")))
+	const labels = `{namespace="default",persistentvolumeclaim="data"} `
+	code, body := 0, ""
+	r.eventually("both pods are counted", func() bool {
+		code, body = r.get(apiServer, "/metrics")
+		return strings.Contains(body, "\nkubelet_running_pods 3\n")
+	})
+	for _, name := range []string{"capacity_bytes", "available_bytes", "used_bytes", "inodes", "inodes_free", "inodes_used"} {
+		if n := strings.Count(body, "\nkubelet_volume_stats_"+name+labels); code != 200 || n != 1 {
+			t.Errorf("/metrics: %d, has kubelet_volume_stats_%s%s %d times", code, name, labels, n)
 		}
 	}
 }

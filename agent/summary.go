@@ -112,13 +112,17 @@ func (a *Agent) summary(ctx context.Context, disks bool) (*stats.Summary, error)
 		s.Node.Disk = diskStats(a.DataDir, nil)
 		s.Node.Runtime = &stats.Runtime{Images: diskStats(a.images, nil)}
 	}
+	var claimed map[stats.ClaimRef]string
+	if disks {
+		claimed = a.claimDirs()
+	}
 	for _, pod := range all.pods {
-		s.Pods = append(s.Pods, a.podStats(ctx, pod, disks))
+		s.Pods = append(s.Pods, a.podStats(ctx, pod, disks, claimed))
 	}
 	return s, nil
 }
 
-func (a *Agent) podStats(ctx context.Context, pod resident, disks bool) stats.Pod {
+func (a *Agent) podStats(ctx context.Context, pod resident, disks bool, claimed map[stats.ClaimRef]string) stats.Pod {
 	p := stats.Pod{Ref: stats.PodRef{Name: pod.Name, Namespace: pod.Namespace, UID: string(pod.UID)}, Containers: []stats.Container{}}
 	if pod.Status.StartTime != nil {
 		p.StartTime = *pod.Status.StartTime
@@ -147,9 +151,11 @@ func (a *Agent) podStats(ctx context.Context, pod resident, disks bool) stats.Po
 		p.Containers = append(p.Containers, one)
 	}
 	if disks {
-		p.Volumes = a.volumeStats(pod.Pod)
+		p.Volumes = a.volumeStats(pod.Pod, claimed)
 		for _, v := range p.Volumes {
-			total += *v.Used
+			if onDisk(pod.Pod, v.Name) {
+				total += *v.Used
+			}
 		}
 		p.Ephemeral = diskStats(a.DataDir, &total)
 	}
@@ -164,20 +170,6 @@ func (a *Agent) containerDisks(ctx context.Context, pod *v1.Pod, c Container) (r
 	}
 	written := uint64(max(diskUsage(path.Dir(a.dirs.log(pod, c.Name, c.Attempt))), 0))
 	return root, diskStats(a.DataDir, &written)
-}
-
-// volumeStats measures the volumes that take from the node's disk.
-func (a *Agent) volumeStats(pod *v1.Pod) []stats.Volume {
-	var list []stats.Volume
-	for i := range pod.Spec.Volumes {
-		v := &pod.Spec.Volumes[i]
-		if v.EmptyDir == nil || v.EmptyDir.Medium != v1.StorageMediumDefault {
-			continue
-		}
-		used := uint64(max(diskUsage(a.dirs.volume(pod.UID, v.Name)), 0))
-		list = append(list, stats.Volume{Name: v.Name, Disk: *diskStats(a.DataDir, &used)})
-	}
-	return list
 }
 
 // podLinks reads the links of a pod, which any process of it can tell.

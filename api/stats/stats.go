@@ -113,6 +113,13 @@ type Disk struct {
 type Volume struct {
 	Name string `json:"name"`
 	Disk
+	Claim *ClaimRef `json:"pvcRef,omitempty"`
+}
+
+// ClaimRef names the claim that a volume is of.
+type ClaimRef struct {
+	Name      string `json:"name"`
+	Namespace string `json:"namespace"`
 }
 
 // Processes are those of the machine.
