@@ -135,7 +135,6 @@ type Agent struct {
 	apart    bool   // That is another one than that of DataDir.
 	boot     string // The kernel's boot ID: containers of another boot have lost their namespaces.
 	exits    bell
-	listing  listing
 	sessions sync.WaitGroup // Requests whose connection was taken over.
 	memories memories
 	starts   prometheus.Histogram

@@ -204,7 +204,7 @@ func (p *pressure) busy(now time.Time) bool {
 // freeDisk deletes what nobody needs: the containers of pods that are over or, where there are none, unused images. It says whether
 // there was any.
 func (a *Agent) freeDisk(ctx context.Context, s Signal, now time.Time) (freed bool, err error) {
-	all, err := a.listing.get(ctx, a.runtime)
+	all, err := a.runtime.Containers(ctx)
 	if err != nil {
 		return false, fmt.Errorf("list containers: %w", err)
 	}

@@ -39,7 +39,7 @@ func (a *Agent) finish(ctx context.Context, pod *v1.Pod, containers []Container,
 	if err := a.clean(ctx, uid, containers); err != nil {
 		return err
 	}
-	m.ready = nil
+	m.ready, m.cleaned = nil, true
 	if a.isStatic(pod) { // Its mirror goes when this pod is looked for and not found.
 		a.statics.forget(uid)
 		a.loop.Add(uid)
@@ -75,8 +75,8 @@ func (a *Agent) giveBack(ctx context.Context, pod *v1.Pod, containers []Containe
 // removeContents removes the containers of a pod that is over, and what they have said: that takes from the disk. The API's status has how
 // they ended.
 func (a *Agent) removeContents(ctx context.Context, pod *v1.Pod, containers []Container) error {
-	for _, c := range containers {
-		if err := a.removeContainer(ctx, c.ID); err != nil {
+	for i := range containers {
+		if err := a.removeContainer(ctx, &containers[i]); err != nil {
 			return err
 		}
 	}
@@ -95,8 +95,8 @@ func (a *Agent) clean(ctx context.Context, uid string, containers []Container) e
 	a.pressure.forget(uid)
 	a.admitted.forget(uid)
 	a.uses.noteOf(containers, time.Now())
-	for _, c := range containers {
-		if err := a.removeContainer(ctx, c.ID); err != nil {
+	for i := range containers {
+		if err := a.removeContainer(ctx, &containers[i]); err != nil {
 			return err
 		}
 	}
@@ -127,8 +127,10 @@ func (a *Agent) reconcileOrphan(ctx context.Context, uid string, containers []Co
 	if !d.ended {
 		return d.again, nil
 	}
-	if err := a.clean(ctx, uid, containers); err != nil {
-		return 0, err
+	if !m.cleaned || len(containers) > 0 {
+		if err := a.clean(ctx, uid, containers); err != nil {
+			return 0, err
+		}
 	}
 	a.memories.forget(uid)
 	if len(containers) > 0 {

@@ -19,6 +19,7 @@ type memory struct {
 	messages  map[string]string
 	ready     *ready  // nil until the pod's network is set up.
 	torn      bool    // The network of a pod that is over is gone.
+	cleaned   bool    // All that the pod had on this node is gone.
 	written   *v1.Pod // As the API answered the agent's last status write.
 	measured  measured
 	due       time.Time // When the volumes have to be looked at again; zero: when something changes.

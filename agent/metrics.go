@@ -65,7 +65,7 @@ func (m agentMetrics) Collect(out chan<- prometheus.Metric) {
 	ctx, cancel := context.WithTimeout(context.Background(), scrapeTime)
 	defer cancel()
 	out <- prometheus.MustNewConstMetric(nodeNameMetric, prometheus.GaugeValue, 1, m.NodeName)
-	containers, err := m.listing.get(ctx, m.runtime)
+	containers, err := m.runtime.Containers(ctx)
 	if err != nil {
 		out <- prometheus.NewInvalidMetric(stateMetric, err)
 		return

@@ -55,7 +55,7 @@ func (a *Agent) mustWait(ctx context.Context, pod *v1.Pod) (bool, error) {
 			return true, nil
 		}
 	}
-	all, err := a.listing.get(ctx, a.runtime)
+	all, err := a.runtime.Containers(ctx)
 	if err != nil {
 		return false, fmt.Errorf("list containers: %w", err)
 	}

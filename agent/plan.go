@@ -34,7 +34,7 @@ type trouble struct {
 // decision is what to do about a pod, and when to look again without being called.
 type decision struct {
 	stop      []stop
-	remove    []string // Container IDs.
+	remove    []*Container
 	resize    []resize
 	sizesLeft bool                     // A container has another size than it was given, and is to be restarted for it.
 	start     []start                  // In this order.
@@ -133,7 +133,7 @@ func (s seen) discard(d *decision) {
 	for _, name := range s.names() {
 		for i, c := range s.attempts(name) {
 			if c.State == Created || c.State == Exited && i >= 2 {
-				d.remove = append(d.remove, c.ID)
+				d.remove = append(d.remove, c)
 			}
 		}
 	}

@@ -78,8 +78,8 @@ func tellDecision(d decision) string {
 		}
 		words = append(words, verb+" "+s.id)
 	}
-	for _, id := range d.remove {
-		words = append(words, "remove "+id)
+	for _, c := range d.remove {
+		words = append(words, "remove "+c.ID)
 	}
 	for _, s := range d.start {
 		words = append(words, fmt.Sprintf("start %s-%d backoff=%s", s.container.Name, s.attempt, s.backoff))

@@ -30,7 +30,7 @@ const containerScheme = "containerd"
 
 // reconcile brings one pod, named by its UID, a step nearer to what the API wants: look, decide, do, look again, tell.
 func (a *Agent) reconcile(ctx context.Context, uid string) (time.Duration, error) {
-	containers, err := a.containers(ctx, uid)
+	containers, err := a.runtime.PodContainers(ctx, uid)
 	if err != nil {
 		return 0, err
 	}
@@ -67,7 +67,7 @@ func (a *Agent) reconcile(ctx context.Context, uid string) (time.Duration, error
 	}
 	workErr = errors.Join(workErr, a.do(ctx, s, d, m))
 	if len(d.stop)+len(d.remove)+len(d.start)+len(d.resize) > 0 {
-		if containers, err = a.containers(ctx, uid); err != nil {
+		if containers, err = a.runtime.PodContainers(ctx, uid); err != nil {
 			return 0, err
 		}
 	}
@@ -160,7 +160,7 @@ func (a *Agent) prepare(ctx context.Context, s seen, d decision, m *memory) erro
 		if err != nil {
 			return a.complain(pod, m, "FailedCreatePodSandBox", "Failed to create pod sandbox: ", err)
 		}
-		m.ready = &ready{network: network, firstUser: first}
+		m.ready, m.cleaned = &ready{network: network, firstUser: first}, false
 	}
 	m.ready.handler = handler
 	if len(d.start) == 0 && !showsObjects(pod) {
@@ -233,11 +233,11 @@ func (a *Agent) do(ctx context.Context, s seen, d decision, m *memory) error {
 			errs = append(errs, fmt.Errorf("stop container %s: %w", st.id, err))
 		}
 	}
-	for _, id := range d.remove {
-		errs = append(errs, a.removeContainer(ctx, id), a.removeTraces(s, id))
-		delete(m.told, id)
-		delete(m.messages, id)
-		delete(m.silent, id)
+	for _, c := range d.remove {
+		errs = append(errs, a.removeContainer(ctx, c), a.removeTraces(s.pod, c))
+		delete(m.told, c.ID)
+		delete(m.messages, c.ID)
+		delete(m.silent, c.ID)
 	}
 	errs = append(errs, a.resize(ctx, s, d, m))
 	for _, st := range d.start {
@@ -247,31 +247,31 @@ func (a *Agent) do(ctx context.Context, s seen, d decision, m *memory) error {
 }
 
 // removeContainer deletes a container that is not alive. One that was made but never started may still hold a process.
-func (a *Agent) removeContainer(ctx context.Context, id string) error {
-	if err := a.runtime.Signal(ctx, id, true); err != nil && !errors.Is(err, ErrNoContainer) {
-		return fmt.Errorf("kill what is left of container %s: %w", id, err)
+func (a *Agent) removeContainer(ctx context.Context, c *Container) error {
+	if c.State == Created {
+		if err := a.runtime.Signal(ctx, c.ID, true); err != nil && !errors.Is(err, ErrNoContainer) {
+			return fmt.Errorf("kill what is left of container %s: %w", c.ID, err)
+		}
 	}
-	if err := a.runtime.Remove(ctx, id); err != nil && !errors.Is(err, ErrNoContainer) {
-		return fmt.Errorf("remove container %s: %w", id, err)
+	if err := a.runtime.Remove(ctx, c.ID); err != nil && !errors.Is(err, ErrNoContainer) {
+		return fmt.Errorf("remove container %s: %w", c.ID, err)
 	}
 	return nil
 }
 
 // removeTraces takes away what a removed container had besides itself: the mounts of parts of volumes, its log and its
 // termination message, which nobody can ask for any more.
-func (a *Agent) removeTraces(s seen, id string) error {
-	i := slices.IndexFunc(s.containers, func(c Container) bool { return c.ID == id })
-	if i < 0 || s.pod.UID == "" {
+func (a *Agent) removeTraces(pod *v1.Pod, c *Container) error {
+	if pod.UID == "" {
 		return nil // Of a pod that is gone all is removed together.
 	}
-	c := &s.containers[i]
-	logs, err := filepath.Glob(a.dirs.log(s.pod, c.Name, c.Attempt) + "*") // With what was rotated away.
+	logs, err := filepath.Glob(a.dirs.log(pod, c.Name, c.Attempt) + "*") // With what was rotated away.
 	if err != nil {
 		return err
 	}
 	errs := []error{
-		removeParts(a.dirs.parts(s.pod.UID, c.Name, c.Attempt)),
-		os.RemoveAll(a.dirs.message(s.pod.UID, c.Name, c.Attempt)),
+		removeParts(a.dirs.parts(pod.UID, c.Name, c.Attempt)),
+		os.RemoveAll(a.dirs.message(pod.UID, c.Name, c.Attempt)),
 	}
 	for _, log := range logs {
 		errs = append(errs, os.Remove(log))

@@ -67,6 +67,9 @@ type Runtime interface {
 	// Containers lists every container that Start made and Remove did not remove, ended ones with how they ended.
 	Containers(ctx context.Context) ([]Container, error)
 
+	// PodContainers are those of Containers that belong to a pod. It costs the same however many pods there are.
+	PodContainers(ctx context.Context, podUID string) ([]Container, error)
+
 	// Signal asks the container's first process to stop, by the image's stop signal (SIGTERM where it names none); kill
 	// sends SIGKILL to all of its processes instead, also if it is Silent, and then it has ended. No error if it has ended already.
 	Signal(ctx context.Context, id string, kill bool) error

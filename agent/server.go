@@ -156,7 +156,7 @@ func (a *Agent) containerOf(r *http.Request, previous bool) (*v1.Pod, *Container
 	if !slices.ContainsFunc(allContainers(&pod.Spec), func(c *v1.Container) bool { return c.Name == name }) {
 		return nil, nil, refuse(http.StatusNotFound, "container %q not found in pod %q", name, pod.Name)
 	}
-	containers, err := a.containers(r.Context(), string(pod.UID))
+	containers, err := a.runtime.PodContainers(r.Context(), string(pod.UID))
 	if err != nil {
 		return nil, nil, err
 	}
@@ -219,7 +219,7 @@ func (a *Agent) serveLogs(w http.ResponseWriter, r *http.Request) {
 // alive says whether a container runs, and returns the bell for when that may have changed.
 func (a *Agent) alive(ctx context.Context, uid, id string) (bool, <-chan struct{}) {
 	rung := a.exits.next(uid)
-	containers, err := a.containers(ctx, uid)
+	containers, err := a.runtime.PodContainers(ctx, uid)
 	if err != nil {
 		return true, rung
 	}

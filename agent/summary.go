@@ -49,7 +49,7 @@ const nodeCgroup = "/"
 
 // residents finds the pods that have running containers, and the cgroups to read for them.
 func (a *Agent) residents(ctx context.Context) (pods []resident, cgroups []string, err error) {
-	containers, err := a.listing.get(ctx, a.runtime)
+	containers, err := a.runtime.Containers(ctx)
 	if err != nil {
 		return nil, nil, fmt.Errorf("list containers: %w", err)
 	}

@@ -81,6 +81,11 @@ type Runtime struct {
 	mu       sync.Mutex
 	starting map[string]bool    // By containerd's ID: Start is at work.
 	outputs  map[string]*output // By containerd's ID, while there is a reader.
+
+	// What pods have: by containerd's ID, the pods of all containers that there may be, process 1 of a pod among them; and the
+	// pods that may have images as volumes. Nobody else makes any, so whatever is not in here needs not be asked for.
+	owners  map[string]string
+	viewers map[string]bool
 }
 
 var _ agent.Runtime = (*Runtime)(nil)
@@ -120,7 +125,7 @@ func Connect(ctx context.Context, c Config) (*Runtime, error) {
 		return nil, fmt.Errorf("connect to containerd at %s: %w", c.Socket, err)
 	}
 	r := &Runtime{config: c, client: client, program: runc, log: slog.With("component", "containerd"),
-		starting: map[string]bool{}, outputs: map[string]*output{}}
+		starting: map[string]bool{}, outputs: map[string]*output{}, owners: map[string]string{}, viewers: map[string]bool{}}
 	r.entries.New = func() any { return new([]byte) }
 	r.buffers.New = func() any { b := make([]byte, maxLine+readSize); return &b }
 	r.abouts.byDigest = map[digest.Digest]about{}
@@ -177,6 +182,9 @@ func (r *Runtime) chooseSnapshotter(ctx context.Context) error {
 func (r *Runtime) adopt(ctx context.Context) error {
 	records, _, err := r.list(ctx)
 	if err != nil {
+		return err
+	}
+	if err := r.learn(ctx); err != nil {
 		return err
 	}
 	known := map[string]bool{}

@@ -86,6 +86,10 @@ func (r *Runtime) pass(ctx context.Context, e *events.Envelope, changed func(pod
 	if id == "" {
 		return
 	}
+	if uid := r.ownerOf(id); uid != "" {
+		changed(uid)
+		return
+	}
 	record, err := r.client.ContainerService().Get(ctx, id)
 	if errdefs.IsNotFound(err) {
 		return // Removed since: who did it knows.

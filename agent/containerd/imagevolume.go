@@ -35,6 +35,7 @@ func (r *Runtime) MountImage(ctx context.Context, podUID, ref, dir string) error
 	if err != nil {
 		return fmt.Errorf("read the layers of image %s: %w", ref, err)
 	}
+	r.views(podUID)
 	service, key := r.client.SnapshotService(r.snapshotter), volumeKey(podUID, filepath.Base(dir))
 	mounts, err := service.View(ctx, key, identity.ChainID(layers).String(), snapshots.WithLabels(map[string]string{labelVolumeOf: podUID}))
 	if errdefs.IsAlreadyExists(err) { // The mount went with a reboot, or a start was killed here.
@@ -53,6 +54,9 @@ func volumeKey(podUID, name string) string { return "volume-" + podUID + "-" + n
 
 // removeViews lets go of the images that a pod had as volumes.
 func (r *Runtime) removeViews(ctx context.Context, podUID string) error {
+	if !r.mayView(podUID) {
+		return nil
+	}
 	ctx = r.in(ctx)
 	service := r.client.SnapshotService(r.snapshotter)
 	var views []string
@@ -64,6 +68,9 @@ func (r *Runtime) removeViews(ctx context.Context, podUID string) error {
 		if removeErr := service.Remove(ctx, key); !errdefs.IsNotFound(removeErr) {
 			err = errors.Join(err, removeErr)
 		}
+	}
+	if err == nil {
+		r.viewsNothing(podUID)
 	}
 	return err
 }

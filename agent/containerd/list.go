@@ -18,6 +18,8 @@ import (
 	tasktypes "github.com/containerd/containerd/api/types/task"
 	containerd "github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/core/containers"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/errdefs/pkg/errgrpc"
 
 	"skiff/agent"
 	"skiff/agent/cgroup"
@@ -87,20 +89,61 @@ func (r *Runtime) Containers(ctx context.Context) ([]agent.Container, error) {
 	}
 	all := make([]agent.Container, 0, len(records))
 	for _, record := range records {
-		c := describe(record)
-		switch task := tasks[record.ID]; {
-		case starting[record.ID] && task == nil || r.neverStarted(record):
-			c.State = agent.Created
-		case (task == nil || task.Status == tasktypes.Status_CREATED) && r.describeFailed(&c, record):
-		case task != nil:
-			r.hearOut(ctx, record.ID, task)
-			r.describeTask(&c, record, task)
-		default:
-			r.describeMissing(&c, record)
-		}
-		all = append(all, c)
+		all = append(all, r.container(ctx, record, tasks[record.ID], starting[record.ID]))
 	}
 	return all, nil
+}
+
+// PodContainers asks for each container that the pod may have.
+func (r *Runtime) PodContainers(ctx context.Context, podUID string) ([]agent.Container, error) {
+	ctx = r.in(ctx)
+	var all []agent.Container
+	for _, id := range r.ownedBy(podUID) {
+		r.mu.Lock()
+		starting := r.starting[id] // Before the answers, as in Containers.
+		r.mu.Unlock()
+		record, err := r.client.ContainerService().Get(ctx, id)
+		if errdefs.IsNotFound(err) || err == nil && record.Labels[labelID] == "" { // The pod's process 1 is nobody's container.
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("look for container %s: %w", id, err)
+		}
+		task, err := r.task(ctx, id)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, r.container(ctx, record, task, starting))
+	}
+	return all, nil
+}
+
+// task is a container's, nil if there is none, or if its shim is dead.
+func (r *Runtime) task(ctx context.Context, id string) (*tasktypes.Process, error) {
+	response, err := r.client.TaskService().Get(ctx, &tasks.GetRequest{ContainerID: id})
+	if err = errgrpc.ToNative(err); errdefs.IsNotFound(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("look for the task of container %s: %w", id, err)
+	}
+	return response.Process, nil
+}
+
+// container is what a record, a task or the lack of one, and the files of a container say together.
+func (r *Runtime) container(ctx context.Context, record containers.Container, task *tasktypes.Process, starting bool) agent.Container {
+	c := describe(record)
+	switch {
+	case starting && task == nil || r.neverStarted(record):
+		c.State = agent.Created
+	case (task == nil || task.Status == tasktypes.Status_CREATED) && r.describeFailed(&c, record):
+	case task != nil:
+		r.hearOut(ctx, record.ID, task)
+		r.describeTask(&c, record, task)
+	default:
+		r.describeMissing(&c, record)
+	}
+	return c
 }
 
 // list returns the containers and their tasks by ID. A task whose shim does not answer is not among them.

@@ -75,7 +75,7 @@ func (r *Runtime) pausing(ctx context.Context, podUID string) (pid uint32, err e
 	}
 	switch {
 	case errdefs.IsNotFound(err), err == nil && (status.Status == containerd.Created || status.Status == containerd.Stopped):
-		return 0, r.discard(ctx, container, true)
+		return 0, r.destroy(ctx, podUID)
 	case err != nil:
 		return 0, err
 	case task.Pid() == 0: // The shim has not answered in time.
@@ -90,6 +90,7 @@ func (r *Runtime) pause(ctx context.Context, c agent.ContainerConfig, program st
 	if err != nil {
 		return 0, err
 	}
+	r.own(c.Pod.UID, c.Pod.UID)
 	container, err := r.client.NewContainer(ctx, c.Pod.UID,
 		r.withRuntime(program, c),
 		containerd.WithAdditionalContainerLabels(map[string]string{labelPodUID: c.Pod.UID}),
@@ -104,7 +105,7 @@ func (r *Runtime) pause(ctx context.Context, c agent.ContainerConfig, program st
 	if err != nil {
 		clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
 		defer cancel()
-		return 0, errors.Join(err, r.discard(clean, container, true))
+		return 0, errors.Join(err, r.destroy(clean, c.Pod.UID))
 	}
 	return task.Pid(), nil
 }
@@ -133,14 +134,10 @@ func pauseSpec(c agent.ContainerConfig, root string) []oci.SpecOpts {
 
 // endPause kills and removes the process 1 of a pod, if there is one.
 func (r *Runtime) endPause(ctx context.Context, podUID string) error {
-	container, err := r.client.LoadContainer(ctx, podUID)
-	if errdefs.IsNotFound(err) {
+	if r.ownerOf(podUID) == "" {
 		return nil
 	}
-	if err == nil {
-		err = r.discard(ctx, container, true)
-	}
-	if err != nil {
+	if err := r.destroy(ctx, podUID); err != nil {
 		return fmt.Errorf("end the shared processes of pod %s: %w", podUID, err)
 	}
 	return nil

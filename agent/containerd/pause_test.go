@@ -83,6 +83,9 @@ func testSharedProcesses(t *testing.T, n *node) {
 	if listed, err := n.runtime.Containers(t.Context()); err != nil || len(listed) != 1 {
 		t.Errorf("the containers are %v: %v", listed, err)
 	}
+	if listed, err := n.runtime.PodContainers(t.Context(), "pod-1"); err != nil || len(listed) != 1 {
+		t.Errorf("the containers of the pod are %v: %v", listed, err)
+	}
 	n.end(b.ID)
 	if err := n.runtime.EndPod(t.Context(), "pod-1"); err != nil {
 		t.Error(err)

@@ -3,6 +3,7 @@ package containerd
 import (
 	"encoding/binary"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/containerd/containerd/v2/pkg/oci"
@@ -124,5 +125,23 @@ func TestMountOrder(t *testing.T) {
 	want := []string{"/proc", "/sys", "/dev", "/data", "/dev/shm", "/data/sub", "/sys/fs/cgroup", "/data/sub/deep"}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("order of mounts (-want +got):\n%s", diff)
+	}
+}
+
+func TestWhoTakesASignal(t *testing.T) {
+	for _, c := range []struct {
+		what, status string
+		want         bool
+	}{
+		{"a program that catches it", "Name:\tnginx\nNSpid:\t4711\t1\nSigCgt:\t0000000000004004\n", true},
+		{"one that does not yet", "Name:\tnginx\nNSpid:\t4711\t1\nSigCgt:\t0000000000004000\n", false},
+		{"one that is not process 1", "Name:\tnginx\nNSpid:\t4711\t7\nSigCgt:\t0000000000000000\n", true},
+		{"one in the host's namespace", "Name:\tnginx\nNSpid:\t1\nSigCgt:\t0000000000000000\n", true},
+		{"what will become it", "Name:\trunc:[2:INIT]\nNSpid:\t4711\t1\nSigCgt:\tfffffffe7fc1feff\n", false},
+		{"one that the kernel does not tell of", "", true},
+	} {
+		if got := takes(c.status, syscall.SIGQUIT); got != c.want {
+			t.Errorf("%s takes it: %t", c.what, got)
+		}
 	}
 }

@@ -34,7 +34,7 @@ func (r *Runtime) RemoveAll(ctx context.Context) error {
 	removals.SetLimit(maxRemovals)
 	for _, c := range all {
 		removals.Go(func() error {
-			if err := r.discard(ctx, c, true); err != nil {
+			if err := r.destroy(ctx, c.ID()); err != nil {
 				return fmt.Errorf("remove container %s: %w", c.ID(), err)
 			}
 			return nil

@@ -11,6 +11,7 @@ import (
 	"syscall"
 	"time"
 
+	tasktypes "github.com/containerd/containerd/api/types/task"
 	containerd "github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/core/containers"
 	"github.com/containerd/errdefs"
@@ -91,7 +92,7 @@ func (r *Runtime) signalItself(ctx context.Context, container containerd.Contain
 		killGroup(cgroupOf(record))
 		return nil
 	}
-	process, err := r.firstProcess(record.ID)
+	process, _, err := r.firstProcess(record.ID)
 	if err != nil {
 		return errors.Join(cause, err)
 	}
@@ -105,38 +106,35 @@ func timedOut(err error) bool {
 }
 
 // firstProcess opens a container's first process, which the file with the time of its start names.
-func (r *Runtime) firstProcess(id string) (pidfd int, err error) {
+func (r *Runtime) firstProcess(id string) (pidfd, pid int, err error) {
 	text, err := os.ReadFile(filepath.Join(r.containerDir(id), startedFile))
 	if err != nil {
-		return -1, err
+		return -1, 0, err
 	}
 	number, start, _ := strings.Cut(strings.TrimSpace(string(text)), " ")
-	pid, err := strconv.Atoi(number)
-	if err != nil {
-		return -1, fmt.Errorf("the first process of container %s is not known: %w", id, err)
+	if pid, err = strconv.Atoi(number); err != nil {
+		return -1, 0, fmt.Errorf("the first process of container %s is not known: %w", id, err)
 	}
 	if pidfd, err = unix.PidfdOpen(pid, 0); err != nil {
-		return -1, err
+		return -1, 0, err
 	}
 	if now, err := startOf(pid); err != nil || now != start { // The number is another's by now.
 		unix.Close(pidfd)
-		return -1, errors.Join(unix.ESRCH, err)
+		return -1, 0, errors.Join(unix.ESRCH, err)
 	}
-	return pidfd, nil
+	return pidfd, pid, nil
 }
 
 // endSilentShim kills the shim of a pod one of whose containers was killed without it, if it still does not answer and no container of
 // the pod runs. The daemon then forgets its tasks.
-func (r *Runtime) endSilentShim(ctx context.Context, container containerd.Container, podUID string) error {
+func (r *Runtime) endSilentShim(ctx context.Context, id string) error {
 	short, cancel := context.WithTimeout(ctx, shimTime)
 	defer cancel()
-	task, err := container.Task(short, nil)
-	if err == nil {
-		var status containerd.Status
-		if status, err = task.Status(short); err == nil && status.Status != containerd.Unknown {
-			return nil // It is back.
-		}
+	task, err := r.task(short, id)
+	if err == nil && (task == nil || task.Status != tasktypes.Status_UNKNOWN) {
+		return nil // It is back, or the daemon has forgotten the task.
 	}
+	podUID := r.ownerOf(id)
 	if err != nil && !timedOut(err) {
 		return nil // The daemon has forgotten the task, or says why it cannot tell.
 	}

@@ -72,6 +72,7 @@ func (r *Runtime) Start(ctx context.Context, c agent.ContainerConfig) (err error
 	if err := os.MkdirAll(r.containerDir(id), 0o700); err != nil { // First of all: see neverStarted.
 		return err
 	}
+	r.own(id, c.Pod.UID)
 	users, err := r.userMounts(id, c)
 	if err != nil {
 		return err
@@ -85,7 +86,7 @@ func (r *Runtime) Start(ctx context.Context, c agent.ContainerConfig) (err error
 		return err
 	}
 	layout := func(root []mount.Mount) []oci.SpecOpts { return spec(c, id, about.config, root, shm, pidNS) }
-	container, root, err := r.create(ctx, id, c, about, layout, image)
+	root, err := r.create(ctx, id, c, about, layout, image)
 	if err != nil {
 		if !errdefs.IsAlreadyExists(err) {
 			err = errors.Join(err, os.RemoveAll(r.containerDir(id)))
@@ -98,7 +99,7 @@ func (r *Runtime) Start(ctx context.Context, c agent.ContainerConfig) (err error
 	if err != nil {
 		clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
 		defer cancel()
-		return r.giveUp(clean, container, err)
+		return r.giveUp(clean, id, err)
 	}
 	return nil
 }
@@ -107,17 +108,17 @@ func (r *Runtime) Start(ctx context.Context, c agent.ContainerConfig) (err error
 const failedFile = "failed"
 
 // giveUp keeps a container whose process cannot be started as one that has ended; of others nothing stays.
-func (r *Runtime) giveUp(ctx context.Context, container containerd.Container, cause error) error {
+func (r *Runtime) giveUp(ctx context.Context, id string, cause error) error {
 	var failed *agent.NotStarted
 	if !errors.As(cause, &failed) {
-		return errors.Join(cause, r.discard(ctx, container, true))
+		return errors.Join(cause, r.destroy(ctx, id))
 	}
-	err := os.WriteFile(filepath.Join(r.containerDir(container.ID()), failedFile), []byte(failed.Error()), 0o600)
+	err := os.WriteFile(filepath.Join(r.containerDir(id), failedFile), []byte(failed.Error()), 0o600)
 	if err == nil {
-		err = r.deleteTask(ctx, container, true)
+		err = r.endTask(ctx, id)
 	}
 	if err != nil {
-		return errors.Join(failed.Err, err, r.discard(ctx, container, true))
+		return errors.Join(failed.Err, err, r.destroy(ctx, id))
 	}
 	return cause
 }
@@ -149,17 +150,17 @@ func (r *Runtime) pidNamespace(ctx context.Context, c agent.ContainerConfig) (st
 // create makes the container with its snapshot. An image that is here but not unpacked is unpacked; a snapshot that a
 // killed Start left is replaced.
 func (r *Runtime) create(ctx context.Context, id string, c agent.ContainerConfig, about about, spec func(root []mount.Mount) []oci.SpecOpts,
-	image containerd.Image) (container containerd.Container, root []mount.Mount, err error) {
+	image containerd.Image) (root []mount.Mount, err error) {
 	program, err := r.programFor(c.Handler)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	try := func() error {
 		root, err = r.client.SnapshotService(r.snapshotter).Prepare(ctx, id, about.layers, snapshots.WithLabels(map[string]string{labelID: c.ID}))
 		if err != nil {
 			return err
 		}
-		container, err = r.client.NewContainer(ctx, id,
+		_, err = r.client.NewContainer(ctx, id,
 			r.withRuntime(program, c),
 			r.withRoot(id, image.Name()),
 			containerd.WithAdditionalContainerLabels(labelsOf(c, image.Target().Digest.String())),
@@ -170,16 +171,16 @@ func (r *Runtime) create(ctx context.Context, id string, c agent.ContainerConfig
 	err = try()
 	if errdefs.IsAlreadyExists(err) {
 		if _, loadErr := r.client.LoadContainer(ctx, id); loadErr == nil {
-			return nil, nil, err
+			return nil, err
 		}
 		if err := r.removeSnapshot(ctx, id); err != nil {
-			return nil, nil, err
+			return nil, err
 		}
 		err = try()
 	}
 	if errdefs.IsNotFound(err) {
 		if err := image.Unpack(ctx, r.snapshotter); err != nil {
-			return nil, nil, fmt.Errorf("unpack image %s: %w", image.Name(), err)
+			return nil, fmt.Errorf("unpack image %s: %w", image.Name(), err)
 		}
 		err = try()
 	}
@@ -188,7 +189,7 @@ func (r *Runtime) create(ctx context.Context, id string, c agent.ContainerConfig
 		defer cancel()
 		err = errors.Join(err, r.removeSnapshot(clean, id))
 	}
-	return container, root, err
+	return root, err
 }
 
 // withRuntime says what program makes the container, now and for good, and has its output belong to its root.
@@ -227,7 +228,7 @@ func (r *Runtime) run(ctx context.Context, id string, root []mount.Mount, c agen
 	defer cancel()
 	pid, err := r.createTask(ctx, id, root, pipes.config)
 	if errdefs.IsAlreadyExists(err) {
-		if err := r.deleteGhost(ctx, id); err != nil {
+		if err := r.deleteTask(ctx, id); err != nil {
 			return err
 		}
 		pid, err = r.createTask(ctx, id, root, pipes.config)

@@ -36,6 +36,9 @@ func (r *Runtime) Signal(ctx context.Context, id string, kill bool) error {
 			return fmt.Errorf("signal container %s: %w", id, err)
 		}
 	}
+	if !kill && r.signalDirectly(ctx, container.ID(), signal) == nil {
+		return nil
+	}
 	short, cancel := context.WithTimeout(ctx, shimTime)
 	defer cancel()
 	err = r.signal(short, container, signal)
@@ -94,61 +97,81 @@ func (r *Runtime) load(ctx context.Context, id string) (containerd.Container, er
 // Remove deletes an ended container with its writable layer. One that runs is an error.
 func (r *Runtime) Remove(ctx context.Context, id string) error {
 	ctx = r.in(ctx)
-	container, err := r.load(ctx, id)
-	if errors.Is(err, agent.ErrNoContainer) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	if r.wasKilled(container.ID()) {
-		labels, err := container.Labels(ctx)
-		if err == nil {
-			err = r.endSilentShim(ctx, container, labels[labelPodUID])
-		}
-		if err != nil {
+	if r.wasKilled(containerdID(id)) {
+		if err := r.endSilentShim(ctx, containerdID(id)); err != nil {
 			return fmt.Errorf("remove container %s: %w", id, err)
 		}
 	}
 	ctx, cancel := context.WithTimeout(ctx, cleanupTimeout)
 	defer cancel()
-	if err := r.discard(ctx, container, false); err != nil {
+	if err := r.discard(ctx, containerdID(id)); err != nil {
 		return fmt.Errorf("remove container %s: %w", id, err)
 	}
 	return nil
 }
 
-// discard deletes the task, if there is one, the container, its snapshot, and its FIFOs. With kill it may be running.
-func (r *Runtime) discard(ctx context.Context, container containerd.Container, kill bool) error {
-	if err := r.deleteTask(ctx, container, kill); err != nil {
+// destroy is discard for a container that may be running: it is killed.
+func (r *Runtime) destroy(ctx context.Context, id string) error {
+	if err := r.endTask(ctx, id); err != nil {
 		return err
 	}
-	if err := container.Delete(ctx, containerd.WithSnapshotCleanup); err != nil && !errdefs.IsNotFound(err) {
-		return err
-	}
-	return r.removeFiles(container.ID())
+	return r.discard(ctx, id)
 }
 
-// deleteTask deletes the task, if there is one. With kill it may be running.
-func (r *Runtime) deleteTask(ctx context.Context, container containerd.Container, kill bool) error {
-	task, err := container.Task(ctx, nil)
-	if errdefs.IsNotFound(err) {
-		_ = r.deleteGhost(ctx, container.ID()) // Where a dead shim hinders it, containerd is about to do the same.
-		return nil
+// endTask has containerd forget a container's task, if there is one. It is killed where it runs.
+func (r *Runtime) endTask(ctx context.Context, id string) error {
+	container, err := r.client.LoadContainer(ctx, id)
+	if err == nil {
+		err = killTask(ctx, container)
 	}
+	if err != nil && !errdefs.IsNotFound(err) {
+		return err
+	}
+	return r.deleteTask(ctx, id)
+}
+
+func killTask(ctx context.Context, container containerd.Container) error {
+	task, err := container.Task(ctx, nil)
 	if err != nil {
 		return err
 	}
-	var opts []containerd.ProcessDeleteOpts
-	if kill {
-		opts = append(opts, containerd.WithProcessKill)
-	} else if out := r.output(container.ID()); out != nil {
+	_, err = task.Delete(ctx, containerd.WithProcessKill)
+	return err
+}
+
+// discard deletes a container's task, its snapshot, what containerd knows of it, and its FIFOs, whichever of these are there. The
+// client's Delete would ask the daemon six times more for what it says anyway.
+func (r *Runtime) discard(ctx context.Context, id string) error {
+	if out := r.output(id); out != nil {
 		out.drain(ctx, drainTime) // The shim waits for it too, but longer.
 	}
-	if _, err := task.Delete(ctx, opts...); err != nil && !errdefs.IsNotFound(err) {
+	if err := r.deleteTask(ctx, id); err != nil {
 		return err
 	}
+	if err := r.removeSnapshot(ctx, id); err != nil {
+		return err
+	}
+	if err := r.client.ContainerService().Delete(ctx, id); err != nil && !errdefs.IsNotFound(err) {
+		return err
+	}
+	if err := r.removeFiles(id); err != nil {
+		return err
+	}
+	r.disown(id)
 	return nil
+}
+
+// deleteTask has containerd forget a task that has ended. One whose making was broken off is in none of its answers, and yet a new one
+// of the same name is refused.
+func (r *Runtime) deleteTask(ctx context.Context, id string) error {
+	_, err := r.client.TaskService().Delete(ctx, &tasks.DeleteTaskRequest{ContainerID: id})
+	if err = errgrpc.ToNative(err); err == nil || errdefs.IsNotFound(err) {
+		return nil
+	}
+	if task, lost := r.task(ctx, id); task == nil && lost == nil { // Its shim is dead: containerd is about to do the same.
+		return nil
+	}
+	return fmt.Errorf("delete task: %w", err)
 }
 
 // removeFiles removes what a container has beside what containerd has of it.
@@ -158,16 +181,6 @@ func (r *Runtime) removeFiles(id string) error {
 	}
 	r.holder.release(id)
 	return os.RemoveAll(r.containerDir(id))
-}
-
-// deleteGhost has containerd forget a task whose making was broken off: it is in none of its answers, and yet a new one of the same
-// name is refused.
-func (r *Runtime) deleteGhost(ctx context.Context, id string) error {
-	_, err := r.client.TaskService().Delete(ctx, &tasks.DeleteTaskRequest{ContainerID: id})
-	if err != nil && !errdefs.IsNotFound(errgrpc.ToNative(err)) {
-		return fmt.Errorf("delete what is left of a task: %w", err)
-	}
-	return nil
 }
 
 // EndPod ends the process 1 of a pod that has one.
@@ -186,8 +199,11 @@ func (r *Runtime) RemovePod(ctx context.Context, podUID string) error {
 	for _, dir := range dirs {
 		errs = append(errs, r.removeFiles(filepath.Base(dir)))
 	}
+	errs = append(errs, r.EndPod(ctx, podUID))
+	for _, id := range r.ownedBy(podUID) { // Whose making failed.
+		errs = append(errs, r.disownMissing(r.in(ctx), id))
+	}
 	err := errors.Join(append(errs,
-		r.EndPod(ctx, podUID),
 		agent.Unmount(r.shmDir(podUID)),
 		os.RemoveAll(r.shmDir(podUID)),
 		r.clearPod(ctx, podUID),

@@ -404,6 +404,20 @@ func (r *Runtime) Containers(context.Context) ([]agent.Container, error) {
 	return list, r.down
 }
 
+// PodContainers implements [agent.Runtime].
+func (r *Runtime) PodContainers(_ context.Context, podUID string) ([]agent.Container, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var list []agent.Container
+	for _, c := range r.containers {
+		if c.Pod.UID == podUID {
+			list = append(list, c.Container)
+		}
+	}
+	slices.SortFunc(list, func(a, b agent.Container) int { return cmp.Compare(a.ID, b.ID) })
+	return list, r.down
+}
+
 // Signal implements [agent.Runtime].
 func (r *Runtime) Signal(_ context.Context, id string, kill bool) error {
 	r.mu.Lock()

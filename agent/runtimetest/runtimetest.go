@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"skiff/agent"
 )
 
@@ -45,6 +47,7 @@ func Run(t *testing.T, n Node) {
 		{"a container lives", testLife},
 		{"an exit code is kept", testExitCode},
 		{"a container is killed", testKill},
+		{"a stop is not too early", testEarlyStop},
 		{"restarts are containers of their own", testRestart},
 		{"an ID is used once", testTwice},
 		{"a start without an image fails", testNoImage},
@@ -57,6 +60,7 @@ func Run(t *testing.T, n Node) {
 		{"attached clients hear the same", testAttach},
 		{"a container's size changes", testResize},
 		{"starts and ends are told of", testEvents},
+		{"a pod's containers are those of the list", testPodContainers},
 		{"a layer has a size", testDiskUsage},
 		{"images are found", testImages},
 	} {
@@ -197,6 +201,16 @@ func testKill(s *subject) {
 		s.Errorf("the killed container is listed as %+v", c)
 	}
 	s.ok(s.Runtime().Signal(s.Context(), config.ID, true))
+}
+
+func testEarlyStop(s *subject) {
+	for i := range 5 {
+		config := s.Config("early")
+		config.ID, config.Attempt = fmt.Sprintf("pod-1-early-%d", i), i
+		s.start(config)
+		s.ok(s.Runtime().Signal(s.Context(), config.ID, false))
+		s.exited(config.ID)
+	}
 }
 
 func testRestart(s *subject) {
@@ -385,6 +399,38 @@ func testEvents(s *subject) {
 	s.ok(s.Runtime().Signal(s.Context(), config.ID, true))
 	s.exited(config.ID)
 	await("pod-1")
+}
+
+func testPodContainers(s *subject) {
+	runs, ended := s.start(s.Config("runs")), s.start(s.Ending("ended", "", "", 5))
+	other := s.Config("other")
+	other.ID, other.Pod.UID = "pod-2-other-0", "pod-2"
+	s.start(other)
+	s.exited(ended.ID)
+	want := func(podUID string, ids ...string) {
+		s.Helper()
+		list, err := s.Runtime().PodContainers(s.Context(), podUID)
+		s.ok(err)
+		all, got := s.list(), map[string]agent.Container{}
+		for _, c := range list {
+			got[c.ID] = c
+		}
+		expected := map[string]agent.Container{}
+		for _, id := range ids {
+			expected[id] = all[id]
+		}
+		if diff := cmp.Diff(expected, got); diff != "" {
+			s.Errorf("the containers of %s (-of the list +of the pod):\n%s", podUID, diff)
+		}
+	}
+	want("pod-1", runs.ID, ended.ID)
+	want("pod-2", other.ID)
+	want("pod-3")
+	s.Reopen()
+	want("pod-1", runs.ID, ended.ID)
+	want("pod-2", other.ID)
+	s.ok(s.Runtime().Remove(s.Context(), ended.ID))
+	want("pod-1", runs.ID)
 }
 
 func testDiskUsage(s *subject) {
