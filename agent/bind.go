@@ -19,22 +19,32 @@ func UnmountPods(dataDir string) error { return UnmountBelow(dirs{data: dataDir}
 // UnmountVolumes takes away what somebody, or a container that may, has mounted into the volumes that DataDir holds.
 func UnmountVolumes(dataDir string) error { return UnmountBelow(dirs{data: dataDir}.localVolumes()) }
 
-// UnmountBelow takes away every mount below dir, the innermost first.
-func UnmountBelow(dir string) error {
-	dir, err := filepath.EvalSymlinks(dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
+// UnmountBelow takes away every mount below some directories, the innermost first. The list of all mounts is read once for them: it is
+// the longer the more pods there are.
+func UnmountBelow(dirs ...string) error {
+	var real []string
+	for _, dir := range dirs {
+		there, err := filepath.EvalSymlinks(dir)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("find the mounts below %s: %w", dir, err)
+		}
+		real = append(real, there)
 	}
-	if err != nil {
-		return fmt.Errorf("find the mounts below %s: %w", dir, err)
+	if len(real) == 0 {
+		return nil
 	}
 	info, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
-		return fmt.Errorf("find the mounts below %s: %w", dir, err)
+		return fmt.Errorf("find the mounts below %s: %w", strings.Join(real, ", "), err)
 	}
-	for _, path := range mountsBelow(string(info), dir) {
-		if err := Unmount(path); err != nil {
-			return err
+	for _, dir := range real {
+		for _, path := range mountsBelow(string(info), dir) {
+			if err := Unmount(path); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
@@ -44,8 +54,8 @@ func UnmountBelow(dir string) error {
 func mountsBelow(info, dir string) []string {
 	var found []string
 	for line := range strings.Lines(info) {
-		fields := strings.Fields(line)
-		if len(fields) < 5 {
+		fields := strings.SplitN(line, " ", 6)
+		if len(fields) < 6 {
 			continue
 		}
 		if path := unescapeMount(fields[4]); strings.HasPrefix(path, dir+"/") {

@@ -96,10 +96,11 @@ func (d dirs) removePod(uid string) error {
 	if err != nil {
 		return fmt.Errorf("find the logs of pod %s: %w", uid, err)
 	}
-	for _, dir := range append(left, logs...) {
-		if err := UnmountBelow(dir); err != nil {
-			return err
-		}
+	left = append(left, logs...)
+	if err := UnmountBelow(left...); err != nil {
+		return err
+	}
+	for _, dir := range left {
 		if err := os.RemoveAll(dir); err != nil {
 			return fmt.Errorf("remove what pod %s left: %w", uid, err)
 		}
@@ -109,10 +110,11 @@ func (d dirs) removePod(uid string) error {
 
 // removeVolumes deletes what a pod that has ended had as volumes of its own. What its containers wrote otherwise stays.
 func (d dirs) removeVolumes(uid types.UID) error {
-	for _, dir := range []string{filepath.Join(d.pod(uid), "parts"), filepath.Join(d.pod(uid), "volumes"), d.secret(uid)} {
-		if err := UnmountBelow(dir); err != nil {
-			return err
-		}
+	left := []string{filepath.Join(d.pod(uid), "parts"), filepath.Join(d.pod(uid), "volumes"), d.secret(uid)}
+	if err := UnmountBelow(left...); err != nil {
+		return err
+	}
+	for _, dir := range left {
 		if err := os.RemoveAll(dir); err != nil {
 			return err
 		}
