@@ -580,8 +580,7 @@ func TestIdleKindWarns(t *testing.T) {
 // A pod that asks for what no node can do is stored, and so is what makes such pods; who writes it is told which field it is.
 func TestUnservedFieldsWarn(t *testing.T) {
 	s := start(t)
-	s.do(t, "POST", "/apis/node.k8s.io/v1/runtimeclasses", `{"metadata":{"name":"kata"},"handler":"kata"}`).want(t, 201)
-	const containers, odd = `"containers":[{"name":"app","image":"nginx"}]`, `"runtimeClassName":"kata",`
+	const containers, odd = `"containers":[{"name":"app","image":"nginx"}]`, `"os":{"name":"windows"},`
 	pod := func(name, more string) string {
 		return `{"metadata":{"name":"` + name + `"},"spec":{` + more + containers + `}}`
 	}
@@ -589,9 +588,9 @@ func TestUnservedFieldsWarn(t *testing.T) {
 	const text = `: skiff cannot do this yet, and starts no pod that asks for it"`
 	for _, tc := range []struct{ method, path, body, want string }{
 		{"POST", podsPath, pod("plain", ""), ""},
-		{"POST", podsPath, pod("odd", odd), `299 - "spec.runtimeClassName` + text},
-		{"POST", deployments, deployment, `299 - "spec.template.spec.runtimeClassName` + text},
-		{"PUT", deployments + "/a", deployment, `299 - "spec.template.spec.runtimeClassName` + text},
+		{"POST", podsPath, pod("odd", odd), `299 - "spec.os.name` + text},
+		{"POST", deployments, deployment, `299 - "spec.template.spec.os.name` + text},
+		{"PUT", deployments + "/a", deployment, `299 - "spec.template.spec.os.name` + text},
 	} {
 		got := strings.Join(s.do(t, tc.method, tc.path, tc.body).header["Warning"], "\n")
 		if got != tc.want {
