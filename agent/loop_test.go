@@ -3,6 +3,7 @@ package agent_test
 import (
 	"context"
 	"crypto/tls"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -23,6 +24,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/informers"
 	clientfake "k8s.io/client-go/kubernetes/fake"
+	clienttesting "k8s.io/client-go/testing"
 
 	"skiff/agent"
 	"skiff/agent/fake"
@@ -51,10 +53,28 @@ func config(t *testing.T) agent.Config {
 	}
 }
 
+// newClient is an API that heeds what the agent says of a pod's UID, as the real one does.
+func newClient(objects ...runtime.Object) *clientfake.Clientset {
+	client := clientfake.NewClientset(objects...)
+	client.PrependReactor("patch", "pods", func(action clienttesting.Action) (bool, runtime.Object, error) {
+		patch := action.(clienttesting.PatchAction)
+		var meant struct{ Metadata metav1.ObjectMeta }
+		if err := json.Unmarshal(patch.GetPatch(), &meant); err != nil {
+			return true, nil, err
+		}
+		found, err := client.Tracker().Get(patch.GetResource(), patch.GetNamespace(), patch.GetName())
+		if err == nil && meant.Metadata.UID != "" && meant.Metadata.UID != found.(*v1.Pod).UID {
+			err = apierrors.NewConflict(v1.Resource("pods"), patch.GetName(), errors.New("another pod has its name"))
+		}
+		return err != nil, nil, err
+	})
+	return client
+}
+
 func newNode(t *testing.T, objects ...runtime.Object) *node {
 	t.Helper()
 	n := &node{
-		t: t, client: clientfake.NewClientset(objects...), runtime: fake.NewRuntime("nginx", "busybox"), network: fake.NewNetwork(), config: config(t),
+		t: t, client: newClient(objects...), runtime: fake.NewRuntime("nginx", "busybox"), network: fake.NewNetwork(), config: config(t),
 	}
 	n.start()
 	t.Cleanup(func() { n.stop() })

@@ -11,7 +11,6 @@ import (
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
-	clientfake "k8s.io/client-go/kubernetes/fake"
 
 	"skiff/agent/fake"
 )
@@ -20,7 +19,7 @@ import (
 func newStaticNode(t *testing.T, objects ...runtime.Object) *node {
 	t.Helper()
 	objects = append(objects, &v1.Node{ObjectMeta: metav1.ObjectMeta{Name: nodeName, UID: "uid-node"}})
-	n := &node{t: t, client: clientfake.NewClientset(objects...), runtime: fake.NewRuntime("nginx", "busybox"), network: fake.NewNetwork(), config: config(t)}
+	n := &node{t: t, client: newClient(objects...), runtime: fake.NewRuntime("nginx", "busybox"), network: fake.NewNetwork(), config: config(t)}
 	n.config.PodFiles = t.TempDir()
 	n.start()
 	t.Cleanup(func() { n.stop() })

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -27,8 +28,9 @@ import (
 type outage struct {
 	mu      sync.Mutex
 	away    bool
-	asked   int // How often somebody asked in vain.
 	watches []watch.Interface
+
+	asked atomic.Int64 // How often somebody asked in vain.
 }
 
 func (o *outage) install(client *clientfake.Clientset) {
@@ -36,7 +38,7 @@ func (o *outage) install(client *clientfake.Clientset) {
 		o.mu.Lock()
 		defer o.mu.Unlock()
 		if o.away {
-			o.asked++
+			o.asked.Add(1)
 		}
 		return o.away, nil, errors.New("connection refused")
 	})
@@ -141,9 +143,9 @@ func TestAPIIsAwayForAnHour(t *testing.T) {
 		if token, err := os.ReadFile(filepath.Join(secrets, "uid-crashes", "token", "token")); string(token) != "1 for [vault] of uid-crashes" {
 			t.Errorf("the token is %q (%v)", token, err)
 		}
-		asked := api.asked
+		asked := api.asked.Load()
 		after(t, time.Hour-12*time.Minute)
-		if now := api.asked - asked; now > 2000 {
+		if now := api.asked.Load() - asked; now > 2000 {
 			t.Errorf("in %v the API was asked %d times in vain", time.Hour-12*time.Minute, now)
 		}
 		have := n.containers()
