@@ -74,7 +74,7 @@ func TestCustomResources(t *testing.T) {
 	}
 	s.says("kubectl apply -f crd.yaml", "customresourcedefinition.apiextensions.k8s.io/crontabs.stable.example.com created")
 	s.says("kubectl wait --for=condition=Established crd/crontabs.stable.example.com --timeout=20s", "customresourcedefinition.apiextensions.k8s.io/crontabs.stable.example.com condition met")
-	s.says("kubectl get crd", `NAME +CREATED AT\ncrontabs.stable.example.com +20\d\d-\S+Z`)
+	s.says("kubectl get crd", `NAME +SCOPE +VERSIONS +CREATED AT\ncrontabs.stable.example.com +Namespaced +v1\(storage\),v1beta1 +20\d\d-\S+Z`)
 	s.says("kubectl api-resources --api-group=stable.example.com", `NAME +SHORTNAMES +APIVERSION +NAMESPACED +KIND\ncrontabs +ct +stable.example.com/v1 +true +CronTab`)
 
 	s.says("kubectl apply -f mine.yaml", "crontab.stable.example.com/mine created")

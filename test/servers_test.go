@@ -75,10 +75,10 @@ func TestSeveralServers(t *testing.T) {
 
 	etcd.stop(t)
 	a.do("touch " + out + "/end")
-	a.until("cat "+out+"/starts", `up\nup\n`) // Nobody can be told; the container is started again all the same.
+	a.until("cat "+out+"/starts", `up\nup`) // Nobody can be told; the container is started again all the same.
 	a.fails("kubectl get --raw /readyz", 1, `(?s).*\[-\]store failed.*`)
 	a.fails("kubectl get pods", 1, `Error from server \(ServiceUnavailable\): .*store unavailable: .*connection refused`)
-	a.says("kubectl get --raw '/api/v1/namespaces/default/pods?resourceVersion=0' | grep -o '\"phase\":\"Running\"'", `("phase":"Running"\s?){2}`)
+	a.says("kubectl get --raw '/api/v1/namespaces/default/pods?resourceVersion=0' | grep -o '\"phase\":\"Running\"'", `("phase":"Running"\s?){3}`)
 	etcd.start(t)
 	a.until("kubectl get --raw /readyz", "ok")
 	a.until(restarts, "1 7")
