@@ -67,33 +67,36 @@ var actors = map[string]string{
 	"VolumeAttachment":          "stored; no driver is run yet",
 }
 
-// The lines of docs/compatibility.md between these two are made from the table.
-const (
-	kindsBegin = "<!-- What follows is made from the table in api/: go test . -run Kinds -update -->\n"
-	kindsEnd   = "<!-- As far as here. -->\n"
-)
+// The lines of docs/compatibility.md from this one on are made from the table.
+const kindsBegin = "<!-- What follows is made from the table in api/: go test . -run Kinds -update -->\n"
+
+// madeEnd ends what is made.
+const madeEnd = "<!-- As far as here. -->\n"
 
 // TestCompatibilityKinds promises that the page has every kind that is served, as it is served.
-func TestCompatibilityKinds(t *testing.T) {
+func TestCompatibilityKinds(t *testing.T) { checkMade(t, kindsBegin, kindsTable(t)) }
+
+// checkMade holds the lines of docs/compatibility.md between begin and [madeEnd] to what they are made from, or makes them anew.
+func checkMade(t *testing.T, begin, want string) {
+	t.Helper()
 	const name = "docs/compatibility.md"
 	text, err := os.ReadFile(name)
 	if err != nil {
 		t.Fatal(err)
 	}
-	before, rest, ok := strings.Cut(string(text), kindsBegin)
-	have, after, ended := strings.Cut(rest, kindsEnd)
+	before, rest, ok := strings.Cut(string(text), begin)
+	have, after, ended := strings.Cut(rest, madeEnd)
 	if !ok || !ended {
-		t.Fatalf("%s lacks the lines between which the kinds stand", name)
+		t.Fatalf("%s lacks the lines between which something is made: %q and %q", name, begin, madeEnd)
 	}
-	want := kindsTable(t)
 	if *update {
-		if err := os.WriteFile(name, []byte(before+kindsBegin+want+kindsEnd+after), 0o644); err != nil {
+		if err := os.WriteFile(name, []byte(before+begin+want+madeEnd+after), 0o644); err != nil {
 			t.Fatal(err)
 		}
 		return
 	}
 	if have != want {
-		t.Errorf("%s is not of this table: go test . -run Kinds -update, and look at the difference", name)
+		t.Errorf("%s is not of this code: run the command in %q, and look at the difference", name, begin)
 	}
 }
 

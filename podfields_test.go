@@ -164,35 +164,11 @@ func TestPodFields(t *testing.T) {
 	}
 }
 
-// The lines of docs/compatibility.md between these two are made of what the API server warns of.
-const (
-	podFieldsBegin = "<!-- What follows is made from what the API server warns of: go test . -run PodFields -update -->\n"
-	podFieldsEnd   = "<!-- As far as here. -->\n"
-)
+// The lines of docs/compatibility.md from this one on are made of what the API server warns of.
+const podFieldsBegin = "<!-- What follows is made from what the API server warns of: go test . -run PodFields -update -->\n"
 
 // TestCompatibilityPodFields promises that the page has every field of a pod that is not served.
-func TestCompatibilityPodFields(t *testing.T) {
-	const name = "docs/compatibility.md"
-	text, err := os.ReadFile(name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	before, rest, ok := strings.Cut(string(text), podFieldsBegin)
-	have, after, ended := strings.Cut(rest, podFieldsEnd)
-	if !ok || !ended {
-		t.Fatalf("%s lacks the lines between which the fields stand", name)
-	}
-	want := podFieldsText()
-	if *update {
-		if err := os.WriteFile(name, []byte(before+podFieldsBegin+want+podFieldsEnd+after), 0o644); err != nil {
-			t.Fatal(err)
-		}
-		return
-	}
-	if have != want {
-		t.Errorf("%s is not of this code: go test . -run PodFields -update, and look at the difference", name)
-	}
-}
+func TestCompatibilityPodFields(t *testing.T) { checkMade(t, podFieldsBegin, podFieldsText()) }
 
 // podFieldsText names the fields that the API server warns of; of a part of which all are such, only that part.
 func podFieldsText() string {
