@@ -115,7 +115,10 @@ func (r *Runtime) giveUp(ctx context.Context, id string, cause error) error {
 	}
 	err := os.WriteFile(filepath.Join(r.containerDir(id), failedFile), []byte(failed.Error()), 0o600)
 	if err == nil {
-		err = r.endTask(ctx, id)
+		err = r.killTask(ctx, id)
+	}
+	if err == nil {
+		err = r.deleteTask(ctx, id)
 	}
 	if err != nil {
 		return errors.Join(failed.Err, err, r.destroy(ctx, id))

@@ -112,30 +112,24 @@ func (r *Runtime) Remove(ctx context.Context, id string) error {
 
 // destroy is discard for a container that may be running: it is killed.
 func (r *Runtime) destroy(ctx context.Context, id string) error {
-	if err := r.endTask(ctx, id); err != nil {
+	if err := r.killTask(ctx, id); err != nil {
 		return err
 	}
 	return r.discard(ctx, id)
 }
 
-// endTask has containerd forget a container's task, if there is one. It is killed where it runs.
-func (r *Runtime) endTask(ctx context.Context, id string) error {
+// killTask kills a container and deletes its task, if there is one.
+func (r *Runtime) killTask(ctx context.Context, id string) error {
 	container, err := r.client.LoadContainer(ctx, id)
 	if err == nil {
-		err = killTask(ctx, container)
+		var task containerd.Task
+		if task, err = container.Task(ctx, nil); err == nil {
+			_, err = task.Delete(ctx, containerd.WithProcessKill)
+		}
 	}
-	if err != nil && !errdefs.IsNotFound(err) {
-		return err
+	if errdefs.IsNotFound(err) {
+		return nil
 	}
-	return r.deleteTask(ctx, id)
-}
-
-func killTask(ctx context.Context, container containerd.Container) error {
-	task, err := container.Task(ctx, nil)
-	if err != nil {
-		return err
-	}
-	_, err = task.Delete(ctx, containerd.WithProcessKill)
 	return err
 }
 
