@@ -148,6 +148,9 @@ func (d *Daemon) start(ctx context.Context) error {
 		return fmt.Errorf("open containerd's log: %w", err)
 	}
 	defer log.Close()
+	if err := removeStillborn(d.config.State); err != nil {
+		d.log.Error("what a killed containerd left of a container can't be removed", "err", err)
+	}
 	cmd := exec.Command(d.binary, "--config", d.config.file())
 	cmd.Stdout, cmd.Stderr = log, log // A file, not a pipe: it must outlive us.
 	cmd.Env = append(os.Environ(), memoryEnv()...)

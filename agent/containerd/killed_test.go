@@ -162,6 +162,44 @@ func testShimKilled(t *testing.T, n *node) {
 	}
 }
 
+// A containerd that is killed before it has reached a shim leaves a bundle that it cannot clear away itself. The container starts all the
+// same, and those that run do so afterwards.
+func testStillborn(t *testing.T, n *node) {
+	runs := n.start("runs")
+	if err := n.daemon.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	shim, err := exec.LookPath("containerd-shim-runc-v2")
+	if err != nil {
+		t.Fatal(err)
+	}
+	left := func(name string, files map[string]string) {
+		dir := filepath.Join(n.daemon.config.State, "io.containerd.runtime.v2.task", "skiff", containerdID(n.config(name).ID))
+		if err := os.MkdirAll(filepath.Join(dir, "rootfs"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		for file, text := range files {
+			if err := os.WriteFile(filepath.Join(dir, file), []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	left("no-shim", map[string]string{"config.json": "{}", "shim-binary-path": shim})
+	left("dead-shim", map[string]string{"config.json": "{}", "shim-binary-path": shim, "address": "unix://" + shimSockets + "/nobody"})
+	if err := n.runtime.Close(); err != nil {
+		t.Error(err)
+	}
+	n.startDaemon()
+	n.runtime = n.open()
+	if c := n.container(runs.ID); c == nil || c.State != "running" {
+		t.Errorf("a container that ran is %+v", c)
+	}
+	n.end(runs.ID)
+	for _, name := range []string{"no-shim", "dead-shim"} {
+		n.end(n.start(name).ID)
+	}
+}
+
 // Without its holder the node starts another, and what was held stays held.
 func testHolderKilled(t *testing.T, n *node) {
 	config := n.start("first", "bursts", "1")

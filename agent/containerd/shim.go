@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
 	"path/filepath"
@@ -93,22 +94,54 @@ func killShimAt(path string) error {
 
 // removeShimSockets removes the sockets of shims that were killed before; the bundle of each container names its own.
 func removeShimSockets(state string) error {
-	files, err := filepath.Glob(filepath.Join(state, "io.containerd.runtime.v2.task", "*", "*", "address"))
-	if err != nil {
-		return err
-	}
 	var errs []error
-	for _, file := range files {
-		address, err := os.ReadFile(file)
-		if err != nil {
-			errs = append(errs, err)
-			continue
+	for _, bundle := range bundlesIn(state) {
+		path, err := socketIn(bundle)
+		if err == nil && path != "" {
+			err = removeDeadSocket(path)
 		}
-		if path, ok := strings.CutPrefix(strings.TrimSpace(string(address)), "unix://"); ok {
-			errs = append(errs, removeDeadSocket(path))
-		}
+		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
+}
+
+// removeStillborn removes the bundles of tasks that runc was never asked for, as containerd or the shim was killed before: containerd 1.6
+// cannot clear them away, and makes no task of the same name while they are there. No daemon may be running.
+func removeStillborn(state string) error {
+	var errs []error
+	for _, bundle := range bundlesIn(state) {
+		_, err := os.Lstat(filepath.Join(bundle, "runtime")) // The shim's first step, before it mounts anything.
+		if !errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		path, err := socketIn(bundle)
+		if err == nil && !answers(path) {
+			err = os.RemoveAll(bundle)
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// bundlesIn are the directories that a daemon has made for its tasks.
+func bundlesIn(state string) []string {
+	dirs, _ := filepath.Glob(filepath.Join(state, "io.containerd.runtime.v2.task", "*", "*")) // No other error than of the pattern.
+	return dirs
+}
+
+// socketIn is where the shim of a bundle listens, "" if there has been none yet.
+func socketIn(bundle string) (string, error) {
+	address, err := os.ReadFile(filepath.Join(bundle, "address"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", nil
+	}
+	path, _ := strings.CutPrefix(strings.TrimSpace(string(address)), "unix://")
+	return path, err
+}
+
+func answers(socket string) bool {
+	conn, err := net.Dial("unix", socket)
+	return err == nil && conn.Close() == nil
 }
 
 func isShim(pid int) bool {
