@@ -63,10 +63,10 @@ func (s *Server) routesOf(k *customKind) map[string]http.Handler {
 	}, nil)
 	for _, r := range k.Served {
 		mux := chi.NewRouter()
-		members := chi.Chain(s.authenticate, recoverPanics, onlyMembers)
+		members := chi.Chain(s.authenticate, onlyMembers)
 		mux.NotFound(members.Handler(handler(notFoundPath)).ServeHTTP)
 		mux.MethodNotAllowed(members.Handler(handler(methodNotAllowed)).ServeHTTP)
-		s.resourceRoutes(mux.With(s.authenticate, recoverPanics), r, &shelf{r, k.shelf.stock}, s.customOwnership(k, r, types))
+		s.resourceRoutes(mux.With(s.authenticate), r, &shelf{r, k.shelf.stock}, s.customOwnership(k, r, types))
 		byPath[r.GroupVersion().String()+"/"+r.Name] = mux
 	}
 	return byPath
@@ -83,7 +83,7 @@ func (s *Server) customOwnership(k *customKind, r *api.Resource, types schemas) 
 
 // customRoutes answers what is not of the server's own table: by the routes of a definition, or as otherwise does.
 func (s *Server) customRoutes(otherwise http.Handler) http.HandlerFunc {
-	members := chi.Chain(s.authenticate, recoverPanics, onlyMembers)
+	members := chi.Chain(s.authenticate, onlyMembers)
 	discovery := members.Handler(handler(s.discoverCustom))
 	return func(w http.ResponseWriter, r *http.Request) {
 		rest, ok := strings.CutPrefix(r.URL.Path, "/apis/")

@@ -1,7 +1,6 @@
 package apiserver
 
 import (
-	"context"
 	"slices"
 	"strings"
 	"testing"
@@ -10,7 +9,6 @@ import (
 
 	apidiscovery "k8s.io/api/apidiscovery/v2"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/version"
 	discoveryclient "k8s.io/client-go/discovery"
@@ -161,16 +159,4 @@ func TestVersionAndHealth(t *testing.T) {
 	s.do(t, "GET", "/readyz?exclude=store", "").want(t, 200)
 	s.do(t, "GET", "/livez", "").want(t, 200)
 	s.do(t, "GET", "/livez/none", "").want(t, 404)
-}
-
-// One broken request does not end the server.
-func TestPanicIsAnswered(t *testing.T) {
-	s := start(t)
-	s.shelf("pods").resource.Row = func(obj runtime.Object) []any { panic("broken") }
-	s.createPod(t, "p")
-	s.do(t, "GET", podsPath, "", "Accept", acceptTable).refused(t, 500, metav1.StatusReasonInternalError, "the server panicked; its log says where")
-	s.do(t, "GET", podsPath, "").want(t, 200)
-	if _, err := s.client(t, administrator, typeProto).CoreV1().Pods("default").List(context.Background(), metav1.ListOptions{}); err != nil {
-		t.Error(err)
-	}
 }

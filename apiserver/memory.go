@@ -165,9 +165,11 @@ func (l *localLister) Watch(in metav1.ListOptions) (watch.Interface, error) {
 	w := &localWatch{events: make(chan watch.Event, watchBacklog), cancel: cancel}
 	go func() { // Ends with Stop, which informers always call.
 		defer close(w.events)
-		err := l.server.stream(ctx, l.shelf, selectAll(l.shelf.resource), opts, sinkFunc(func(ev event, initialEnd bool) error {
-			return w.send(ctx, l.shelf, ev, initialEnd)
-		}))
+		err := recovered("watch "+l.shelf.resource.Name, func() error {
+			return l.server.stream(ctx, l.shelf, selectAll(l.shelf.resource), opts, sinkFunc(func(ev event, initialEnd bool) error {
+				return w.send(ctx, l.shelf, ev, initialEnd)
+			}))
+		})
 		if err != nil && ctx.Err() == nil {
 			w.put(ctx, watch.Event{Type: watch.Error, Object: statusOf(err)})
 		}

@@ -2,6 +2,7 @@ package apiserver
 
 import (
 	"bufio"
+	"cmp"
 	"fmt"
 	"net"
 	"net/http"
@@ -89,15 +90,17 @@ func (m *metrics) observe(res *api.Resource, verb, sub string, next handler) han
 			defer gauge.Dec()
 		}
 		began := time.Now()
-		seen := &codeSeen{ResponseWriter: w, code: http.StatusOK}
+		seen, code := &codeSeen{ResponseWriter: w}, http.StatusInternalServerError // That of a panic.
+		defer func() {
+			if !lasts {
+				m.durations.WithLabelValues(labels...).Observe(time.Since(began).Seconds())
+			}
+			m.requests.WithLabelValues(append([]string{strconv.Itoa(code)}, labels...)...).Inc()
+		}()
 		err := next(seen, r)
-		if err != nil {
-			seen.code = int(statusOf(err).Code)
+		if code = cmp.Or(seen.code, http.StatusOK); err != nil {
+			code = int(statusOf(err).Code)
 		}
-		if !lasts {
-			m.durations.WithLabelValues(labels...).Observe(time.Since(began).Seconds())
-		}
-		m.requests.WithLabelValues(append([]string{strconv.Itoa(seen.code)}, labels...)...).Inc()
 		return err
 	}
 }
@@ -107,12 +110,12 @@ func (m *metrics) observe(res *api.Resource, verb, sub string, next handler) han
 func (m *metrics) observePath(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		began := time.Now()
-		seen := &codeSeen{ResponseWriter: w, code: http.StatusOK}
+		seen := &codeSeen{ResponseWriter: w}
 		next.ServeHTTP(seen, r)
 		path := chi.RouteContext(r.Context()).RoutePattern() // Of the table, where what was asked for is the client's.
 		labels := []string{http.MethodGet, "", "", "", path, "", "apiserver"}
 		m.durations.WithLabelValues(labels...).Observe(time.Since(began).Seconds())
-		m.requests.WithLabelValues(append([]string{strconv.Itoa(seen.code)}, labels...)...).Inc()
+		m.requests.WithLabelValues(append([]string{strconv.Itoa(cmp.Or(seen.code, http.StatusOK))}, labels...)...).Inc()
 	})
 }
 
@@ -158,7 +161,7 @@ func scopeOf(r *http.Request) string {
 	return "cluster"
 }
 
-// codeSeen notes the code of an answer.
+// codeSeen notes the code of an answer: 0, until it has begun.
 type codeSeen struct {
 	http.ResponseWriter
 	code int
@@ -167,6 +170,13 @@ type codeSeen struct {
 func (w *codeSeen) WriteHeader(code int) {
 	w.code = code
 	w.ResponseWriter.WriteHeader(code)
+}
+
+func (w *codeSeen) Write(b []byte) (int, error) {
+	if w.code == 0 {
+		w.code = http.StatusOK
+	}
+	return w.ResponseWriter.Write(b)
 }
 
 // Unwrap is for http.ResponseController.

@@ -15,13 +15,10 @@ import (
 	"context"
 	"crypto/ecdsa"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"log/slog"
 	"net/http"
 	"net/netip"
 	"net/url"
-	"runtime/debug"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -161,14 +158,14 @@ func (s *Server) shelf(groupResource string) *shelf { return s.cache.resources[g
 // routes makes the routes of all resources out of the table.
 func (s *Server) routes() http.Handler {
 	mux := chi.NewRouter()
-	mux.Use(routeDecoded)
+	mux.Use(recoverPanics, routeDecoded)
 	paths := mux.With(s.metrics.observePath) // What is not about resources, which are observed one by one.
 	s.healthRoutes(paths)
-	paths.With(s.authenticate, recoverPanics).Method(http.MethodGet, "/metrics", handler(s.serveMetrics))
+	paths.With(s.authenticate).Method(http.MethodGet, "/metrics", handler(s.serveMetrics))
 	paths.Method(http.MethodGet, "/version", handler(s.version))
 
-	known := chi.Chain(s.authenticate, recoverPanics)
-	members := chi.Chain(s.authenticate, recoverPanics, onlyMembers)
+	known := chi.Chain(s.authenticate)
+	members := chi.Chain(s.authenticate, onlyMembers)
 	mux.NotFound(s.customRoutes(members.Handler(handler(notFoundPath))))
 	mux.MethodNotAllowed(members.Handler(handler(methodNotAllowed)).ServeHTTP)
 	s.discoveryRoutes(paths.With(members...))
@@ -334,23 +331,6 @@ func isWatch(r *http.Request) bool { return isTrue(r, "watch") }
 func isTrue(r *http.Request, parameter string) bool {
 	v, ok := r.URL.Query()[parameter]
 	return ok && v[0] != "0" && !strings.EqualFold(v[0], "false")
-}
-
-// recoverPanics keeps one broken request from ending the server.
-func recoverPanics(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		defer func() {
-			switch v := recover(); {
-			case v == nil:
-			case v == http.ErrAbortHandler: // Compared as net/http does.
-				panic(v)
-			default:
-				slog.Error("panic in a request", "method", r.Method, "path", r.URL.Path, "panic", v, "stack", string(debug.Stack()))
-				writeError(w, r, errors.New("the server panicked; its log says where"))
-			}
-		}()
-		next.ServeHTTP(w, r)
-	})
 }
 
 // version answers what this server is, as kubectl and client-go want to know.

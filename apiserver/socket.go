@@ -35,7 +35,10 @@ func serveSocket(w http.ResponseWriter, r *http.Request, protocols []string, str
 		defer cancel()
 		go func() { // Ends with the connection, which is closed after this function.
 			defer cancel()
-			_, _ = io.Copy(io.Discard, conn)
+			_ = recovered("read a WebSocket", func() error {
+				_, err := io.Copy(io.Discard, conn)
+				return err
+			})
 		}()
 		stream(ctx, conn)
 	}

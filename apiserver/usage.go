@@ -44,7 +44,11 @@ func (s *Server) summaries(ctx context.Context, nodes []string) []*stats.Summary
 	asking.SetLimit(summaryAsked)
 	for _, node := range nodes {
 		asking.Go(func() error {
-			summary, err := s.summary(ctx, node)
+			var summary *stats.Summary
+			err := recovered("ask a node what it uses", func() (err error) {
+				summary, err = s.summary(ctx, node)
+				return err
+			})
 			if err != nil {
 				slog.Debug("a node does not tell what it uses", "node", node, "err", err)
 				return nil
