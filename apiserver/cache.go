@@ -32,6 +32,7 @@ type cache struct {
 	custom    customKinds       // What definitions add to that.
 	strays    strays            // What lies on no shelf.
 	alike     alike             // What the objects of events have in common.
+	encodings *encodings        // How they read on the wire.
 
 	order sync.RWMutex // Held for writing while an event is put on its shelf, for reading by who wants all shelves at one revision.
 
@@ -56,6 +57,7 @@ func newCache(ctx context.Context, s store.Store, table []*api.Resource) (*cache
 	c := &cache{
 		store:     s,
 		resources: map[string]*shelf{},
+		encodings: &encodings{most: keptEncodings},
 		own:       map[string]bool{},
 		waiting:   map[uint64]*waiters{},
 		stopped:   make(chan struct{}),
@@ -66,7 +68,7 @@ func newCache(ctx context.Context, s store.Store, table []*api.Resource) (*cache
 	for _, r := range table {
 		c.own[r.GroupResource().String()] = true
 		if r.Keeps() {
-			c.resources[r.GroupResource().String()] = newShelf(r)
+			c.resources[r.GroupResource().String()] = newShelf(r, c.encodings)
 		}
 	}
 	c.custom.replace(map[string]*customKind{})
@@ -295,7 +297,7 @@ func (a *alike) newItem(sh *shelf, key string, kv store.KV) (*item, error) {
 		return nil, fmt.Errorf("%s: the stored %s has another name, or another scope than its kind", kv.Key, r.Kind)
 	}
 	setRevision(obj, kv.Rev)
-	return &item{key: key, rev: kv.Rev, obj: obj, size: len(kv.Value)}, nil
+	return &item{key: key, rev: kv.Rev, obj: obj, size: len(kv.Value), encodings: sh.encodings}, nil
 }
 
 // put writes obj under key if rev is still its revision there (0: it must not exist), waits until readers see it, and

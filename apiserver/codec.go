@@ -250,18 +250,20 @@ func respondBytes(w http.ResponseWriter, r *http.Request, media string, code int
 	return nil
 }
 
-// begin begins an answer whose body has a size, and is to be written to what begin returns.
+// begin begins an answer whose body has a size, or an unknown one, which is large, and is to be written to what begin returns.
 func begin(w http.ResponseWriter, r *http.Request, media string, code, size int) io.WriteCloser {
 	h := w.Header()
 	h.Set("Content-Type", media)
 	h.Set("Cache-Control", "no-cache, private")
-	if size < gzipFrom {
+	if size != unknown && size < gzipFrom {
 		w.WriteHeader(code)
 		return plain{w}
 	}
 	h.Add("Vary", "Accept-Encoding")
 	if !acceptsGzip(r) {
-		h.Set("Content-Length", strconv.Itoa(size))
+		if size != unknown {
+			h.Set("Content-Length", strconv.Itoa(size))
+		}
 		w.WriteHeader(code)
 		return plain{w}
 	}

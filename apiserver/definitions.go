@@ -124,7 +124,7 @@ func (c *cache) kindOf(crd *apiextensionsv1.CustomResourceDefinition, before *cu
 		slog.Warn("a definition makes no kind", "definition", crd.Name, "err", err)
 		return before
 	}
-	sh := newShelf(d.Stored)
+	sh := newShelf(d.Stored, c.encodings)
 	if before != nil && before.crd.Spec.Scope == crd.Spec.Scope { // Else its objects have other keys.
 		sh.stock = before.shelf.stock
 	}
@@ -140,7 +140,8 @@ func (s *shelf) conform(rev uint64) {
 	s.tree.Ascend(func(it *item) bool {
 		obj := it.obj.DeepCopyObject().(*unstructured.Unstructured)
 		conform(s.resource, obj)
-		tree.ReplaceOrInsert(&item{key: it.key, rev: it.rev, obj: obj, size: it.size})
+		tree.ReplaceOrInsert(&item{key: it.key, rev: it.rev, obj: obj, size: it.size, encodings: s.encodings})
+		it.dropEncodings()
 		return true
 	})
 	s.tree, s.ring, s.ringSize, s.since = tree, nil, 0, rev

@@ -59,10 +59,15 @@ func TestListsInAllForms(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if len(asJSON.bytes()) != asJSON.size || len(asProto.bytes()) != asProto.size {
-			t.Errorf("limit %d: %d and %d bytes, want %d and %d", limit, len(asJSON.bytes()), len(asProto.bytes()), asJSON.size, asProto.size)
+		written := func(d document) []byte {
+			t.Helper()
+			b, err := d.bytes()
+			if err != nil || len(b) != d.size {
+				t.Errorf("limit %d: %d bytes, want %d; error %v", limit, len(b), d.size, err)
+			}
+			return b
 		}
-		fromJSON, _, err := jsonSerializer.Decode(asJSON.bytes(), nil, nil)
+		fromJSON, _, err := jsonSerializer.Decode(written(asJSON), nil, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -77,8 +82,8 @@ func TestListsInAllForms(t *testing.T) {
 		if err := protoSerializer.Encode(list, &want); err != nil {
 			t.Fatal(err)
 		}
-		if !bytes.Equal(want.Bytes(), asProto.bytes()) {
-			t.Errorf("limit %d: as protobuf\n%q\nwant\n%q", limit, asProto.bytes(), want.Bytes())
+		if got := written(asProto); !bytes.Equal(want.Bytes(), got) {
+			t.Errorf("limit %d: as protobuf\n%q\nwant\n%q", limit, got, want.Bytes())
 		}
 	}
 }

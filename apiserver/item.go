@@ -26,19 +26,14 @@ type item struct {
 
 	json  atomic.Pointer[encoding] // With kind and apiVersion first, no newline.
 	proto atomic.Pointer[encoding] // The bare message, without the envelope that names its kind.
-}
 
-// encoding is how an item reads in one media type.
-type encoding struct {
-	body []byte
-
-	// The event that its watchers are told of, once there are any. The body is a part of it then.
-	kind  watch.EventType
-	frame []byte
+	encodings *encodings // Bounds what is kept of them; nil for an item that only one request has.
+	link      link       // Is that one's.
 }
 
 // protoMessage is what the generated Kubernetes types can do.
 type protoMessage interface {
+	Size() int
 	Marshal() ([]byte, error)
 	Unmarshal(data []byte) error
 }
@@ -79,39 +74,80 @@ func (i *item) encoded(media string) ([]byte, error) {
 	return buf.Bytes(), err
 }
 
-func (i *item) jsonBytes() ([]byte, error) {
-	if e := i.json.Load(); e != nil {
+func (i *item) jsonBytes() ([]byte, error) { return i.kept(&i.json, i.makeJSON) }
+
+// protoBytes is the object in protobuf, which a custom resource has no form in.
+func (i *item) protoBytes() ([]byte, error) { return i.kept(&i.proto, i.makeProto) }
+
+// kept is what was made before, or is made now and kept.
+func (i *item) kept(at *atomic.Pointer[encoding], make func() ([]byte, error)) ([]byte, error) {
+	if e := at.Load(); e != nil {
 		return e.body, nil
 	}
-	var buf bytes.Buffer
-	if err := jsonSerializer.Encode(i.obj, &buf); err != nil {
-		return nil, fmt.Errorf("encode %s: %w", i.key, err)
+	b, err := make()
+	if err != nil {
+		return nil, err
 	}
-	b := bytes.TrimSuffix(buf.Bytes(), []byte("\n"))
-	i.json.Store(&encoding{body: b})
+	i.keep(at, &encoding{body: b})
 	return b, nil
+}
+
+// jsonOnce and protoOnce keep nothing.
+func (i *item) jsonOnce() ([]byte, error)  { return i.once(&i.json, i.makeJSON) }
+func (i *item) protoOnce() ([]byte, error) { return i.once(&i.proto, i.makeProto) }
+
+func (i *item) once(at *atomic.Pointer[encoding], make func() ([]byte, error)) ([]byte, error) {
+	if e := at.Load(); e != nil {
+		return e.body, nil
+	}
+	return make()
+}
+
+func (i *item) keep(at *atomic.Pointer[encoding], e *encoding) {
+	if i.encodings == nil {
+		at.Store(e)
+		return
+	}
+	i.encodings.put(i, at, e)
 }
 
 // dropEncodings forgets how the item reads on the wire, until somebody asks.
 func (i *item) dropEncodings() {
-	i.json.Store(nil)
-	i.proto.Store(nil)
+	if i.encodings != nil {
+		i.encodings.drop(i)
+	}
 }
 
-func (i *item) protoBytes() ([]byte, error) {
-	if e := i.proto.Load(); e != nil {
-		return e.body, nil
+func (i *item) makeJSON() ([]byte, error) {
+	var buf bytes.Buffer
+	if err := jsonSerializer.Encode(i.obj, &buf); err != nil {
+		return nil, fmt.Errorf("encode %s: %w", i.key, err)
 	}
+	return bytes.TrimSuffix(buf.Bytes(), []byte("\n")), nil
+}
+
+func (i *item) makeProto() ([]byte, error) {
 	message, ok := i.obj.(protoMessage)
 	if !ok {
-		return nil, notAcceptable(typeProto) // A custom resource has no such form.
+		return nil, notAcceptable(typeProto)
 	}
 	b, err := message.Marshal()
 	if err != nil {
 		return nil, fmt.Errorf("encode %s: %w", i.key, err)
 	}
-	i.proto.Store(&encoding{body: b})
 	return b, nil
+}
+
+// protoSize is how long protoBytes are.
+func (i *item) protoSize() (int, error) {
+	if e := i.proto.Load(); e != nil {
+		return len(e.body), nil
+	}
+	message, ok := i.obj.(protoMessage)
+	if !ok {
+		return 0, notAcceptable(typeProto)
+	}
+	return message.Size(), nil
 }
 
 // frame is an event of a kind with the item, as it reads on the wire. Nearly all who watch are told the same of a version of an
@@ -134,7 +170,7 @@ func (i *item) frame(media string, kind watch.EventType) ([]byte, error) {
 	}
 	if e := kept.Load(); e != nil {
 		to := len(frame) - len(end)
-		kept.Store(&encoding{body: frame[to-len(e.body) : to : to], kind: kind, frame: frame})
+		i.keep(kept, &encoding{body: frame[to-len(e.body) : to : to], kind: kind, frame: frame})
 	}
 	return frame, nil
 }

@@ -30,6 +30,8 @@ type page struct {
 
 // snapshots keeps what lists in pages have begun on, so that all pages are of one moment.
 type snapshots struct {
+	most int // Bytes; see snapshotBytes.
+
 	mu      sync.Mutex
 	kept    []kept // Oldest first.
 	waiting bool   // Whether forget comes by itself.
@@ -41,10 +43,11 @@ type kept struct {
 	expires time.Time
 }
 
-// Kubernetes keeps the past for 5 minutes. The count bounds what a client can make the server hold.
+// Kubernetes keeps the past for 5 minutes. The others bound what a client can make the server hold.
 const (
-	snapshotLife = 5 * time.Minute
-	snapshotsMax = 64
+	snapshotLife  = 5 * time.Minute
+	snapshotsMax  = 64
+	snapshotBytes = 64 << 20 // Of objects that only snapshots still have, as stored, but for those of the newest.
 )
 
 func (k *snapshots) keep(s *shelf, st state) {
@@ -55,10 +58,29 @@ func (k *snapshots) keep(s *shelf, st state) {
 		k.kept = slices.Delete(k.kept, 0, 1)
 	}
 	k.kept = append(k.kept, kept{s, st, time.Now().Add(snapshotLife)})
+	for len(k.kept) > 1 && pinned(k.kept) > k.most {
+		k.kept = slices.Delete(k.kept, 0, 1)
+	}
 	if !k.waiting {
 		k.waiting = true
 		time.AfterFunc(snapshotLife, k.forget)
 	}
+}
+
+// pinned is at most how many bytes only snapshots still have: versions of objects that have gone since the oldest of a stock, and
+// no more than those of its snapshots are altogether.
+func pinned(all []kept) (bytes int) {
+	gone, sizes := map[*stock]int{}, map[*stock]int{}
+	for _, one := range all {
+		if _, older := gone[one.shelf.stock]; !older {
+			gone[one.shelf.stock] = one.shelf.goneSince(one.state)
+		}
+		sizes[one.shelf.stock] += one.size
+	}
+	for stock, since := range gone {
+		bytes += min(since, sizes[stock])
+	}
+	return bytes
 }
 
 // forget drops what has expired, and comes again when the next does: a state may be all of what was there before a large
@@ -79,7 +101,7 @@ func (k *snapshots) find(s *shelf, rev uint64) (state, bool) {
 	defer k.mu.Unlock()
 	for _, one := range k.kept {
 		if one.shelf == s && one.from <= rev && rev <= one.to && one.expires.After(time.Now()) {
-			return state{one.tree, rev, rev}, true
+			return one.state.at(rev), true
 		}
 	}
 	return state{}, false
@@ -160,7 +182,7 @@ func (s *Server) at(ctx context.Context, sh *shelf, version string, match metav1
 		return st, nil
 	}
 	if st.from <= want {
-		return state{st.tree, want, want}, nil
+		return st.at(want), nil
 	}
 	if st, ok := s.snapshots.find(sh, want); ok {
 		return st, nil
@@ -279,7 +301,10 @@ func serveList(w http.ResponseWriter, r *http.Request, res *api.Resource, p page
 		return err
 	}
 	if f.media == typeYAML || f.media == typeJSON && wantsPretty(r) {
-		body, err := reencode(f, list.bytes())
+		body, err := list.bytes()
+		if err == nil {
+			body, err = reencode(f, body)
+		}
 		if err != nil {
 			return err
 		}

@@ -105,17 +105,40 @@ func TestSnapshotsAreBounded(t *testing.T) {
 	}
 }
 
+// The objects that only snapshots still have are bounded in bytes: the oldest snapshots go, but never the newest.
+func TestSnapshotsDoNotHoldMuchOfThePast(t *testing.T) {
+	s := start(t)
+	s.snapshots.most = 50 << 10
+	for i := range 2 {
+		s.createConfigMap(t, fmt.Sprintf("c%d", i))
+	}
+	var tokens []string
+	for i := range 5 {
+		s.do(t, "PATCH", configMapsPath+"/c0", `{"data":{"a":"`+strings.Repeat(strconv.Itoa(i), 20<<10)+`"}}`, merge...).want(t, 200)
+		tokens = append(tokens, s.list(t, "limit=1").Continue)
+	}
+	for i, code := range []int{410, 410, 200, 200, 200} { // Since the third two versions have gone, since the second three.
+		s.do(t, "GET", configMapsPath+"?limit=1&continue="+url.QueryEscape(tokens[i]), "").want(t, code)
+	}
+	for range 20 { // Versions that no snapshot has.
+		s.do(t, "PATCH", configMapsPath+"/c1", `{"data":{"a":"`+strings.Repeat("x", 20<<10)+`"}}`, merge...).want(t, 200)
+		s.do(t, "PATCH", configMapsPath+"/c1", `{"data":{"a":"y"}}`, merge...).want(t, 200)
+	}
+	s.do(t, "GET", configMapsPath+"?limit=1&continue="+url.QueryEscape(tokens[4]), "").want(t, 200)
+}
+
 // What is kept for pages goes when its time is over, whether somebody lists again or not.
 func TestSnapshotsExpire(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var k snapshots
+		sh := &shelf{nil, &stock{}}
 		count := func() int {
 			k.mu.Lock()
 			defer k.mu.Unlock()
 			return len(k.kept)
 		}
 		for rev := range uint64(2) {
-			k.keep(nil, state{to: 1 + rev})
+			k.keep(sh, state{to: 1 + rev})
 			time.Sleep(snapshotLife / 2)
 		}
 		for want := 1; want >= 0; want-- {
@@ -125,7 +148,7 @@ func TestSnapshotsExpire(t *testing.T) {
 			}
 			time.Sleep(snapshotLife / 2)
 		}
-		k.keep(nil, state{to: 3})
+		k.keep(sh, state{to: 3})
 		time.Sleep(snapshotLife)
 		synctest.Wait()
 		if n := count(); n != 0 {

@@ -95,6 +95,7 @@ func New(ctx context.Context, s store.Store, config Config) (*Server, error) {
 		table:      table,
 		cache:      c,
 		limits:     newLimits(),
+		snapshots:  snapshots{most: snapshotBytes},
 		transport:  newPodTransport(),
 		allocator:  allocator{cidrs: config.ServiceCIDRs, ports: config.NodePorts},
 		foundation: foundation{laid: make(chan struct{}), changed: make(chan struct{}, 1)},
@@ -149,6 +150,7 @@ func (s *Server) Forget() {
 	for _, sh := range s.cache.shelves() {
 		sh.forget()
 	}
+	s.cache.encodings.dropAll()
 	s.cache.alike.forget()
 	s.served.Load().documents.Forget()
 }

@@ -40,6 +40,11 @@ type stock struct {
 	ended    bool // Whether the kind is no more: nothing will ever come for a watcher.
 	gate     gate
 	holders  *holders // Of Services.
+
+	size int // Bytes of the objects, as stored.
+	gone int // And of all versions of them that are no more, since the start.
+
+	encodings *encodings // Of the items of all shelves.
 }
 
 // event is a change of one object. A bookmark has only a revision.
@@ -64,8 +69,8 @@ type watcher struct {
 	events chan event
 }
 
-func newShelf(r *api.Resource) *shelf {
-	s := &shelf{r, &stock{tree: newTree(), watchers: map[*watcher]struct{}{}}}
+func newShelf(r *api.Resource, e *encodings) *shelf {
+	s := &shelf{r, &stock{tree: newTree(), watchers: map[*watcher]struct{}{}, encodings: e}}
 	if r.GroupResource() == (schema.GroupResource{Resource: "services"}) {
 		s.holders = &holders{}
 		s.holders.reset()
@@ -81,9 +86,14 @@ func (s *shelf) reset(tree *btree.BTreeG[*item], rev uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.tree, s.ring, s.ringSize, s.since = tree, nil, 0, rev
-	if s.holders.reset(); s.holders != nil {
-		tree.Ascend(func(it *item) bool { s.holders.change(nil, it); return true })
-	}
+	s.gone += s.size
+	s.size = 0
+	s.holders.reset()
+	tree.Ascend(func(it *item) bool {
+		s.holders.change(nil, it)
+		s.size += it.size
+		return true
+	})
 	s.cutAll()
 }
 
@@ -107,6 +117,11 @@ func (s *shelf) apply(key string, rev uint64, it *item) {
 	}
 	if had {
 		prev.dropEncodings() // Few will still ask for them.
+		s.gone += prev.size
+		s.size -= prev.size
+	}
+	if it != nil {
+		s.size += it.size
 	}
 	s.holders.change(prev, it)
 	s.remember(ev)
@@ -119,7 +134,7 @@ func (s *shelf) apply(key string, rev uint64, it *item) {
 func lastState(prev *item, rev uint64) *item {
 	obj := prev.obj.DeepCopyObject()
 	setRevision(obj, rev)
-	return &item{key: prev.key, rev: rev, obj: obj, size: prev.size}
+	return &item{key: prev.key, rev: rev, obj: obj, size: prev.size, encodings: prev.encodings}
 }
 
 func (s *shelf) remember(ev event) {
@@ -138,16 +153,12 @@ func (s *shelf) bound(events, bytes int) {
 	}
 }
 
-// forget drops what can be worked out again, and what those who watch have seen long ago.
+// forget drops what those who watch have seen long ago.
 func (s *shelf) forget() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.bound(ringEvents, quietBytes)
 	s.ring = slices.Clone(s.ring)
-	s.tree.Ascend(func(it *item) bool {
-		it.dropEncodings()
-		return true
-	})
 }
 
 // send gives w an event, or cuts it off if it does not keep up: one slow reader must not hold back the others.
@@ -179,6 +190,8 @@ func (s *shelf) isEmpty() bool {
 type state struct {
 	tree     *btree.BTreeG[*item]
 	from, to uint64
+
+	size, gone int // The stock's.
 }
 
 // state returns that of now.
@@ -190,7 +203,20 @@ func (s *shelf) state(c *cache) state {
 
 func (s *shelf) stateLocked(c *cache) state {
 	newest := s.newest()
-	return state{s.tree.Clone(), newest, max(c.revision(), newest)}
+	return state{s.tree.Clone(), newest, max(c.revision(), newest), s.size, s.gone}
+}
+
+// at is the same state, said to be of one revision.
+func (st state) at(rev uint64) state {
+	st.from, st.to = rev, rev
+	return st
+}
+
+// goneSince is how many bytes of objects have been replaced or deleted since a state.
+func (s *stock) goneSince(st state) int {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.gone - st.gone
 }
 
 // newest is the revision of the last event of this shelf; it may be a moment ahead of the cache's.

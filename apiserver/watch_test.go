@@ -256,7 +256,7 @@ func TestBookmarksComeByTheMinute(t *testing.T) {
 		for _, allowed := range []bool{true, false} {
 			ctx, cancel := context.WithTimeout(context.Background(), 3*bookmarkEvery+time.Second)
 			marks := 0
-			sh := newShelf(s.shelf("secrets").resource)
+			sh := newShelf(s.shelf("secrets").resource, nil)
 			own := &Server{cache: &cache{}}
 			err := own.stream(ctx, sh, selectAll(sh.resource), watchOptions{bookmarks: allowed, timeout: time.Hour}, sinkFunc(func(e event, _ bool) error {
 				if e.kind == watch.Bookmark {
