@@ -7,7 +7,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -34,12 +33,11 @@ func main() {
 
 // exitStatus tells the user what went wrong, in one line, and the shell that it did.
 func exitStatus(err error, stderr io.Writer) int {
-	var other *exec.ExitError
-	switch {
-	case err == nil:
+	if err == nil {
 		return 0
-	case errors.As(err, &other): // kubectl has said already what is wrong.
-		return other.ExitCode()
+	}
+	if kubectl, ok := err.(*exec.ExitError); ok { // It has said already what is wrong. Of other programs that is for us to say.
+		return kubectl.ExitCode()
 	}
 	fmt.Fprintf(stderr, "skiff: %v\n", err)
 	return 1
