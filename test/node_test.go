@@ -34,7 +34,7 @@ type node struct {
 	dir      string // Everything of this node is below.
 	data     string
 	run      string
-	before   traces
+	before   []string // Sockets of shims that were there.
 	flags    []string // More flags of `skiff server`.
 	server   *process
 	removed  bool
@@ -65,7 +65,7 @@ func newNode(t testing.TB, flags ...string) *node {
 	name := fmt.Sprintf("skiff-test-%d-%d", os.Getpid(), nodes.Add(1))
 	n := &node{t: t, netns: name, outside: name + "-out", dir: dir, flags: flags,
 		data: filepath.Join(dir, "data"), run: filepath.Join(dir, "run")}
-	n.before = look(n)
+	n.before = shimSockets()
 	t.Cleanup(n.remove)
 	n.connect()
 	n.addImages("nginx", "busybox")

@@ -2,6 +2,7 @@ package test
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -19,18 +20,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// traces are the things on the machine that cannot be told from those of other clusters by their names alone.
-type traces struct {
-	cgroups []string // Below skiff's, in all hierarchies.
-	sockets []string // Of shims.
-}
-
-func look(n *node) traces {
-	cgroups, _ := filepath.Glob("/sys/fs/cgroup/*/skiff*/*") // One hierarchy a controller, and
-	unified, _ := filepath.Glob("/sys/fs/cgroup/skiff*/*")   // one for all.
+// shimSockets lists the sockets of shims: they cannot be told from those of other clusters by their names.
+func shimSockets() []string {
 	sockets, _ := filepath.Glob("/run/containerd/s/*")
-	isFile := func(path string) bool { info, err := os.Stat(path); return err != nil || !info.IsDir() }
-	return traces{slices.DeleteFunc(append(cgroups, unified...), isFile), sockets}
+	return sockets
 }
 
 // remove ends the node as its user would, and fails the test if anything of it is left.
@@ -153,31 +146,25 @@ func (n *node) mounts() []string {
 	return found
 }
 
-// cgroups are those that came since the node did, and that no process is in: such a one is of another cluster.
+// cgroups are those in the node's own, in all hierarchies. A server names it by its run directory.
 func (n *node) cgroups() []string {
-	return slices.DeleteFunc(look(n).cgroups, func(dir string) bool {
-		inUse := errors.New("in use")
-		err := filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
-			if err != nil || e.Name() != "cgroup.procs" {
-				return nil
-			}
-			if procs, _ := os.ReadFile(path); len(procs) > 0 {
-				return inUse
-			}
-			return nil
-		})
-		return slices.Contains(n.before.cgroups, dir) || err != nil
+	own := fmt.Sprintf("skiff-%.4x", sha256.Sum256([]byte(n.run)))
+	cgroups, _ := filepath.Glob("/sys/fs/cgroup/*/" + own + "/*") // One hierarchy a controller, and
+	unified, _ := filepath.Glob("/sys/fs/cgroup/" + own + "/*")   // one for all.
+	return slices.DeleteFunc(append(cgroups, unified...), func(path string) bool {
+		info, err := os.Stat(path)
+		return err != nil || !info.IsDir()
 	})
 }
 
-// sockets are those that came since the node did, and that nobody listens on.
+// sockets are those of shims that came since the node did, and that nobody listens on.
 func (n *node) sockets() []string {
-	return slices.DeleteFunc(look(n).sockets, func(path string) bool {
+	return slices.DeleteFunc(shimSockets(), func(path string) bool {
 		conn, err := net.Dial("unix", path)
 		if err == nil {
 			conn.Close()
 		}
-		return slices.Contains(n.before.sockets, path) || !errors.Is(err, syscall.ECONNREFUSED)
+		return slices.Contains(n.before, path) || !errors.Is(err, syscall.ECONNREFUSED)
 	})
 }
 
