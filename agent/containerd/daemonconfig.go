@@ -56,6 +56,9 @@ disabled_plugins = [
   address = %q
 [debug]
   level = "warn"
+[timeouts] # After the first of them containers are killed whose shim has not answered; the second bounds what clears up after a shim.
+  "io.containerd.timeout.shim.load" = "15s" # Both are 5 seconds otherwise, which a busy machine may need.
+  "io.containerd.timeout.shim.cleanup" = "30s"
 [plugins."io.containerd.gc.v1.scheduler"]
   deletion_threshold = 1 # A container's layer is gone from the disk a moment after the container,
   schedule_delay = "1s"  # and not when a hundred other things have happened.

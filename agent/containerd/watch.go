@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
 	"skiff/agent"
@@ -19,7 +20,7 @@ import (
 
 // WatchImages imports the tars in dir: at first those that were not imported as they are, then each one as soon as it is
 // completely written or moved there. ready is called when the first are done. A file that can't be imported is logged and
-// skipped, and tried again after a restart; one that there was no room for, every half a minute. Files whose names begin with
+// skipped, and tried again after a restart; one that there was no room for, or no daemon, every half a minute. Files whose names begin with
 // a dot are left alone: many programs write those first and rename them. It blocks until ctx ends.
 func (r *Runtime) WatchImages(ctx context.Context, dir string, ready func()) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
@@ -47,7 +48,7 @@ func (r *Runtime) WatchImages(ctx context.Context, dir string, ready func()) err
 	for {
 		var again time.Time // Never, where none waits.
 		if len(waiting) > 0 {
-			again = time.Now().Add(roomRetry)
+			again = time.Now().Add(importRetry)
 		}
 		if err := watch.SetReadDeadline(again); err != nil && ctx.Err() == nil {
 			return fmt.Errorf("watch %s: %w", dir, err)
@@ -63,13 +64,14 @@ func (r *Runtime) WatchImages(ctx context.Context, dir string, ready func()) err
 	}
 }
 
-// roomRetry is how long after the disk was too full for an image it is tried again.
-const roomRetry = 30 * time.Second
+// importRetry is how long after an image could not be imported for want of room or of a daemon it is tried again.
+const importRetry = 30 * time.Second
 
-// importAll imports files, and returns those that there was no room for.
+// importAll imports files, and returns those that nothing is wrong with but that there was no room, or no daemon.
 func (r *Runtime) importAll(ctx context.Context, dir string, names []string) (waiting []string) {
 	for _, name := range names {
-		if err := r.importChanged(ctx, filepath.Join(dir, name)); errors.Is(err, agent.ErrNoRoom) && !slices.Contains(waiting, name) {
+		err := r.importChanged(ctx, filepath.Join(dir, name))
+		if (errors.Is(err, agent.ErrNoRoom) || errdefs.IsUnavailable(err)) && !slices.Contains(waiting, name) {
 			waiting = append(waiting, name)
 		}
 	}
