@@ -200,6 +200,41 @@ func testStillborn(t *testing.T, n *node) {
 	}
 }
 
+// A shim that was never asked for a container, as containerd was killed before, goes with its pod.
+func testIdleShim(t *testing.T, n *node) {
+	bundle := filepath.Join(n.dir, "idle")
+	if err := os.Mkdir(bundle, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	config := fmt.Sprintf(`{"annotations": {%q: "pod-idle"}}`, groupAnnotation)
+	if err := os.WriteFile(filepath.Join(bundle, "config.json"), []byte(config), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Mkfifo(filepath.Join(bundle, "log"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	log, err := os.OpenFile(filepath.Join(bundle, "log"), os.O_RDWR, 0) // Of containerd: a shim waits for somebody who reads it.
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer log.Close()
+	start := exec.Command("containerd-shim-runc-v2", "-namespace", n.runtime.config.Namespace, "-id", "idle", "-address", n.daemon.Socket(), "start")
+	start.Dir, start.Env = bundle, append(os.Environ(), "TTRPC_ADDRESS="+n.daemon.Socket()+".ttrpc")
+	if out, err := start.CombinedOutput(); err != nil {
+		t.Fatalf("start a shim: %v\n%s", err, out)
+	}
+	if len(n.shims()) == 0 {
+		t.Fatal("there is no shim")
+	}
+	if err := n.runtime.RemovePod(t.Context(), "pod-idle"); err != nil {
+		t.Error(err)
+	}
+	n.eventually("the shim has ended", func() bool { return len(n.shims()) == 0 })
+	if _, err := os.Lstat(n.runtime.shimSocket("pod-idle")); err == nil {
+		t.Error("the shim's socket is left")
+	}
+}
+
 // Without its holder the node starts another, and what was held stays held.
 func testHolderKilled(t *testing.T, n *node) {
 	config := n.start("first", "bursts", "1")

@@ -77,7 +77,7 @@ func (r *Runtime) try(ctx context.Context, program string) error {
 func (r *Runtime) endTrial(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
 	defer cancel()
-	return errors.Join(r.endPause(ctx, trialID), cgroup.Host().Remove(r.trialCgroup()))
+	return errors.Join(r.endPause(ctx, trialID), cgroup.Host().Remove(r.trialCgroup()), endShim(r.shimSocket(trialID)))
 }
 
 func (r *Runtime) trialCgroup() string { return r.config.CgroupRoot + "/" + trialID }

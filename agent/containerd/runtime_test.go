@@ -41,6 +41,7 @@ func TestRuntime(t *testing.T) {
 	t.Run("agent is killed", func(t *testing.T) { testAgentKilled(t, n) })
 	t.Run("a shim is killed", func(t *testing.T) { testShimKilled(t, n) })
 	t.Run("a daemon is killed in a start", func(t *testing.T) { testStillborn(t, n) })
+	t.Run("a shim without containers", func(t *testing.T) { testIdleShim(t, n) })
 	t.Run("a shim is silent", func(t *testing.T) { testSilentShim(t, n) })
 	t.Run("a shim of two is silent", func(t *testing.T) { testSilentShimOfTwo(t, n) })
 	t.Run("the holder is killed", func(t *testing.T) { testHolderKilled(t, n) })

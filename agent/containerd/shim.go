@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -37,6 +38,28 @@ func removeDeadSocket(path string) error {
 		return err
 	}
 	return nil
+}
+
+// shimEnd is how long a shim may take to end by itself when its pod's containers are removed.
+const shimEnd = 2 * time.Second
+
+// endShim sees to it that the shim of a pod without containers is gone, with its socket. One that was never asked for a container, as
+// containerd was killed before, would wait for ever.
+func endShim(socket string) error {
+	conn, err := net.Dial("unix", socket)
+	if err != nil {
+		return removeDeadSocket(socket)
+	}
+	defer conn.Close()
+	for _, end := range []func(string) error{func(string) error { return nil }, killShimAt} {
+		if err := errors.Join(end(socket), conn.SetReadDeadline(time.Now().Add(shimEnd))); err != nil {
+			return err
+		}
+		if _, err = conn.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) { // It says nothing: its end ends the connection.
+			return removeDeadSocket(socket)
+		}
+	}
+	return fmt.Errorf("the shim at %s does not end", socket)
 }
 
 // killShims kills the shims that belong to the daemon at socket, and the containers that are their children, and removes the

@@ -183,7 +183,7 @@ func (r *Runtime) EndPod(ctx context.Context, podUID string) error {
 }
 
 // RemovePod deletes what is left of a pod when its containers are removed: its process 1, its /dev/shm, its cgroups, with the
-// processes that are still in them, and the socket of a shim that was killed.
+// processes that are still in them, and its shim, where that was killed or never had a container.
 func (r *Runtime) RemovePod(ctx context.Context, podUID string) error {
 	if podUID == "" || podUID != filepath.Base(podUID) || podUID == "." || podUID == ".." {
 		return fmt.Errorf("%q is not a pod's UID", podUID)
@@ -201,8 +201,10 @@ func (r *Runtime) RemovePod(ctx context.Context, podUID string) error {
 		agent.Unmount(r.shmDir(podUID)),
 		os.RemoveAll(r.shmDir(podUID)),
 		r.clearPod(ctx, podUID),
-		r.removeViews(ctx, podUID),
-		removeDeadSocket(r.shimSocket(podUID)))...)
+		r.removeViews(ctx, podUID))...)
+	if err == nil {
+		err = endShim(r.shimSocket(podUID))
+	}
 	if err != nil {
 		return fmt.Errorf("remove the rest of pod %s: %w", podUID, err)
 	}
