@@ -46,6 +46,7 @@ import (
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/errdefs"
+	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/containerd/log"
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sync/singleflight"
@@ -141,7 +142,7 @@ func (r *Runtime) open(ctx context.Context) error {
 	ctx = r.in(ctx)
 	version, err := r.client.Version(ctx)
 	if err != nil {
-		return fmt.Errorf("talk to containerd at %s: %w", r.config.Socket, err)
+		return fmt.Errorf("talk to containerd at %s: %w", r.config.Socket, errgrpc.ToNative(err))
 	}
 	if err := checkVersion(version.Version); err != nil {
 		return err

@@ -36,12 +36,13 @@ type daemonProcess struct {
 }
 
 const (
-	startTimeout = 20 * time.Second
+	startTimeout = time.Minute      // It asks each shim first.
 	stopTimeout  = 10 * time.Second // From SIGTERM to SIGKILL.
 	dialEvery    = 2 * time.Millisecond
 	firstRestart = 100 * time.Millisecond
 	lastRestart  = 30 * time.Second
 	goodLife     = time.Minute // A daemon that ran so long starts again without delay.
+	maxKills     = 3           // A daemon that is killed so often as it starts, before it has ever served, is given up.
 	maxDaemonLog = 1 << 20
 
 	maxSocketPath = 107 - len(".ttrpc") // A second socket stands beside the first.
@@ -75,10 +76,16 @@ func StartDaemon(ctx context.Context, c DaemonConfig) (*Daemon, error) {
 	if err := d.endOrphans(ctx); err != nil {
 		return nil, err
 	}
-	if err := d.start(ctx); err != nil {
-		return nil, err
+	for tries := 1; ; tries++ {
+		err := d.start(ctx)
+		if err == nil {
+			return d, nil
+		}
+		if !wasKilled(err) || tries == maxKills {
+			return nil, err
+		}
+		d.log.Warn("containerd was killed as it started, starting it again")
 	}
-	return d, nil
 }
 
 // Socket is the daemon's address.
@@ -170,6 +177,12 @@ func (d *Daemon) start(ctx context.Context) error {
 		return errors.Join(err, d.endStart(p))
 	}
 	return nil
+}
+
+// wasKilled says that a daemon did not come up because somebody ended it.
+func wasKilled(err error) bool {
+	var exit *exec.ExitError
+	return errors.As(err, &exit) && exit.ExitCode() < 0
 }
 
 // endStart kills a daemon that did not come up.

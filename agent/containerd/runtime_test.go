@@ -651,6 +651,29 @@ func TestStartDaemonFails(t *testing.T) {
 	}
 }
 
+// A daemon that somebody kills as it starts is started again.
+func TestStartDaemonKilled(t *testing.T) {
+	needsContainerd(t)
+	dir, err := os.MkdirTemp("", "skiff-containerd-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := &node{t: t, dir: dir}
+	t.Cleanup(n.close)
+	config := n.daemonConfig()
+	config.Binary = filepath.Join(dir, "killed")
+	script := fmt.Sprintf("#!/bin/sh\ntest -e %[1]s/once || { touch %[1]s/once; kill -9 $$; }\nexec containerd \"$@\"\n", dir)
+	if err := os.WriteFile(config.Binary, []byte(script), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if n.daemon, err = StartDaemon(t.Context(), config); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "once")); err != nil {
+		t.Errorf("it was not killed: %v", err)
+	}
+}
+
 // A process that containerd knows nothing of, left in a pod's cgroup by a start that was broken off, goes with the pod.
 func testForgottenProcess(t *testing.T, n *node) {
 	orphaned := testCgroup + "/pod-9"

@@ -18,6 +18,7 @@ import (
 	"skiff/handover"
 	"skiff/proxy"
 
+	"github.com/containerd/errdefs"
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
@@ -76,7 +77,7 @@ func (n *node) run(ctx context.Context, ready func()) error {
 	if err := n.leave(n.left(pods)); err != nil {
 		return err
 	}
-	runtime, err := containerd.New(ctx, n.runtimeConfig())
+	runtime, err := n.openRuntime(ctx)
 	if err != nil {
 		return err
 	}
@@ -214,6 +215,26 @@ func (n *node) startContainerd(ctx context.Context) (*containerd.Daemon, error) 
 	}
 	return containerd.StartDaemon(ctx, n.daemonConfig())
 }
+
+// openRuntime connects to containerd. A private one that is killed meanwhile comes back, and is asked again.
+func (n *node) openRuntime(ctx context.Context) (runtime *containerd.Runtime, err error) {
+	for range runtimeTries {
+		runtime, err = containerd.New(ctx, n.runtimeConfig())
+		if n.settings.containerd != "" || !errdefs.IsUnavailable(err) {
+			return runtime, err
+		}
+		slog.Warn("containerd went away as the node started, asking it again", "err", err)
+		select {
+		case <-time.After(time.Second):
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+	return nil, err
+}
+
+// runtimeTries is how often a private containerd is asked, a second apart.
+const runtimeTries = 5
 
 func (d dirs) daemonConfig() containerd.DaemonConfig {
 	return containerd.DaemonConfig{Root: filepath.Join(d.data, "containerd"), State: filepath.Join(d.run, "containerd")}
