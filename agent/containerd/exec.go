@@ -74,7 +74,7 @@ func (r *Runtime) running(ctx context.Context, id string) (containerd.Task, cont
 	if err != nil {
 		return nil, nil, fmt.Errorf("status of container %s: %w", id, err)
 	}
-	if status.Status != containerd.Running {
+	if status.Status != containerd.Running && !(status.Status == containerd.Created && r.hasBegun(container.ID())) {
 		return nil, nil, fmt.Errorf("%s: %w", id, agent.ErrNotRunning)
 	}
 	return task, container, nil

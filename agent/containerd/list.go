@@ -154,7 +154,7 @@ func (r *Runtime) list(ctx context.Context) ([]containers.Container, map[string]
 	}
 	response, err := r.client.TaskService().List(ctx, &tasks.ListTasksRequest{})
 	if err != nil {
-		return nil, nil, fmt.Errorf("list tasks: %w", err)
+		return nil, nil, fmt.Errorf("list tasks: %w", errgrpc.ToNative(err))
 	}
 	byID := make(map[string]*tasktypes.Process, len(response.Tasks))
 	for _, t := range response.Tasks {
@@ -197,6 +197,9 @@ func (r *Runtime) describeTask(c *agent.Container, record containers.Container, 
 	switch t.Status {
 	case tasktypes.Status_CREATED:
 		c.State = agent.Created
+		if r.hasBegun(record.ID) {
+			c.State, c.Started = agent.Running, r.started(record)
+		}
 	case tasktypes.Status_STOPPED:
 		c.State = agent.Exited
 		c.Started = r.started(record)

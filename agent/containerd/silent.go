@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -103,26 +102,6 @@ func (r *Runtime) signalItself(ctx context.Context, container containerd.Contain
 // timedOut says that a shim did not answer in time. The daemon may say so before our own clock does, and 1.6 only in words.
 func timedOut(err error) bool {
 	return errdefs.IsDeadlineExceeded(err) || err != nil && strings.Contains(err.Error(), context.DeadlineExceeded.Error())
-}
-
-// firstProcess opens a container's first process, which the file with the time of its start names.
-func (r *Runtime) firstProcess(id string) (pidfd, pid int, err error) {
-	text, err := os.ReadFile(filepath.Join(r.containerDir(id), startedFile))
-	if err != nil {
-		return -1, 0, err
-	}
-	number, start, _ := strings.Cut(strings.TrimSpace(string(text)), " ")
-	if pid, err = strconv.Atoi(number); err != nil {
-		return -1, 0, fmt.Errorf("the first process of container %s is not known: %w", id, err)
-	}
-	if pidfd, err = unix.PidfdOpen(pid, 0); err != nil {
-		return -1, 0, err
-	}
-	if now, err := startOf(pid); err != nil || now != start { // The number is another's by now.
-		unix.Close(pidfd)
-		return -1, 0, errors.Join(unix.ESRCH, err)
-	}
-	return pidfd, pid, nil
 }
 
 // endSilentShim kills the shim of a pod one of whose containers was killed without it, if it still does not answer and no container of

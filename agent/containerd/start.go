@@ -12,6 +12,7 @@ import (
 
 	"github.com/containerd/containerd/api/services/tasks/v1"
 	"github.com/containerd/containerd/api/types/runc/options"
+	tasktypes "github.com/containerd/containerd/api/types/task"
 	containerd "github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/core/containers"
 	"github.com/containerd/containerd/v2/core/leases"
@@ -88,9 +89,6 @@ func (r *Runtime) Start(ctx context.Context, c agent.ContainerConfig) (err error
 	layout := func(root []mount.Mount) []oci.SpecOpts { return spec(c, id, about.config, root, shm, pidNS) }
 	root, err := r.create(ctx, id, c, about, layout, image)
 	if err != nil {
-		if !errdefs.IsAlreadyExists(err) {
-			err = errors.Join(err, os.RemoveAll(r.containerDir(id)))
-		}
 		return fmt.Errorf("create container: %w", err)
 	}
 	if root, err = users.root(root); err == nil {
@@ -107,8 +105,12 @@ func (r *Runtime) Start(ctx context.Context, c agent.ContainerConfig) (err error
 // failedFile is in the directory of a container whose process could not be started, and says why; its time says when.
 const failedFile = "failed"
 
-// giveUp keeps a container whose process cannot be started as one that has ended; of others nothing stays.
+// giveUp keeps a container whose process cannot be started as one that has ended; of others nothing stays. One that may run is left for
+// the next look at it.
 func (r *Runtime) giveUp(ctx context.Context, id string, cause error) error {
+	if errors.Is(cause, errUnclear) {
+		return cause
+	}
 	var failed *agent.NotStarted
 	if !errors.As(cause, &failed) {
 		return errors.Join(cause, r.destroy(ctx, id))
@@ -187,10 +189,10 @@ func (r *Runtime) create(ctx context.Context, id string, c agent.ContainerConfig
 		}
 		err = try()
 	}
-	if err != nil && !errdefs.IsAlreadyExists(err) {
+	if err != nil && !errdefs.IsAlreadyExists(err) { // A daemon that is killed may have made it, and not have said so.
 		clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
 		defer cancel()
-		err = errors.Join(err, r.removeSnapshot(clean, id))
+		err = errors.Join(err, r.discard(clean, id))
 	}
 	return root, err
 }
@@ -243,15 +245,35 @@ func (r *Runtime) run(ctx context.Context, id string, root []mount.Mount, c agen
 		return err
 	}
 	// Before the start: who finds a container without this file and without a task knows that it never ran.
-	begun, err := startOf(int(pid))
-	if err != nil {
-		return fmt.Errorf("find the container's process: %w", err)
-	}
-	if err := os.WriteFile(filepath.Join(pipes.dir, startedFile), fmt.Appendf(nil, "%d %s\n", pid, begun), 0o600); err != nil {
-		return err
+	if err := r.noteProcess(id, int(pid)); err != nil {
+		return fmt.Errorf("note the container's process: %w", err)
 	}
 	if _, err := r.client.TaskService().Start(ctx, &tasks.StartRequest{ContainerID: id}); err != nil {
-		return notStarted("start task", errgrpc.ToNative(err))
+		return r.checkStart(ctx, id, notStarted("start task", errgrpc.ToNative(err)))
+	}
+	return nil
+}
+
+// errUnclear is of a container that may run although its start was asked for in vain.
+var errUnclear = errors.New("whether it has been started is not known")
+
+// checkStart is for a start that nobody has denied: the daemon was killed, or the caller is about to end, and it may have been done all
+// the same. To do it again would be to run the container twice.
+func (r *Runtime) checkStart(ctx context.Context, id string, failed error) error {
+	var denied *agent.NotStarted
+	if errors.As(failed, &denied) {
+		return failed
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
+	defer cancel()
+	if _, err := r.client.IsServing(ctx); err != nil { // Waits for the daemon's return.
+		return errors.Join(failed, errUnclear)
+	}
+	switch task, err := r.task(ctx, id); {
+	case err != nil, task == nil, task.Status == tasktypes.Status_UNKNOWN:
+		return errors.Join(failed, errUnclear)
+	case task.Status == tasktypes.Status_CREATED && !r.hasBegun(id):
+		return failed
 	}
 	return nil
 }

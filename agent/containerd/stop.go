@@ -69,7 +69,7 @@ func (r *Runtime) signal(ctx context.Context, container containerd.Container, si
 // noteNeverStarted is for a task that is made but not started: once killed, it would look like one that had run.
 func (r *Runtime) noteNeverStarted(ctx context.Context, task containerd.Task) error {
 	status, err := task.Status(ctx)
-	if errdefs.IsNotFound(err) || err == nil && status.Status != containerd.Created {
+	if errdefs.IsNotFound(err) || err == nil && (status.Status != containerd.Created || r.hasBegun(task.ID())) {
 		return nil
 	}
 	if err != nil {
