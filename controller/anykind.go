@@ -124,6 +124,9 @@ func (a anyKind) mergePatch(ctx context.Context, gvr schema.GroupVersionResource
 	return err
 }
 
+// podResource is that of pods.
+var podResource = schema.GroupVersionResource{Version: "v1", Resource: "pods"}
+
 // deletable are the namespaced resources that can be deleted, pods first: what runs should end before what it uses goes.
 func (a anyKind) deletable() ([]deletableResource, error) {
 	lists, err := a.discovery.ServerPreferredNamespacedResources()
@@ -143,8 +146,7 @@ func (a anyKind) deletable() ([]deletableResource, error) {
 			all = append(all, deletableResource{gv.WithResource(r.Name), slices.Contains(r.Verbs, "deletecollection")})
 		}
 	}
-	pods := schema.GroupVersionResource{Version: "v1", Resource: "pods"}
-	slices.SortStableFunc(all, func(a, b deletableResource) int { return -falseFirst(a.gvr == pods, b.gvr == pods) })
+	slices.SortStableFunc(all, func(a, b deletableResource) int { return -falseFirst(a.gvr == podResource, b.gvr == podResource) })
 	return all, err // Part of the kinds and an error, where a group could not be asked.
 }
 

@@ -255,8 +255,12 @@ func (c *garbage) foreground(ctx context.Context, k *ownedKind, owner metav1.Obj
 
 func blocks(dependent metav1.Object, owner types.UID) bool {
 	return slices.ContainsFunc(dependent.GetOwnerReferences(), func(ref metav1.OwnerReference) bool {
-		return ref.UID == owner && ref.BlockOwnerDeletion != nil && *ref.BlockOwnerDeletion
+		return ref.UID == owner && blocking(ref)
 	})
+}
+
+func blocking(ref metav1.OwnerReference) bool {
+	return ref.BlockOwnerDeletion != nil && *ref.BlockOwnerDeletion
 }
 
 // ownership sorts an object's owner references by what has become of the owner.
@@ -293,6 +297,9 @@ func (c *garbage) collect(ctx context.Context, k *ownedKind, obj metav1.Object) 
 		return fmt.Errorf("delete %s: the cache is behind", keyOf(k, obj))
 	}
 	policy := c.policy(live, len(owners.waiting) > 0)
+	if policy == metav1.DeletePropagationForeground && slices.ContainsFunc(live.OwnerReferences, blocking) && c.inCircle(live) {
+		return c.unblock(ctx, k, live) // The change brings it here again.
+	}
 	options := metav1.DeleteOptions{Preconditions: metav1.NewUIDPreconditions(string(live.UID)), PropagationPolicy: &policy}
 	options.Preconditions.ResourceVersion = &live.ResourceVersion
 	err = c.live.delete(ctx, k.gvr, live.Namespace, live.Name, options)
@@ -312,6 +319,25 @@ func (c *garbage) policy(obj metav1.Object, ownerWaits bool) metav1.DeletionProp
 		return metav1.DeletePropagationForeground
 	}
 	return metav1.DeletePropagationBackground
+}
+
+// inCircle tells that a dependent of the object waits for its own dependents: one that the object may be, by way of others.
+// Then each would wait for the next for ever. It need not be so; Kubernetes looks no further either, as all of them go anyway.
+func (c *garbage) inCircle(obj metav1.Object) bool {
+	return slices.ContainsFunc(c.dependents(obj.GetUID()), func(d dependent) bool {
+		return d.GetDeletionTimestamp() != nil && has(d, metav1.FinalizerDeleteDependents)
+	})
+}
+
+// unblock has no owner wait for the object any more.
+func (c *garbage) unblock(ctx context.Context, k *ownedKind, live metav1.Object) error {
+	refs := slices.Clone(live.GetOwnerReferences())
+	for i, ref := range refs {
+		if blocking(ref) {
+			refs[i].BlockOwnerDeletion = new(bool)
+		}
+	}
+	return c.patchMeta(ctx, k, live, "ownerReferences", refs)
 }
 
 func (c *garbage) ownership(ctx context.Context, obj metav1.Object) (ownership, error) {

@@ -21,7 +21,10 @@ import (
 )
 
 // namespaces empties namespaces that are being deleted, of all kinds that the API server has, and then lets them go by
-// taking the finalizer "kubernetes" off their spec.
+// taking the finalizer "kubernetes" off their spec. Pods go first, and the rest when the last of them has gone: one that still
+// runs may need what else is there, a NetworkPolicy that protects it above all.
+//
+// Source: https://kep.k8s.io/5080.
 type namespaces struct {
 	client kubernetes.Interface
 	lister corelisters.NamespaceLister
@@ -86,7 +89,7 @@ type remains struct {
 	wait       time.Duration  // After which to look again.
 }
 
-// empty deletes all objects in a namespace. Those that do not go at once are counted.
+// empty deletes all objects in a namespace; while there are pods only those. What does not go at once is counted.
 func (c *namespaces) empty(ctx context.Context, namespace string) remains {
 	left := remains{objects: map[string]int{}, finalizers: map[string]int{}}
 	resources, err := c.kinds.deletable()
@@ -96,9 +99,11 @@ func (c *namespaces) empty(ctx context.Context, namespace string) remains {
 		objects, err := c.emptyOf(ctx, r, namespace)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("delete all %s: %w", r.gvr.GroupResource(), err))
-			continue
 		}
 		left.count(r.gvr.Resource+"."+r.gvr.Group, objects)
+		if r.gvr == podResource && (err != nil || len(objects) > 0) {
+			break
+		}
 	}
 	left.content = errors.Join(errs...)
 	return left

@@ -318,6 +318,71 @@ func TestNamespaceDeletion(t *testing.T) {
 	c.eventually("the pods are gone", c.podCount("team", 0))
 }
 
+// TestNamespaceDeletionPodsFirst promises that what a pod may need stays as long as the pod does.
+func TestNamespaceDeletionPodsFirst(t *testing.T) {
+	c := startCluster(t)
+	_, err := c.client.CoreV1().Namespaces().Create(c.ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "team"}}, metav1.CreateOptions{})
+	c.must(err)
+	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "web", Namespace: "team", Finalizers: []string{"example.com/keep"}},
+		Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "c", Image: "nginx"}}}}
+	_, err = c.client.CoreV1().Pods("team").Create(c.ctx, pod, metav1.CreateOptions{})
+	c.must(err)
+	config := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "config", Namespace: "team"}}
+	_, err = c.client.CoreV1().ConfigMaps("team").Create(c.ctx, config, metav1.CreateOptions{})
+	c.must(err)
+	c.must(c.client.CoreV1().Namespaces().Delete(c.ctx, "team", metav1.DeleteOptions{}))
+	c.eventually("its conditions name the pod", func() string {
+		ns, err := c.client.CoreV1().Namespaces().Get(c.ctx, "team", metav1.GetOptions{})
+		if err != nil {
+			return err.Error()
+		}
+		for _, condition := range ns.Status.Conditions {
+			if condition.Type == corev1.NamespaceContentRemaining && strings.Contains(condition.Message, "pods. has 1 resource instances") {
+				return ""
+			}
+		}
+		return fmt.Sprintf("conditions %+v", ns.Status.Conditions)
+	})
+	if _, err := c.client.CoreV1().ConfigMaps("team").Get(c.ctx, "config", metav1.GetOptions{}); err != nil {
+		t.Errorf("while the pod is there, reading its ConfigMap: %v", err)
+	}
+	_, err = c.client.CoreV1().Pods("team").Patch(c.ctx, "web", types.MergePatchType, []byte(`{"metadata":{"finalizers":null}}`), metav1.PatchOptions{})
+	c.must(err)
+	c.eventually("the namespace goes", func() string {
+		_, err := c.client.CoreV1().Namespaces().Get(c.ctx, "team", metav1.GetOptions{})
+		return gonePlease(err)
+	})
+}
+
+// TestForegroundInCircle promises that objects that own each other in a circle do not wait for each other.
+func TestForegroundInCircle(t *testing.T) {
+	c := startCluster(t)
+	maps := c.client.CoreV1().ConfigMaps("default")
+	names := []string{"a", "b", "c"}
+	var made []*corev1.ConfigMap
+	for _, name := range names {
+		obj, err := maps.Create(c.ctx, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: name}}, metav1.CreateOptions{})
+		c.must(err)
+		made = append(made, obj)
+	}
+	for i, obj := range made {
+		owner := made[(i+2)%3]
+		patch := fmt.Sprintf(`{"metadata":{"ownerReferences":[{"apiVersion":"v1","kind":"ConfigMap","name":%q,"uid":%q,"blockOwnerDeletion":true}]}}`, owner.Name, owner.UID)
+		_, err := maps.Patch(c.ctx, obj.Name, types.MergePatchType, []byte(patch), metav1.PatchOptions{})
+		c.must(err)
+	}
+	foreground := metav1.DeletePropagationForeground
+	c.must(maps.Delete(c.ctx, "a", metav1.DeleteOptions{PropagationPolicy: &foreground}))
+	c.eventually("all of them go", func() string {
+		for _, name := range names {
+			if _, err := maps.Get(c.ctx, name, metav1.GetOptions{}); !apierrors.IsNotFound(err) {
+				return fmt.Sprintf("%s is there, or %v", name, err)
+			}
+		}
+		return ""
+	})
+}
+
 // TestPropagation promises what becomes of a Deployment's dependents under each policy.
 func TestPropagation(t *testing.T) {
 	c := startCluster(t)
