@@ -2,6 +2,7 @@ package apiserver
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -16,10 +17,17 @@ import (
 
 // Bootstrap writes what every cluster begins with: the namespaces, the system's priority classes, the default storage class, the
 // range of Services' addresses, and the Services "kubernetes" and "kube-dns" with their endpoints. Run must be running, and looks after all that
-// from then on (foundation.go). What is there already stays; the endpoints are brought up to date.
+// from then on (foundation.go). What is there already stays; the endpoints are brought up to date. Where another server of the same
+// store is set differently, it writes nothing. Of two that begin at the same moment both may go again.
 func (s *Server) Bootstrap(ctx context.Context) error {
+	if err := s.agreesWithPeers(ctx); err != nil {
+		return err
+	}
 	if _, err := s.layFoundation(ctx); err != nil {
 		return err
+	}
+	if err := s.agreesWithPeers(ctx); err != nil {
+		return errors.Join(err, s.Leave(ctx))
 	}
 	if s.cache.newest == nil {
 		s.logRepair(ctx, func() error { _, err := s.repairOnce(ctx, nil); return err }) // Nobody else's write can be under way.

@@ -104,7 +104,10 @@ func (s *Server) peerName() string {
 
 func (s *Server) ownLease() *coordinationv1.Lease {
 	return &coordinationv1.Lease{
-		ObjectMeta: metav1.ObjectMeta{Name: s.peerName(), Namespace: metav1.NamespaceSystem, Labels: map[string]string{peerLabel: peerValue}},
+		ObjectMeta: metav1.ObjectMeta{
+			Name: s.peerName(), Namespace: metav1.NamespaceSystem, Labels: map[string]string{peerLabel: peerValue},
+			Annotations: map[string]string{commonAnnotation: strings.Join(s.config.Common, " ")},
+		},
 		Spec: coordinationv1.LeaseSpec{
 			HolderIdentity: ptr(s.advertised().String()), LeaseDurationSeconds: ptr(int32(peerSilent / time.Second)),
 			RenewTime: ptr(metav1.NowMicro()),

@@ -49,7 +49,9 @@ type Config struct {
 	AccountKey *ecdsa.PrivateKey // Signs those tokens. On the curve P-256.
 	// NodeTransport connects to nodes, which serve logs, exec, attach and port-forward. It has a certificate of ours.
 	NodeTransport *http.Transport
-	Collectors    []prometheus.Collector // What /metrics tells besides what is the server's own. May be empty.
+	// Common are settings, each as NAME=VALUE, that all servers of one store must have the same. May be empty.
+	Common     []string
+	Collectors []prometheus.Collector // What /metrics tells besides what is the server's own. May be empty.
 }
 
 // Server serves the API from a store.

@@ -14,6 +14,7 @@ import (
 	"skiff/store/etcd"
 	"skiff/store/storetest"
 
+	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -261,4 +262,57 @@ func (s slowStore) Newest(context.Context) (uint64, error) {
 	question := make(chan uint64)
 	s.questions <- question
 	return <-question, nil
+}
+
+// A server that is set otherwise than another of its store does not begin, says so in one line, and leaves nothing. With those that
+// are silent, or are of a version that has no such setting, it need not agree.
+func TestServersAgree(t *testing.T) {
+	e := storetest.StartEtcd(t)
+	begin := func(host byte, common ...string) (*Server, error) {
+		t.Helper()
+		db, err := etcd.Open(t.Context(), etcd.Config{Endpoints: []string{e.URL}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		config := testConfig(t)
+		config.Advertise = netip.AddrPortFrom(netip.AddrFrom4([4]byte{192, 0, 2, host}), 6443)
+		config.Common = common
+		ctx, cancel := context.WithCancel(context.Background())
+		s, err := New(ctx, db, config)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ended := make(chan error, 1)
+		go func() { ended <- s.Run(ctx) }()
+		t.Cleanup(func() { cancel(); <-ended; db.Close() })
+		return s, s.Bootstrap(ctx)
+	}
+	first, err := begin(1, "--service-cidr=10.43.0.0/16", "--cluster-domain=cluster.local")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = begin(2, "--service-cidr=10.44.0.0/16", "--cluster-domain=cluster.local")
+	const want = "the server at 192.0.2.1:6443 serves this cluster with --service-cidr=10.43.0.0/16, and this one would with --service-cidr=10.44.0.0/16: all servers of a cluster need the same"
+	if err == nil || !strings.HasPrefix(err.Error(), want) || strings.Contains(err.Error(), "\n") {
+		t.Errorf("a server with another range begins: %v, want one line %q", err, want)
+	}
+	if _, err := begin(3, "--service-cidr=10.43.0.0/16", "--new=1"); err != nil {
+		t.Errorf("a server with the same range: %v", err)
+	}
+	alive := func() []netip.AddrPort {
+		first.peers.mu.Lock()
+		defer first.peers.mu.Unlock()
+		return first.lookAround(t.Context(), time.Now())
+	}
+	eventually(t, "the third server is known, and the second is not", func() bool {
+		return slices.Equal(alive(), []netip.AddrPort{netip.MustParseAddrPort("192.0.2.1:6443"), netip.MustParseAddrPort("192.0.2.3:6443")})
+	})
+	for _, s := range []string{"1", "3"} {
+		lease := parse[coordinationv1.Lease](t, (&running{Server: first}).do(t, "GET", "/apis/coordination.k8s.io/v1/namespaces/kube-system/leases/apiserver-192-0-2-"+s+"-6443", "").want(t, 200))
+		lease.Spec.RenewTime = &metav1.MicroTime{Time: time.Now().Add(-time.Hour)}
+		(&running{Server: first}).do(t, "PUT", "/apis/coordination.k8s.io/v1/namespaces/kube-system/leases/"+lease.Name, toJSON(t, lease)).want(t, 200)
+	}
+	if _, err := begin(4, "--service-cidr=10.44.0.0/16"); err != nil {
+		t.Errorf("a server with another range, when the others are silent: %v", err)
+	}
 }

@@ -281,6 +281,7 @@ func (p *plane) newAPI(ctx context.Context) (*apiserver.Server, error) {
 		Issuer:        "https://kubernetes.default.svc." + p.clusterDomain,
 		AccountKey:    p.account,
 		NodeTransport: transport,
+		Common:        p.common(),
 		Collectors:    []prometheus.Collector{p.queues},
 	})
 }

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"skiff/apiserver"
@@ -105,6 +106,19 @@ func (p *plane) agree(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// common is what all servers of a cluster must have the same, beside what they sign with: components are elected, and clients come
+// to any of them.
+func (s settings) common() []string {
+	return []string{
+		fmt.Sprintf("--port=%d", s.port),
+		"--cluster-cidr=" + s.clusterRanges.String(),
+		"--service-cidr=" + s.serviceRanges.String(),
+		"--cluster-dns=" + strings.Join(texts(s.dns), ","),
+		"--cluster-domain=" + s.clusterDomain,
+		"--service-node-port-range=" + s.nodePorts,
+	}
 }
 
 // fingerprint is the beginning of what `openssl x509 -fingerprint -sha256` says of a certificate.
