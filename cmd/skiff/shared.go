@@ -46,7 +46,11 @@ func (o *storage) shared() bool { return len(o.endpoints) > 0 }
 
 func (s settings) openStore(ctx context.Context) (store.Store, error) {
 	if !s.storage.shared() {
-		return bolt.Open(s.state())
+		db, err := bolt.Open(s.state())
+		if errors.Is(err, bolt.ErrDamaged) {
+			return nil, fmt.Errorf("%w: put back a snapshot with `skiff snapshot restore FILE`, or move the file away and begin with an empty cluster", err)
+		}
+		return db, err
 	}
 	return etcd.Open(ctx, etcd.Config{
 		Endpoints: s.endpoints, Prefix: s.prefix, CompactEvery: s.compactEvery,

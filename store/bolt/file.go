@@ -109,10 +109,18 @@ func openFile(path string, readOnly bool) (*bbolt.DB, contents, error) {
 }
 
 // settle makes durable what the two meta pages say. After a failed wait for the disk the kernel may show a page that the
-// disk never got, and would not write it again; what it shows has to be on the disk before anything is built on it.
+// disk never got, and would not write it again; what it shows has to be on the disk before anything is built on it. A file that
+// lost its end, with nothing but free pages in it, is made as long as they say: bbolt takes them to be there.
 func settle(file *os.File, m metaPage) error {
+	info, err := file.Stat()
+	if end := int64(m.end) * int64(m.pageSize); err == nil && info.Size() < end {
+		err = file.Truncate(end)
+	}
+	if err != nil {
+		return err
+	}
 	pages := make([]byte, 2*m.pageSize)
-	_, err := file.ReadAt(pages, 0)
+	_, err = file.ReadAt(pages, 0)
 	if err == nil {
 		_, err = file.WriteAt(pages, 0)
 	}

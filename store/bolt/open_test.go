@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 
+	"skiff/store"
+
 	bbolt "go.etcd.io/bbolt"
 )
 
@@ -151,4 +153,52 @@ func TestCompactInUse(t *testing.T) {
 	watch.check(t, &faultyWriter{}, rev)
 	s.Close()
 	open(t, path)
+}
+
+// A file that lost its end, in which nothing was, is as long again as its pages may be: later ones are put there.
+func TestFileCutBehindItsContents(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "store.db")
+	s := open(t, path)
+	put(t, s, "kept", "value", 0)
+	for i := range 8 {
+		key := fmt.Sprint(i)
+		rev := put(t, s, key, strings.Repeat("x", 1<<20), 0)
+		if _, err := s.Delete(t.Context(), key, rev); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := range 4 { // Pages near the beginning are free: they are what the newest state is on.
+		put(t, s, "kept", "value"+fmt.Sprint(i), get(t, s, "kept").Rev)
+	}
+	s.Close()
+	cut := int64(128 << 10)
+	if info, err := os.Stat(path); err != nil || info.Size() < 8*cut {
+		t.Fatalf("the file has %d bytes, error %v", info.Size(), err)
+	}
+	if err := os.Truncate(path, cut); err != nil {
+		t.Fatal(err)
+	}
+	s = open(t, path)
+	want := map[string]string{"kept": "value3"}
+	for i := range 20 {
+		key, value := fmt.Sprint("after", i), strings.Repeat(fmt.Sprint(i), 100<<10)
+		put(t, s, key, value, 0)
+		want[key] = value
+	}
+	for key, value := range want {
+		if got := get(t, s, key); string(got.Value) != value {
+			t.Errorf("%s has %d bytes, want %d", key, len(got.Value), len(value))
+		}
+	}
+	s.Close()
+	open(t, path)
+}
+
+func get(t *testing.T, s *Store, key string) store.KV {
+	t.Helper()
+	kv, err := s.Get(t.Context(), key)
+	if err != nil {
+		t.Fatalf("get %s: %v", key, err)
+	}
+	return kv
 }
