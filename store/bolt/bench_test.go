@@ -2,6 +2,7 @@ package bolt
 
 import (
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -65,4 +66,46 @@ func benchmarkPut(b *testing.B, writers int, value []byte) {
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "puts/s")
 	b.ReportMetric(float64(took[len(took)/2].Microseconds())/1000, "p50-ms")
 	b.ReportMetric(float64(took[len(took)*99/100].Microseconds())/1000, "p99-ms")
+}
+
+// BenchmarkOpen opens a file of 100,000 keys of 2 KB, which is read and checked whole. The floor reads it.
+func BenchmarkOpen(b *testing.B) {
+	path := filepath.Join(b.TempDir(), "store.db")
+	db, _, err := newFile(path, func(put func(key, stored []byte) error) (uint64, error) {
+		value := make([]byte, 2048)
+		for i := range 100_000 {
+			if err := put(fmt.Appendf(nil, "/registry/pods/default/pod-%06d", i), value); err != nil {
+				return 0, err
+			}
+		}
+		return 100_000, nil
+	})
+	if err != nil {
+		b.Fatal(err)
+	}
+	if err := db.Close(); err != nil {
+		b.Fatal(err)
+	}
+	b.Run("floor", func(b *testing.B) {
+		buf := make([]byte, 1<<20)
+		for b.Loop() {
+			file, err := os.Open(path)
+			if err != nil {
+				b.Fatal(err)
+			}
+			if _, err := io.CopyBuffer(struct{ io.Writer }{io.Discard}, struct{ io.Reader }{file}, buf); err != nil {
+				b.Fatal(err)
+			}
+			file.Close()
+		}
+	})
+	b.Run("open", func(b *testing.B) {
+		for b.Loop() {
+			s, err := Open(path)
+			if err != nil {
+				b.Fatal(err)
+			}
+			s.Close()
+		}
+	})
 }

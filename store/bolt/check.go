@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"io"
+	"slices"
 )
 
 // ErrDamaged is what Open finds in a file that does not hold what was written to it.
@@ -31,7 +32,7 @@ func readContents(file io.ReaderAt) (c contents, err error) {
 	if c.metaPage, err = readMetas(file); err != nil {
 		return c, err
 	}
-	w := &walker{file: file, pageSize: int64(c.pageSize), end: c.end, seen: map[uint64]bool{}}
+	w := &walker{file: &readAhead{file: file}, pageSize: int64(c.pageSize), end: c.end}
 	meta, data, ours := map[string][]byte{}, false, false
 	err = w.walk(c.root, 0, bounds{}, func(flags uint32, name, value []byte) error {
 		switch {
@@ -131,7 +132,7 @@ type walker struct {
 	file     io.ReaderAt
 	pageSize int64
 	end      uint64 // The first page that is not in use.
-	seen     map[uint64]bool
+	seen     pages
 	buffers  [][]byte
 }
 
@@ -170,7 +171,7 @@ func (w *walker) walk(id uint64, depth int, in bounds, visit func(flags uint32, 
 
 // read reads a page with those that it continues in.
 func (w *walker) read(id uint64, depth int) ([]byte, error) {
-	if id < 2 || id >= w.end || w.seen[id] {
+	if id < 2 || id >= w.end || w.seen.has(id) {
 		return nil, damaged("page %d is out of place", id)
 	}
 	for len(w.buffers) <= depth {
@@ -185,18 +186,19 @@ func (w *walker) read(id uint64, depth int) ([]byte, error) {
 		return nil, damaged("page %d is not what it should be", id)
 	}
 	for i := range further + 1 {
-		if w.seen[id+i] {
+		if w.seen.has(id + i) {
 			return nil, damaged("page %d is used twice", id+i)
 		}
-		w.seen[id+i] = true
 	}
 	if further > 0 {
-		whole := make([]byte, int64(further+1)*w.pageSize)
-		copy(whole, p)
-		if _, err := w.file.ReadAt(whole[w.pageSize:], int64(id+1)*w.pageSize); err != nil {
+		p = slices.Grow(p, int(further)*int(w.pageSize))[:int64(further+1)*w.pageSize]
+		if _, err := w.file.ReadAt(p[w.pageSize:], int64(id+1)*w.pageSize); err != nil {
 			return nil, unread(id, err)
 		}
-		p = whole
+		w.buffers[depth] = p
+	}
+	for i := range further + 1 { // They are in the file, so that there are not more of them than it is long.
+		w.seen.add(id + i)
 	}
 	return p, nil
 }
