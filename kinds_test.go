@@ -40,7 +40,7 @@ var actors = map[string]string{
 	"Job":                       "its selector and labels are made",
 	"Lease":                     "the nodes' heartbeats; who leads, where there are several servers",
 	"LocalSubjectAccessReview":  "answered by who is let in now",
-	"Namespace":                 "emptied when deleted",
+	"Namespace":                 "emptied when deleted, pods first",
 	"NetworkPolicy":             "the proxy: enforced on the pod's node",
 	"Node":                      "registered by the agent; marked when it falls silent; the pods of one that is deleted go. Not yet: eviction from one that is silent",
 	"NodeMetrics":               "the agent of the node, when somebody asks",

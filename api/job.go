@@ -17,9 +17,10 @@ import (
 func job() *Resource {
 	return row(Resource{
 		Group: "batch", Version: "v1", Name: "jobs", Singular: "job", Kind: "Job", Idle: true, Categories: []string{"all"},
-		Namespaced: true,
-		Verbs:      allVerbs(),
-		Subs:       []Sub{statusSub("Job")},
+		Namespaced: true, Orphans: true,
+		OrphansWarning: "child pods are preserved by default when jobs are deleted; set propagationPolicy=Background to remove them or set propagationPolicy=Orphan to suppress this warning",
+		Verbs:          allVerbs(),
+		Subs:           []Sub{statusSub("Job")},
 		Columns: []metav1.TableColumnDefinition{
 			nameColumn(),
 			column("Status", "string", "What has become of the job, in one word."),

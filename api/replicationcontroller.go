@@ -14,7 +14,7 @@ import (
 func replicationController() *Resource {
 	spec, status := corev1.ReplicationControllerSpec{}.SwaggerDoc(), corev1.ReplicationControllerStatus{}.SwaggerDoc()
 	return row(Resource{
-		Version: "v1", Name: "replicationcontrollers", Singular: "replicationcontroller", Kind: "ReplicationController",
+		Version: "v1", Name: "replicationcontrollers", Singular: "replicationcontroller", Kind: "ReplicationController", Orphans: true,
 		ShortNames: []string{"rc"}, Categories: []string{"all"}, Namespaced: true,
 		Verbs: allVerbs(),
 		Subs:  []Sub{scaleSub(), statusSub("ReplicationController")},

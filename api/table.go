@@ -68,6 +68,8 @@ type Resource struct {
 	Idle           bool   // Whether nothing in skiff acts on such objects yet: who makes one is warned.
 	Deprecated     string // What clients are warned of that use the kind at all, in Kubernetes' words.
 	Conditional    bool   // Whether a PUT must say which resourceVersion it replaces.
+	Orphans        bool   // Whether its dependents stay, where who deletes it names no policy: so it was when the kind was new.
+	OrphansWarning string // What that client is warned of, in Kubernetes' words; "" for nothing.
 	AnyFinalizer   bool   // Whether a finalizer need not say whose it is.
 	StatusOnCreate bool   // Whether a new object may come with a status (a Node that registers itself).
 

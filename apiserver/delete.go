@@ -137,21 +137,16 @@ func (d deletion) grace(obj runtime.Object) int64 {
 }
 
 // finalizers are those that the object has, with the one that the propagation policy asks for. Who names no policy leaves
-// an earlier one as it is.
+// an earlier one as it is. Events own nothing: nobody would ever take the finalizer off.
 func (d deletion) finalizers(have []string) []string {
-	policy := ptrOr(d.options.PropagationPolicy, "")
-	if orphan := d.options.OrphanDependents; orphan != nil {
-		policy = metav1.DeletePropagationBackground
-		if *orphan {
-			policy = metav1.DeletePropagationOrphan
-		}
+	policy := propagation(d.options)
+	if policy == "" && d.resource.Orphans && !slices.ContainsFunc(have, ofPropagation) {
+		policy = metav1.DeletePropagationOrphan
 	}
-	if policy == "" {
+	if policy == "" || d.resource.Kind == "Event" {
 		return have
 	}
-	out := slices.DeleteFunc(slices.Clone(have), func(f string) bool {
-		return f == metav1.FinalizerOrphanDependents || f == metav1.FinalizerDeleteDependents
-	})
+	out := slices.DeleteFunc(slices.Clone(have), ofPropagation)
 	switch policy {
 	case metav1.DeletePropagationOrphan:
 		out = append(out, metav1.FinalizerOrphanDependents)
@@ -159,6 +154,28 @@ func (d deletion) finalizers(have []string) []string {
 		out = append(out, metav1.FinalizerDeleteDependents)
 	}
 	return out
+}
+
+// propagation is the policy that a client asks for; "" if it says nothing of it.
+func propagation(o *metav1.DeleteOptions) metav1.DeletionPropagation {
+	switch orphan := o.OrphanDependents; {
+	case orphan == nil:
+		return ptrOr(o.PropagationPolicy, "")
+	case *orphan:
+		return metav1.DeletePropagationOrphan
+	}
+	return metav1.DeletePropagationBackground
+}
+
+func ofPropagation(finalizer string) bool {
+	return finalizer == metav1.FinalizerOrphanDependents || finalizer == metav1.FinalizerDeleteDependents
+}
+
+// warnOfOrphans tells a client that names no policy of what it may not expect.
+func (h *resource) warnOfOrphans(w http.ResponseWriter, o *metav1.DeleteOptions) {
+	if h.OrphansWarning != "" && propagation(o) == "" {
+		warn(w, h.OrphansWarning)
+	}
 }
 
 // deleted is the answer where an object is gone at once.
@@ -226,6 +243,7 @@ func (h *resource) deleteOne(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	h.warnOfOrphans(w, o)
 	obj, gone, err := h.server.delete(r.Context(), h.shelf, h.key(r), o)
 	if err != nil {
 		return err
@@ -250,6 +268,7 @@ func (h *resource) deleteAll(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	h.warnOfOrphans(w, o)
 	p, err := h.server.list(r.Context(), h.shelf, sel, list)
 	if err != nil {
 		return err

@@ -162,7 +162,7 @@ func (s *Server) shelf(groupResource string) *shelf { return s.cache.resources[g
 // routes makes the routes of all resources out of the table.
 func (s *Server) routes() http.Handler {
 	mux := chi.NewRouter()
-	mux.Use(recoverPanics, routeDecoded)
+	mux.Use(recoverPanics, routeDecoded, endInTime)
 	paths := mux.With(s.metrics.observePath) // What is not about resources, which are observed one by one.
 	s.healthRoutes(paths)
 	paths.With(s.authenticate).Method(http.MethodGet, "/metrics", handler(s.serveMetrics))

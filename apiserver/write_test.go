@@ -453,6 +453,47 @@ func TestPropagationPolicies(t *testing.T) {
 	}
 }
 
+// Some kinds are older than the policies, and their dependents stay where who deletes one names none.
+func TestPropagationOfOldKinds(t *testing.T) {
+	s := start(t)
+	controllers, jobs := "/api/v1/namespaces/default/replicationcontrollers", "/apis/batch/v1/namespaces/default/jobs"
+	template := `"template":{"metadata":{"labels":{"app":"a"}},"spec":{"restartPolicy":"Never","containers":[{"name":"c","image":"nginx"}]}}`
+	s.do(t, "POST", controllers, `{"metadata":{"name":"a"},"spec":{"selector":{"app":"a"},`+strings.Replace(template, "Never", "Always", 1)+`}}`).want(t, 201)
+	s.do(t, "POST", jobs, `{"metadata":{"name":"a"},"spec":{`+template+`}}`).want(t, 201)
+	for _, all := range []string{controllers, jobs} {
+		one := all + "/a"
+		a := s.do(t, "DELETE", one, "").want(t, 200)
+		if warned := strings.Contains(strings.Join(a.header["Warning"], " "), "child pods are preserved by default when jobs are deleted"); warned != (all == jobs) {
+			t.Errorf("%s: warnings are %v", all, a.header["Warning"])
+		}
+		got := parse[metav1.PartialObjectMetadata](t, s.do(t, "GET", one, "").want(t, 200))
+		if len(got.Finalizers) != 1 || got.Finalizers[0] != metav1.FinalizerOrphanDependents {
+			t.Errorf("%s: finalizers are %v", all, got.Finalizers)
+		}
+		s.do(t, "DELETE", one, `{"propagationPolicy":"Foreground"}`).want(t, 200)
+		s.do(t, "DELETE", one, "").want(t, 200)
+		got = parse[metav1.PartialObjectMetadata](t, s.do(t, "GET", one, "").want(t, 200))
+		if len(got.Finalizers) != 1 || got.Finalizers[0] != metav1.FinalizerDeleteDependents {
+			t.Errorf("%s: after a policy, finalizers are %v", all, got.Finalizers)
+		}
+		if a := s.do(t, "DELETE", one+"?propagationPolicy=Background", "").want(t, 200); len(a.header["Warning"]) != 0 {
+			t.Errorf("%s: warnings are %v", all, a.header["Warning"])
+		}
+		s.do(t, "GET", one, "").want(t, 404)
+	}
+}
+
+// Nothing waits for what an Event owns, so that it goes under every policy.
+func TestPropagationOfEvents(t *testing.T) {
+	s := start(t)
+	all := "/api/v1/namespaces/default/events"
+	for _, policy := range []string{"Foreground", "Orphan"} {
+		s.do(t, "POST", all, `{"metadata":{"name":"e"},"involvedObject":{"kind":"Pod","namespace":"default","name":"p"},"reason":"Seen"}`).want(t, 201)
+		s.do(t, "DELETE", all+"/e?propagationPolicy="+policy, "").want(t, 200)
+		s.do(t, "GET", all+"/e", "").want(t, 404)
+	}
+}
+
 // A pod on a node is given time to end; a later request may shorten it, none may lengthen it.
 func TestGracefulPodDeletion(t *testing.T) {
 	s := start(t)
