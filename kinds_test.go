@@ -4,12 +4,16 @@ import (
 	"cmp"
 	"flag"
 	"fmt"
+	"maps"
 	"os"
 	"slices"
 	"strings"
 	"testing"
 
 	"skiff/api"
+
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/kubernetes/scheme"
 )
 
 var update = flag.Bool("update", false, "write what documents say of the table, instead of comparing it")
@@ -74,7 +78,12 @@ const kindsBegin = "<!-- What follows is made from the table in api/: go test . 
 const madeEnd = "<!-- As far as here. -->\n"
 
 // TestCompatibilityKinds promises that the page has every kind that is served, as it is served.
-func TestCompatibilityKinds(t *testing.T) { checkMade(t, kindsBegin, kindsTable(t)) }
+func TestCompatibilityKinds(t *testing.T) { checkMade(t, kindsBegin, kindsTable(t)+missingKinds()) }
+
+const selectorsBegin = "<!-- What follows is made from the table in api/: go test . -run Selectors -update -->\n"
+
+// TestCompatibilitySelectors promises that the page has every field that objects can be selected by.
+func TestCompatibilitySelectors(t *testing.T) { checkMade(t, selectorsBegin, fieldsTable()) }
 
 // checkMade holds the lines of docs/compatibility.md between begin and [madeEnd] to what they are made from, or makes them anew.
 func checkMade(t *testing.T, begin, want string) {
@@ -163,6 +172,65 @@ func kindLine(r *api.Resource, table []*api.Resource) string {
 		acts = strings.TrimSuffix("stored, not acted on yet: "+acts, ": ")
 	}
 	return "| " + where + " | %s | " + verbs(r) + " | " + strings.Join(subs, ", ") + " | " + strings.ReplaceAll(acts, "%", "%%") + " |\n"
+}
+
+// notServed are kinds of documents that no server has under a path of theirs.
+var notServed = map[string]bool{"APIGroup": true, "AdmissionReview": true, "ConversionReview": true}
+
+// missingKinds names the kinds of Kubernetes, as client-go knows them, that no row is of: by group, those that have come to v1 there
+// first. A kind of objects is one that has a list, or is answered at once.
+func missingKinds() string {
+	served := map[schema.GroupKind]bool{}
+	for _, r := range api.Table() {
+		served[r.GroupVersionKind().GroupKind()] = true
+	}
+	stable, other := map[string][]string{}, map[string][]string{}
+	all := scheme.Scheme.AllKnownTypes()
+	for gvk := range all {
+		_, listed := all[gvk.GroupVersion().WithKind(gvk.Kind+"List")]
+		of := other
+		switch {
+		case gvk.Group == "extensions" || served[gvk.GroupKind()] || notServed[gvk.Kind] || !listed && !strings.HasSuffix(gvk.Kind, "Review"):
+			continue
+		case gvk.Version == "v1":
+			of = stable
+		case scheme.Scheme.Recognizes(schema.GroupVersion{Group: gvk.Group, Version: "v1"}.WithKind(gvk.Kind)):
+			continue
+		}
+		if group := cmp.Or(gvk.Group, "core"); !slices.Contains(of[group], gvk.Kind) {
+			of[group] = append(of[group], gvk.Kind)
+		}
+	}
+	return "Not yet: " + byGroup(stable) + ".\n\nNot served, as Kubernetes has them in alpha or beta only: " + byGroup(other) + ".\n\n"
+}
+
+// byGroup is a text of names, each with what it has.
+func byGroup(groups map[string][]string) string {
+	var parts []string
+	for _, group := range slices.Sorted(maps.Keys(groups)) {
+		slices.Sort(groups[group])
+		parts = append(parts, "of "+group+" "+strings.Join(groups[group], ", "))
+	}
+	return strings.Join(parts, "; ")
+}
+
+// fieldsTable has a row for each kind that knows more fields than the metadata's.
+func fieldsTable() string {
+	var b strings.Builder
+	b.WriteString("\n| resource | field selectors, beside `metadata.name` and, within namespaces, `metadata.namespace` |\n|---|---|\n")
+	for _, r := range api.Table() {
+		if r.Fields == nil || r.View != nil {
+			continue
+		}
+		fields := r.Fields(r.New())
+		delete(fields, "metadata.name")
+		delete(fields, "metadata.namespace")
+		if len(fields) > 0 {
+			fmt.Fprintf(&b, "| %s | `%s` |\n", r.Name, strings.Join(slices.Sorted(maps.Keys(fields)), "`, `"))
+		}
+	}
+	b.WriteString("\n")
+	return b.String()
 }
 
 // verbs says how many of the eight there are.

@@ -113,10 +113,9 @@ func (p *plane) agree(ctx context.Context) error {
 }
 
 // common is what all servers of a cluster must have the same, beside what they sign with: components are elected, and clients come
-// to any of them.
+// to any of them. (Those on another port than the first are only not among the endpoints of the Service "kubernetes".)
 func (s settings) common() []string {
 	return []string{
-		fmt.Sprintf("--port=%d", s.port),
 		"--cluster-cidr=" + s.clusterRanges.String(),
 		"--service-cidr=" + s.serviceRanges.String(),
 		"--cluster-dns=" + strings.Join(texts(s.dns), ","),
