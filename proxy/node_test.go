@@ -180,13 +180,21 @@ type every struct{}
 
 func (every) MatchConntrackFlow(*netlink.ConntrackFlow) bool { return true }
 
-// addAddress adds an address that is there at once: nobody asks whether another machine has it.
+// addAddress adds an address that is there when it returns. Nobody asks whether another machine has it; but of IPv6 the kernel answers for
+// it only when it comes to that, later.
 func addAddress(t testing.TB, to netlink.Link, text string) {
 	t.Helper()
 	a, err := netlink.ParseAddr(text)
 	must(t, err)
 	a.Flags = unix.IFA_F_NODAD
 	must(t, netlink.AddrAdd(to, a))
+	if a.IP.IsLinkLocalUnicast() { // Other links have it, too.
+		return
+	}
+	eventually(t, text+" is there", func() bool {
+		routes, err := netlink.RouteGet(a.IP)
+		return err == nil && len(routes) == 1 && routes[0].Type == unix.RTN_LOCAL
+	})
 }
 
 // newPod connects a new namespace by a routed veth with a /32 address, or the like.
