@@ -87,6 +87,12 @@ func TestLayout(t *testing.T) {
 		}
 		if !isTest {
 			comments[folder] += file.Doc.Text()
+			ast.Inspect(file, func(n ast.Node) bool {
+				if s, ok := n.(*ast.SelectorExpr); ok && s.Sel.Name == "WaitForCacheSync" {
+					t.Errorf("%s: cache.WaitForCacheSync looks every 100 ms; cache.WaitFor with HasSyncedChecker is told at once", files.Position(s.Pos()))
+				}
+				return true
+			})
 		}
 	}
 	for folder, comment := range comments {

@@ -120,7 +120,7 @@ type Agent struct {
 	network  Network
 	pods     cache.SharedIndexInformer
 	services corelisters.ServiceLister
-	synced   []cache.InformerSynced
+	synced   []cache.DoneChecker
 	listener net.Listener
 
 	loop     *reconcile.Loop
@@ -192,7 +192,7 @@ func New(config Config, client kubernetes.Interface, factory informers.SharedInf
 		contact: &contact{doubt: make(chan struct{}, 1)},
 	}
 	a.addresses.Store(&config.NodeIPs)
-	a.synced = []cache.InformerSynced{a.pods.HasSynced, factory.Core().V1().Services().Informer().HasSynced}
+	a.synced = []cache.DoneChecker{a.pods.HasSyncedChecker(), factory.Core().V1().Services().Informer().HasSyncedChecker()}
 	a.events = a.cast.NewRecorder(scheme.Scheme, v1.EventSource{Component: "kubelet", Host: config.NodeName})
 	a.loop = reconcile.New("agent", a.reconcile)
 	a.sources = newSources(client, a.contact, a.loop.Add)
@@ -344,7 +344,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	wg.Go(func() { a.runPods(ctx) })
 	wg.Go(func() {
-		if cache.WaitForCacheSync(ctx.Done(), a.synced...) { // An image is unused only if all pods are known.
+		if cache.WaitFor(ctx, "", a.synced...) { // An image is unused only if all pods are known.
 			a.runImages(ctx)
 		}
 	})
@@ -378,7 +378,7 @@ func (a *Agent) wait() {
 // runPods waits until the API's pods are known before it looks at any: a container is an orphan only if the API says so, and
 // a pod must not start before its Services are known, or its environment lacks them.
 func (a *Agent) runPods(ctx context.Context) {
-	if !cache.WaitForCacheSync(ctx.Done(), a.synced...) {
+	if !cache.WaitFor(ctx, "", a.synced...) {
 		return
 	}
 	var wg sync.WaitGroup

@@ -91,7 +91,7 @@ type reclaims struct {
 func (a *Agent) watchVolumes(factory informers.SharedInformerFactory) error {
 	volumes := factory.Core().V1().PersistentVolumes()
 	a.reclaims.volumes = volumes.Lister()
-	a.synced = append(a.synced, volumes.Informer().HasSynced)
+	a.synced = append(a.synced, volumes.Informer().HasSyncedChecker())
 	a.reclaims.loop = reconcile.New("reclaim", a.reclaim)
 	return a.reclaims.loop.Watch(volumes.Informer(), func(obj any) []string {
 		if pv, ok := obj.(*v1.PersistentVolume); ok && (toReclaim(pv) || a.quotas.able && api.IsLocal(pv)) {

@@ -63,7 +63,7 @@ type base struct {
 	factory informers.SharedInformerFactory
 	loops   []runnable
 	tasks   []func(ctx context.Context) // What runs beside the loops, from before they begin until ctx ends.
-	synced  []cache.InformerSynced
+	synced  []cache.DoneChecker
 }
 
 type runnable struct {
@@ -114,7 +114,7 @@ func (c *Controllers) Run(ctx context.Context) error {
 	for _, task := range c.tasks {
 		wg.Go(func() { task(ctx) })
 	}
-	if !cache.WaitForCacheSync(ctx.Done(), c.synced...) {
+	if !cache.WaitFor(ctx, "", c.synced...) {
 		return fmt.Errorf("run the controllers: %w before the informers were filled", context.Cause(ctx))
 	}
 	for _, r := range c.loops {
@@ -159,5 +159,5 @@ func listen(informer cache.SharedIndexInformer, h cache.ResourceEventHandlerFunc
 
 // needs makes Run wait for the informer's first full list.
 func (b *base) needs(informer cache.SharedIndexInformer) {
-	b.synced = append(b.synced, informer.HasSynced)
+	b.synced = append(b.synced, informer.HasSyncedChecker())
 }

@@ -91,7 +91,9 @@ type Proxy struct {
 	policies     networkinglisters.NetworkPolicyLister
 	namespaces   corelisters.NamespaceLister
 	serviceCIDRs networkinglisters.ServiceCIDRLister
-	cachesReady  []cache.InformerSynced
+	cachesReady  []cache.DoneChecker
+	rangesReady  cache.DoneChecker // Of ServiceCIDRs.
+	noRanges     chan struct{}     // Closed if there is no such kind.
 	kernel       kernel
 	rulesLoop    *reconcile.Loop
 	flowsLoop    *reconcile.Loop
@@ -148,7 +150,7 @@ func newProxy(c Config, factory informers.SharedInformerFactory, k kernel) (*Pro
 	p := &Proxy{
 		services:    serviceInformer.Lister(),
 		slices:      sliceInformer.GetIndexer(),
-		cachesReady: []cache.InformerSynced{serviceInformer.Informer().HasSynced, sliceInformer.HasSynced},
+		cachesReady: []cache.DoneChecker{serviceInformer.Informer().HasSyncedChecker(), sliceInformer.HasSyncedChecker()},
 		kernel:      k,
 		took:        c.Took,
 		synced:      make(chan struct{}),
@@ -170,7 +172,7 @@ func newProxy(c Config, factory informers.SharedInformerFactory, k kernel) (*Pro
 	}
 	nodes := factory.Core().V1().Nodes()
 	p.nodes = nodes.Lister()
-	p.cachesReady = append(p.cachesReady, nodes.Informer().HasSynced)
+	p.cachesReady = append(p.cachesReady, nodes.Informer().HasSyncedChecker())
 	if err := p.rulesLoop.Watch(nodes.Informer(), p.touched(p.nodeChanged)); err != nil {
 		return nil, err
 	}
@@ -180,7 +182,7 @@ func newProxy(c Config, factory informers.SharedInformerFactory, k kernel) (*Pro
 	if c.HostPorts || c.Policies {
 		pods := factory.Core().V1().Pods()
 		p.pods = pods.Lister()
-		p.cachesReady = append(p.cachesReady, pods.Informer().HasSynced)
+		p.cachesReady = append(p.cachesReady, pods.Informer().HasSyncedChecker())
 		if err := p.rulesLoop.Watch(pods.Informer(), p.touched(c.podOfInterest)); err != nil {
 			return nil, err
 		}
@@ -199,7 +201,7 @@ func newProxy(c Config, factory informers.SharedInformerFactory, k kernel) (*Pro
 func (p *Proxy) watchPolicies(factory informers.SharedInformerFactory) error {
 	policies, namespaces := factory.Networking().V1().NetworkPolicies(), factory.Core().V1().Namespaces()
 	p.policies, p.namespaces = policies.Lister(), namespaces.Lister()
-	p.cachesReady = append(p.cachesReady, policies.Informer().HasSynced, namespaces.Informer().HasSynced)
+	p.cachesReady = append(p.cachesReady, policies.Informer().HasSyncedChecker(), namespaces.Informer().HasSyncedChecker())
 	return errors.Join(
 		p.rulesLoop.Watch(policies.Informer(), p.touched(owned(policyOwner))),
 		p.rulesLoop.Watch(namespaces.Informer(), p.touched(owned(namespaceOwner))))
@@ -222,7 +224,7 @@ func (p *Proxy) Run(ctx context.Context) error {
 
 func (p *Proxy) run(ctx context.Context) error {
 	// Rules written before all Services are known would cut off those that are still to come.
-	if !cache.WaitForCacheSync(ctx.Done(), p.cachesReady...) {
+	if !cache.WaitFor(ctx, "", p.cachesReady...) || !p.rangesKnown(ctx) {
 		return nil
 	}
 	if err := p.touchAll(); err != nil {

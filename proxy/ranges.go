@@ -6,7 +6,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"slices"
-	"sync/atomic"
+	"sync"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	networkinginformers "k8s.io/client-go/informers/networking/v1"
@@ -48,19 +48,37 @@ func within(ranges []netip.Prefix, addr netip.Addr) bool {
 // then the ranges of the configuration are all there are.
 func (p *Proxy) watchRanges(cidrs networkinginformers.ServiceCIDRInformer) error {
 	informer := cidrs.Informer()
-	var none atomic.Bool
+	p.noRanges = make(chan struct{})
+	var once sync.Once
+	none := func(why error) {
+		once.Do(func() {
+			slog.Info("no ServiceCIDRs: Services have addresses of the configured ranges alone", "why", why)
+			close(p.noRanges)
+		})
+	}
 	// An informer that runs already takes no handler, and needs none: others rely on the kind.
 	_ = informer.SetWatchErrorHandlerWithContext(func(ctx context.Context, r *cache.Reflector, err error) {
 		if !apierrors.IsNotFound(err) && !apierrors.IsForbidden(err) {
 			cache.DefaultWatchErrorHandler(ctx, r, err)
-		} else if !none.Swap(true) {
-			slog.Info("no ServiceCIDRs: Services have addresses of the configured ranges alone", "why", err)
+			return
 		}
+		none(err)
 	})
 	p.serviceCIDRs = cidrs.Lister()
-	p.cachesReady = append(p.cachesReady, func() bool { return informer.HasSynced() || none.Load() })
+	p.rangesReady = informer.HasSyncedChecker()
 	if err := p.rulesLoop.Watch(informer, p.touched(func(any) []string { return []string{rangesOwner} })); err != nil {
 		return fmt.Errorf("follow ServiceCIDRs: %w", err)
 	}
 	return nil
+}
+
+// rangesKnown waits for the ServiceCIDRs, or until it is clear that there are none. It is false if ctx ends before.
+func (p *Proxy) rangesKnown(ctx context.Context) bool {
+	select {
+	case <-p.rangesReady.Done():
+	case <-p.noRanges:
+	case <-ctx.Done():
+		return false
+	}
+	return true
 }

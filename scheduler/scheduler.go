@@ -58,7 +58,7 @@ type Scheduler struct {
 	namespaces corelisters.NamespaceLister
 	storage    storage
 	byClaim    cache.Indexer // Of pods.
-	synced     []cache.InformerSynced
+	synced     []cache.DoneChecker
 	writer     *reconcile.Events
 	events     record.EventRecorder
 
@@ -122,7 +122,7 @@ func (s *Scheduler) watch(informer cache.SharedIndexInformer, handler cache.Reso
 		return fmt.Errorf("build the scheduler: %w", err)
 	}
 	// Not only the informer's cache but what the handlers make of it must be complete before the first choice.
-	s.synced = append(s.synced, registration.HasSynced)
+	s.synced = append(s.synced, registration.HasSyncedChecker())
 	return nil
 }
 
@@ -137,7 +137,7 @@ func last(obj any) any {
 func (s *Scheduler) Run(ctx context.Context) error {
 	s.writer.Start()
 	defer s.writer.Stop()
-	if !cache.WaitForCacheSync(ctx.Done(), s.synced...) {
+	if !cache.WaitFor(ctx, "", s.synced...) {
 		return fmt.Errorf("run the scheduler: %w before the informers were filled", context.Cause(ctx))
 	}
 	s.loop.Run(ctx, workers)

@@ -19,7 +19,7 @@ import (
 type serviceRoutes struct {
 	network *network.Network
 	cidrs   networkinglisters.ServiceCIDRLister
-	synced  cache.InformerSynced
+	synced  cache.DoneChecker
 	loop    *reconcile.Loop
 }
 
@@ -28,14 +28,14 @@ const everyRange = "all"
 
 func newServiceRoutes(net *network.Network, factory informers.SharedInformerFactory) (*serviceRoutes, error) {
 	cidrs := factory.Networking().V1().ServiceCIDRs()
-	s := &serviceRoutes{network: net, cidrs: cidrs.Lister(), synced: cidrs.Informer().HasSynced}
+	s := &serviceRoutes{network: net, cidrs: cidrs.Lister(), synced: cidrs.Informer().HasSyncedChecker()}
 	s.loop = reconcile.New("service routes", s.reconcile)
 	return s, s.loop.Watch(cidrs.Informer(), func(any) []string { return []string{everyRange} })
 }
 
 // Run follows the objects until ctx ends. Before all are known the routes of an earlier process stay as they are.
 func (s *serviceRoutes) Run(ctx context.Context) error {
-	if !cache.WaitForCacheSync(ctx.Done(), s.synced) {
+	if !cache.WaitFor(ctx, "", s.synced) {
 		return nil
 	}
 	s.loop.Add(everyRange)
