@@ -64,14 +64,14 @@ func (p *pulls) wait() { p.wg.Wait() }
 func (p *pulls) take(uid, container, ref string, logins []Login, progress func(done, total int64)) (outcome *pull, fresh bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if call := p.mine[uid][container]; call != nil && call.ref == ref {
+	key := fmt.Sprintf("%s %q", fullName(ref), logins) // Who may not pull it must not fail, nor serve, those who may.
+	if call := p.mine[uid][container]; call != nil && call.key == key {
 		if call.ended.IsZero() {
 			return nil, false
 		}
 		delete(p.mine[uid], container)
 		return call, false
 	}
-	key := fmt.Sprintf("%s %q", ref, logins) // Who may not pull it must not fail, nor serve, those who may.
 	call := p.calls[key]
 	if call == nil {
 		call = &pull{ref: ref, logins: logins, key: key, uids: map[string]bool{}, asked: time.Now(), progress: progress}
@@ -102,6 +102,15 @@ func (p *pulls) silent(ref string) bool {
 	defer p.mu.Unlock()
 	at, ok := p.mute[registryOf(ref)]
 	return ok && time.Since(at) < silentFor
+}
+
+// fullName is the same for all names of an image.
+func fullName(ref string) string {
+	named, err := reference.ParseNormalizedNamed(ref)
+	if err != nil {
+		return ref
+	}
+	return reference.TagNameOnly(named).String()
 }
 
 func registryOf(ref string) string {

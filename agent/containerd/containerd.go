@@ -73,7 +73,6 @@ type Runtime struct {
 	log         *slog.Logger
 	buffers     sync.Pool // *[]byte, for the output's readers.
 	entries     sync.Pool // *[]byte, for what they write.
-	pulls       pulls
 	abouts      abouts
 	pauses      singleflight.Group // By pod UID: the process 1 of a pod is being made.
 	profile     defaultProfile
@@ -130,8 +129,6 @@ func Connect(ctx context.Context, c Config) (*Runtime, error) {
 	r.entries.New = func() any { return new([]byte) }
 	r.buffers.New = func() any { b := make([]byte, maxLine+readSize); return &b }
 	r.abouts.byDigest = map[digest.Digest]about{}
-	r.pulls.running = map[string]*pull{}
-	r.pulls.slots = make(chan struct{}, maxPulls)
 	if err := r.open(ctx); err != nil {
 		return nil, errors.Join(err, r.Close())
 	}

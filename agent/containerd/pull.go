@@ -24,121 +24,41 @@ import (
 )
 
 const (
-	maxPulls      = 3 // At the same time; others wait.
 	pullTimeout   = time.Hour
 	dialTimeout   = 10 * time.Second
 	headerTimeout = 30 * time.Second
 	progressEvery = 300 * time.Millisecond
 )
 
-// pulls holds what is being pulled, so that pods that want the same image share one pull.
-type pulls struct {
-	slots chan struct{}
-
-	mu      sync.Mutex
-	running map[string]*pull
-}
-
-// pull is one image on its way. It is given up when nobody waits for it any more.
-type pull struct {
-	cancel  context.CancelFunc
-	done    chan struct{} // Closed when image and err are set.
-	image   agent.Image
-	err     error
-	waiting int // Guarded by pulls.mu.
-
-	mu       sync.Mutex
-	progress []func(done, total int64)
-}
-
-// Pull fetches and unpacks ref, or joins the pull of it that is under way.
-func (r *Runtime) Pull(ctx context.Context, ref string, logins []agent.Login, progress func(done, total int64)) (agent.Image, error) {
+// Pull fetches and unpacks ref, with one login after the other.
+func (r *Runtime) Pull(ctx context.Context, ref string, logins []agent.Login, progress func(done, total int64)) (image agent.Image, err error) {
 	name, err := fullName(ref)
 	if err != nil {
 		return agent.Image{}, err
 	}
-	key := fmt.Sprintf("%s %q", name, logins)
-	p := r.join(key, name, logins, progress)
-	defer r.leave(key, p)
-	select {
-	case <-p.done:
-		return p.image, p.err
-	case <-ctx.Done():
-		return agent.Image{}, fmt.Errorf("pull image %s: %w", name, ctx.Err())
-	}
-}
-
-func (r *Runtime) join(key, name string, logins []agent.Login, progress func(done, total int64)) *pull {
-	r.pulls.mu.Lock()
-	defer r.pulls.mu.Unlock()
-	p := r.pulls.running[key]
-	if p == nil {
-		ctx, cancel := context.WithTimeout(context.Background(), pullTimeout)
-		p = &pull{cancel: cancel, done: make(chan struct{})}
-		r.pulls.running[key] = p
-		go func() {
-			p.image, p.err = r.pull(r.in(ctx), name, logins, p)
-			close(p.done)
-		}()
-	}
-	p.waiting++
-	if progress != nil {
-		p.mu.Lock()
-		p.progress = append(p.progress, progress)
-		p.mu.Unlock()
-	}
-	return p
-}
-
-func (r *Runtime) leave(key string, p *pull) {
-	r.pulls.mu.Lock()
-	defer r.pulls.mu.Unlock()
-	p.waiting--
-	ended := false
-	select {
-	case <-p.done:
-		ended = true
-	default:
-	}
-	if p.waiting == 0 || ended {
-		p.cancel()
-		if r.pulls.running[key] == p {
-			delete(r.pulls.running, key)
-		}
-	}
-}
-
-func (p *pull) report(done, total int64) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for _, f := range p.progress {
-		f(done, total)
-	}
-}
-
-// pull does the work, with one login after the other.
-func (r *Runtime) pull(ctx context.Context, name string, logins []agent.Login, p *pull) (image agent.Image, err error) {
-	select {
-	case r.pulls.slots <- struct{}{}:
-		defer func() { <-r.pulls.slots }()
-	case <-ctx.Done():
-		return agent.Image{}, ctx.Err()
+	ctx, cancel := context.WithTimeout(r.in(ctx), pullTimeout)
+	defer cancel()
+	if progress == nil {
+		progress = func(int64, int64) {}
 	}
 	if len(logins) == 0 {
 		logins = []agent.Login{{}}
 	}
 	var errs []error
 	for _, login := range logins {
-		if image, err = r.fetch(ctx, name, login, p); err == nil || ctx.Err() != nil {
-			return image, err
+		if image, err = r.fetch(ctx, name, login, progress); err == nil {
+			return image, nil
+		}
+		if ctx.Err() != nil {
+			return agent.Image{}, fmt.Errorf("pull image %s: %w", name, ctx.Err())
 		}
 		errs = append(errs, err)
 	}
-	return image, errors.Join(errs...)
+	return agent.Image{}, errors.Join(errs...)
 }
 
 // fetch pulls and unpacks an image.
-func (r *Runtime) fetch(ctx context.Context, name string, login agent.Login, p *pull) (_ agent.Image, err error) {
+func (r *Runtime) fetch(ctx context.Context, name string, login agent.Login, progress func(done, total int64)) (_ agent.Image, err error) {
 	ctx, release, err := r.leased(ctx)
 	if err != nil {
 		return agent.Image{}, fmt.Errorf("pull image %s: %w", name, noRoom(err))
@@ -147,7 +67,7 @@ func (r *Runtime) fetch(ctx context.Context, name string, login agent.Login, p *
 	blobs := &blobs{wanted: map[string]ocispec.Descriptor{}}
 	stop := make(chan struct{})
 	var reporter sync.WaitGroup
-	reporter.Go(func() { r.watchProgress(ctx, blobs, p, stop) })
+	reporter.Go(func() { r.watchProgress(ctx, blobs, progress, stop) })
 	image, err := r.client.Pull(ctx, name,
 		containerd.WithPullUnpack, containerd.WithPullSnapshotter(r.snapshotter), containerd.WithResolver(r.resolver(ctx, name, login)),
 		containerd.WithImageHandler(images.HandlerFunc(blobs.add)))
@@ -162,7 +82,7 @@ func (r *Runtime) fetch(ctx context.Context, name string, login agent.Login, p *
 	case err != nil:
 		return agent.Image{}, fmt.Errorf("pull image %s: %w", name, err)
 	}
-	p.report(blobs.total(), blobs.total())
+	progress(blobs.total(), blobs.total())
 	return r.describeImage(ctx, image)
 }
 
@@ -227,7 +147,7 @@ func (b *blobs) total() (sum int64) {
 }
 
 // watchProgress tells now and then how far the pull is. A failing question is skipped: the pull itself will say why.
-func (r *Runtime) watchProgress(ctx context.Context, b *blobs, p *pull, stop <-chan struct{}) {
+func (r *Runtime) watchProgress(ctx context.Context, b *blobs, progress func(done, total int64), stop <-chan struct{}) {
 	tick := time.NewTicker(progressEvery)
 	defer tick.Stop()
 	for {
@@ -237,7 +157,7 @@ func (r *Runtime) watchProgress(ctx context.Context, b *blobs, p *pull, stop <-c
 		case <-tick.C:
 		}
 		if done, err := r.fetched(ctx, b); err == nil {
-			p.report(done, b.total())
+			progress(done, b.total())
 		}
 	}
 }
