@@ -178,7 +178,7 @@ func (r *Runtime) chooseSnapshotter(ctx context.Context) error {
 
 // adopt reads on the output of the containers that are there, and removes what a killed Start or Remove left of others.
 func (r *Runtime) adopt(ctx context.Context) error {
-	records, _, err := r.list(ctx)
+	records, err := r.list(ctx)
 	if err != nil {
 		return err
 	}

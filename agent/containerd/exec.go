@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"time"
 
+	tasktypes "github.com/containerd/containerd/api/types/task"
 	containerd "github.com/containerd/containerd/v2/client"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/fifo"
@@ -49,7 +50,11 @@ func (r *Runtime) Exec(ctx context.Context, id string, e agent.ExecConfig) (int,
 	}
 	defer pipes.release()
 	defer pipes.closeOutputs()
-	command, err := task.Exec(ctx, execID, process, pipes.creator())
+	var command containerd.Process
+	err = answered(ctx, func(ctx context.Context) error {
+		command, err = task.Exec(ctx, execID, process, pipes.creator())
+		return err
+	})
 	if err != nil {
 		return 0, fmt.Errorf("exec in container %s: %w", id, err)
 	}
@@ -63,19 +68,23 @@ func (r *Runtime) running(ctx context.Context, id string) (containerd.Task, cont
 	if err != nil {
 		return nil, nil, err
 	}
+	now, err := r.task(ctx, container.ID())
+	switch {
+	case err != nil:
+		return nil, nil, err
+	case now != nil && now.Status == tasktypes.Status_UNKNOWN:
+		return nil, nil, fmt.Errorf("%s: %w", id, errSilent)
+	case now == nil || now.Status != tasktypes.Status_RUNNING && !(now.Status == tasktypes.Status_CREATED && r.hasBegun(container.ID())):
+		return nil, nil, fmt.Errorf("%s: %w", id, agent.ErrNotRunning)
+	}
 	task, err := container.Task(ctx, nil)
-	if errdefs.IsNotFound(err) {
+	switch {
+	case errdefs.IsNotFound(err):
 		return nil, nil, fmt.Errorf("%s: %w", id, agent.ErrNotRunning)
-	}
-	if err != nil {
+	case timedOut(err) && ctx.Err() == nil:
+		return nil, nil, fmt.Errorf("%s: %w", id, errSilent)
+	case err != nil:
 		return nil, nil, fmt.Errorf("load task of container %s: %w", id, err)
-	}
-	status, err := task.Status(ctx)
-	if err != nil {
-		return nil, nil, fmt.Errorf("status of container %s: %w", id, err)
-	}
-	if status.Status != containerd.Running && !(status.Status == containerd.Created && r.hasBegun(container.ID())) {
-		return nil, nil, fmt.Errorf("%s: %w", id, agent.ErrNotRunning)
 	}
 	return task, container, nil
 }
@@ -95,7 +104,7 @@ func runCommand(ctx context.Context, command containerd.Process, pipes *pipes, e
 	if err != nil {
 		return 0, err
 	}
-	if err := command.Start(ctx); err != nil {
+	if err := answered(ctx, command.Start); err != nil {
 		return 0, fmt.Errorf("start command: %w", err)
 	}
 	pipes.release()
@@ -129,7 +138,14 @@ func feed(ctx context.Context, command containerd.Process, path string, from io.
 	// An error means that one of the two ends is gone; the command's status says the rest.
 	_, _ = io.Copy(stdin, from)
 	stdin.Close()
-	_ = command.CloseIO(context.WithoutCancel(ctx), containerd.WithStdinCloser)
+	closeStdin(ctx, command)
+}
+
+// closeStdin tells a process that nothing comes any more.
+func closeStdin(ctx context.Context, p containerd.Process) {
+	clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
+	defer cancel()
+	_ = p.CloseIO(clean, containerd.WithStdinCloser) // It may just have ended.
 }
 
 // copyOutput starts copying; the channel is closed when both streams have ended.
@@ -172,13 +188,15 @@ func exitCode(status containerd.ExitStatus, copied <-chan struct{}) (int, error)
 }
 
 func kill(ctx context.Context, command containerd.Process, exited <-chan containerd.ExitStatus) error {
+	ctx, cancel := context.WithTimeout(ctx, cleanupTimeout)
+	defer cancel()
 	if err := command.Kill(ctx, syscall.SIGKILL); err != nil && !errdefs.IsNotFound(err) {
 		return fmt.Errorf("kill command: %w", err)
 	}
 	select {
 	case <-exited:
 		return nil
-	case <-time.After(cleanupTimeout):
+	case <-ctx.Done():
 		return errors.New("the command did not end after SIGKILL")
 	}
 }
@@ -193,7 +211,9 @@ func resize(ctx context.Context, p interface {
 			if !ok {
 				return
 			}
-			_ = p.Resize(ctx, uint32(size.Width), uint32(size.Height)) // It may just have ended.
+			_ = answered(ctx, func(ctx context.Context) error { // It may just have ended.
+				return p.Resize(ctx, uint32(size.Width), uint32(size.Height))
+			})
 		case <-ended:
 			return
 		}
@@ -230,7 +250,7 @@ func (r *Runtime) Attach(ctx context.Context, id string, s agent.Streams) error 
 			_, _ = io.Copy(stdin, s.Stdin)
 			stdin.Close()
 			if once {
-				_ = task.CloseIO(context.WithoutCancel(ctx), containerd.WithStdinCloser)
+				closeStdin(ctx, task)
 			}
 		}()
 	}

@@ -8,10 +8,12 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/containerd/containerd/api/services/tasks/v1"
@@ -20,6 +22,7 @@ import (
 	"github.com/containerd/containerd/v2/core/containers"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
+	"golang.org/x/sync/errgroup"
 
 	"skiff/agent"
 	"skiff/agent/cgroup"
@@ -77,15 +80,18 @@ func containerdID(id string) string {
 
 // Containers lists every container that Start made and Remove did not remove.
 func (r *Runtime) Containers(ctx context.Context) ([]agent.Container, error) {
-	r.mu.Lock()
-	starting := make(map[string]bool, len(r.starting)) // Before the list: a Start that ends meanwhile may still be in it.
-	for id := range r.starting {
-		starting[id] = true
-	}
-	r.mu.Unlock()
-	records, tasks, err := r.list(r.in(ctx))
+	starting := r.underWay() // Before the list: a Start that ends meanwhile may still be in it.
+	ctx = r.in(ctx)
+	records, err := r.list(ctx)
 	if err != nil {
 		return nil, err
+	}
+	tasks, err := r.tasks(ctx, records)
+	if ctx.Err() != nil {
+		return nil, err
+	}
+	if err != nil { // Of a shim that is just ending; the daemon will tell of that.
+		r.log.Debug("list tasks", "err", err)
 	}
 	all := make([]agent.Container, 0, len(records))
 	for _, record := range records {
@@ -94,14 +100,20 @@ func (r *Runtime) Containers(ctx context.Context) ([]agent.Container, error) {
 	return all, nil
 }
 
+// underWay are the containers that are being started.
+func (r *Runtime) underWay() map[string]bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return maps.Clone(r.starting)
+}
+
 // PodContainers asks for each container that the pod may have.
 func (r *Runtime) PodContainers(ctx context.Context, podUID string) ([]agent.Container, error) {
 	ctx = r.in(ctx)
 	var all []agent.Container
+	var records []containers.Container
+	starting := r.underWay() // Before the answers, as in Containers.
 	for _, id := range r.ownedBy(podUID) {
-		r.mu.Lock()
-		starting := r.starting[id] // Before the answers, as in Containers.
-		r.mu.Unlock()
 		record, err := r.client.ContainerService().Get(ctx, id)
 		if errdefs.IsNotFound(err) || err == nil && record.Labels[labelID] == "" { // The pod's process 1 is nobody's container.
 			continue
@@ -109,25 +121,31 @@ func (r *Runtime) PodContainers(ctx context.Context, podUID string) ([]agent.Con
 		if err != nil {
 			return nil, fmt.Errorf("look for container %s: %w", id, err)
 		}
-		task, err := r.task(ctx, id)
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, r.container(ctx, record, task, starting))
+		records = append(records, record)
+	}
+	tasks, err := r.tasks(ctx, records)
+	if err != nil {
+		return nil, err
+	}
+	for _, record := range records {
+		all = append(all, r.container(ctx, record, tasks[record.ID], starting[record.ID]))
 	}
 	return all, nil
 }
 
-// task is a container's, nil if there is none, or if its shim is dead.
+// task is a container's, nil if there is none, or if its shim is dead. Of a shim that does not answer containerd 1 says that the task's
+// status is unknown, and containerd 2 that there was no time for it.
 func (r *Runtime) task(ctx context.Context, id string) (*tasktypes.Process, error) {
 	response, err := r.client.TaskService().Get(ctx, &tasks.GetRequest{ContainerID: id})
-	if err = errgrpc.ToNative(err); errdefs.IsNotFound(err) {
+	switch err = errgrpc.ToNative(err); {
+	case err == nil:
+		return response.Process, nil
+	case errdefs.IsNotFound(err):
 		return nil, nil
+	case timedOut(err) && ctx.Err() == nil:
+		return &tasktypes.Process{ID: id, Status: tasktypes.Status_UNKNOWN}, nil
 	}
-	if err != nil {
-		return nil, fmt.Errorf("look for the task of container %s: %w", id, err)
-	}
-	return response.Process, nil
+	return nil, fmt.Errorf("look for the task of container %s: %w", id, err)
 }
 
 // container is what a record, a task or the lack of one, and the files of a container say together.
@@ -146,21 +164,42 @@ func (r *Runtime) container(ctx context.Context, record containers.Container, ta
 	return c
 }
 
-// list returns the containers and their tasks by ID. A task whose shim does not answer is not among them.
-func (r *Runtime) list(ctx context.Context) ([]containers.Container, map[string]*tasktypes.Process, error) {
+// list returns the records of the containers.
+func (r *Runtime) list(ctx context.Context) ([]containers.Container, error) {
 	records, err := r.client.ContainerService().List(ctx, fmt.Sprintf("labels.%q", labelID))
 	if err != nil {
-		return nil, nil, fmt.Errorf("list containers: %w", err)
+		return nil, fmt.Errorf("list containers: %w", err)
 	}
-	response, err := r.client.TaskService().List(ctx, &tasks.ListTasksRequest{})
-	if err != nil {
-		return nil, nil, fmt.Errorf("list tasks: %w", errgrpc.ToNative(err))
+	return records, nil
+}
+
+// shimsAtOnce bounds how many shims are asked side by side.
+const shimsAtOnce = 64
+
+// tasks returns the containers' tasks by ID. They are asked for side by side: the daemon gives each shim two seconds, one after the
+// other if it is asked for the list of all, and what it then leaves out of that list may as well have ended as not answered. Whatever
+// its error, a task that there is, or may be, is in the answer.
+func (r *Runtime) tasks(ctx context.Context, records []containers.Container) (map[string]*tasktypes.Process, error) {
+	var mu sync.Mutex
+	byID := make(map[string]*tasktypes.Process, len(records))
+	var failed error
+	var group errgroup.Group
+	group.SetLimit(shimsAtOnce)
+	for _, record := range records {
+		group.Go(func() error {
+			task, err := r.task(ctx, record.ID)
+			mu.Lock()
+			defer mu.Unlock()
+			if err != nil {
+				task, failed = &tasktypes.Process{ID: record.ID, Status: tasktypes.Status_UNKNOWN}, errors.Join(failed, err)
+			}
+			if task != nil {
+				byID[record.ID] = task
+			}
+			return nil
+		})
 	}
-	byID := make(map[string]*tasktypes.Process, len(response.Tasks))
-	for _, t := range response.Tasks {
-		byID[t.ID] = t
-	}
-	return records, byID, nil
+	return byID, errors.Join(group.Wait(), failed)
 }
 
 // describe reads what the labels say.

@@ -21,7 +21,8 @@ func (r *Runtime) Resize(ctx context.Context, id string, to agent.Resources, lab
 	if err != nil {
 		return fmt.Errorf("resize container %s: %w", id, err)
 	}
-	if err := task.Update(ctx, containerd.WithResources(limits(to))); err != nil {
+	err = answered(ctx, func(ctx context.Context) error { return task.Update(ctx, containerd.WithResources(limits(to))) })
+	if err != nil {
 		if errdefs.IsNotFound(err) || errdefs.IsFailedPrecondition(err) {
 			return fmt.Errorf("resize container %s: %w", id, agent.ErrNotRunning)
 		}

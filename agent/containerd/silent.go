@@ -29,6 +29,20 @@ const (
 	taskTime = 2 * time.Minute // How long it has for making a container, which is the kubelet's time for any request.
 )
 
+// errSilent is why a container cannot be worked with that may run.
+var errSilent = errors.New("the container's shim does not answer")
+
+// answered gives a shim its time for one request, whatever time the caller has.
+func answered(ctx context.Context, request func(context.Context) error) error {
+	short, cancel := context.WithTimeout(ctx, taskTime)
+	defer cancel()
+	err := request(short)
+	if timedOut(err) && ctx.Err() == nil {
+		return fmt.Errorf("%w: %w", errSilent, err)
+	}
+	return err
+}
+
 // killedFile is in the directory of a container that was killed without its shim.
 const killedFile = "killed"
 

@@ -2,6 +2,7 @@ package containerd
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"strconv"
 	"syscall"
@@ -24,6 +25,11 @@ func (n *node) signalShims(s syscall.Signal) {
 	}
 }
 
+func (n *node) execIn(ctx context.Context, id string) error {
+	_, err := n.runtime.Exec(ctx, id, agent.ExecConfig{Command: []string{"true"}})
+	return err
+}
+
 // Of a container whose shim does not answer nothing is known: it has not ended, and when the shim is back, it is what it was. It can be
 // asked to stop, and killed and removed, without the shim.
 func testSilentShim(t *testing.T, n *node) {
@@ -35,6 +41,17 @@ func testSilentShim(t *testing.T, n *node) {
 	defer n.signalShims(syscall.SIGCONT)
 	if c := n.container(config.ID); c == nil || c.State != agent.Silent || !c.Started.Equal(before.Started) {
 		t.Errorf("with its shim stopped the container is %+v", c)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), taskTime/2)
+	defer cancel()
+	for doing, err := range map[string]error{
+		"exec":   n.execIn(ctx, config.ID),
+		"attach": n.runtime.Attach(ctx, config.ID, agent.Streams{}),
+		"resize": n.runtime.Resize(ctx, config.ID, agent.Resources{CPUShares: 512}, nil),
+	} {
+		if !errors.Is(err, errSilent) || ctx.Err() != nil {
+			t.Errorf("%s with the shim stopped: %v, want soon %q", doing, err, errSilent)
+		}
 	}
 	n.signalShims(syscall.SIGCONT)
 	if c := n.container(config.ID); c == nil || c.State != agent.Running {
