@@ -57,7 +57,7 @@ var actors = map[string]string{
 	"PriorityClass":             "admission: a pod's priority, the default class. Not yet: preemption",
 	"ReplicaSet":                "makes and deletes pods",
 	"ReplicationController":     "makes and deletes pods",
-	"RuntimeClass":              "admission: what each pod of it takes beside its containers, and the nodes it may run on; its handler: runc, and crun where that works. A class with overhead: not yet, its pods do not start",
+	"RuntimeClass":              "admission: what each pod of it takes beside its containers, and the nodes it may run on; its handler: runc, and crun where that works",
 	"Secret":                    "the agent: environment, volumes, logins for pulling images; those of type `kubernetes.io/service-account-token` are filled, and go with their ServiceAccount",
 	"SelfSubjectAccessReview":   "answered by who is let in now",
 	"SelfSubjectReview":         "answered",

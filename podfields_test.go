@@ -32,6 +32,7 @@ const podFieldsFile = "testdata/podfields.txt"
 var telling = map[string]any{
 	"spec.containers[].ports[].hostIP":                   "127.0.0.1",
 	"spec.os.name":                                       "windows",
+	"spec.preemptionPolicy":                              "PreemptLowerPriority",
 	"spec.topologySpreadConstraints[].whenUnsatisfiable": "ScheduleAnyway",
 	"spec.volumes[].emptyDir.medium":                     "Drum",
 	"spec.securityContext.sysctls[].name":                "kernel.msgmax",

@@ -62,7 +62,6 @@ func unserved(pod *corev1.Pod) []string {
 		}
 	}
 	spec := &pod.Spec
-	add(len(spec.Overhead) > 0, "spec.overhead")
 	add(spec.OS != nil && spec.OS.Name != corev1.Linux, "spec.os.name")
 	add(len(spec.ResourceClaims) > 0, "spec.resourceClaims")
 	add(spec.SchedulingGroup != nil, "spec.schedulingGroup")
@@ -96,6 +95,9 @@ func unheeded(pod *corev1.Pod) []string {
 		}
 	}
 	spec := &pod.Spec
+	if p := spec.PreemptionPolicy; p != nil && (spec.Priority == nil || *spec.Priority > 0) { // Each pod has one; without a priority it means nothing.
+		add(*p == corev1.PreemptLowerPriority, "spec.preemptionPolicy (%s)", *p)
+	}
 	add(spec.AutomountServiceAccountToken != nil && *spec.AutomountServiceAccountToken, "spec.automountServiceAccountToken")
 	if a := spec.Affinity; a != nil {
 		const preferred = "preferredDuringSchedulingIgnoredDuringExecution"

@@ -170,6 +170,16 @@ func TestPlace(t *testing.T) {
 }
 
 // TestUnsupported promises that what is not understood is named, not passed over.
+// What a pod takes beside its containers is claimed with what they request.
+func TestOverheadIsClaimed(t *testing.T) {
+	p := &corev1.Pod{Spec: corev1.PodSpec{Overhead: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("250m")}, Containers: []corev1.Container{{
+		Resources: corev1.ResourceRequirements{Requests: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("1")}},
+	}}}}
+	if got := claims(p, nil)[corev1.ResourceCPU]; got != 1250 {
+		t.Errorf("%d thousandths of a processor are claimed, want 1250", got)
+	}
+}
+
 func TestUnsupported(t *testing.T) {
 	pod := aPod("p")
 	pod.Spec.ResourceClaims = []corev1.PodResourceClaim{{Name: "gpu"}}
