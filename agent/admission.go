@@ -12,7 +12,9 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	podresource "k8s.io/component-helpers/resource"
+	schedulinghelpers "k8s.io/component-helpers/scheduling/corev1"
 	"k8s.io/component-helpers/scheduling/corev1/nodeaffinity"
+	"k8s.io/klog/v2"
 
 	"skiff/api"
 )
@@ -74,21 +76,25 @@ func refusesSysctl(pod *v1.Pod) *failure {
 	return nil
 }
 
-// refusesPlace: nobody has looked at the node's labels for a pod that the scheduler has not seen.
+// refusesPlace: nobody has looked at the node's labels and taints for a pod that the scheduler has not seen.
 func (a *Agent) refusesPlace(ctx context.Context, pod *v1.Pod) *failure {
 	scheduled := conditionOf(pod.Status.Conditions, v1.PodScheduled)
-	required := pod.Spec.Affinity != nil && pod.Spec.Affinity.NodeAffinity != nil
-	if scheduled != nil && scheduled.Status == v1.ConditionTrue || !required && len(pod.Spec.NodeSelector) == 0 {
+	required := len(pod.Spec.NodeSelector) > 0 || pod.Spec.Affinity != nil && pod.Spec.Affinity.NodeAffinity != nil
+	if scheduled != nil && scheduled.Status == v1.ConditionTrue || !required && a.isStatic(pod) {
 		return nil
 	}
 	node, err := a.client.CoreV1().Nodes().Get(ctx, a.NodeName, metav1.GetOptions{})
 	if err != nil { // A static pod may be first of all.
 		node = &v1.Node{ObjectMeta: metav1.ObjectMeta{Name: a.NodeName, Labels: a.labels()}}
 	}
-	if fits, err := nodeaffinity.GetRequiredNodeAffinity(pod).Match(node); err == nil && fits {
-		return nil
+	if fits, err := nodeaffinity.GetRequiredNodeAffinity(pod).Match(node); err != nil || !fits {
+		return &failure{reason: "NodeAffinity", message: "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector", rejected: true}
 	}
-	return &failure{reason: "NodeAffinity", message: "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector", rejected: true}
+	drivesOut := func(t *v1.Taint) bool { return t.Effect == v1.TaintEffectNoExecute }
+	if _, found := schedulinghelpers.FindMatchingUntoleratedTaint(klog.Background(), node.Spec.Taints, pod.Spec.Tolerations, drivesOut, true); found && !a.isStatic(pod) {
+		return &failure{reason: "TaintToleration", message: "Predicate TaintToleration failed: node(s) had taints that the pod didn't tolerate", rejected: true}
+	}
+	return nil
 }
 
 // refusesRoom says what the node has not enough of for a pod beside those that have begun.

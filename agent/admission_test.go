@@ -56,10 +56,19 @@ func TestAdmission(t *testing.T) {
 		n.want("third", "Running app=running/0") // Who has ended takes nothing.
 		n.want("second", "Failed app=ContainerCreating/0")
 
+		n.create(newPod("sandboxed", func(p *v1.Pod) { p.Spec.Overhead = v1.ResourceList{v1.ResourceCPU: half(n)} }))
+		refused("sandboxed", "OutOfcpu", "Node didn't have enough resource: cpu, requested: ")
+
 		n.create(newPod("slow", func(p *v1.Pod) { p.Spec.NodeSelector = map[string]string{"disk": "slow"} }),
 			newPod("fast", func(p *v1.Pod) { p.Spec.NodeSelector = map[string]string{"disk": "fast"} }))
 		refused("slow", "NodeAffinity", "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector")
 		n.want("fast", "Running app=running/0")
+
+		n.taint(v1.Taint{Key: "soft", Effect: v1.TaintEffectNoSchedule}, v1.Taint{Key: "gone", Effect: v1.TaintEffectNoExecute})
+		n.create(newPod("driven"), newPod("stays", func(p *v1.Pod) { p.Spec.Tolerations = []v1.Toleration{{Key: "gone", Operator: v1.TolerationOpExists}} }))
+		refused("driven", "TaintToleration", "Predicate TaintToleration failed: node(s) had taints that the pod didn't tolerate")
+		n.want("stays", "Running app=running/0")
+		n.taint()
 
 		n.create(newPod("web", listens("", 8080)))
 		n.create(newPod("web2", listens("192.0.2.1", 8080)), newPod("web3", listens("192.0.2.1", 8081)), newPod("web4", listens("192.0.2.2", 8081)))

@@ -19,6 +19,7 @@ type ready struct {
 
 	firstUser uint32 // Of the pod's own; 0: it has the node's.
 	handler   string // Of its RuntimeClass; known when its containers start.
+	recursive bool   // That can do recursiveReadOnly.
 }
 
 // containerConfig works out all that the runtime has to know. Its errors are the user's to mend.

@@ -34,11 +34,15 @@ func (a *Agent) mounts(pod *v1.Pod, s start, r *ready, env map[string]string) ([
 			}
 			source = part
 		}
+		recursive, err := recursiveReadOnly(&m, r.recursive)
+		if err != nil {
+			return nil, err
+		}
 		target := path.Clean("/" + m.MountPath)
 		taken[target] = true
 		mounts = append(mounts, Mount{
 			Source: source, Target: target, ReadOnly: m.ReadOnly || v.readOnly, NoExec: v.noExec, Propagation: propagation(m.MountPropagation),
-			Recursive: isRecursive(&m),
+			Recursive: recursive,
 		})
 	}
 	for _, m := range r.files {
@@ -57,9 +61,16 @@ func (a *Agent) mounts(pod *v1.Pod, s start, r *ready, env map[string]string) ([
 	return mounts, nil
 }
 
-// isRecursive says that what is mounted below a read-only volume is read-only too. Who asks for that only if possible goes without.
-func isRecursive(m *v1.VolumeMount) bool {
-	return m.RecursiveReadOnly != nil && *m.RecursiveReadOnly == v1.RecursiveReadOnlyEnabled
+// recursiveReadOnly says whether what is mounted below a read-only volume is read-only too. Whether that is possible is the handler's
+// to say. https://kubernetes.io/docs/concepts/storage/volumes/#recursive-read-only-mounts
+func recursiveReadOnly(m *v1.VolumeMount, possible bool) (bool, error) {
+	if m.RecursiveReadOnly == nil || *m.RecursiveReadOnly == v1.RecursiveReadOnlyDisabled {
+		return false, nil
+	}
+	if *m.RecursiveReadOnly == v1.RecursiveReadOnlyEnabled && !possible {
+		return false, fmt.Errorf("volume %q requested recursive read-only mode, but it is not supported by the runtime", m.Name)
+	}
+	return possible, nil
 }
 
 // subPath is the part of the volume that a mount shows, "" for all of it.

@@ -33,6 +33,15 @@ func (n *node) node() *v1.Node {
 	return node
 }
 
+func (n *node) taint(taints ...v1.Taint) {
+	n.t.Helper()
+	node := n.node()
+	node.Spec.Taints = taints
+	if _, err := n.client.CoreV1().Nodes().Update(n.t.Context(), node, metav1.UpdateOptions{}); err != nil {
+		n.t.Fatal(err)
+	}
+}
+
 func condition(node *v1.Node, kind v1.NodeConditionType) v1.NodeCondition {
 	for _, c := range node.Status.Conditions {
 		if c.Type == kind {
@@ -40,6 +49,21 @@ func condition(node *v1.Node, kind v1.NodeConditionType) v1.NodeCondition {
 		}
 	}
 	return v1.NodeCondition{Type: kind, Status: "missing"}
+}
+
+func handlersOf(node *v1.Node) string {
+	var all []string
+	for _, h := range node.Status.RuntimeHandlers {
+		text := h.Name
+		if *h.Features.RecursiveReadOnlyMounts {
+			text += " recursive"
+		}
+		if *h.Features.UserNamespaces {
+			text += " users"
+		}
+		all = append(all, text)
+	}
+	return strings.Join(all, ", ")
 }
 
 func TestNodeIsRegistered(t *testing.T) {
@@ -63,6 +87,7 @@ func TestNodeIsRegistered(t *testing.T) {
 			{"runtime", node.Status.NodeInfo.ContainerRuntimeVersion, "containerd://fake"},
 			{"address", node.Status.Addresses[0].Address, "192.0.2.1"},
 			{"Ready", string(condition(node, v1.NodeReady).Status), "True"},
+			{"handlers", handlersOf(node), " recursive users, runc recursive users"},
 			{"supplementalGroupsPolicy", fmt.Sprint(node.Status.Features != nil && *node.Status.Features.SupplementalGroupsPolicy), "true"},
 			{"pods", node.Status.Capacity.Pods().String(), "110"},
 		} {

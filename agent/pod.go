@@ -97,8 +97,9 @@ func (a *Agent) see(ctx context.Context, pod *v1.Pod, containers []Container, m 
 	s := seen{
 		pod: pod, containers: containers, unserved: api.Unserved(pod),
 		told: m.told, trouble: m.trouble, messages: m.messages, silent: m.silent,
-		hooks: a.hooks.runs(string(pod.UID), containers),
-		boot:  a.boot, maxBackoff: a.MaxRestartBackoff, now: time.Now(),
+		hooks:     a.hooks.runs(string(pod.UID), containers),
+		recursive: handlerCalled(madeBy(containers), a.runtime.Handlers()).RecursiveReadOnly,
+		boot:      a.boot, maxBackoff: a.MaxRestartBackoff, now: time.Now(),
 	}
 	s.parting = a.parting(pod, containers, m, s.now)
 	if hasLimitedDir(pod) || limitsStorage(pod) {
@@ -162,7 +163,7 @@ func (a *Agent) prepare(ctx context.Context, s seen, d decision, m *memory) erro
 		}
 		m.ready, m.cleaned = &ready{network: network, firstUser: first}, false
 	}
-	m.ready.handler = handler
+	m.ready.handler, m.ready.recursive = handler, handlerCalled(handler, a.runtime.Handlers()).RecursiveReadOnly
 	if len(d.start) == 0 && !showsObjects(pod) {
 		return nil
 	}

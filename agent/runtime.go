@@ -31,8 +31,8 @@ type Runtime interface {
 	// Version is what a Node reports, for example "containerd://1.6.20".
 	Version(ctx context.Context) (string, error)
 
-	// Handlers names the programs that can make containers, as RuntimeClasses do. They stay the same.
-	Handlers() []string
+	// Handlers are the programs that can make containers; the first makes those of pods without a RuntimeClass. They stay the same.
+	Handlers() []Handler
 
 	// Image returns the local image that ref names, or ErrNoImage. ref is what a pod says: "nginx", "nginx:1.29", with or
 	// without registry, or with a digest; its full name follows docker's rules ("docker.io/library/nginx:latest").
@@ -103,6 +103,13 @@ type Runtime interface {
 	// Events calls changed with a container's pod UID whenever one of the pod's containers starts or ends, and with "" when
 	// events may have been missed (the daemon was away): list then. It blocks until ctx ends.
 	Events(ctx context.Context, changed func(podUID string)) error
+}
+
+// Handler is a program that makes containers, and what it can do.
+type Handler struct {
+	Name              string // As RuntimeClasses call it.
+	RecursiveReadOnly bool   // Mounts below a read-only one are read-only, too.
+	UserNamespaces    bool   // A pod may have users of its own.
 }
 
 // Login is who asks a registry. Without a Username the Password is an identity token.

@@ -22,12 +22,7 @@ func (a *Agent) handler(ctx context.Context, s seen) (string, error) {
 	if class == nil || *class == "" {
 		return "", nil
 	}
-	handler := ""
-	for i := range s.containers {
-		if handler = s.containers[i].Labels[labelHandler]; handler != "" {
-			break
-		}
-	}
+	handler := madeBy(s.containers)
 	if handler == "" {
 		err := a.contact.ask(ctx, func(ctx context.Context) error {
 			c, err := a.client.NodeV1().RuntimeClasses().Get(ctx, *class, metav1.GetOptions{})
@@ -40,17 +35,40 @@ func (a *Agent) handler(ctx context.Context, s seen) (string, error) {
 			return "", err
 		}
 	}
-	if !slices.Contains(a.runtime.Handlers(), handler) {
+	if !slices.ContainsFunc(a.runtime.Handlers(), func(h Handler) bool { return h.Name == handler }) {
 		return "", fmt.Errorf("failed to get sandbox runtime: no runtime for %q is configured", handler)
 	}
 	return handler, nil
 }
 
-// nodeHandlers tells a Node's readers which handlers there are; the one without a name is that of pods without a RuntimeClass.
-func nodeHandlers(handlers []string) []v1.NodeRuntimeHandler {
-	list := []v1.NodeRuntimeHandler{{}}
-	for _, name := range handlers {
-		list = append(list, v1.NodeRuntimeHandler{Name: name})
+// madeBy is the handler that the containers were started with.
+func madeBy(containers []Container) string {
+	for i := range containers {
+		if handler := containers[i].Labels[labelHandler]; handler != "" {
+			return handler
+		}
+	}
+	return ""
+}
+
+// handlerCalled is the handler of a name; without one it is that of pods without a RuntimeClass.
+func handlerCalled(name string, all []Handler) Handler {
+	for _, h := range all {
+		if name == "" || h.Name == name {
+			return h
+		}
+	}
+	return Handler{Name: name}
+}
+
+// nodeHandlers tells a Node's readers which handlers there are and what each can do; the one without a name is that of pods without
+// a RuntimeClass.
+func nodeHandlers(handlers []Handler) (list []v1.NodeRuntimeHandler) {
+	unnamed := handlerCalled("", handlers)
+	unnamed.Name = ""
+	for _, h := range append([]Handler{unnamed}, handlers...) {
+		features := &v1.NodeRuntimeHandlerFeatures{RecursiveReadOnlyMounts: &h.RecursiveReadOnly, UserNamespaces: &h.UserNamespaces}
+		list = append(list, v1.NodeRuntimeHandler{Name: h.Name, Features: features})
 	}
 	return list
 }

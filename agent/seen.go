@@ -22,6 +22,7 @@ type seen struct {
 	rejected   *failure             // Why the node cannot run the pod at all.
 	evicted    string               // Why the pod has to go, for the node is short of something.
 	parting    time.Duration        // A deleted pod's containers are left alone for so long, for requests may still come.
+	recursive  bool                 // Mounts can be read-only with all that is below them.
 	boot       string
 	round      int  // That the pod's containers are to be in; decide and podStatus find it.
 	begins     bool // None is yet.

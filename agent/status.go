@@ -98,7 +98,7 @@ func (s seen) containerStatus(c *v1.Container, d decision, at place, init bool) 
 		u := latest.User
 		cs.User = &v1.ContainerUser{Linux: &v1.LinuxContainerUser{UID: u.UID, GID: u.GID, SupplementalGroups: u.Groups}}
 	}
-	cs.VolumeMounts = mountStatuses(c)
+	cs.VolumeMounts = mountStatuses(c, s.recursive)
 	if ephemeral(s.pod, c.Name) == nil {
 		s.sizeStatus(c, latest, &cs)
 	}
@@ -129,13 +129,13 @@ func (s seen) containerStatus(c *v1.Container, d decision, at place, init bool) 
 }
 
 // mountStatuses tell how a container's volumes are mounted: those that are read-only also whether what is mounted below them is.
-func mountStatuses(c *v1.Container) (list []v1.VolumeMountStatus) {
+func mountStatuses(c *v1.Container, recursive bool) (list []v1.VolumeMountStatus) {
 	for i := range c.VolumeMounts {
 		m := &c.VolumeMounts[i]
 		status := v1.VolumeMountStatus{Name: m.Name, MountPath: m.MountPath, ReadOnly: m.ReadOnly}
 		if m.ReadOnly {
 			mode := v1.RecursiveReadOnlyDisabled
-			if isRecursive(m) {
+			if is, err := recursiveReadOnly(m, recursive); err == nil && is {
 				mode = v1.RecursiveReadOnlyEnabled
 			}
 			status.RecursiveReadOnly = &mode

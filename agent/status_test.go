@@ -10,7 +10,7 @@ import (
 
 // A container's status tells who it runs as and how its volumes are mounted, as the kubelet's does.
 func TestStatusTellsUserAndMounts(t *testing.T) {
-	enabled, disabled := v1.RecursiveReadOnlyEnabled, v1.RecursiveReadOnlyDisabled
+	enabled, disabled, ifPossible := v1.RecursiveReadOnlyEnabled, v1.RecursiveReadOnlyDisabled, v1.RecursiveReadOnlyIfPossible
 	synctest.Test(t, func(t *testing.T) {
 		n := newNode(t)
 		n.create(newPod("web", func(p *v1.Pod) {
@@ -19,6 +19,7 @@ func TestStatusTellsUserAndMounts(t *testing.T) {
 			p.Spec.Containers[0].VolumeMounts = []v1.VolumeMount{
 				{Name: "data", MountPath: "/data"}, {Name: "data", MountPath: "/plain", ReadOnly: true},
 				{Name: "data", MountPath: "/all", ReadOnly: true, RecursiveReadOnly: &enabled},
+				{Name: "data", MountPath: "/may", ReadOnly: true, RecursiveReadOnly: &ifPossible},
 			}
 		}))
 		n.want("web", "Running app=running/0")
@@ -30,6 +31,7 @@ func TestStatusTellsUserAndMounts(t *testing.T) {
 		mounts := []v1.VolumeMountStatus{
 			{Name: "data", MountPath: "/data"}, {Name: "data", MountPath: "/plain", ReadOnly: true, RecursiveReadOnly: &disabled},
 			{Name: "data", MountPath: "/all", ReadOnly: true, RecursiveReadOnly: &enabled},
+			{Name: "data", MountPath: "/may", ReadOnly: true, RecursiveReadOnly: &enabled},
 		}
 		if diff := cmp.Diff(mounts, status.VolumeMounts); diff != "" {
 			t.Errorf("the mounts (-want +got):\n%s", diff)

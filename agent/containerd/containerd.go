@@ -24,7 +24,7 @@
 // A daemon of the agent's own is made with [StartDaemon].
 //
 // In Kubernetes: the container runtime interface (CRI) and containerd's plugin for it. Left out: the interface itself and
-// its sandboxes, runtime classes, checkpoints and SELinux.
+// its sandboxes, checkpoints and SELinux.
 package containerd
 
 import (
@@ -70,6 +70,7 @@ type Runtime struct {
 	snapshotter string
 	layersDir   string // Where the snapshotter's files are, "" if it does not say.
 	program     string // runc or crun: what makes the containers to come.
+	handlers    func() []agent.Handler
 	log         *slog.Logger
 	buffers     sync.Pool // *[]byte, for the output's readers.
 	entries     sync.Pool // *[]byte, for what they write.
@@ -128,6 +129,7 @@ func Connect(ctx context.Context, c Config) (*Runtime, error) {
 		starting: map[string]bool{}, outputs: map[string]*output{}, owners: map[string]string{}, viewers: map[string]bool{}}
 	r.entries.New = func() any { return new([]byte) }
 	r.buffers.New = func() any { b := make([]byte, maxLine+readSize); return &b }
+	r.handlers = sync.OnceValue(r.describePrograms)
 	r.abouts.byDigest = map[digest.Digest]about{}
 	if err := r.open(ctx); err != nil {
 		return nil, errors.Join(err, r.Close())

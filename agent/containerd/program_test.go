@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -35,6 +36,16 @@ func TestProgramThatMakesContainers(t *testing.T) {
 	}
 	if n.runtime.program != crun {
 		t.Fatalf("%s makes the containers where crun works", n.runtime.program)
+	}
+	var tells, knows []string
+	for _, h := range n.runtime.Handlers() {
+		tells = append(tells, h.Name)
+		if h.RecursiveReadOnly {
+			knows = append(knows, h.Name)
+		}
+	}
+	if options, err := mountOptions(runc); !slices.Equal(tells, []string{crun, runc}) || err == nil && slices.Contains(options, "rro") != (len(knows) == 2) {
+		t.Errorf("the handlers are %q, of which %q mount read-only recursively; runc knows %q, %v", tells, knows, options, err)
 	}
 	n.endHandler(runc)
 	n.endHandler(crun)

@@ -238,7 +238,9 @@ func (r *Runtime) Version(context.Context) (string, error) {
 }
 
 // Handlers implements [agent.Runtime].
-func (r *Runtime) Handlers() []string { return []string{"runc"} }
+func (r *Runtime) Handlers() []agent.Handler {
+	return []agent.Handler{{Name: "runc", RecursiveReadOnly: true, UserNamespaces: true}}
+}
 
 // Image implements [agent.Runtime].
 func (r *Runtime) Image(_ context.Context, ref string) (agent.Image, error) {
@@ -337,7 +339,7 @@ func (r *Runtime) Start(_ context.Context, c agent.ContainerConfig) error {
 		err = r.down
 	case !ok:
 		err = fmt.Errorf("start container %s: %s: %w", c.ID, c.Image, agent.ErrNoImage)
-	case c.Handler != "" && !slices.Contains(r.Handlers(), c.Handler):
+	case c.Handler != "" && !slices.ContainsFunc(r.Handlers(), func(h agent.Handler) bool { return h.Name == c.Handler }):
 		err = fmt.Errorf("start container %s: no runtime for %q is configured", c.ID, c.Handler)
 	case twice:
 		err = fmt.Errorf("start container %s: it is already there", c.ID)
