@@ -264,7 +264,7 @@ func (h *resource) patched(r *http.Request, sub string, o write, p patch) change
 		form = scaleForm
 	}
 	changed := h.recorded(sub, o, func(old runtime.Object) (runtime.Object, error) {
-		obj, err := p.apply(form.Show(old), o.validation)
+		obj, err := p.apply(h.itemOf(h.key(r), old).shown(form), o.validation)
 		if err != nil {
 			return nil, err
 		}
@@ -284,6 +284,14 @@ func (h *resource) patched(r *http.Request, sub string, o write, p patch) change
 		}
 		return obj, sameName(r, obj)
 	}
+}
+
+// itemOf is the item of an object that is stored, which may know already how it reads.
+func (h *resource) itemOf(key string, obj runtime.Object) *item {
+	if it := h.shelf.get(key); it != nil && it.obj == obj {
+		return it
+	}
+	return &item{key: key, obj: obj}
 }
 
 // recorded is a change with the record of who made it. Defaults are a part of what was written.

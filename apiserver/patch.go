@@ -1,7 +1,6 @@
 package apiserver
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -62,23 +61,30 @@ func (h *resource) readPatch(r *http.Request) (patch, error) {
 	return p, err
 }
 
-// apply makes the patched version of old, read with the care that the client asked for.
-func (p patch) apply(old runtime.Object, v *validation) (runtime.Object, error) {
-	gvk := old.GetObjectKind().GroupVersionKind()
-	var before bytes.Buffer
-	if err := jsonSerializer.Encode(old, &before); err != nil {
-		return nil, fmt.Errorf("encode %s: %w", gvk.Kind, err)
+// apply makes the patched version of an object, read with the care that the client asked for.
+func (p patch) apply(old *item, v *validation) (runtime.Object, error) {
+	v.warnings = nil // This may be the second try.
+	if obj, ok := p.patched(old.obj); ok {
+		return obj, nil
 	}
-	after, err := p.document(before.Bytes(), old)
+	return p.rewritten(old, v)
+}
+
+// rewritten makes it out of the object's JSON.
+func (p patch) rewritten(old *item, v *validation) (runtime.Object, error) {
+	before, err := old.jsonBytes()
 	if err != nil {
 		return nil, err
 	}
-	v.warnings = nil // This may be the second try.
+	after, err := p.document(before, old.obj)
+	if err != nil {
+		return nil, err
+	}
 	var obj runtime.Object
-	if _, ok := old.(*unstructured.Unstructured); ok {
+	if _, ok := old.obj.(*unstructured.Unstructured); ok {
 		obj, err = decodeCustom(after, typeJSON, p.row, v)
 	} else {
-		obj, err = decode(after, typeJSON, gvk, v)
+		obj, err = decode(after, typeJSON, old.obj.GetObjectKind().GroupVersionKind(), v)
 	}
 	if bad := (*undecodable)(nil); errors.As(err, &bad) {
 		err = p.invalid(after, bad.why)
