@@ -105,13 +105,13 @@ func (o ownership) changed(old, obj runtime.Object, sub, manager string) error {
 	if err != nil {
 		return err
 	}
-	before, after := differing(old, obj)
 	if given == nil || sub != "" || api.Same(given, record) {
-		if renewed, ok := keeper.renewed(record, before, after, manager); ok {
+		if renewed, ok := keeper.renewed(record, old, obj, manager); ok {
 			metaOf(obj).SetManagedFields(renewed)
 			return nil
 		}
 	}
+	before, after := differing(old, obj)
 	metaOf(before).SetManagedFields(record)
 	metaOf(after).SetManagedFields(given)
 	keeper.update(before, after, manager)

@@ -23,14 +23,14 @@ func (p patch) patched(old runtime.Object) (_ runtime.Object, ok bool) {
 		return nil, false
 	}
 	obj := old.DeepCopyObject()
-	if !patchStruct(reflect.ValueOf(obj).Elem(), p.body) {
+	if !p.patchStruct(reflect.ValueOf(obj).Elem(), p.body) {
 		return nil, false
 	}
 	return obj, obj.GetObjectKind().GroupVersionKind() == old.GetObjectKind().GroupVersionKind()
 }
 
 // patchStruct brings the members of a JSON object to the fields of a struct.
-func patchStruct(v reflect.Value, patch []byte) (ok bool) {
+func (p patch) patchStruct(v reflect.Value, patch []byte) (ok bool) {
 	var members map[string]json.RawMessage
 	if json.Unmarshal(patch, &members) != nil || members == nil {
 		return false
@@ -38,7 +38,7 @@ func patchStruct(v reflect.Value, patch []byte) (ok bool) {
 	fields := value.TypeReflectEntryOf(v.Type()).Fields()
 	for name, member := range members {
 		f := fields[name]
-		if f == nil || strings.HasPrefix(name, "$") || !patchValue(f.GetFrom(v), member) {
+		if f == nil || strings.HasPrefix(name, "$") || !p.patchValue(f.GetFrom(v), member) {
 			return false
 		}
 	}
@@ -46,7 +46,7 @@ func patchStruct(v reflect.Value, patch []byte) (ok bool) {
 }
 
 // patchValue brings a member of a patch to what it is about.
-func patchValue(v reflect.Value, patch json.RawMessage) (ok bool) {
+func (p patch) patchValue(v reflect.Value, patch json.RawMessage) (ok bool) {
 	switch t := v.Type(); {
 	case !v.CanSet():
 		return false
@@ -55,13 +55,15 @@ func patchValue(v reflect.Value, patch json.RawMessage) (ok bool) {
 		return true
 	case hasOwnForm(t):
 		return false
+	case t.Kind() == reflect.Pointer && p.kind == types.StrategicMergePatchType && t.Elem().Kind() == reflect.Struct:
+		return false // It may be one that is replaced: a disruption budget's selector is.
 	case t.Kind() == reflect.Pointer:
 		if v.IsNil() {
 			v.Set(reflect.New(t.Elem()))
 		}
-		return patchValue(v.Elem(), patch)
+		return p.patchValue(v.Elem(), patch)
 	case t.Kind() == reflect.Struct:
-		return patchStruct(v, patch)
+		return p.patchStruct(v, patch)
 	case t.Kind() == reflect.Map:
 		return patchTexts(v, patch)
 	case t.Kind() == reflect.String, t.Kind() == reflect.Bool, v.CanInt():

@@ -28,6 +28,7 @@ type recordKeeper struct {
 	types    converter
 	filter   fieldpath.Filter // Leaves what can be written in this way; nil leaves all.
 	nobodys  nobodys
+	apart    nobodys        // Those that are not compared.
 	ofNobody *fieldpath.Set // The same.
 	empty    runtime.Object // The object that there is before one is created. It never changes.
 }
@@ -39,7 +40,10 @@ func newRecordKeeper(r *api.Resource, sub string, forms forms, types schemas) fu
 			return nil, err
 		}
 		k := &recordKeeper{resource: r, sub: sub, types: types, filter: writable(r, sub), nobodys: nobodysOf(r, sub), empty: nothing(r)}
-		k.ofNobody = k.nobodys.set()
+		k.ofNobody, k.apart = k.nobodys.set(), nobodys{"metadata": {"managedFields": nil}}
+		if within, ok := k.nobodys["status"]; ok {
+			k.apart["status"] = within
+		}
 		resets := map[fieldpath.APIVersion]fieldpath.Filter{}
 		if k.filter != nil {
 			resets[fieldpath.APIVersion(r.GroupVersion().String())] = k.filter
@@ -117,8 +121,7 @@ func (k *recordKeeper) entryOf(manager string) metav1.ManagedFieldsEntry {
 }
 
 // renewed is the record of an object in which manager changes nothing but what it says is manager's and nobody else's: the
-// same with a new time. ok is false if more changes, or if only the field manager can tell. before and after are the object
-// without its record.
+// same with a new time. ok is false if more changes, or if only the field manager can tell.
 func (k *recordKeeper) renewed(record []metav1.ManagedFieldsEntry, before, after runtime.Object, manager string) (_ []metav1.ManagedFieldsEntry, ok bool) {
 	if !k.knows(before) || !k.knows(after) {
 		return nil, false
@@ -162,6 +165,18 @@ func (k *recordKeeper) isOf(e *metav1.ManagedFieldsEntry, manager string) bool {
 // compare finds what differs of that which can be written in this way.
 func (k *recordKeeper) compare(before, after runtime.Object) (old *typed.TypedValue, changes *typed.Comparison, err error) {
 	if old, err = k.types.ObjectToTyped(before, typed.AllowDuplicates); err != nil {
+		return nil, nil, err
+	}
+	if k.sub == "" {
+		c := newFieldChanges(old.Schema())
+		c.members(reflect.ValueOf(before).Elem(), reflect.ValueOf(after).Elem(), old.TypeRef(), k.apart)
+		if !c.gaveUp {
+			return old, c.found.FilterFields(k.filter), nil
+		}
+	}
+	before, after = differing(before, after)
+	old, err = k.types.ObjectToTyped(before, typed.AllowDuplicates)
+	if err != nil {
 		return nil, nil, err
 	}
 	obj, err := k.types.ObjectToTyped(after, typed.AllowDuplicates)

@@ -101,9 +101,9 @@ func TestRenewedRecord(t *testing.T) {
 				old = aged(old, i)
 				next := []runtime.Object{one, other}[rnd.IntN(2)].DeepCopyObject()
 				manager := []string{"me", "you"}[rnd.IntN(2)]
-				before, after := differing(old, next)
 				record := metaOf(old).GetManagedFields()
-				renewed, ok := k.renewed(record, before, after, manager)
+				renewed, ok := k.renewed(record, old, next, manager)
+				before, after := differing(old, next)
 				metaOf(before).SetManagedFields(record)
 				k.update(before, after, manager)
 				metaOf(next).SetManagedFields(metaOf(after).GetManagedFields())
