@@ -97,7 +97,8 @@ type Runtime interface {
 	// When ctx ends the process is killed.
 	Exec(ctx context.Context, id string, e ExecConfig) (status int, err error)
 
-	// Attach connects streams to the container's first process until it ends or ctx does.
+	// Attach connects streams to the container's first process until it ends or ctx does, or until the stdin given ends where
+	// the container's stays open: where it has no StdinOnce, or the client a terminal.
 	Attach(ctx context.Context, id string, s Streams) error
 
 	// Events calls changed with a container's pod UID whenever one of the pod's containers starts or ends, and with "" when
@@ -259,6 +260,10 @@ type Streams struct {
 	TTY            bool
 	Resize         <-chan Size
 }
+
+// EndsStdin says whether the container's stdin ends with that of the first client, as in Kubernetes: `kubectl run -i` of
+// `cat` ends when its input does, and with --leave-stdin-open only the client goes.
+func (s Streams) EndsStdin(once bool) bool { return once && !s.TTY }
 
 // ExecConfig is a command to run in a container.
 type ExecConfig struct {

@@ -236,6 +236,8 @@ func (r *Runtime) Attach(ctx context.Context, id string, s agent.Streams) error 
 	ended := make(chan struct{})
 	defer close(ended)
 	go resize(context.WithoutCancel(ctx), task, s.Resize, ended)
+	attached, leave := context.WithCancelCause(ctx)
+	defer leave(nil)
 	if s.Stdin != nil {
 		stdin, err := r.openStdin(container.ID())
 		if err != nil {
@@ -249,16 +251,21 @@ func (r *Runtime) Attach(ctx context.Context, id string, s agent.Streams) error 
 		go func() {
 			_, _ = io.Copy(stdin, s.Stdin)
 			stdin.Close()
-			if once {
+			if s.EndsStdin(once) {
 				closeStdin(ctx, task)
+			} else {
+				leave(errStdinEnded)
 			}
 		}()
 	}
-	if err := out.copyTo(ctx, client, s.Stdout, s.Stderr); err != nil {
+	if err := out.copyTo(attached, client, s.Stdout, s.Stderr); err != nil && context.Cause(attached) != errStdinEnded {
 		return fmt.Errorf("attach to container %s: %w", id, err)
 	}
 	return nil
 }
+
+// errStdinEnded is why a client goes that has nothing more to say to a container that goes on listening.
+var errStdinEnded = errors.New("the client's stdin ended")
 
 // openStdin opens the container's stdin, if it was started with one.
 func (r *Runtime) openStdin(id string) (*os.File, error) {

@@ -578,12 +578,19 @@ func (r *Runtime) Attach(ctx context.Context, id string, s agent.Streams) error 
 	}
 	c.attached = append(c.attached, s)
 	r.mu.Unlock()
+	var said chan struct{}
 	if s.Stdin != nil {
-		go r.echo(id, s.Stdin)
+		heard := make(chan struct{})
+		if !s.EndsStdin(c.config.StdinOnce) {
+			said = heard
+		}
+		go func() { r.echo(id, s.Stdin); close(heard) }()
 	}
 	select {
 	case <-ctx.Done():
 		return ctx.Err()
+	case <-said:
+		return nil
 	case <-c.ended:
 		return nil
 	}

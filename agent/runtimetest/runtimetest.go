@@ -330,10 +330,15 @@ func testExecEnded(s *subject) {
 	s.is("resize", s.Runtime().Resize(s.Context(), config.ID, agent.Resources{CPUShares: 512}, nil), agent.ErrNotRunning)
 }
 
-// testAttach has one client go and the other stay until the container's end.
+// testAttach has one client go, one end its input, and one stay until the container's end.
 func testAttach(s *subject) {
-	config := s.start(s.Config("attach"))
-	ctx, leave := context.WithCancel(s.Context())
+	config := s.Config("attach")
+	config.Stdin = true
+	s.start(config)
+	ctx, leave := context.WithTimeout(s.Context(), patience)
+	defer leave()
+	s.ok(s.Runtime().Attach(ctx, config.ID, agent.Streams{Stdin: strings.NewReader("a line\n"), Stdout: &bytes.Buffer{}}))
+	ctx, leave = context.WithCancel(s.Context())
 	var clients sync.WaitGroup
 	clients.Go(func() {
 		if err := s.Runtime().Attach(ctx, config.ID, agent.Streams{Stdout: &bytes.Buffer{}}); !errors.Is(err, context.Canceled) {
