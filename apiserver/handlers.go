@@ -61,6 +61,9 @@ func (h *resource) selection(r *http.Request) (selection, *internalversion.ListO
 		return selection{}, nil, err
 	}
 	sel, err := selectionOf(h.Resource, chi.URLParam(r, "namespace"), o)
+	if err == nil && h.shelf != nil { // Of what is not stored there are few.
+		err = sel.bound(h.shelf.count())
+	}
 	return sel, o, err
 }
 

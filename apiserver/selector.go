@@ -58,6 +58,19 @@ func selectionOf(r *api.Resource, namespace string, o *internalversion.ListOptio
 	return sel, nil
 }
 
+// maxAsked bounds what a selector costs: each of its requirements is asked of each object. So many take some seconds.
+const maxAsked = 20_000_000
+
+// bound refuses a selection of many requirements among so many objects that it would take long.
+func (s selection) bound(objects int) error {
+	byLabel, _ := s.labels.Requirements()
+	required := len(byLabel) + len(s.fields.Requirements())
+	if required*objects <= maxAsked {
+		return nil
+	}
+	return apierrors.NewBadRequest(fmt.Sprintf("the selectors have %d requirements, of %d objects the allowed maximum is %d", required, objects, maxAsked/objects))
+}
+
 // notSelectable says that a kind can't be selected by a field: Kubernetes has other words for kinds that know no fields but
 // the metadata's.
 func notSelectable(r *api.Resource, name string) string {
@@ -100,21 +113,22 @@ func (s selection) match(it *item) bool {
 	if !s.labels.Empty() && !s.labels.Matches(labels.Set(it.meta().GetLabels())) {
 		return false
 	}
-	return s.fields.Empty() || s.fields.Matches(itemFields{s.resource, it})
+	return s.fields.Empty() || s.fields.Matches(&itemFields{resource: s.resource, item: it})
 }
 
-// itemFields are the fields of an item that selectors know. Those of the kind are worked out only if they are asked for: every
-// watcher of one object is asked about each change of all.
+// itemFields are the fields of an item that selectors know. Those of the kind are worked out only if they are asked for, and once:
+// every watcher of one object is asked about each change of all.
 type itemFields struct {
 	resource *api.Resource
 	item     *item
+	kinds    fields.Set
 }
 
-func (f itemFields) Has(name string) bool {
+func (f *itemFields) Has(name string) bool {
 	return selection{resource: f.resource}.fieldSet(f.item).Has(name)
 }
 
-func (f itemFields) Get(name string) string {
+func (f *itemFields) Get(name string) string {
 	switch {
 	case name == "metadata.name":
 		return f.item.meta().GetName()
@@ -123,7 +137,10 @@ func (f itemFields) Get(name string) string {
 	case f.resource.Fields == nil:
 		return ""
 	}
-	return f.resource.Fields(f.item.obj)[name]
+	if f.kinds == nil {
+		f.kinds = f.resource.Fields(f.item.obj)
+	}
+	return f.kinds[name]
 }
 
 // view is how an event looks to a watcher with this selection: an object that comes to match is added, one that ceases

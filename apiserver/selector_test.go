@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
@@ -99,6 +101,29 @@ func TestRemainingItemCount(t *testing.T) {
 	}
 }
 
+// A selector costs its requirements times the objects: that is bounded, for lists and watches alike.
+func TestSelectorsAreBounded(t *testing.T) {
+	s := start(t)
+	p := s.createPod(t, "p")
+	sh := s.shelf("pods")
+	sh.mu.Lock()
+	for i := range 9_999 {
+		sh.tree.ReplaceOrInsert(&item{key: fmt.Sprintf("other/p%d", i), obj: p})
+	}
+	sh.mu.Unlock()
+	var required []string
+	for i := range maxAsked/10_000 + 1 {
+		required = append(required, fmt.Sprintf("x%d!=a", i))
+	}
+	for _, path := range []string{podsPath + "?", "/api/v1/pods?watch=1&"} {
+		s.do(t, "GET", path+"fieldSelector=status.phase%3DPending&labelSelector="+url.QueryEscape(strings.Join(required[1:], ",")), "").refused(
+			t, 400, metav1.StatusReasonBadRequest, "the selectors have 2001 requirements, of 10000 objects the allowed maximum is 2000")
+	}
+	if found := parse[metav1.PartialObjectMetadataList](t, s.do(t, "GET", podsPath+"?labelSelector="+url.QueryEscape(strings.Join(required[1:], ",")), "").want(t, 200)); len(found.Items) != 1 {
+		t.Errorf("2000 requirements, which the pod fits, bring %d pods", len(found.Items))
+	}
+}
+
 // No selector, however it is written, makes the server fail: it is understood or refused, and what comes is what the
 // selector says.
 func FuzzSelectors(f *testing.F) {
@@ -127,11 +152,22 @@ func FuzzSelectors(f *testing.F) {
 		if err != nil {
 			t.Fatalf("%q was understood: %v", field, err)
 		}
-		for _, p := range parse[metav1.PartialObjectMetadataList](t, a).Items {
-			name, known := byField.RequiresExactMatch("metadata.name")
-			if !byLabel.Matches(labels.Set(p.Labels)) || known && name != p.Name {
-				t.Errorf("%q and %q brought %s with %v", label, field, p.Name, p.Labels)
+		var want, got []string
+		for _, it := range s.shelf("pods").state(s.cache).items(selectAll(s.shelf("pods").resource)) {
+			pod := it.obj.(*corev1.Pod)
+			set := fields.Set{
+				"metadata.name": pod.Name, "metadata.namespace": pod.Namespace, "spec.nodeName": "", "spec.restartPolicy": "Always", "spec.schedulerName": "default-scheduler",
+				"spec.serviceAccountName": "default", "spec.hostNetwork": "false", "status.phase": "Pending", "status.podIP": "", "status.podIPs": "", "status.nominatedNodeName": "",
 			}
+			if byLabel.Matches(labels.Set(pod.Labels)) && byField.Matches(set) {
+				want = append(want, pod.Name)
+			}
+		}
+		for _, p := range parse[metav1.PartialObjectMetadataList](t, a).Items {
+			got = append(got, p.Name)
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("%q and %q bring (-want +got):\n%s", label, field, diff)
 		}
 	})
 }
@@ -153,10 +189,22 @@ func FuzzContinue(f *testing.F) {
 		a := s.do(t, "GET", configMapsPath+"?limit=1&continue="+url.QueryEscape(token), "")
 		switch a.code {
 		case 200:
+			sent, _ := parseContinue(token) // It is one: it was taken. (None is for the beginning.)
+			next := ""
+			for _, name := range []string{"m0", "m1", "m2"} {
+				if key := "default/" + name; next == "" && key >= sent.Start {
+					next = name
+				}
+			}
+			got := ""
 			for _, m := range parse[metav1.PartialObjectMetadataList](t, a).Items {
+				got += m.Name
 				if m.Namespace != "default" {
 					t.Errorf("%q shows %s/%s", token, m.Namespace, m.Name)
 				}
+			}
+			if got != next {
+				t.Errorf("%q goes on with %q, want %q", token, got, next)
 			}
 		case 410:
 			if status := parse[metav1.Status](t, a); status.Continue == "" || status.Reason != metav1.StatusReasonExpired {

@@ -180,10 +180,12 @@ func (s *shelf) get(key string) *item {
 	return it
 }
 
-func (s *shelf) isEmpty() bool {
+func (s *shelf) isEmpty() bool { return s.count() == 0 }
+
+func (s *shelf) count() int {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	return s.tree.Len() == 0
+	return s.tree.Len()
 }
 
 // state is all objects of a shelf, which no later write changes. They were so from one revision to another, both included.
