@@ -181,7 +181,7 @@ func makePart(root *os.Root, sub string) error {
 			continue
 		}
 		if err == nil {
-			err = root.Chmod(made, info.Mode()&(fs.ModePerm|fs.ModeSetgid)) // Mkdir's was cut by the umask.
+			err = root.Chmod(made, info.Mode()&(fs.ModePerm|fs.ModeSetuid|fs.ModeSetgid|fs.ModeSticky)) // Mkdir's was cut by the umask.
 		}
 		if err != nil {
 			return err

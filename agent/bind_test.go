@@ -39,7 +39,7 @@ func TestOpenPart(t *testing.T) {
 		os.Symlink(filepath.Join(outside, "secret"), filepath.Join(volume, "absolute")),
 		os.Symlink("../"+filepath.Base(outside), filepath.Join(volume, "data", "up")),
 		os.Symlink("..", filepath.Join(volume, "parent")),
-		os.Chmod(volume, 0o751|os.ModeSetgid),
+		os.Chmod(volume, 0o751|os.ModeSetgid|os.ModeSticky),
 	); err != nil {
 		t.Fatal(err)
 	}
@@ -51,8 +51,8 @@ func TestOpenPart(t *testing.T) {
 		}
 		part.Close()
 	}
-	if info, err := os.Stat(filepath.Join(volume, "new", "deep")); err != nil || info.Mode() != fs.ModeDir|fs.ModeSetgid|0o751 {
-		t.Errorf("a part that was missing: %v, %v; want a directory of mode 2751, like the volume", info, err)
+	if info, err := os.Stat(filepath.Join(volume, "new", "deep")); err != nil || info.Mode() != fs.ModeDir|fs.ModeSetgid|fs.ModeSticky|0o751 {
+		t.Errorf("a part that was missing: %v, %v; want a directory of mode 3751, like the volume", info, err)
 	}
 	for _, sub := range []string{"absolute", "data/up", "data/up/secret", "data/up/made", "parent", "../x", "parent/x"} {
 		if part, err := openPart(volume, sub); err == nil {

@@ -191,6 +191,11 @@ func TestHostsFile(t *testing.T) {
 	if diff := cmp.Diff(want, hostsFile(pod, []string{"10.42.0.2"}, "web", "cluster.local", "")); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
+	pod.Spec.HostnameOverride = new("other")
+	want = strings.Replace(want, "web.front.shop.svc.cluster.local\tweb", "other", 1)
+	if diff := cmp.Diff(want, hostsFile(pod, []string{"10.42.0.2"}, "other", "cluster.local", "")); diff != "" {
+		t.Errorf("with another hostname for all (-want +got):\n%s", diff)
+	}
 }
 
 // tree reads a volume through its links, as a container does.

@@ -87,16 +87,25 @@ func podHostname(pod *v1.Pod, nodeName string) string {
 	return strings.TrimRight(name[:min(63, len(name))], "-.")
 }
 
+// podDomain is what follows the pod's name for itself in its full name, "" where it has none: a name that stands for all others is whole.
+func podDomain(pod *v1.Pod, cluster string) string {
+	if pod.Spec.Subdomain == "" || pod.Spec.HostnameOverride != nil {
+		return ""
+	}
+	return fmt.Sprintf("%s.%s.svc.%s", pod.Spec.Subdomain, pod.Namespace, cluster)
+}
+
 // maxHostname is what the kernel takes.
 const maxHostname = 64
 
 // kernelHostname is what gethostname returns in the pod: the name, or all of it where setHostnameAsFQDN asks for that.
 func kernelHostname(pod *v1.Pod, nodeName, domain string) (string, error) {
 	name := podHostname(pod, nodeName)
-	if !isTrue(pod.Spec.SetHostnameAsFQDN) || pod.Spec.Subdomain == "" || pod.Spec.HostNetwork {
+	within := podDomain(pod, domain)
+	if !isTrue(pod.Spec.SetHostnameAsFQDN) || within == "" || pod.Spec.HostNetwork {
 		return name, nil
 	}
-	full := fmt.Sprintf("%s.%s.%s.svc.%s", name, pod.Spec.Subdomain, pod.Namespace, domain)
+	full := name + "." + within
 	if len(full) > maxHostname {
 		return "", fmt.Errorf("failed to construct FQDN from pod hostname and cluster domain, FQDN %s is too long (%d characters is the max, %d characters requested)",
 			full, maxHostname, len(full))
@@ -119,8 +128,8 @@ func hostsFile(pod *v1.Pod, ips []string, hostname, domain, nodeHosts string) st
 		b.WriteString("fe00::1\tip6-allnodes\n")
 		b.WriteString("fe00::2\tip6-allrouters\n")
 		names := hostname
-		if pod.Spec.Subdomain != "" {
-			names = fmt.Sprintf("%s.%s.%s.svc.%s\t%s", hostname, pod.Spec.Subdomain, pod.Namespace, domain, hostname)
+		if within := podDomain(pod, domain); within != "" {
+			names = fmt.Sprintf("%s.%s\t%s", hostname, within, hostname)
 		}
 		for _, ip := range ips {
 			fmt.Fprintf(&b, "%s\t%s\n", ip, names)

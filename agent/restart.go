@@ -122,10 +122,10 @@ func (s seen) renew(d *decision) (busy bool) {
 }
 
 // nextBackoff is how long to wait after the container that follows latest, which has ended. Who was ended only because all start
-// anew has not failed.
+// anew has not failed, and what another image does is not held against it.
 func (s seen) nextBackoff(c *v1.Container, latest *Container) time.Duration {
 	switch {
-	case latest == nil:
+	case latest == nil || latest.Image != c.Image:
 		return firstBackoff
 	case s.outdated(latest) && !s.renews(c, latest):
 		return s.backoff(latest)
