@@ -163,7 +163,7 @@ type ContainerConfig struct {
 	SharePID            bool              // It is in one process namespace with the pod's other containers.
 	PIDOf               string            // Else: ID of a running container whose process namespace it joins.
 	Sysctls             map[string]string // "net.ipv4.tcp_syncookies": "1"; of the pod's namespaces only.
-	CgroupParent        string            // "/skiff/<pod uid>"; the container gets a child of it.
+	CgroupParent        string            // "/skiff/<pod uid>"; the container gets a child of it, without the UID in its name.
 }
 
 // PodRef says whose container this is.

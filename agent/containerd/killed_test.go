@@ -118,8 +118,9 @@ func testAgentKilled(t *testing.T, n *node) {
 
 // processesOf are the processes of a container.
 func (n *node) processesOf(id string) (pids []int) {
-	files, _ := filepath.Glob("/sys/fs/cgroup/*" + testCgroup + "/pod-1/" + id + "/cgroup.procs")
-	unified, _ := filepath.Glob("/sys/fs/cgroup" + testCgroup + "/pod-1/" + id + "/cgroup.procs")
+	group := testCgroup + "/pod-1/" + strings.TrimPrefix(id, "pod-1-")
+	files, _ := filepath.Glob("/sys/fs/cgroup/*" + group + "/cgroup.procs")
+	unified, _ := filepath.Glob("/sys/fs/cgroup" + group + "/cgroup.procs")
 	for _, file := range append(files, unified...) {
 		text, _ := os.ReadFile(file)
 		for _, field := range strings.Fields(string(text)) {

@@ -41,7 +41,7 @@ const (
 	labelImageID      = labelPrefix + "image-id"
 	labelLogPath      = labelPrefix + "log-path"
 	labelStdinOnce    = labelPrefix + "stdin-once"
-	labelCgroup       = labelPrefix + "cgroup"
+	labelCgroup       = labelPrefix + "cgroup-path"
 	labelUser         = labelPrefix + "user"
 	labelImageFile    = labelPrefix + "file"      // Of an image: the file that it was imported from.
 	labelVolumeOf     = labelPrefix + "volume-of" // Of a snapshot that is a volume: the pod's UID.
@@ -52,7 +52,7 @@ func labelsOf(c agent.ContainerConfig, imageID string) map[string]string {
 	labels := map[string]string{
 		labelID: c.ID, labelPodUID: c.Pod.UID, labelPodNamespace: c.Pod.Namespace, labelPodName: c.Pod.Name, labelName: c.Name,
 		labelAttempt: strconv.Itoa(c.Attempt), labelImage: c.Image, labelImageID: imageID, labelLogPath: c.LogPath,
-		labelCgroup: c.CgroupParent,
+		labelCgroup: cgroupFor(c),
 	}
 	if c.StdinOnce {
 		labels[labelStdinOnce] = "true"

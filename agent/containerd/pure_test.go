@@ -2,10 +2,12 @@ package containerd
 
 import (
 	"encoding/binary"
+	"path"
 	"strings"
 	"syscall"
 	"testing"
 
+	"github.com/containerd/containerd/v2/core/containers"
 	"github.com/containerd/containerd/v2/pkg/oci"
 	"github.com/google/go-cmp/cmp"
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -47,6 +49,20 @@ func TestContainerdID(t *testing.T) {
 	a, b := containerdID(long+"0"), containerdID(long+"1")
 	if len(a) > maxID || len(b) > maxID || a == b {
 		t.Errorf("long IDs became %q and %q", a, b)
+	}
+}
+
+func TestOnlyThePodsCgroupHasItsUIDInTheName(t *testing.T) {
+	const uid = "2b0a1c34-5d6e-7f80-9102-a3b4c5d6e7f8"
+	for name, long := range map[string]bool{"app": false, strings.Repeat("x", 63): true} {
+		c := agent.ContainerConfig{ID: uid + "-" + name + "-0", Pod: agent.PodRef{UID: uid}, Name: name, CgroupParent: "/skiff/burstable/" + uid}
+		dir, base := path.Split(cgroupFor(c))
+		if dir != c.CgroupParent+"/" || base == "" || strings.Contains(base, uid) || (base == name+"-0") == long {
+			t.Errorf("the cgroup of container %s is %s%s", name, dir, base)
+		}
+		if got := cgroupOf(containers.Container{Labels: labelsOf(c, "")}); got != dir+base {
+			t.Errorf("the cgroup of a container in %s%s is remembered as %q", dir, base, got)
+		}
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"path"
+	"strings"
 
 	containerd "github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/core/containers"
@@ -58,11 +59,11 @@ func (r *Runtime) LimitGroup(_ context.Context, path string, limits cgroup.Limit
 	return cgroup.Host().Set(path, limits)
 }
 
-// cgroupOf is the path of a container's cgroup.
-func cgroupOf(record containers.Container) string {
-	parent := record.Labels[labelCgroup]
-	if parent == "" {
-		return "" // An earlier version made it, and did not say.
-	}
-	return path.Join(parent, record.ID)
+// cgroupFor is the path of the cgroup that a container is to have. Of a pod's cgroups only the pod's own has its UID in the name: what
+// looks for a pod's limits on a node goes by that.
+func cgroupFor(c agent.ContainerConfig) string {
+	return path.Join(c.CgroupParent, strings.TrimPrefix(containerdID(c.ID), c.Pod.UID+"-"))
 }
+
+// cgroupOf is the path of a container's cgroup, "" where an earlier version made it.
+func cgroupOf(record containers.Container) string { return record.Labels[labelCgroup] }

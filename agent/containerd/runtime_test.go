@@ -143,7 +143,7 @@ func testSpec(t *testing.T, n *node) {
 		}, []string{"from the host"}},
 		{"cgroup", func(c *agent.ContainerConfig) {
 			c.Args = []string{"show", "/proc/self/cgroup", "/proc/self/mountinfo"}
-		}, []string{testCgroup + "/pod-1/pod-1-spec-0", " /sys/fs/cgroup"}},
+		}, []string{testCgroup + "/pod-1/spec-0", " /sys/fs/cgroup"}},
 		{"privileged", func(c *agent.ContainerConfig) {
 			c.Args, c.Security = []string{"show", "/proc/self/status"}, agent.Security{Privileged: true}
 		}, []string{"Seccomp:\t0", "uid 0"}},

@@ -38,7 +38,7 @@ const termEnv = "TERM=xterm"
 
 // spec works out how the container runs: the image's configuration first, what the pod says over it. root is its root file system, shm
 // the pod's /dev/shm, pidNS the process namespace to join, if any.
-func spec(c agent.ContainerConfig, id string, image ocispec.ImageConfig, root []mount.Mount, shm, pidNS string) []oci.SpecOpts {
+func spec(c agent.ContainerConfig, image ocispec.ImageConfig, root []mount.Mount, shm, pidNS string) []oci.SpecOpts {
 	opts := []oci.SpecOpts{
 		oci.WithDefaultUnixDevices,
 		oci.WithoutRunMount,
@@ -46,7 +46,7 @@ func spec(c agent.ContainerConfig, id string, image ocispec.ImageConfig, root []
 		withCommand(c, image),
 		oci.WithEnv(c.Env),
 		oci.WithAnnotations(map[string]string{groupAnnotation: c.Pod.UID}),
-		oci.WithCgroup(c.CgroupParent + "/" + id),
+		oci.WithCgroup(cgroupFor(c)),
 	}
 	opts = append(opts, withUser(image.User, root, c.Security))
 	opts = append(opts, isolation(c, pidNS)...)

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path"
 	"path/filepath"
 	"time"
 
@@ -86,7 +85,7 @@ func (r *Runtime) Start(ctx context.Context, c agent.ContainerConfig) (err error
 	if c.Mounts, err = users.volumes(c.Mounts); err != nil {
 		return err
 	}
-	layout := func(root []mount.Mount) []oci.SpecOpts { return spec(c, id, about.config, root, shm, pidNS) }
+	layout := func(root []mount.Mount) []oci.SpecOpts { return spec(c, about.config, root, shm, pidNS) }
 	root, err := r.create(ctx, id, c, about, layout, image)
 	if err != nil {
 		return fmt.Errorf("create container: %w", err)
@@ -241,7 +240,7 @@ func (r *Runtime) run(ctx context.Context, id string, root []mount.Mount, c agen
 	if err != nil {
 		return notStarted("create task", err)
 	}
-	if err := cgroup.Host().LimitHugePages(path.Join(c.CgroupParent, id), c.Resources.HugePages); err != nil { // Not every runtime can, everywhere.
+	if err := cgroup.Host().LimitHugePages(cgroupFor(c), c.Resources.HugePages); err != nil { // Not every runtime can, everywhere.
 		return err
 	}
 	// Before the start: who finds a container without this file and without a task knows that it never ran.
