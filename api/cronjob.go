@@ -17,6 +17,7 @@ func cronJob() *Resource {
 		Categories: []string{"all"}, Namespaced: true,
 		Verbs: allVerbs(),
 		Subs:  []Sub{statusSub("CronJob")},
+		Gated: append(gatedInPods("spec.jobTemplate.spec.template.spec"), "spec.jobTemplate.spec.scheduling"),
 		Columns: []metav1.TableColumnDefinition{
 			nameColumn(),
 			column("Schedule", "string", spec["schedule"]),
@@ -37,9 +38,8 @@ func cronJob() *Resource {
 			setDefaultPtr(&c.Spec.SuccessfulJobsHistoryLimit, 3)
 			setDefaultPtr(&c.Spec.FailedJobsHistoryLimit, 1)
 		},
-		PrepareCreate: func(c *batchv1.CronJob) { c.Spec.JobTemplate.Spec.Scheduling = nil }, // Behind a feature gate.
-		Validate:      validateCronJob,
-		Wanted:        func(c *batchv1.CronJob) any { return &c.Spec },
+		Validate: validateCronJob,
+		Wanted:   func(c *batchv1.CronJob) any { return &c.Spec },
 		Row: func(c *batchv1.CronJob) []any {
 			names, images := containersAndImages(&c.Spec.JobTemplate.Spec.Template)
 			last, zone := "<none>", "<none>"

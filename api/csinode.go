@@ -14,6 +14,8 @@ func csiNode() *Resource {
 		Group: "storage.k8s.io", Version: "v1", Name: "csinodes", Singular: "csinode", Kind: "CSINode",
 		Conditional: true,
 		Verbs:       allVerbs(),
+		Subs:        []Sub{statusSub("CSINode", MetadataParts()...)},
+		Gated:       []string{"status.storageHealth"},
 		Columns: []metav1.TableColumnDefinition{
 			nameColumn(), column("Drivers", "integer", "How many CSI drivers the node has."), ageColumn(),
 		},

@@ -18,6 +18,7 @@ func daemonSet() *Resource {
 		Group: "apps", Version: "v1", Name: "daemonsets", Singular: "daemonset", Kind: "DaemonSet", Idle: true,
 		ShortNames: []string{"ds"}, Categories: []string{"all"}, Namespaced: true,
 		Verbs: allVerbs(),
+		Gated: gatedInPods("spec.template.spec"),
 		Subs:  []Sub{statusSub("DaemonSet")},
 		Columns: []metav1.TableColumnDefinition{
 			nameColumn(),

@@ -15,6 +15,7 @@ func deployment() *Resource {
 		Group: "apps", Version: "v1", Name: "deployments", Singular: "deployment", Kind: "Deployment",
 		ShortNames: []string{"deploy"}, Categories: []string{"all"}, Namespaced: true,
 		Verbs: allVerbs(),
+		Gated: gatedInPods("spec.template.spec"),
 		Subs:  []Sub{scaleSub(), statusSub("Deployment", "labels")},
 		Columns: []metav1.TableColumnDefinition{
 			nameColumn(),

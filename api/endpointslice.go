@@ -17,6 +17,7 @@ func endpointSlice() *Resource {
 	return row(Resource{
 		Group: "discovery.k8s.io", Version: "v1", Name: "endpointslices", Singular: "endpointslice", Kind: "EndpointSlice",
 		Namespaced: true,
+		Gated:      []string{"endpoints.deprecatedTopology"}, // Behind none: v1 has never had it.
 		Verbs:      allVerbs(),
 		Columns: []metav1.TableColumnDefinition{
 			nameColumn(),

@@ -21,6 +21,7 @@ func job() *Resource {
 		OrphansWarning: "child pods are preserved by default when jobs are deleted; set propagationPolicy=Background to remove them or set propagationPolicy=Orphan to suppress this warning",
 		Verbs:          allVerbs(),
 		Subs:           []Sub{statusSub("Job")},
+		Gated:          append(gatedInPods("spec.template.spec"), "spec.scheduling"),
 		Columns: []metav1.TableColumnDefinition{
 			nameColumn(),
 			column("Status", "string", "What has become of the job, in one word."),
@@ -89,7 +90,6 @@ var (
 // prepareJob makes the selector, unless the user wants to: no two Jobs have the same uid, so none finds another's pods.
 // Where the user gave these labels other values, validation says so.
 func prepareJob(j *batchv1.Job) {
-	j.Spec.Scheduling = nil // Known, but behind a feature gate.
 	if !deref(j.Spec.ManualSelector) {
 		template := &j.Spec.Template
 		for _, label := range jobNameLabels {

@@ -11,6 +11,7 @@ func lease() *Resource {
 		Group: "coordination.k8s.io", Version: "v1", Name: "leases", Singular: "lease", Kind: "Lease", Namespaced: true,
 		Conditional:  true,
 		AnyFinalizer: true,
+		Gated:        []string{"spec.strategy", "spec.preferredHolder"},
 		Verbs:        allVerbs(),
 		Columns: []metav1.TableColumnDefinition{
 			nameColumn(), column("Holder", "string", coordinationv1.LeaseSpec{}.SwaggerDoc()["holderIdentity"]), ageColumn(),

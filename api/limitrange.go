@@ -25,8 +25,9 @@ func limitRange() *Resource {
 				defaultLimits(&l.Spec.Limits[i])
 			}
 		},
-		Validate: validateLimitRange,
-		Row:      func(l *corev1.LimitRange) []any { return []any{l.Name, created(l)} },
+		PrepareCreate: func(l *corev1.LimitRange) { setDefault(&l.Name, string(l.UID)) }, // The only kind that needs no name.
+		Validate:      validateLimitRange,
+		Row:           func(l *corev1.LimitRange) []any { return []any{l.Name, created(l)} },
 	})
 }
 

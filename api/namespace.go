@@ -30,7 +30,7 @@ func namespace() *Resource {
 		PrepareUpdate:  prepareNamespaceUpdate,
 		Validate:       validateNamespace,
 		Fields: func(n *corev1.Namespace) fields.Set {
-			return fields.Set{"name": n.Name, "status.phase": string(n.Status.Phase)}
+			return fields.Set{"status.phase": string(n.Status.Phase)}
 		},
 		Row: func(n *corev1.Namespace) []any {
 			return []any{n.Name, string(n.Status.Phase), age(n.CreationTimestamp.Time)}

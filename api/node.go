@@ -20,6 +20,7 @@ func node() *Resource {
 		Version: "v1", Name: "nodes", Singular: "node", Kind: "Node", ShortNames: []string{"no"},
 		StatusOnCreate: true,
 		Verbs:          allVerbs(),
+		Gated:          []string{"spec.configSource", "spec.podPreemptionPolicy", "status.config"},
 		Subs:           []Sub{proxySub("NodeProxyOptions"), statusSub("Node")},
 		Columns: []metav1.TableColumnDefinition{
 			nameColumn(),

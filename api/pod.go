@@ -17,6 +17,7 @@ func pod() *Resource {
 		Version: "v1", Name: "pods", Singular: "pod", Kind: "Pod", ShortNames: []string{"po"}, Categories: []string{"all"},
 		Namespaced: true,
 		Verbs:      allVerbs(),
+		Gated:      gatedInPods("spec"),
 		Subs: []Sub{
 			{Name: "attach", Kind: "PodAttachOptions", Verbs: stream},
 			bindingSub(),
@@ -27,7 +28,7 @@ func pod() *Resource {
 			{Name: "portforward", Kind: "PodPortForwardOptions", Verbs: stream},
 			proxySub("PodProxyOptions"),
 			resizeSub(),
-			statusSub("Pod", "ownerReferences"),
+			podStatusSub(),
 		},
 		Columns: []metav1.TableColumnDefinition{
 			nameColumn(),

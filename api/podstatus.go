@@ -6,15 +6,28 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
+
+// podStatusSub is the subresource by which a pod's status is written. Who leaves the quality of service out does not mean to change it.
+func podStatusSub() Sub {
+	sub := statusSub("Pod", "ownerReferences")
+	sub.Prepare = func(obj, old runtime.Object) {
+		setDefault(&obj.(*corev1.Pod).Status.QOSClass, old.(*corev1.Pod).Status.QOSClass)
+	}
+	return sub
+}
 
 // validatePodStatus holds that a pod's status speaks of addresses that can be, and that a container which ended for good
 // does not come back.
 func validatePodStatus(p, old *corev1.Pod) field.ErrorList {
 	path, s := field.NewPath("status"), &p.Status
 	errs := append(validateMirrorUpdate(p, old), nonNegative(path.Child("observedGeneration"), s.ObservedGeneration)...)
+	if was := old.Status.QOSClass; was != "" {
+		errs = append(errs, immutable(path.Child("qosClass"), s.QOSClass, was)...)
+	}
 	if s.NominatedNodeName != "" {
 		errs = append(errs, invalid(path.Child("nominatedNodeName"), s.NominatedNodeName, apivalidation.NameIsDNSSubdomain(s.NominatedNodeName, false))...)
 	}

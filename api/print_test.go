@@ -180,7 +180,6 @@ func TestFields(t *testing.T) {
 		{"Secret", "{}", "type", "Opaque"},
 		{"Node", "{}", "spec.unschedulable", "false"},
 		{"Namespace", "{}", "status.phase", "Active"},
-		{"ReplicaSet", "{status: {replicas: 2}}", "status.replicas", "2"},
 		{"Service", "{}", "spec.type", "ClusterIP"},
 	} {
 		r := find(t, tc.kind)

@@ -1,11 +1,8 @@
 package api
 
 import (
-	"strconv"
-
 	appsv1 "k8s.io/api/apps/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
@@ -15,6 +12,7 @@ func replicaSet() *Resource {
 		Group: "apps", Version: "v1", Name: "replicasets", Singular: "replicaset", Kind: "ReplicaSet",
 		ShortNames: []string{"rs"}, Categories: []string{"all"}, Namespaced: true,
 		Verbs: allVerbs(),
+		Gated: gatedInPods("spec.template.spec"),
 		Subs:  []Sub{scaleSub(), statusSub("ReplicaSet")},
 		Columns: []metav1.TableColumnDefinition{
 			nameColumn(),
@@ -38,9 +36,6 @@ func replicaSet() *Resource {
 		},
 		ValidateUpdate: func(r, old *appsv1.ReplicaSet) field.ErrorList {
 			return immutable(field.NewPath("spec", "selector"), r.Spec.Selector, old.Spec.Selector)
-		},
-		Fields: func(r *appsv1.ReplicaSet) fields.Set {
-			return fields.Set{"status.replicas": strconv.Itoa(int(r.Status.Replicas))}
 		},
 		Wanted: func(r *appsv1.ReplicaSet) any { return &r.Spec },
 		Scale: func(r *appsv1.ReplicaSet) Scale {

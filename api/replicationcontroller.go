@@ -17,6 +17,7 @@ func replicationController() *Resource {
 		Version: "v1", Name: "replicationcontrollers", Singular: "replicationcontroller", Kind: "ReplicationController", Orphans: true,
 		ShortNames: []string{"rc"}, Categories: []string{"all"}, Namespaced: true,
 		Verbs: allVerbs(),
+		Gated: gatedInPods("spec.template.spec"),
 		Subs:  []Sub{scaleSub(), statusSub("ReplicationController")},
 		Columns: []metav1.TableColumnDefinition{
 			nameColumn(),

@@ -17,6 +17,7 @@ func statefulSet() *Resource {
 		Group: "apps", Version: "v1", Name: "statefulsets", Singular: "statefulset", Kind: "StatefulSet", Idle: true,
 		ShortNames: []string{"sts"}, Categories: []string{"all"}, Namespaced: true,
 		Verbs:        allVerbs(),
+		Gated:        gatedInPods("spec.template.spec"),
 		Subs:         []Sub{scaleSub(), statusSub("StatefulSet")},
 		ValidateName: apivalidation.NameIsDNSLabel,
 		Columns: []metav1.TableColumnDefinition{

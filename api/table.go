@@ -6,7 +6,7 @@
 // columns; where that is too much for one file, as for a pod, the files beside it begin with the same name, or are named
 // for the part (containers, volumes, probes).
 //
-// An object goes through a row's rules in this order: Default, then PrepareCreate or PrepareUpdate, then what only the
+// An object goes through a row's rules in this order: Default, then DropGated, then PrepareCreate or PrepareUpdate, then what only the
 // server can add (an address for a Service), then Validate, and ValidateCreate or, for a change, ValidateUpdate. Each rule is a function of
 // its arguments alone, so all of them can be tested with YAML in and YAML, or errors, out. Of what is valid, and yet hardly
 // meant or soon gone, [Warnings] tells.
@@ -20,6 +20,7 @@ package api
 
 import (
 	"errors"
+	"reflect"
 	"slices"
 
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
@@ -72,6 +73,11 @@ type Resource struct {
 	OrphansWarning string // What that client is warned of, in Kubernetes' words; "" for nothing.
 	AnyFinalizer   bool   // Whether a finalizer need not say whose it is.
 	StatusOnCreate bool   // Whether a new object may come with a status (a Node that registers itself).
+
+	// Gated are fields of the Go type that Kubernetes has behind feature gates that are off by default: whoever writes them, they are
+	// dropped. A path is of JSON names, through lists without an index. DropGated does it; row makes it.
+	Gated     []string
+	DropGated func(obj runtime.Object)
 
 	// Prune takes from an unstructured object the fields that its kind does not have, and names them. An error is what
 	// makes it no object at all. nil for Go types, whose decoder does that.
@@ -195,6 +201,7 @@ func row[T any, P interface {
 	*T
 	runtime.Object
 }](r Resource, k rules[T]) *Resource {
+	r.DropGated = dropping(reflect.TypeFor[T](), r.Gated)
 	if k.Default != nil {
 		r.Default = func(obj runtime.Object) { k.Default(obj.(P)) }
 	}

@@ -95,7 +95,7 @@ func TestTable(t *testing.T) {
 		"roles.rbac.authorization.k8s.io Role role namespaced",
 		"priorityclasses.scheduling.k8s.io PriorityClass priorityclass,pc cluster",
 		"csidrivers.storage.k8s.io CSIDriver csidriver cluster",
-		"csinodes.storage.k8s.io CSINode csinode cluster",
+		"csinodes.storage.k8s.io CSINode csinode cluster  status:CSINode:" + status,
 		"csistoragecapacities.storage.k8s.io CSIStorageCapacity csistoragecapacity namespaced",
 		"storageclasses.storage.k8s.io StorageClass storageclass,sc cluster",
 		"volumeattachments.storage.k8s.io VolumeAttachment volumeattachment cluster  status:VolumeAttachment:" + status,

@@ -52,7 +52,7 @@ func TestServiceUpdate(t *testing.T) {
 			name: "ClusterIP to ExternalName gives the address back", old: clusterIP,
 			given: `{spec: {type: ExternalName, externalName: a.example, clusterIP: 10.43.0.7, clusterIPs: [10.43.0.7],
 				ipFamilies: [IPv4], ipFamilyPolicy: SingleStack, internalTrafficPolicy: Cluster}}`,
-			want: `{spec: {type: ExternalName, externalName: a.example, internalTrafficPolicy: Cluster}}`,
+			want: `{spec: {type: ExternalName, externalName: a.example}}`,
 		},
 		{
 			name: "another address is refused", old: clusterIP,

@@ -107,6 +107,9 @@ func (w *warnings) other(obj, old runtime.Object) {
 		w.add(o.Spec.ConfigSource != nil, "spec.configSource: the feature is removed")
 		w.add(o.Spec.DoNotUseExternalID != "", "spec.externalID: this field is deprecated, and is unused by Kubernetes")
 		w.cidrs(spec.Child("podCIDRs"), o.Spec.PodCIDRs)
+	case *storagev1.CSIDriver:
+		w.add(len(o.Spec.TokenRequests) > 0 && o.Spec.ServiceAccountTokenInSecrets == nil, "spec.serviceAccountTokenInSecrets is unset; "+
+			"if supported by this CSI driver, set to true to prevent possible logging of tokens in volume attributes")
 	case *corev1.Secret:
 		if o.Type == corev1.SecretTypeTLS {
 			_, err := tls.X509KeyPair(o.Data[corev1.TLSCertKey], o.Data[corev1.TLSPrivateKeyKey])

@@ -233,3 +233,16 @@ func TestWatchOfAKindThatHasGone(t *testing.T) {
 		}
 	}
 }
+
+// Another kind than the path's is an error of that field, another version one of the document.
+func TestCustomResourceOfAnotherKind(t *testing.T) {
+	s := start(t)
+	s.define(t, boatCRD(boatVersion("v1", true, `{"type":"object","x-kubernetes-preserve-unknown-fields":true}`)))
+	other := func(from, to string) answer {
+		return s.do(t, "POST", boats, strings.Replace(boat("a", "{}"), from, to, 1))
+	}
+	other(`"Boat"`, `"Ship"`).refused(t, 422, metav1.StatusReasonInvalid, `kind: Invalid value: "Ship": must be Boat`)
+	other(`/v1"`, `/v2"`).refused(t, 400, metav1.StatusReasonBadRequest, "the API version in the data (", "/v2) does not match the expected API version (", "/v1)")
+	s.do(t, "POST", boats, `{"metadata":{"name":"a"},"spec":{}}`).
+		refused(t, 400, metav1.StatusReasonBadRequest, "the object provided is unrecognized (must be of type Boat)", `({"metadata":{"name":"a"},"spec ...)`)
+}

@@ -10,6 +10,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 	kjson "sigs.k8s.io/json"
 	"sigs.k8s.io/yaml"
 )
@@ -49,10 +51,8 @@ func decodeCustom(body []byte, contentType string, r *api.Resource, v *validatio
 	if err != nil {
 		return nil, decodeError(want, err)
 	}
-	if got := obj.GroupVersionKind(); obj.GetKind() == "" {
-		return nil, decodeError(want, runtime.NewMissingKindErr(string(data)))
-	} else if got != want {
-		return nil, anotherKind(got, want)
+	if err := sameCustomKind(obj, want, data); err != nil {
+		return nil, err
 	}
 	for _, path := range unknown {
 		twice = append(twice, fmt.Errorf("unknown field %q", path))
@@ -66,6 +66,32 @@ func decodeCustom(body []byte, contentType string, r *api.Resource, v *validatio
 		r.Default(obj)
 	}
 	return obj, nil
+}
+
+// sameCustomKind wants a custom resource to say that it is one of the path's: no scheme knows what another is.
+func sameCustomKind(obj *unstructured.Unstructured, want schema.GroupVersionKind, data []byte) error {
+	switch got := obj.GroupVersionKind(); {
+	case got.Kind == "":
+		why := runtime.NewMissingKindErr(string(data))
+		return &undecodable{apierrors.NewBadRequest(fmt.Sprintf("the object provided is unrecognized (must be of type %s): %v (%s)", want.Kind, why, beginning(data))), why}
+	case got.GroupVersion() != want.GroupVersion():
+		why := fmt.Errorf("the API version in the data (%s) does not match the expected API version (%s)", got.GroupVersion(), want.GroupVersion())
+		return &undecodable{apierrors.NewBadRequest(why.Error()), why}
+	case got.Kind != want.Kind:
+		return apierrors.NewInvalid(got.GroupKind(), obj.GetName(), field.ErrorList{
+			field.Invalid(field.NewPath("kind"), got.Kind, "must be "+want.Kind),
+		})
+	}
+	return nil
+}
+
+// beginning is so much of a document as an error has room for.
+func beginning(data []byte) string {
+	const room = 30
+	if len(data) > room {
+		return string(data[:room]) + " ..."
+	}
+	return string(data)
 }
 
 // customJSON is a body as JSON. Of YAML it also says what a strict reader has against it.

@@ -33,7 +33,7 @@ func TestCustomResourceValidation(t *testing.T) {
 		s.do(t, "POST", boats, boat("b", spec)).refused(t, 422, metav1.StatusReasonInvalid, want)
 	}
 	s.do(t, "POST", boats, boat("Bad_Name", `{"length":1}`)).refused(t, 422, metav1.StatusReasonInvalid, "metadata.name: Invalid value")
-	s.do(t, "POST", boats, `{"kind":"Ship","apiVersion":"sea.example.com/v1","metadata":{"name":"b"}}`).refused(t, 400, metav1.StatusReasonBadRequest, "Ship")
+	s.do(t, "POST", boats, `{"kind":"Ship","apiVersion":"sea.example.com/v1","metadata":{"name":"b"}}`).refused(t, 422, metav1.StatusReasonInvalid, `Ship.sea.example.com "b" is invalid: kind: Invalid value: "Ship": must be Boat`)
 	s.do(t, "POST", boats, `{"apiVersion":"sea.example.com/v1","metadata":{"name":"b"}}`).refused(t, 400, metav1.StatusReasonBadRequest, "Object 'Kind' is missing")
 	s.do(t, "POST", boats, `[]`).refused(t, 400, metav1.StatusReasonBadRequest)
 	s.do(t, "POST", boats, `null`).refused(t, 400, metav1.StatusReasonBadRequest)

@@ -76,6 +76,9 @@ var protected = []string{metav1.NamespaceDefault, metav1.NamespaceSystem, metav1
 func (d deletion) check(it *item) error {
 	m := it.meta()
 	r := d.resource
+	if ptrOr(d.options.IgnoreStoreReadErrorWithClusterBreakingPotential, false) { // It is for what can't be read, and this was.
+		return apierrors.NewConflict(r.GroupResource(), m.GetName(), errors.New("unsafe deletion is not allowed because the object is decodable from storage"))
+	}
 	if p := d.options.Preconditions; p != nil {
 		if p.UID != nil && *p.UID != m.GetUID() {
 			return apierrors.NewConflict(r.GroupResource(), m.GetName(), fmt.Errorf("Precondition failed: UID in precondition: %s, UID in object meta: %s", *p.UID, m.GetUID()))
@@ -210,7 +213,6 @@ func deleteOptions(r *http.Request) (*metav1.DeleteOptions, error) {
 }
 
 func checkDeleteOptions(o *metav1.DeleteOptions) error {
-	o.IgnoreStoreReadErrorWithClusterBreakingPotential = nil // Passed over, as where the feature is off.
 	if errs := metav1validation.ValidateDeleteOptions(o); len(errs) > 0 {
 		return apierrors.NewInvalid(schema.GroupKind{Group: metav1.GroupName, Kind: deleteOptionsKind.Kind}, "", errs)
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/go-chi/chi/v5"
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
+	policyv1beta1 "k8s.io/api/policy/v1beta1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -33,11 +34,10 @@ func (h *resource) evict(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	obj, err := readKind(r, evictionKind, o.validation)
+	e, err := readEviction(r, o.validation)
 	if err != nil {
 		return err
 	}
-	e := obj.(*policyv1.Eviction)
 	if e.Name != chi.URLParam(r, "name") {
 		return apierrors.NewBadRequest("name in URL does not match name in Eviction object")
 	}
@@ -53,6 +53,25 @@ func (h *resource) evict(w http.ResponseWriter, r *http.Request) error {
 	}
 	o.validation.send(w)
 	return respond(w, r, http.StatusCreated, success(http.StatusCreated))
+}
+
+// readEviction reads an eviction of either version: policy/v1beta1 is gone, but for this kind.
+func readEviction(r *http.Request, v *validation) (*policyv1.Eviction, error) {
+	body, err := readBody(r)
+	if err != nil {
+		return nil, err
+	}
+	media := r.Header.Get("Content-Type")
+	obj, err := decode(body, media, evictionKind, v)
+	if err == nil {
+		return obj.(*policyv1.Eviction), nil
+	}
+	older, olderErr := decode(body, media, policyv1beta1.SchemeGroupVersion.WithKind(evictionKind.Kind), v)
+	if olderErr != nil {
+		return nil, err
+	}
+	e := older.(*policyv1beta1.Eviction)
+	return &policyv1.Eviction{ObjectMeta: e.ObjectMeta, DeleteOptions: e.DeleteOptions}, nil
 }
 
 // evictionOptions are the options of the deletion in an eviction. Whether it is a dry run may stand in either place.

@@ -59,6 +59,8 @@ func TestEviction(t *testing.T) {
 	s.evictPod(t, "p", `,"deleteOptions":{"preconditions":{"resourceVersion":"1"}}`, "").refused(t, 409, metav1.StatusReasonConflict, "ResourceVersion in precondition: 1")
 	s.do(t, "POST", podsPath+"/p/eviction", `{"kind":"Eviction","apiVersion":"policy/v1","metadata":{"name":"q"}}`).
 		refused(t, 400, metav1.StatusReasonBadRequest, "name in URL does not match name in Eviction object")
+	s.do(t, "POST", podsPath+"/p/eviction?dryRun=All", `{"kind":"Eviction","apiVersion":"policy/v1beta1","metadata":{"name":"p"}}`).want(t, 201)
+	s.do(t, "POST", podsPath+"/p/eviction", `{"kind":"Eviction","apiVersion":"policy/v2","metadata":{"name":"p"}}`).want(t, 400)
 	s.evictPod(t, "none", "", "").refused(t, 404, metav1.StatusReasonNotFound, `pods "none" not found`)
 	s.stays(t, "p")
 

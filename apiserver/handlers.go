@@ -304,7 +304,7 @@ func (h *resource) recorded(sub string, o write, f change) change {
 		if err != nil {
 			return nil, err
 		}
-		if sub == "" && h.Default != nil {
+		if (sub == "" || sub == "ephemeralcontainers") && h.Default != nil {
 			h.Default(obj)
 		}
 		return obj, h.owners.changed(old, obj, sub, o.writer)

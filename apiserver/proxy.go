@@ -137,8 +137,11 @@ func reachable(address, port string, transport http.RoundTripper) (target, error
 // serviceTarget is one of the pods behind a Service, by chance. The port is the Service's, by number or by name.
 func (s *Server) serviceTarget(namespace, name, port string) (target, error) {
 	it := s.shelf("services").get(objectKey(namespace, name))
-	if it == nil {
+	if _, err := strconv.ParseInt(port, 10, 64); err == nil && it == nil {
 		return target{}, apierrors.NewNotFound(corev1.Resource("services"), name)
+	}
+	if it == nil {
+		return target{}, noEndpoints(name) // The Service itself says which port has a number, and nothing else.
 	}
 	portName, err := portOf(it.obj.(*corev1.Service), port)
 	if err != nil {
@@ -146,13 +149,17 @@ func (s *Server) serviceTarget(namespace, name, port string) (target, error) {
 	}
 	candidates := s.backends(namespace, name, portName)
 	if len(candidates) == 0 {
-		return target{}, apierrors.NewServiceUnavailable(fmt.Sprintf("no endpoints available for service %q", name))
+		return target{}, noEndpoints(name)
 	}
 	if first := s.ofDefaultFamily(candidates); len(first) > 0 {
 		candidates = first
 	}
 	pick := candidates[rand.N(len(candidates))]
 	return reachable(pick.Addr().String(), strconv.Itoa(int(pick.Port())), s.transport)
+}
+
+func noEndpoints(service string) error {
+	return apierrors.NewServiceUnavailable(fmt.Sprintf("no endpoints available for service %q", service))
 }
 
 // ofDefaultFamily are those of the family of Services that do not say: the API server itself may have no other.

@@ -205,7 +205,9 @@ func TestProxyRefuses(t *testing.T) {
 	}
 	s.slice(t, readyEndpoint)
 	unavailable(servicesPath+"/front:none/proxy/", `no endpoints available for service "front"`)
-	for _, kind := range []string{podsPath, servicesPath, "/api/v1/nodes"} {
+	unavailable(servicesPath+"/none/proxy/", `no endpoints available for service "none"`)
+	s.do(t, "GET", servicesPath+"/none:80/proxy/", "").refused(t, 404, metav1.StatusReasonNotFound, `"none" not found`)
+	for _, kind := range []string{podsPath, "/api/v1/nodes"} {
 		s.do(t, "GET", kind+"/none/proxy/", "").refused(t, 404, metav1.StatusReasonNotFound, `"none" not found`)
 		s.do(t, "GET", kind+"/ftp:none:1/proxy/", "").refused(t, 400, metav1.StatusReasonBadRequest, `request "ftp:none:1"`)
 	}

@@ -68,6 +68,9 @@ func (s *Server) answerReview(w http.ResponseWriter, r *http.Request, obj runtim
 	case *authorizationv1.LocalSubjectAccessReview:
 		o.Status = s.judge(subject(&o.Spec), o.Spec.ResourceAttributes, nil)
 	case *authorizationv1.SelfSubjectRulesReview:
+		if o.Spec.Namespace == "" {
+			return apierrors.NewBadRequest("no namespace on request")
+		}
 		o.Status = rulesOf(u)
 	default:
 		panic(fmt.Sprintf("no code answers a %T", obj))

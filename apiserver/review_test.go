@@ -84,6 +84,11 @@ func TestRulesReview(t *testing.T) {
 	}
 }
 
+func TestRulesReviewOfNoNamespace(t *testing.T) {
+	start(t).do(t, "POST", "/apis/authorization.k8s.io/v1/selfsubjectrulesreviews", `{"spec":{}}`).
+		refused(t, 400, metav1.StatusReasonBadRequest, "no namespace on request")
+}
+
 // A review is asked and answered, and that is all: it is not stored, listed or printed.
 func TestReviewsAreNotStored(t *testing.T) {
 	s := start(t)

@@ -26,7 +26,7 @@ var fieldsOf = map[string][]string{
 	"/api/v1/replicationcontrollers": {"status.replicas"},
 	"/api/v1/secrets":                {"type"},
 	"/api/v1/services":               {"spec.clusterIP", "spec.type"},
-	"/apis/apps/v1/replicasets":      {"status.replicas"},
+	"/apis/apps/v1/replicasets":      nil,
 	"/apis/batch/v1/jobs":            {"status.successful"},
 	"/apis/certificates.k8s.io/v1/certificatesigningrequests": {"spec.signerName"},
 	"/api/v1/configmaps":                     nil,
@@ -56,6 +56,7 @@ func TestFieldsOfEachKind(t *testing.T) {
 		}
 		s.do(t, "GET", path+"?fieldSelector=spec.other%3Dx", "").refused(t, 400, metav1.StatusReasonBadRequest, want)
 	}
+	s.do(t, "GET", "/api/v1/namespaces?fieldSelector=name%3Dx", "").refused(t, 400, metav1.StatusReasonBadRequest, "field label not supported: name")
 }
 
 // What a client may not combine is refused by field, as in Kubernetes.
@@ -66,6 +67,7 @@ func TestListOptionsThatContradict(t *testing.T) {
 		"resourceVersionMatch=Exact&resourceVersion=0":                   `resourceVersionMatch "exact" is forbidden for resourceVersion "0"`,
 		"resourceVersionMatch=Some&resourceVersion=1":                    `resourceVersionMatch: Unsupported value: "Some": supported values: "Exact", "NotOlderThan", ""`,
 		"resourceVersionMatch=Exact&resourceVersion=1&continue=x":        "resourceVersionMatch is forbidden when continue is provided",
+		"watch=true&continue=x":                                          "resourceVersionMatch is forbidden when continue is provided",
 		"sendInitialEvents=true":                                         "sendInitialEvents is forbidden for list",
 		"watch=true&sendInitialEvents=true":                              "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
 		"watch=true&resourceVersionMatch=NotOlderThan&resourceVersion=1": "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",

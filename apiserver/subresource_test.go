@@ -12,6 +12,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	corev1 "k8s.io/api/core/v1"
+	storagev1 "k8s.io/api/storage/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
@@ -26,6 +27,8 @@ func TestBinding(t *testing.T) {
 	s.bind(t, "p", "n2").refused(t, 409, metav1.StatusReasonConflict, `pod p is already assigned to node "n1"`)
 	s.bind(t, "none", "n1").refused(t, 404, metav1.StatusReasonNotFound)
 	s.createPod(t, "q")
+	s.do(t, "POST", podsPath+"/q/binding", `{"target":{"name":"n1"}}`).
+		refused(t, 400, metav1.StatusReasonBadRequest, "name in URL does not match name in Binding object")
 	s.bind(t, "q", "").refused(t, 422, metav1.StatusReasonInvalid, "target.name: Required value")
 	binding := func(pod, more string) answer {
 		return s.do(t, "POST", podsPath+"/"+pod+"/binding", `{"kind":"Binding","apiVersion":"v1","metadata":{"name":"`+pod+`"`+more+`},"target":{"name":"n1"}}`)
@@ -156,4 +159,29 @@ func TestLogFromNode(t *testing.T) {
 	s.do(t, "GET", podsPath+"/p/log?previous=true", "").refused(t, 400, metav1.StatusReasonBadRequest, `previous terminated container "c" in pod "p" not found`)
 	node.Close()
 	s.do(t, "GET", podsPath+"/p/log", "").refused(t, 503, metav1.StatusReasonServiceUnavailable)
+}
+
+// Which quality of service a pod has is said once; who writes its status without saying so leaves it.
+func TestQualityOfServiceStays(t *testing.T) {
+	s := start(t)
+	s.createPod(t, "p")
+	s.do(t, "PATCH", podsPath+"/p/status", `{"status":{"qosClass":"Guaranteed"}}`, merge...).
+		refused(t, 422, metav1.StatusReasonInvalid, `status.qosClass: Invalid value: "Guaranteed": field is immutable`)
+	s.do(t, "PUT", podsPath+"/p/status", `{"metadata":{"name":"p"},"status":{"phase":"Running"}}`).want(t, 200)
+	if got := s.pod(t, "p").Status; got.QOSClass != corev1.PodQOSBestEffort || got.Phase != corev1.PodRunning {
+		t.Errorf("the status is %+v, want a running pod of BestEffort", got)
+	}
+}
+
+// A CSINode has a status, of which all that there is today is behind a gate.
+func TestStatusOfCSINode(t *testing.T) {
+	s := start(t)
+	const path = "/apis/storage.k8s.io/v1/csinodes"
+	s.do(t, "POST", path, `{"metadata":{"name":"n1"},"spec":{"drivers":[]}}`).want(t, 201)
+	a := s.do(t, "PATCH", path+"/n1/status", `{"metadata":{"labels":{"a":"b"}},"spec":{"drivers":[{"name":"d.example","nodeID":"1"}]},"status":{"storageHealth":[{"name":"x"}]}}`, merge...).want(t, 200)
+	got := parse[storagev1.CSINode](t, a)
+	if len(got.Spec.Drivers) != 0 || len(got.Labels) != 0 || len(got.Status.StorageHealth) != 0 {
+		t.Errorf("a write of the status made %+v", got)
+	}
+	s.do(t, "GET", path+"/n1/status", "").want(t, 200)
 }

@@ -86,10 +86,10 @@ func (h *resource) bind(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	b, namespace := obj.(*corev1.Binding), chi.URLParam(r, "namespace")
-	if name := chi.URLParam(r, "name"); name != "" && b.Name != "" && name != b.Name {
+	if name := chi.URLParam(r, "name"); name != "" && name != b.Name {
 		return apierrors.NewBadRequest("name in URL does not match name in Binding object")
-	} else if name != "" {
-		b.Name = name
+	} else if b.Name == "" {
+		return apierrors.NewBadRequest("Name parameter required.")
 	}
 	if err := sameNamespace(b, namespace); err != nil {
 		return err

@@ -6,7 +6,11 @@ import (
 	"net/http"
 	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/apis/meta/internalversion"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/streaming/pkg/httpstream/wsstream"
 )
@@ -27,6 +31,11 @@ func newWatchOptions(in *internalversion.ListOptions) (watchOptions, error) {
 	rev, err := parseRevision(in.ResourceVersion)
 	if err != nil {
 		return watchOptions{}, err
+	}
+	if rev == 0 && in.Continue != "" { // Such a watch begins as a list does.
+		return watchOptions{}, apierrors.NewInvalid(schema.GroupKind{Group: metav1.GroupName, Kind: "ListOptions"}, "", field.ErrorList{
+			field.Forbidden(field.NewPath("resourceVersionMatch"), "resourceVersionMatch is forbidden when continue is provided"),
+		})
 	}
 	o := watchOptions{rev: rev, bookmarks: in.AllowWatchBookmarks}
 	o.state = ptrOr(in.SendInitialEvents, rev == 0)

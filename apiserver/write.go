@@ -71,6 +71,7 @@ func (s *Server) createNamed(ctx context.Context, sh *shelf, namespace string, o
 	if r.Default != nil {
 		r.Default(obj)
 	}
+	dropGated(r, obj)
 	if r.PrepareCreate != nil {
 		r.PrepareCreate(obj)
 	}
@@ -174,6 +175,12 @@ func beginLife(r *api.Resource, obj runtime.Object, m metav1.Object) {
 		setStatus(obj, nil)
 	}
 	obj.GetObjectKind().SetGroupVersionKind(r.Stored().GroupVersionKind())
+}
+
+func dropGated(r *api.Resource, obj runtime.Object) {
+	if r.DropGated != nil {
+		r.DropGated(obj)
+	}
 }
 
 // setStatus gives obj the status of another object of its kind, which it shares from then on; of nil, an empty one.
@@ -357,6 +364,7 @@ func follow(r *api.Resource, obj runtime.Object, it *item, sub string) (runtime.
 	if ofStatus(sub) && r.Default != nil {
 		r.Default(obj)
 	}
+	dropGated(r, obj)
 	m.SetResourceVersion(old.GetResourceVersion())
 	m.SetUID(old.GetUID())
 	m.SetCreationTimestamp(old.GetCreationTimestamp())
@@ -445,10 +453,24 @@ func validateUpdate(r *api.Resource, obj, old runtime.Object, sub string) field.
 		return errs
 	}
 	if r.Validate != nil {
-		errs = append(errs, r.Validate(obj)...)
+		errs = append(errs, sinceThen(r.Validate(obj), func() field.ErrorList { return r.Validate(old) })...)
 	}
 	if r.ValidateUpdate != nil {
 		errs = append(errs, r.ValidateUpdate(obj, old)...)
 	}
 	return errs
+}
+
+// sinceThen leaves out the errors that the stored object has, too: it was stored when the rules were fewer, and this change may be
+// about its labels or finalizers, which must remain possible. What is stored has none otherwise, and is looked at only if there are
+// any. (Custom resources have a finer rule, by what has changed.)
+func sinceThen(errs field.ErrorList, before func() field.ErrorList) field.ErrorList {
+	if len(errs) == 0 {
+		return nil
+	}
+	had := map[string]bool{}
+	for _, err := range before() {
+		had[err.Error()] = true
+	}
+	return slices.DeleteFunc(errs, func(err *field.Error) bool { return had[err.Error()] })
 }

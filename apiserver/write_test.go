@@ -666,3 +666,40 @@ func TestUnconditionalUpdate(t *testing.T) {
 		s.do(t, "PUT", tc.path+"/a", string(made.body)).want(t, 200)
 	}
 }
+
+// An object that was stored before a rule came stays what it is, and all else of it can change.
+func TestOldErrorsAreNoErrorsOfAChange(t *testing.T) {
+	s := start(t)
+	r := s.shelf("pods").resource
+	old := s.createPod(t, "p")
+	old.Spec.Containers[0].Image = " i" // Refused today.
+	if errs := validate(r, old); len(errs) != 1 {
+		t.Fatalf("the stored pod has the errors %v, want one", errs)
+	}
+	next := old.DeepCopy()
+	next.Labels, next.Finalizers = map[string]string{"a": "b"}, nil
+	if errs := validateUpdate(r, next, old, ""); len(errs) > 0 {
+		t.Errorf("its labels cannot be changed: %v", errs)
+	}
+	next.Spec.Containers[0].Image = " j"
+	if errs := validateUpdate(r, next, old, ""); len(errs) != 1 || errs[0].Field != "spec.containers[0].image" {
+		t.Errorf("another image that is none gives %v, want one error", errs)
+	}
+}
+
+func TestLimitRangeWithoutName(t *testing.T) {
+	s := start(t)
+	a := s.do(t, "POST", "/api/v1/namespaces/default/limitranges", `{"spec":{"limits":[]}}`).want(t, 201)
+	name := parse[corev1.LimitRange](t, a).Name
+	s.do(t, "GET", "/api/v1/namespaces/default/limitranges/"+name, "").want(t, 200)
+}
+
+// A deletion of what cannot be read is one of nothing else, and heeds no finalizer there: here all can be read.
+func TestUnsafeDeletion(t *testing.T) {
+	s := start(t)
+	s.createConfigMap(t, "a")
+	const option = "ignoreStoreReadErrorWithClusterBreakingPotential"
+	s.do(t, "DELETE", configMapsPath+"/a?"+option+"=true", "").refused(t, 409, metav1.StatusReasonConflict, "unsafe deletion is not allowed because the object is decodable from storage")
+	s.do(t, "DELETE", configMapsPath+"/a", `{"`+option+`":true}`).want(t, 409)
+	s.do(t, "DELETE", configMapsPath+"/a", `{"`+option+`":false}`).want(t, 200)
+}
