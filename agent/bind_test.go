@@ -109,12 +109,15 @@ func TestMounts(t *testing.T) {
 				t.Fatalf("bind %s: %v", sub, err)
 			}
 		}
-		if err := makeEmptyDir(memory, nil, fileSystem{"tmpfs", "mode=0777,size=1048576"}); err != nil {
+		if err := makeEmptyDir(memory, nil, fileSystem{inMemory, "mode=1777,size=1048576"}); err != nil {
 			t.Fatal(err)
 		}
 	}
 	if got, err := os.ReadFile(parts + "/0"); string(got) != "precious" {
 		t.Errorf("the part holds %q (%v), want the volume's file", got, err)
+	}
+	if info, err := os.Stat(memory); err != nil || info.Mode() != fs.ModeDir|fs.ModeSticky|0o777 {
+		t.Errorf("a volume in memory is %v (%v)", info.Mode(), err)
 	}
 	if err := os.WriteFile(memory+"/full", make([]byte, 2<<20), 0o600); !errors.Is(err, unix.ENOSPC) {
 		t.Errorf("2 MiB into 1 MiB of memory: %v, want no space", err)

@@ -21,13 +21,15 @@ const measureEvery = 10 * time.Second
 // fileSystem is one that is made for a volume. Of no kind: the volume is on the node's disk.
 type fileSystem struct{ kind, options string }
 
+const inMemory = "tmpfs"
+
 // emptyDirOn is what an emptyDir is to be on.
 func emptyDirOn(pod *v1.Pod, dir *v1.EmptyDirVolumeSource, allocatable v1.ResourceList) (fileSystem, error) {
 	switch dir.Medium {
 	case v1.StorageMediumDefault:
 		return fileSystem{}, nil
 	case v1.StorageMediumMemory:
-		return fileSystem{"tmpfs", fmt.Sprintf("mode=0777,size=%d", memorySize(pod, dir, allocatable))}, nil
+		return fileSystem{inMemory, fmt.Sprintf("mode=1777,size=%d", memorySize(pod, dir, allocatable))}, nil
 	}
 	name, huge := api.HugePagesMedium(dir.Medium)
 	if !huge {
@@ -59,6 +61,9 @@ func makeEmptyDir(path string, group *int64, disk fileSystem) error {
 		return nil // Containers have used it since; its mode is theirs.
 	}
 	mode := fs.FileMode(0o777)
+	if disk.kind == inMemory { // As the kernel makes one that nobody gives a mode, and the kubelet leaves it.
+		mode |= fs.ModeSticky
+	}
 	if group != nil {
 		if err := os.Chown(path, -1, int(*group)); err != nil {
 			return err
