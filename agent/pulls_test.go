@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"sync"
 	"testing"
 	"testing/synctest"
 )
@@ -23,8 +24,8 @@ func (r *slowRegistry) Pull(_ context.Context, ref string, _ []Login, _ func(don
 func TestPullsAreShared(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := &slowRegistry{answer: make(chan struct{})}
-		told := map[string]bool{}
-		p := newPulls(r, func(uid string) { told[uid] = true })
+		var told sync.Map // By pod UID.
+		p := newPulls(r, func(uid string) { told.Store(uid, true) })
 		p.begin(t.Context())
 		wanted := map[string]string{"short": "nginx", "long": "docker.io/library/nginx:latest", "tagged": "nginx:latest"}
 		for uid, ref := range wanted {
@@ -44,8 +45,11 @@ func TestPullsAreShared(t *testing.T) {
 		close(r.answer)
 		p.wait()
 		for uid, ref := range wanted {
-			if outcome, _ := p.take(uid, "app", ref, nil, nil); outcome == nil || outcome.err != nil || !told[uid] {
-				t.Errorf("pod %s got %+v of its pull, and was told: %t", uid, outcome, told[uid])
+			if outcome, _ := p.take(uid, "app", ref, nil, nil); outcome == nil || outcome.err != nil {
+				t.Errorf("pod %s got %+v of its pull", uid, outcome)
+			}
+			if _, ok := told.Load(uid); !ok {
+				t.Errorf("pod %s was not told of the end of its pull", uid)
 			}
 		}
 	})

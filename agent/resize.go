@@ -387,12 +387,8 @@ func (s seen) sizeStatus(c *v1.Container, latest *Container, cs *v1.ContainerSta
 	cs.Resources.Claims = nil
 }
 
-// wholeStatus tells what a pod with resources of its own was given, and what it has: that only once all of its containers have it.
+// wholeStatus tells what a pod as a whole was given, and what it has: that only once all of its containers have it.
 func (s seen) wholeStatus(status *v1.PodStatus) {
-	status.AllocatedResources, status.Resources = nil, nil
-	if s.pod.Spec.Resources == nil {
-		return
-	}
 	status.AllocatedResources = podresource.PodRequests(s.pod, podresource.PodResourcesOptions{})
 	if s.oversized() && s.pod.Status.Resources != nil {
 		status.Resources = s.pod.Status.Resources.DeepCopy()
