@@ -152,6 +152,7 @@ func (c *caller) measure() {
 	c.rate("create", benchPods, func(i int) { c.call("POST", podsOfBench, benchPod(podOfBench(i), 0)) })
 	c.rate("update", benchPods, func(i int) { c.call("PUT", podsOfBench+"/"+podOfBench(i), benchPod(podOfBench(i), 1)) })
 	c.reads()
+	c.whileWriting(func() { c.latency("busy-") })
 	c.tell(c.resident(), "MB-resident")
 }
 
@@ -171,7 +172,23 @@ func (c *caller) reads() {
 		})
 		c.tell(float64(median(took).Microseconds())/1e3, list.what+"-ms")
 	}
-	c.latency(podOfBench(0))
+	c.latency("")
+}
+
+// whileWriting has the writers update other pods than the first one for as long as a thing is done.
+func (c *caller) whileWriting(do func()) {
+	var stop atomic.Bool
+	var wg sync.WaitGroup
+	for w := range benchWriters {
+		wg.Go(func() {
+			for i := w + 1; !stop.Load(); i = (i+benchWriters)%(benchPods-benchWriters) + 1 {
+				c.call("PUT", podsOfBench+"/"+podOfBench(i), benchPod(podOfBench(i), 2))
+			}
+		})
+	}
+	do()
+	stop.Store(true)
+	wg.Wait()
 }
 
 // rate has benchWriters clients do a thing count times, and tells how often a second, and at what cost.
@@ -210,8 +227,9 @@ func atOnce(workers, count int, do func(i int)) float64 {
 	return float64(count) / time.Since(start).Seconds()
 }
 
-// latency tells the median time from a write's request until a watcher has read its event.
-func (c *caller) latency(pod string) {
+// latency tells the median time from a write's request until a watcher of the first pod has read its event.
+func (c *caller) latency(when string) {
+	pod := podOfBench(0)
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	const changes = 300
@@ -224,7 +242,7 @@ func (c *caller) latency(pod string) {
 	for range benchWatchers { // The addition that each begins with.
 		<-seen
 	}
-	c.costs("change-seen-by-50", changes, func() {
+	c.costs(when+"change-seen-by-50", changes, func() {
 		for i := range changes {
 			start := time.Now()
 			c.call("PATCH", podsOfBench+"/"+pod, fmt.Sprintf(`{"metadata":{"labels":{"n":"%d"}}}`, i+2), "Content-Type", "application/merge-patch+json")
@@ -233,7 +251,7 @@ func (c *caller) latency(pod string) {
 			}
 		}
 	})
-	c.tell(float64(median(took).Microseconds())/1e3, "event-p50-ms")
+	c.tell(float64(median(took).Microseconds())/1e3, when+"event-p50-ms")
 }
 
 // drain reads lines and tells when each was there.
