@@ -12,8 +12,9 @@ func csiDriver() *Resource {
 	spec := storagev1.CSIDriverSpec{}.SwaggerDoc()
 	return row(Resource{
 		Group: "storage.k8s.io", Version: "v1", Name: "csidrivers", Singular: "csidriver", Kind: "CSIDriver",
-		Conditional: true,
-		Verbs:       allVerbs(),
+		Conditional:  true,
+		ShowsDeleted: true,
+		Verbs:        allVerbs(),
 		Columns: []metav1.TableColumnDefinition{
 			nameColumn(),
 			column("AttachRequired", "boolean", spec["attachRequired"]),

@@ -12,10 +12,11 @@ import (
 func csiNode() *Resource {
 	return row(Resource{
 		Group: "storage.k8s.io", Version: "v1", Name: "csinodes", Singular: "csinode", Kind: "CSINode",
-		Conditional: true,
-		Verbs:       allVerbs(),
-		Subs:        []Sub{statusSub("CSINode", MetadataParts()...)},
-		Gated:       []string{"status.storageHealth"},
+		Conditional:  true,
+		ShowsDeleted: true,
+		Verbs:        allVerbs(),
+		Subs:         []Sub{statusSub("CSINode", MetadataParts()...)},
+		Gated:        []string{"status.storageHealth"},
 		Columns: []metav1.TableColumnDefinition{
 			nameColumn(), column("Drivers", "integer", "How many CSI drivers the node has."), ageColumn(),
 		},

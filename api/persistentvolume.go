@@ -19,9 +19,10 @@ func persistentVolume() *Resource {
 	spec, status := corev1.PersistentVolumeSpec{}.SwaggerDoc(), corev1.PersistentVolumeStatus{}.SwaggerDoc()
 	return row(Resource{
 		Version: "v1", Name: "persistentvolumes", Singular: "persistentvolume", Kind: "PersistentVolume",
-		ShortNames: []string{"pv"},
-		Verbs:      allVerbs(),
-		Subs:       []Sub{statusSub("PersistentVolume")},
+		ShortNames:   []string{"pv"},
+		ShowsDeleted: true,
+		Verbs:        allVerbs(),
+		Subs:         []Sub{statusSub("PersistentVolume")},
 		Columns: []metav1.TableColumnDefinition{
 			nameColumn(),
 			column("Capacity", "string", spec["capacity"]),

@@ -18,8 +18,9 @@ func persistentVolumeClaim() *Resource {
 	return row(Resource{
 		Version: "v1", Name: "persistentvolumeclaims", Singular: "persistentvolumeclaim", Kind: "PersistentVolumeClaim",
 		ShortNames: []string{"pvc"}, Namespaced: true,
-		Verbs: allVerbs(),
-		Subs:  []Sub{statusSub("PersistentVolumeClaim")},
+		ShowsDeleted: true,
+		Verbs:        allVerbs(),
+		Subs:         []Sub{statusSub("PersistentVolumeClaim")},
 		Columns: []metav1.TableColumnDefinition{
 			nameColumn(),
 			column("Status", "string", status["phase"]),

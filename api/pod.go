@@ -15,9 +15,10 @@ func pod() *Resource {
 	stream := []string{"create", "get"} // POST is SPDY's way to open a stream, GET is WebSocket's.
 	return row(Resource{
 		Version: "v1", Name: "pods", Singular: "pod", Kind: "Pod", ShortNames: []string{"po"}, Categories: []string{"all"},
-		Namespaced: true,
-		Verbs:      allVerbs(),
-		Gated:      gatedInPods("spec"),
+		Namespaced:   true,
+		ShowsDeleted: true,
+		Verbs:        allVerbs(),
+		Gated:        gatedInPods("spec"),
 		Subs: []Sub{
 			{Name: "attach", Kind: "PodAttachOptions", Verbs: stream},
 			bindingSub(),

@@ -10,8 +10,9 @@ import (
 func podTemplate() *Resource {
 	return row(Resource{
 		Version: "v1", Name: "podtemplates", Singular: "podtemplate", Kind: "PodTemplate", Namespaced: true,
-		Verbs: allVerbs(),
-		Gated: gatedInPods("template.spec"),
+		ShowsDeleted: true,
+		Verbs:        allVerbs(),
+		Gated:        gatedInPods("template.spec"),
 		Columns: []metav1.TableColumnDefinition{
 			nameColumn(),
 			column("Containers", "string", "The names of the template's containers."),

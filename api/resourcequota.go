@@ -15,9 +15,10 @@ import (
 func resourceQuota() *Resource {
 	return row(Resource{
 		Version: "v1", Name: "resourcequotas", Singular: "resourcequota", Kind: "ResourceQuota", Idle: true, ShortNames: []string{"quota"},
-		Namespaced: true,
-		Verbs:      allVerbs(),
-		Subs:       []Sub{statusSub("ResourceQuota")},
+		Namespaced:   true,
+		ShowsDeleted: true,
+		Verbs:        allVerbs(),
+		Subs:         []Sub{statusSub("ResourceQuota")},
 		Columns: []metav1.TableColumnDefinition{
 			nameColumn(),
 			column("Request", "string", "How much is asked for or there, and how much may be."),

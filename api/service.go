@@ -18,6 +18,7 @@ func service() *Resource {
 	return row(Resource{
 		Version: "v1", Name: "services", Singular: "service", Kind: "Service", ShortNames: []string{"svc"},
 		Categories: []string{"all"}, Namespaced: true,
+		ShowsDeleted: true,
 		Verbs:        allVerbs(),
 		Subs:         []Sub{proxySub("ServiceProxyOptions"), statusSub("Service")},
 		ValidateName: validation.NameIsDNSLabel, // Since 1.36 a digit may stand first.

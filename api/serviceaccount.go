@@ -9,9 +9,10 @@ func serviceAccount() *Resource {
 	return row(Resource{
 		Version: "v1", Name: "serviceaccounts", Singular: "serviceaccount", Kind: "ServiceAccount",
 		ShortNames: []string{"sa"}, Namespaced: true,
-		Verbs:   allVerbs(),
-		Subs:    []Sub{{Name: "token", Kind: "TokenRequest", Group: "authentication.k8s.io", Verbs: []string{"create"}}},
-		Columns: []metav1.TableColumnDefinition{nameColumn(), ageColumn()},
+		ShowsDeleted: true,
+		Verbs:        allVerbs(),
+		Subs:         []Sub{{Name: "token", Kind: "TokenRequest", Group: "authentication.k8s.io", Verbs: []string{"create"}}},
+		Columns:      []metav1.TableColumnDefinition{nameColumn(), ageColumn()},
 	}, rules[corev1.ServiceAccount]{
 		PrepareCreate: cleanSecretReferences,
 		PrepareUpdate: func(s, _ *corev1.ServiceAccount) { cleanSecretReferences(s) },

@@ -16,8 +16,9 @@ func storageClass() *Resource {
 	doc := storagev1.StorageClass{}.SwaggerDoc()
 	return row(Resource{
 		Group: "storage.k8s.io", Version: "v1", Name: "storageclasses", Singular: "storageclass", Kind: "StorageClass",
-		ShortNames: []string{"sc"},
-		Verbs:      allVerbs(),
+		ShortNames:   []string{"sc"},
+		ShowsDeleted: true,
+		Verbs:        allVerbs(),
 		Columns: []metav1.TableColumnDefinition{
 			nameColumn(),
 			column("Provisioner", "string", doc["provisioner"]),

@@ -71,6 +71,7 @@ type Resource struct {
 	Conditional    bool   // Whether a PUT must say which resourceVersion it replaces.
 	Orphans        bool   // Whether its dependents stay, where who deletes it names no policy: so it was when the kind was new.
 	OrphansWarning string // What that client is warned of, in Kubernetes' words; "" for nothing.
+	ShowsDeleted   bool   // Whether who deletes an object that is gone at once is shown it, not a Status.
 	AnyFinalizer   bool   // Whether a finalizer need not say whose it is.
 	StatusOnCreate bool   // Whether a new object may come with a status (a Node that registers itself).
 

@@ -16,9 +16,10 @@ func volumeAttachment() *Resource {
 	attacher.Format = "name"
 	return row(Resource{
 		Group: "storage.k8s.io", Version: "v1", Name: "volumeattachments", Singular: "volumeattachment", Kind: "VolumeAttachment",
-		Conditional: true,
-		Verbs:       allVerbs(),
-		Subs:        []Sub{statusSub("VolumeAttachment", MetadataParts()...)},
+		Conditional:  true,
+		ShowsDeleted: true,
+		Verbs:        allVerbs(),
+		Subs:         []Sub{statusSub("VolumeAttachment", MetadataParts()...)},
 		Columns: []metav1.TableColumnDefinition{
 			nameColumn(),
 			attacher,

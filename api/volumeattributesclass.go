@@ -13,6 +13,7 @@ func volumeAttributesClass() *Resource {
 	return row(Resource{
 		Group: "storage.k8s.io", Version: "v1", Name: "volumeattributesclasses", Singular: "volumeattributesclass",
 		Kind: "VolumeAttributesClass", Idle: true, ShortNames: []string{"vac"}, Verbs: allVerbs(),
+		ShowsDeleted: true,
 		Columns: []metav1.TableColumnDefinition{
 			nameColumn(), column("DriverName", "string", storagev1.VolumeAttributesClass{}.SwaggerDoc()["driverName"]), ageColumn(),
 		},

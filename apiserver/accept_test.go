@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 )
@@ -75,6 +76,38 @@ func TestMediaTypesOfBodies(t *testing.T) {
 	}
 	s.do(t, "PATCH", configMapsPath+"/a", `{}`).refused(t, 415, metav1.StatusReasonUnsupportedMediaType, "application/strategic-merge-patch+json")
 	s.do(t, "GET", configMapsPath, "", "Accept", "application/cbor").refused(t, 406, metav1.StatusReasonNotAcceptable, "only the following media types are accepted: application/json, application/yaml, application/vnd.kubernetes.protobuf")
+}
+
+// What a client is told has failed must not have been done.
+func TestUnacceptableWriteChangesNothing(t *testing.T) {
+	s := start(t)
+	before := s.createConfigMap(t, "a")
+	for _, tc := range []struct{ method, path, body, media string }{
+		{"POST", configMapsPath, configMapJSON("b"), typeJSON},
+		{"PUT", configMapsPath + "/a", `{"metadata":{"name":"a"},"data":{"new":"1"}}`, typeJSON},
+		{"PATCH", configMapsPath + "/a", `{"data":{"new":"1"}}`, "application/merge-patch+json"},
+		{"PATCH", configMapsPath + "/c?fieldManager=m", `{"kind":"ConfigMap","apiVersion":"v1","metadata":{"name":"c"}}`, "application/apply-patch+yaml"},
+		{"DELETE", configMapsPath + "/a", "", typeJSON},
+		{"DELETE", configMapsPath, "", typeJSON},
+	} {
+		s.do(t, tc.method, tc.path, tc.body, "Content-Type", tc.media, "Accept", "text/html").refused(t, 406, metav1.StatusReasonNotAcceptable)
+	}
+	list := parse[corev1.ConfigMapList](t, s.do(t, "GET", configMapsPath, "").want(t, 200))
+	if len(list.Items) != 1 || list.Items[0].ResourceVersion != before.ResourceVersion {
+		t.Errorf("there is now %+v", list.Items)
+	}
+}
+
+// A client that sees objects as metadata or as a table gets a Status as it is.
+func TestStatusIsNotTransformed(t *testing.T) {
+	s := start(t)
+	for _, as := range []string{asPartial, ";as=Table;v=v1;g=meta.k8s.io"} {
+		s.createConfigMap(t, "a")
+		status := parse[metav1.Status](t, s.do(t, "DELETE", configMapsPath+"/a", "", "Accept", typeJSON+as).want(t, 200))
+		if status.Status != metav1.StatusSuccess {
+			t.Errorf("a deletion with %s is answered with %+v", as, status)
+		}
+	}
 }
 
 // The metadata of objects comes alone in each format, also in protobuf.

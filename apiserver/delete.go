@@ -181,7 +181,18 @@ func (h *resource) warnOfOrphans(w http.ResponseWriter, o *metav1.DeleteOptions)
 	}
 }
 
-// deleted is the answer where an object is gone at once.
+// last is how an object that is gone is shown. When it was to end is said only of a pod, which alone ends gracefully.
+func last(obj runtime.Object) runtime.Object {
+	if _, ok := obj.(*corev1.Pod); ok {
+		return obj
+	}
+	obj = obj.DeepCopyObject()
+	metaOf(obj).SetDeletionTimestamp(nil)
+	metaOf(obj).SetDeletionGracePeriodSeconds(nil)
+	return obj
+}
+
+// deleted is the answer where an object is gone at once, for most kinds.
 func deleted(r *api.Resource, m metav1.Object) *metav1.Status {
 	return &metav1.Status{
 		TypeMeta: metav1.TypeMeta{Kind: "Status", APIVersion: "v1"},
@@ -241,6 +252,9 @@ func decodeDeleteOptions(body []byte, contentType string, o *metav1.DeleteOption
 }
 
 func (h *resource) deleteOne(w http.ResponseWriter, r *http.Request) error {
+	if _, err := negotiateRow(r, h.Resource, "Table", "PartialObjectMetadata"); err != nil {
+		return err // Before anything is gone.
+	}
 	o, err := deleteOptions(r)
 	if err != nil {
 		return err
@@ -250,8 +264,11 @@ func (h *resource) deleteOne(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if gone {
-		return respond(w, r, http.StatusOK, deleted(h.Resource, metaOf(obj)))
+	switch {
+	case gone && h.ShowsDeleted:
+		return serveItem(w, r, h.Resource, http.StatusOK, &item{obj: last(obj)})
+	case gone:
+		return respondStatus(w, r, deleted(h.Resource, metaOf(obj)))
 	}
 	code := http.StatusOK
 	if orphan := o.OrphanDependents; orphan != nil && !*orphan { // For clients of old, which ask for a cascade by this.
@@ -262,6 +279,9 @@ func (h *resource) deleteOne(w http.ResponseWriter, r *http.Request) error {
 
 // deleteAll deletes what a list with the same parameters would show, a page of it if they say so, and answers with that list.
 func (h *resource) deleteAll(w http.ResponseWriter, r *http.Request) error {
+	if _, err := negotiateRow(r, h.Resource, "Table", "PartialObjectMetadataList"); err != nil {
+		return err
+	}
 	sel, list, err := h.selection(r)
 	if err != nil {
 		return err

@@ -30,7 +30,7 @@ const budgetsResource = "poddisruptionbudgets.policy"
 const maxDisrupted = 2000
 
 func (h *resource) evict(w http.ResponseWriter, r *http.Request) error {
-	o, err := parseWrite(r)
+	o, err := parseWrite(r, nil)
 	if err != nil {
 		return err
 	}
@@ -52,7 +52,7 @@ func (h *resource) evict(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	o.validation.send(w)
-	return respond(w, r, http.StatusCreated, success(http.StatusCreated))
+	return respondStatus(w, r, success(http.StatusCreated))
 }
 
 // readEviction reads an eviction of either version: policy/v1beta1 is gone, but for this kind.

@@ -90,7 +90,12 @@ type write struct {
 	force      bool   // Whether an apply takes fields from other writers.
 }
 
-func parseWrite(r *http.Request) (write, error) {
+// parseWrite reads the parameters. The answer shows an object of the row; a client that accepts it in no form is refused while
+// nothing is written yet.
+func parseWrite(r *http.Request, row *api.Resource) (write, error) {
+	if _, err := negotiateRow(r, row, "Table", "PartialObjectMetadata"); err != nil {
+		return write{}, err
+	}
 	query := r.URL.Query()
 	o := metav1.PatchOptions{FieldManager: query.Get("fieldManager"), DryRun: query["dryRun"], FieldValidation: query.Get("fieldValidation")}
 	if query.Has("force") {
@@ -143,7 +148,7 @@ func readKind(r *http.Request, want schema.GroupVersionKind, v *validation) (run
 }
 
 func (h *resource) post(w http.ResponseWriter, r *http.Request) error {
-	o, err := parseWrite(r)
+	o, err := parseWrite(r, h.Resource)
 	if err != nil {
 		return err
 	}
@@ -200,7 +205,7 @@ func (h *resource) put(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (h *resource) replace(w http.ResponseWriter, r *http.Request, sub string) error {
-	o, err := parseWrite(r)
+	o, err := parseWrite(r, h.Resource)
 	if err != nil {
 		return err
 	}
@@ -246,7 +251,7 @@ func (h *resource) patch(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (h *resource) patchSub(w http.ResponseWriter, r *http.Request, sub string) error {
-	o, err := parseWrite(r)
+	o, err := parseWrite(r, h.Resource)
 	if err != nil {
 		return err
 	}

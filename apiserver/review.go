@@ -30,7 +30,7 @@ func (h *resource) reviewRoutes(mux chi.Router, path string) {
 
 // review answers a question, and forgets it.
 func (h *resource) review(w http.ResponseWriter, r *http.Request) error {
-	o, err := parseWrite(r)
+	o, err := parseWrite(r, h.Resource)
 	if err != nil {
 		return err
 	}

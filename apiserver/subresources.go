@@ -52,7 +52,7 @@ func (h *resource) subRoutes(mux chi.Router, path string, sub api.Sub) {
 
 // finalize takes finalizers away from a namespace's spec; without any, a namespace that is being deleted goes.
 func (h *resource) finalize(w http.ResponseWriter, r *http.Request) error {
-	o, err := parseWrite(r)
+	o, err := parseWrite(r, h.Resource)
 	if err != nil {
 		return err
 	}
@@ -77,7 +77,7 @@ var bindingKind = corev1.SchemeGroupVersion.WithKind("Binding")
 
 // bind assigns a pod to a node, once. The pod is the one of the path, or, where this ends in bindings, of the Binding.
 func (h *resource) bind(w http.ResponseWriter, r *http.Request) error {
-	o, err := parseWrite(r)
+	o, err := parseWrite(r, nil)
 	if err != nil {
 		return err
 	}
@@ -103,7 +103,7 @@ func (h *resource) bind(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return respond(w, r, http.StatusCreated, success(http.StatusCreated))
+	return respondStatus(w, r, success(http.StatusCreated))
 }
 
 // success is the answer to what has no object to show.
@@ -194,7 +194,7 @@ func (h *resource) getScale(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (h *resource) putScale(w http.ResponseWriter, r *http.Request) error {
-	o, err := parseWrite(r)
+	o, err := parseWrite(r, scaleForm)
 	if err != nil {
 		return err
 	}
@@ -209,7 +209,7 @@ func (h *resource) putScale(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (h *resource) patchScale(w http.ResponseWriter, r *http.Request) error {
-	o, err := parseWrite(r)
+	o, err := parseWrite(r, scaleForm)
 	if err != nil {
 		return err
 	}

@@ -96,6 +96,15 @@ func respondAs(w http.ResponseWriter, r *http.Request, code int, f format, obj r
 	return respondBytes(w, r, f.media, code, buf.Bytes())
 }
 
+// respondStatus answers with a Status, which stays one whatever the client would see an object as.
+func respondStatus(w http.ResponseWriter, r *http.Request, status *metav1.Status) error {
+	f, err := negotiate(r, "Table", "PartialObjectMetadata")
+	if err != nil {
+		return err
+	}
+	return respondAs(w, r, int(status.Code), f, status)
+}
+
 // reencode makes YAML, or indented JSON, of JSON that is at hand.
 func reencode(f format, body []byte) ([]byte, error) {
 	if f.media == typeYAML {

@@ -26,7 +26,7 @@ var tokenRequestKind = authenticationv1.SchemeGroupVersion.WithKind("TokenReques
 // 3607 seconds to a year, which was for clients that had never heard of tokens that end.
 // https://kubernetes.io/docs/reference/kubernetes-api/authentication-resources/token-request-v1/
 func (h *resource) requestToken(w http.ResponseWriter, r *http.Request) error {
-	o, err := parseWrite(r)
+	o, err := parseWrite(r, h.Resource)
 	if err != nil {
 		return err
 	}

@@ -390,6 +390,25 @@ func TestDeleteWithPreconditions(t *testing.T) {
 	del("").refused(t, 404, metav1.StatusReasonNotFound)
 }
 
+// Who deletes an object of some kinds sees it once more.
+func TestDeletedObjectIsShown(t *testing.T) {
+	s := start(t)
+	const accounts = "/api/v1/namespaces/default/serviceaccounts"
+	for _, query := range []string{"?dryRun=All", ""} {
+		s.do(t, "POST", accounts, `{"metadata":{"name":"a"}}`)
+		account := parse[corev1.ServiceAccount](t, s.do(t, "DELETE", accounts+"/a"+query, "").want(t, 200))
+		if account.Kind != "ServiceAccount" || account.Name != "a" || account.DeletionTimestamp != nil {
+			t.Errorf("DELETE%s shows %+v", query, account)
+		}
+	}
+	s.do(t, "GET", accounts+"/a", "").refused(t, 404, metav1.StatusReasonNotFound)
+	s.createPod(t, "a")
+	pod := parse[corev1.Pod](t, s.do(t, "DELETE", podsPath+"/a?gracePeriodSeconds=0", "").want(t, 200))
+	if pod.Kind != "Pod" || pod.DeletionTimestamp == nil || *pod.DeletionGracePeriodSeconds != 0 {
+		t.Errorf("DELETE of a pod shows %+v", pod.ObjectMeta)
+	}
+}
+
 // Clients of custom resources call the options after the group of what they delete.
 func TestDeleteOptionsOfAnyGroup(t *testing.T) {
 	s := start(t)
