@@ -248,7 +248,7 @@ func TestPatchOperation(t *testing.T) {
 		params = append(params, p.In+" "+p.Name+" "+p.Schema.Type[0])
 	}
 	want := []string{"path name string", "path namespace string",
-		"query dryRun string", "query fieldManager string", "query fieldValidation string", "query force boolean"}
+		"query dryRun string", "query fieldManager string", "query fieldValidation string", "query force boolean", "query pretty string"}
 	if diff := cmp.Diff(want, params); diff != "" {
 		t.Errorf("parameters (-want +got):\n%s", diff)
 	}
@@ -261,6 +261,97 @@ func TestPatchOperation(t *testing.T) {
 	}
 	if diff := cmp.Diff(map[string]string{"group": "apps", "version": "v1", "kind": "Deployment"}, gvk); diff != "" {
 		t.Errorf("kind (-want +got):\n%s", diff)
+	}
+}
+
+// Clients are generated from what the documents say of operations: what comes back, what must be sent, and where it goes.
+func TestGeneratedClientsKnowOperations(t *testing.T) {
+	root := openapi3.NewRoot(newDiscovery(t).OpenAPIV3())
+	doc, err := root.GVSpec(corev1.SchemeGroupVersion)
+	if err != nil {
+		t.Fatal(err)
+	}
+	paths := doc.Paths.Paths
+	const pods, configMaps = "/api/v1/namespaces/{namespace}/pods", "/api/v1/namespaces/{namespace}/configmaps"
+	answer := func(op *spec3.Operation, code int) string {
+		ref := op.Responses.StatusCodeResponses[code].Content["application/json"].Schema.Ref
+		return strings.TrimPrefix(ref.String(), refPrefix)
+	}
+	kinds := func(op *spec3.Operation) map[string]string {
+		of := map[string]string{}
+		for _, p := range op.Parameters {
+			of[p.Name] = p.Schema.Type[0]
+		}
+		return of
+	}
+	for _, code := range []int{200, 201, 202} {
+		if got := answer(paths[configMaps].Post, code); got != "io.k8s.api.core.v1.ConfigMap" {
+			t.Errorf("POST answers %d with %s", code, got)
+		}
+	}
+	if post, del := paths[configMaps].Post.RequestBody, paths[configMaps+"/{name}"].Delete.RequestBody; !post.Required || del.Required {
+		t.Errorf("the body of POST is required: %t, that of DELETE: %t", post.Required, del.Required)
+	}
+	for path, want := range map[string]string{pods: "io.k8s.api.core.v1.Pod", configMaps: status} {
+		if got := answer(paths[path+"/{name}"].Delete, 200); got != want {
+			t.Errorf("DELETE of %s answers with %s, want %s", path, got, want)
+		}
+	}
+	if got := kinds(paths[configMaps].Delete); got["watch"] != "" || got["labelSelector"] != "string" {
+		t.Errorf("parameters of the deletion of a collection are %v", got)
+	}
+	if got := kinds(paths[pods+"/{name}/portforward"].Get); got["ports"] != "integer" || got["pretty"] != "" {
+		t.Errorf("parameters of portforward are %v", got)
+	}
+	if proxy := paths[pods+"/{name}/proxy/{path}"]; proxy.Head == nil || proxy.Options == nil {
+		t.Errorf("not every method is proxied: %v", proxy)
+	}
+	if doc.Components.SecuritySchemes["BearerToken"] == nil {
+		t.Error("nothing tells how a token is sent")
+	}
+	doc, err = root.GVSpec(schema.GroupVersion{Group: "authorization.k8s.io", Version: "v1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if doc.Components.Schemas[watchEvent] != nil {
+		t.Error("there is a definition of events where nothing is watched")
+	}
+}
+
+func TestOperationsAreDescribed(t *testing.T) {
+	described := map[string]string{}
+	for _, r := range api.Table() {
+		ops, err := operations(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, op := range ops {
+			if op.description == "" {
+				t.Errorf("%s is not described", op.id)
+			}
+			described[op.id] = op.description
+		}
+	}
+	for id, want := range map[string]string{
+		"listCoreV1PodForAllNamespaces":                       "list or watch objects of kind Pod",
+		"listCoreV1ComponentStatus":                           "list objects of kind ComponentStatus",
+		"readCoreV1NamespacedPodLog":                          "read log of the specified Pod",
+		"createNetworkingV1NamespacedIngress":                 "create an Ingress",
+		"createCoreV1NamespacedEndpoints":                     "create Endpoints",
+		"createCoreV1NamespacedPodEviction":                   "create eviction of a Pod",
+		"replaceAppsV1NamespacedDeploymentScale":              "replace scale of the specified Deployment",
+		"patchAppsV1NamespacedDeployment":                     "partially update the specified Deployment",
+		"deleteCoreV1CollectionNamespacedPod":                 "delete collection of Pod",
+		"connectCoreV1HeadNodeProxyWithPath":                  "connect HEAD requests to proxy of Node",
+		"connectCoreV1PostNamespacedPodExec":                  "connect POST requests to exec of Pod",
+		"createAuthenticationV1SelfSubjectReview":             "create a SelfSubjectReview",
+		"createCoreV1NamespacedServiceAccountToken":           "create token of a ServiceAccount",
+		"patchCertificatesV1CertificateSigningRequest":        "partially update the specified CertificateSigningRequest",
+		"readCertificatesV1CertificateSigningRequestApproval": "read approval of the specified CertificateSigningRequest",
+	} {
+		if described[id] != want {
+			t.Errorf("%s is %q, want %q", id, described[id], want)
+		}
 	}
 }
 

@@ -20,7 +20,9 @@ type operation struct {
 	tag          string // Groups operations: "apps_v1".
 	action       string // What Kubernetes calls it: "patch".
 	kind         schema.GroupVersionKind
+	description  string
 	options      []string // Definitions whose fields are the query's parameters.
+	omitted      []string // Fields of those that mean nothing here.
 	body         string   // Definition of the request's body; "" for none.
 	accepts      []string // Media types of the request's body.
 	answer       string   // Definition of the response's body; "" for text or a stream.
@@ -43,6 +45,8 @@ const (
 // watching ends the media types of a stream of watch events.
 const watching = ";stream=watch"
 
+func isWatch(mediaType string) bool { return strings.HasSuffix(mediaType, watching) }
+
 // Media types, by what they carry. They are not changed.
 var (
 	typesObject = []string{"application/json", "application/yaml", "application/vnd.kubernetes.protobuf"}
@@ -55,7 +59,7 @@ var (
 
 // codeVersion asks what the server is. It is about no kind.
 var codeVersion = operation{
-	path: "/version/", method: "get", id: "getCodeVersion", tag: "version",
+	path: "/version/", method: "get", id: "getCodeVersion", tag: "version", description: "get the version information for this server",
 	answer: "io.k8s.apimachinery.pkg.version.Info", produces: []string{"application/json"}, codes: []string{"200"},
 }
 
@@ -120,15 +124,19 @@ func subOperations(r *api.Resource, sub api.Sub) ([]operation, error) {
 		return nil, err
 	}
 	var ops []operation
-	for _, verb := range sub.Verbs {
+	verbs := sub.Verbs
+	if sub.Name == "proxy" { // It has more methods than there are verbs.
+		verbs = append(slices.Clone(verbs), "head", "options")
+	}
+	for _, verb := range verbs {
 		op := newOperation(r, collection(r)+"/{name}/"+sub.Name, verb, title(sub.Name), def)
-		op.kind = gvk
+		op.kind, op.description = gvk, describeSub(r, sub.Name, verb)
 		switch {
 		case sub.Name == "log":
 			// It gives text, not the pod that discovery tells of.
 			op.options, op.answer, op.produces = []string{"io.k8s.api.core.v1.PodLogOptions"}, "", []string{"text/plain"}
 		case strings.HasSuffix(sub.Kind, "Options"):
-			op = stream(r, op, title(sub.Name), def)
+			op = stream(r, op, sub.Name, def)
 		}
 		if sub.Name == "proxy" {
 			below := op
@@ -142,8 +150,8 @@ func subOperations(r *api.Resource, sub api.Sub) ([]operation, error) {
 
 // stream makes of op one that becomes a stream, such as exec. What it wants is in the query, not in a body.
 func stream(r *api.Resource, op operation, sub, options string) operation {
-	op.id = "connect" + groupID(r) + title(op.method) + scopeID(r) + r.Kind + sub
-	op.action = "connect"
+	op.id = "connect" + groupID(r) + title(op.method) + scopeID(r) + r.Kind + title(sub)
+	op.action, op.description = "connect", fmt.Sprintf("connect %s requests to %s of %s", strings.ToUpper(op.method), sub, r.Kind)
 	op.options, op.body, op.accepts = []string{options}, "", nil
 	op.answer, op.produces, op.codes = "", typesAny, []string{"200"}
 	return op
@@ -152,31 +160,34 @@ func stream(r *api.Resource, op operation, sub, options string) operation {
 // newOperation returns what a verb does with a kind. The sub is the last part of the operation's id.
 func newOperation(r *api.Resource, path, verb, sub, kind string) operation {
 	op := operation{
-		path: path, kind: r.GroupVersionKind(), tag: tag(r), action: verb,
+		path: path, method: verb, kind: r.GroupVersionKind(), tag: tag(r), action: verb, description: describe(r, verb),
 		answer: kind, produces: typesObject, codes: []string{"200"},
 	}
 	word := verb
 	switch verb {
 	case "get":
-		op.method, word = "get", "read"
+		word = "read"
 	case "list":
 		op.method, op.options, op.produces = "get", []string{listOptions}, typesList
 	case "create":
 		op.method, op.action, op.options, op.body, op.accepts = "post", "post", []string{createOptions}, kind, typesAny
-		op.codes = []string{"201"}
+		op.codes = []string{"200", "201", "202"}
 	case "update":
 		op.method, op.action, word = "put", "put", "replace"
 		op.options, op.body, op.accepts = []string{updateOptions}, kind, typesAny
 		op.codes = []string{"200", "201"}
 	case "patch":
-		op.method, op.options, op.body, op.accepts = "patch", []string{patchOptions}, patchBody, typesPatch
+		op.options, op.body, op.accepts = []string{patchOptions}, patchBody, typesPatch
 		op.codes = []string{"200", "201"}
 	case "delete":
-		op.method, op.options, op.body, op.accepts = "delete", []string{deleteOptions}, deleteOptions, typesAny
+		op.options, op.body, op.accepts = []string{deleteOptions}, deleteOptions, typesAny
 		op.codes = []string{"200", "202"}
-		op.answer = status
+		if !r.ShowsDeleted {
+			op.answer = status
+		}
 	case "deletecollection":
 		op.method, op.options, op.body, op.accepts = "delete", []string{deleteOptions, listOptions}, deleteOptions, typesAny
+		op.omitted = []string{"watch", "allowWatchBookmarks"}
 	}
 	op.id = word + groupID(r) + scopeID(r) + r.Kind + sub
 	if r.Custom {
@@ -257,9 +268,13 @@ func title(s string) string {
 
 // uses returns the names of the definitions that documents of the operations must have.
 func uses(ops []operation) iter.Seq[string] {
-	names := []string{watchEvent}
+	var names []string
 	for _, op := range ops {
-		for _, name := range []string{op.body, op.answer} {
+		used := []string{op.body, op.answer}
+		if slices.ContainsFunc(op.produces, isWatch) {
+			used = append(used, watchEvent)
+		}
+		for _, name := range used {
 			if name != "" && !slices.Contains(names, name) {
 				names = append(names, name)
 			}

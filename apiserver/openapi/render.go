@@ -34,7 +34,7 @@ func (s source) buildV3(ops []operation, custom []*Custom) ([]byte, error) {
 		"openapi":    "3.0.0",
 		"info":       object{"title": "Kubernetes", "version": "unversioned"},
 		"paths":      paths,
-		"components": object{"schemas": used},
+		"components": object{"schemas": used, "securitySchemes": bearerToken()},
 	})
 }
 
@@ -64,11 +64,20 @@ func (s source) buildV2(byGroupVersion map[string][]operation, custom []*Custom)
 		return nil, err
 	}
 	return json.Marshal(object{
-		"swagger":     "2.0",
-		"info":        object{"title": "Kubernetes", "version": "unversioned"},
-		"paths":       paths,
-		"definitions": converted,
+		"swagger":             "2.0",
+		"info":                object{"title": "Kubernetes", "version": "unversioned"},
+		"paths":               paths,
+		"definitions":         converted,
+		"securityDefinitions": bearerToken(),
+		"security":            []object{{"BearerToken": []string{}}},
 	})
+}
+
+// bearerToken is how a client without a certificate says who it is.
+func bearerToken() object {
+	return object{"BearerToken": object{
+		"type": "apiKey", "in": "header", "name": "authorization", "description": "Bearer Token authentication",
+	}}
 }
 
 // definitionV2 turns a definition into what OpenAPI v2 can say, as Kubernetes does: a reference need not hide in an allOf, a
@@ -127,27 +136,33 @@ type parameter struct {
 func parameters(defs definitions, op operation) ([]parameter, error) {
 	var params []parameter
 	if strings.Contains(op.path, "{name}") {
-		params = append(params, parameter{"name", "path", "name of the object", "string"})
+		params = append(params, parameter{"name", "path", "name of the " + op.kind.Kind, "string"})
 	}
 	if strings.Contains(op.path, "{path}") {
 		params = append(params, parameter{"path", "path", "path to the resource", "string"})
 	}
 	if strings.Contains(op.path, "{namespace}") {
-		params = append(params, parameter{"namespace", "path", "namespace of the object", "string"})
+		params = append(params, parameter{"namespace", "path", "object name and auth scope, such as for teams and projects", "string"})
 	}
 	query := map[string]parameter{} // Deleting a collection has two options with fields in common.
+	if op.action != "connect" && !op.kind.Empty() {
+		query["pretty"] = parameter{"pretty", "query", prettyText, "string"}
+	}
 	for _, options := range op.options {
 		var def struct {
-			Properties map[string]struct{ Description, Type string }
+			Properties map[string]struct {
+				Description, Type string
+				Items             struct{ Type string }
+			}
 		}
 		if err := json.Unmarshal(defs[options], &def); err != nil {
 			return nil, fmt.Errorf("read the definition of %s: %w", options, err)
 		}
 		for name, p := range def.Properties {
 			if p.Type == "array" {
-				p.Type = "string" // It is given more than once, a value each time.
+				p.Type = p.Items.Type // It is given more than once, a value each time.
 			}
-			if p.Type != "" && name != "kind" && name != "apiVersion" {
+			if p.Type != "" && name != "kind" && name != "apiVersion" && !slices.Contains(op.omitted, name) {
 				query[name] = parameter{name, "query", p.Description, p.Type}
 			}
 		}
@@ -167,7 +182,11 @@ func renderV3(op operation, params []parameter) object {
 	}
 	o["parameters"] = list
 	if op.body != "" {
-		o["requestBody"] = object{"content": contentV3(op.accepts, object{"$ref": refPrefix + op.body})}
+		body := object{"content": contentV3(op.accepts, object{"$ref": refPrefix + op.body})}
+		if op.needsBody() {
+			body["required"] = true
+		}
+		o["requestBody"] = body
 	}
 	answer := object{"type": "string"}
 	if op.answer != "" {
@@ -180,7 +199,7 @@ func renderV3(op operation, params []parameter) object {
 func contentV3(types []string, schema object) object {
 	content := object{}
 	for _, t := range types {
-		if strings.HasSuffix(t, watching) {
+		if isWatch(t) {
 			content[t] = object{"schema": object{"$ref": refPrefix + watchEvent}}
 			continue
 		}
@@ -200,10 +219,14 @@ func renderV2(op operation, params []parameter) object {
 	}
 	if op.body != "" {
 		o["consumes"] = op.accepts
-		list = append(list, object{"name": "body", "in": "body", "schema": object{"$ref": "#/definitions/" + op.body}})
+		body := object{"name": "body", "in": "body", "schema": object{"$ref": "#/definitions/" + op.body}}
+		if op.needsBody() {
+			body["required"] = true
+		}
+		list = append(list, body)
 	}
 	o["parameters"] = list
-	o["produces"] = op.produces
+	o["produces"], o["schemes"] = op.produces, []string{"https"}
 	answer := object{"type": "string"}
 	if op.answer != "" {
 		answer = object{"$ref": "#/definitions/" + op.answer}
@@ -213,7 +236,7 @@ func renderV2(op operation, params []parameter) object {
 }
 
 func renderCommon(op operation) object {
-	o := object{"operationId": op.id, "tags": []string{op.tag}}
+	o := object{"operationId": op.id, "tags": []string{op.tag}, "description": op.description}
 	if !op.kind.Empty() {
 		o["x-kubernetes-action"] = op.action
 		o["x-kubernetes-group-version-kind"] = object{"group": op.kind.Group, "version": op.kind.Version, "kind": op.kind.Kind}
@@ -232,10 +255,10 @@ func (p parameter) render() object {
 	return o
 }
 
-// responses returns what each code of success brings: the same.
+// responses returns what each code of success brings: the same. Strangers may ask for any of it, and get nothing.
 func responses(op operation, content object) object {
 	described := map[string]string{"200": "OK", "201": "Created", "202": "Accepted"}
-	all := object{}
+	all := object{"401": object{"description": "Unauthorized"}}
 	for _, code := range op.codes {
 		response := maps.Clone(content)
 		response["description"] = described[code]
