@@ -167,16 +167,19 @@ func (c *accountTokens) filled(secret *corev1.Secret, account *corev1.ServiceAcc
 	return next, nil
 }
 
-// forget takes a Secret that is gone off the list of its account.
+// forget takes a Secret that is gone off the list of its account. Whether it is on it the API server says: this program may not have
+// heard of that yet, and nothing would come back to it later.
 func (c *accountTokens) forget(ctx context.Context, namespace, name, accountName string) error {
 	refersTo := func(ref corev1.ObjectReference) bool { return ref.Name == name }
-	account, err := c.accounts.ServiceAccounts(namespace).Get(accountName)
-	if err != nil || !slices.ContainsFunc(account.Secrets, refersTo) {
+	account, err := c.client.CoreV1().ServiceAccounts(namespace).Get(ctx, accountName, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) || err == nil && !slices.ContainsFunc(account.Secrets, refersTo) {
 		return nil
 	}
-	next := account.DeepCopy()
-	next.Secrets = slices.DeleteFunc(next.Secrets, refersTo)
-	_, err = c.client.CoreV1().ServiceAccounts(namespace).Update(ctx, next, metav1.UpdateOptions{})
+	if err != nil {
+		return fmt.Errorf("read the service account %s/%s: %w", namespace, accountName, err)
+	}
+	account.Secrets = slices.DeleteFunc(account.Secrets, refersTo)
+	_, err = c.client.CoreV1().ServiceAccounts(namespace).Update(ctx, account, metav1.UpdateOptions{})
 	if err != nil && !apierrors.IsNotFound(err) {
 		return fmt.Errorf("update the service account %s/%s: %w", namespace, accountName, err)
 	}
