@@ -1,6 +1,7 @@
 package containerd
 
 import (
+	"context"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -97,7 +98,7 @@ func killShims(socket string) error {
 	return nil
 }
 
-// killShimAt kills the shim that listens at a path. No error if there is none.
+// killShimAt kills the shim that listens at a path, and waits until it has gone. No error if there is none.
 func killShimAt(path string) error {
 	files, err := filepath.Glob("/proc/[0-9]*/exe")
 	if err != nil {
@@ -108,9 +109,26 @@ func killShimAt(path string) error {
 		if err != nil || !isShim(pid) || !slices.Contains(socketsOf(pid), path) {
 			continue
 		}
-		if err := unix.Kill(pid, unix.SIGKILL); err != nil && !errors.Is(err, unix.ESRCH) {
+		if err := killWhole(pid); err != nil && !errors.Is(err, unix.ESRCH) {
 			return fmt.Errorf("kill shim %d: %w", pid, err)
 		}
+	}
+	return nil
+}
+
+// killWhole kills a process and waits until the kernel has closed all of its files, which it does one by one: a shim's socket may take
+// connections when those that it had are gone.
+func killWhole(pid int) error {
+	process, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(process)
+	if err := unix.PidfdSendSignal(process, unix.SIGKILL, nil, 0); err != nil {
+		return err
+	}
+	if !waitPidfd(context.Background(), process, shimEnd) {
+		return errors.New("it does not end")
 	}
 	return nil
 }
