@@ -23,7 +23,6 @@ import (
 
 	"skiff/api"
 	"skiff/apiserver"
-	"skiff/apiserver/gather"
 	"skiff/controller"
 	"skiff/handover"
 	"skiff/pki"
@@ -342,8 +341,7 @@ const lastRequests = 2 * time.Second
 
 func serveUntil(ctx context.Context, web *http.Server, listener net.Listener) error {
 	ended := make(chan error, 1)
-	gathered := gather.NewListener(listener)
-	go func() { ended <- web.ServeTLS(gathered, "", "") }()
+	go func() { ended <- web.ServeTLS(listener, "", "") }()
 	select {
 	case err := <-ended:
 		return fmt.Errorf("serve the API: %w", err)
@@ -355,7 +353,6 @@ func serveUntil(ctx context.Context, web *http.Server, listener net.Listener) er
 		_ = web.Close()
 	}
 	<-ended
-	gathered.Drain(deadline)
 	return nil
 }
 
