@@ -254,7 +254,7 @@ func (r *Runtime) Attach(ctx context.Context, id string, s agent.Streams) error 
 			if s.EndsStdin(once) {
 				closeStdin(ctx, task)
 			} else {
-				leave(errStdinEnded)
+				time.AfterFunc(answerTime, func() { leave(errStdinEnded) })
 			}
 		}()
 	}
@@ -266,6 +266,9 @@ func (r *Runtime) Attach(ctx context.Context, id string, s agent.Streams) error 
 
 // errStdinEnded is why a client goes that has nothing more to say to a container that goes on listening.
 var errStdinEnded = errors.New("the client's stdin ended")
+
+// answerTime is how long such a client is still told what the container says to its last words.
+const answerTime = 2 * time.Second
 
 // openStdin opens the container's stdin, if it was started with one.
 func (r *Runtime) openStdin(id string) (*os.File, error) {
