@@ -257,6 +257,9 @@ func TestEagerReadiness(t *testing.T) {
 		ProbeHandler: v1.ProbeHandler{TCPSocket: &v1.TCPSocketAction{Port: intstr.FromInt(portOf(t, address))}}, PeriodSeconds: 60,
 	}}}}}
 	s := seen{pod: pod, containers: []Container{{ID: "id", Name: "app", State: Running, Started: time.Now()}}}
+	if nowhere := func() string { return "" }; len(p.follow(s, nowhere)) > 0 {
+		t.Error("a container is probed whose pod's address is not known yet")
+	}
 	if p.follow(s, loopback)["id"].ready {
 		t.Error("ready before the first probe")
 	}

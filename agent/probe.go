@@ -101,7 +101,8 @@ func (p *probes) begin(ctx context.Context) { p.ctx = ctx }
 func (p *probes) wait() { p.wg.Wait() }
 
 // follow sees to it that of these containers of a pod those that run are probed, and returns the health of all that have
-// probes. A container that ended keeps its health until it is removed.
+// probes. A container that ended keeps its health until it is removed. One that an agent started which was killed before it told the
+// pod's address is probed once that is known again.
 func (p *probes) follow(s seen, ip func() string) map[string]health {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -112,7 +113,7 @@ func (p *probes) follow(s seen, ip func() string) map[string]health {
 	for i := range s.containers {
 		c := &s.containers[i]
 		q := known[c.ID]
-		if spec := containerOf(s.pod, c.Name); q == nil && c.State == Running && hasProbes(spec) && !s.postStartRuns(c.ID) {
+		if spec := containerOf(s.pod, c.Name); q == nil && c.State == Running && hasProbes(spec) && !s.postStartRuns(c.ID) && ip() != "" {
 			q = p.start(s, target{c.ID, ip, spec}, c.Started)
 		}
 		if q == nil {
