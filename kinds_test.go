@@ -28,7 +28,7 @@ var actors = map[string]string{
 	"RoleBinding":               "nothing is enforced",
 	"CertificateSigningRequest": "it gets the name of who asks, and is approved and denied; nothing signs",
 	"ComponentStatus":           "the store, as `etcd-0`, when somebody asks",
-	"ConfigMap":                 "the agent: environment and volumes; `kube-root-ca.crt` is made in each namespace",
+	"ConfigMap":                 "the agent: environment and volumes; `kube-root-ca.crt` is made in each namespace, and `extension-apiserver-authentication` in kube-system",
 	"ControllerRevision":        "stored, for who keeps a history",
 	"CSIDriver":                 "stored; no driver is run yet",
 	"CSINode":                   "stored; no driver is run yet",

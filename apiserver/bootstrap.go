@@ -8,6 +8,7 @@ import (
 
 	"skiff/api"
 
+	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -54,6 +55,32 @@ func (s *Server) bootstrapStorage(ctx context.Context) error {
 		return err
 	}
 	return s.ensure(ctx, drivers, driver)
+}
+
+// authenticationName is of the ConfigMap that tells servers of metrics, webhooks and so on how clients are authenticated.
+// https://kubernetes.io/docs/tasks/extend-kubernetes/configure-aggregation-layer/
+const authenticationName = "extension-apiserver-authentication"
+
+// publishClientCA says in that ConfigMap who vouches for clients. What else somebody wrote there stays.
+func (s *Server) publishClientCA(ctx context.Context) error {
+	const key = "client-ca-file"
+	made := &corev1.ConfigMap{
+		ObjectMeta: metav1.ObjectMeta{Name: authenticationName, Namespace: metav1.NamespaceSystem},
+		Data:       map[string]string{key: string(s.config.ClientCA)},
+	}
+	if err := s.ensure(ctx, "configmaps", made); err != nil {
+		return err
+	}
+	at := objectKey(made.Namespace, made.Name)
+	_, err := s.modify(ctx, s.shelf("configmaps"), at, "", false, func(old runtime.Object) (runtime.Object, error) {
+		now := old.DeepCopyObject().(*corev1.ConfigMap)
+		if now.Data == nil {
+			now.Data = map[string]string{}
+		}
+		now.Data[key] = made.Data[key]
+		return now, nil
+	})
+	return err
 }
 
 // bootstrapRange shows the ranges that Services get their addresses from. A second one is added to the first; ranges from an

@@ -20,8 +20,9 @@ import (
 // What every cluster begins with is there for good: it is made again when a client takes it away, and as soon as that is
 // possible where a client has its place or its address.
 //
-// In Kubernetes: the controllers of kube-apiserver itself, for the system's namespaces, for the Service "kubernetes", and for the
-// default ServiceCIDR.
+// In Kubernetes: the controllers of kube-apiserver itself, for the system's namespaces, for the Service "kubernetes", for the
+// default ServiceCIDR, and for what servers of more APIs must know. Left out: the names of headers by which kube-apiserver tells
+// those who asks, as it asks none.
 
 const (
 	foundationRetry = 10 * time.Second // How often something is tried that is missing.
@@ -52,6 +53,9 @@ func (s *Server) foundationSteps() []func(context.Context) error {
 		steps = append(steps, func(ctx context.Context) error { return s.ensure(ctx, priorityClasses, class) })
 	}
 	steps = append(steps, s.bootstrapStorage, s.bootstrapRange, s.bootstrapKubernetes)
+	if len(s.config.ClientCA) > 0 {
+		steps = append(steps, s.publishClientCA)
+	}
 	if len(s.config.ClusterDNS) > 0 {
 		steps = append(steps, func(ctx context.Context) error { return s.bootstrapService(ctx, s.dnsService()) })
 	}
@@ -153,10 +157,14 @@ func (s *Server) foundationKeys() map[string]map[string]bool {
 	for _, name := range systemNamespaces {
 		namespaces[name] = true
 	}
-	return map[string]map[string]bool{
+	all := map[string]map[string]bool{
 		"namespaces": namespaces, "services": services, "endpoints": services, endpointSlices: slices,
 		serviceCIDRs: {api.DefaultServiceCIDR: true},
 	}
+	if len(s.config.ClientCA) > 0 {
+		all["configmaps"] = map[string]bool{objectKey(metav1.NamespaceSystem, authenticationName): true}
+	}
+	return all
 }
 
 // notice tells of each change of one of the objects under keys, and of what may make room for one, until ctx ends.

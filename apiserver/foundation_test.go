@@ -4,6 +4,9 @@ import (
 	"path/filepath"
 	"testing"
 
+	"skiff/store/bolt"
+
+	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 )
@@ -47,6 +50,36 @@ func TestFoundationIsKept(t *testing.T) {
 		e := parse[corev1.Endpoints](t, s.do(t, "GET", "/api/v1/namespaces/default/endpoints/kubernetes", "").want(t, 200))
 		return len(e.Subsets) == 1
 	})
+}
+
+// Servers in the cluster read who vouches for clients; what others wrote beside it stays.
+func TestClientCAIsPublished(t *testing.T) {
+	const path = "/api/v1/namespaces/kube-system/configmaps/extension-apiserver-authentication"
+	file := filepath.Join(t.TempDir(), "store")
+	startAs := func(ca string) *running {
+		db, err := bolt.Open(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		config := testConfig(t)
+		config.ClientCA = []byte(ca)
+		return startWith(t, db, config)
+	}
+	data := func(s *running) map[string]string {
+		return parse[corev1.ConfigMap](t, s.do(t, "GET", path, "").want(t, 200)).Data
+	}
+	s := startAs("first")
+	s.do(t, "PATCH", path, `{"data":{"mine":"1"}}`, "Content-Type", "application/merge-patch+json").want(t, 200)
+	s.stop()
+	s = startAs("second")
+	if diff := cmp.Diff(map[string]string{"client-ca-file": "second", "mine": "1"}, data(s)); diff != "" {
+		t.Errorf("after a start with another authority (-want +got):\n%s", diff)
+	}
+	s.do(t, "DELETE", path, "").want(t, 200)
+	eventually(t, "it is there again", s.has(t, path))
+	if got := data(s)["client-ca-file"]; got != "second" {
+		t.Errorf("it says %q", got)
+	}
 }
 
 // A client that has the address of the Service "kubernetes" does not keep the server from starting, and when it lets go the Service

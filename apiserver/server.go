@@ -47,6 +47,8 @@ type Config struct {
 	// Issuer is who the tokens of ServiceAccounts are from, and who they are for where they don't say otherwise: a URL.
 	Issuer     string
 	AccountKey *ecdsa.PrivateKey // Signs those tokens. On the curve P-256.
+	// ClientCA is who vouches for clients with certificates, in PEM: for servers in the cluster that let in whom this one does.
+	ClientCA []byte // May be empty.
 	// NodeTransport connects to nodes, which serve logs, exec, attach and port-forward. It has a certificate of ours.
 	NodeTransport *http.Transport
 	// Common are settings, each as NAME=VALUE, that all servers of one store must have the same. May be empty.

@@ -280,6 +280,7 @@ func (p *plane) newAPI(ctx context.Context) (*apiserver.Server, error) {
 		ClusterDNS:    p.dns,
 		Issuer:        "https://kubernetes.default.svc." + p.clusterDomain,
 		AccountKey:    p.account,
+		ClientCA:      p.ca.PEM(),
 		NodeTransport: transport,
 		Common:        p.common(),
 		Collectors:    []prometheus.Collector{p.queues},
