@@ -20,6 +20,7 @@ func configMap() *Resource {
 			nameColumn(), column("Data", "string", corev1.ConfigMap{}.SwaggerDoc()["data"]), ageColumn(),
 		},
 	}, rules[corev1.ConfigMap]{
+		Default:        func(c *corev1.ConfigMap) { fillBytes(c.BinaryData) },
 		Validate:       validateConfigMap,
 		ValidateUpdate: validateConfigMapUpdate,
 		Row: func(c *corev1.ConfigMap) []any {

@@ -305,6 +305,21 @@ status: {loadBalancer: {}}`,
 			want:  `{metadata: {name: a}, status: {capacity: {cpu: "2"}, allocatable: {cpu: "2"}, nodeInfo: {osImage: Debian}}}`,
 		},
 		{
+			name: "node with two minds of its pod range", kind: "Node",
+			given: `{spec: {podCIDR: 10.42.1.0/24, podCIDRs: [10.42.0.0/24, "fd00::/64"]}}`,
+			want:  `{spec: {podCIDR: 10.42.1.0/24, podCIDRs: [10.42.1.0/24]}}`,
+		},
+		{
+			name: "values that are null", kind: "Secret",
+			given: `{data: {a: null, b: aA==}}`,
+			want:  `{type: Opaque, data: {a: "", b: aA==}}`,
+		},
+		{
+			name: "binary values that are null", kind: "ConfigMap",
+			given: `{binaryData: {a: null}}`,
+			want:  `{binaryData: {a: ""}}`,
+		},
+		{
 			name: "node with a pod range", kind: "Node",
 			given: `{spec: {podCIDRs: [10.42.0.0/24]}}`,
 			want:  `{spec: {podCIDR: 10.42.0.0/24, podCIDRs: [10.42.0.0/24]}}`,

@@ -46,12 +46,14 @@ func node() *Resource {
 	})
 }
 
-// defaultNode has a node that does not say otherwise give all it has to pods, and keeps podCIDR and podCIDRs[0] the same.
+// defaultNode has a node that does not say otherwise give all it has to pods, and keeps podCIDR and podCIDRs[0] the same: where
+// both are there and differ, podCIDR counts.
 func defaultNode(n *corev1.Node) {
-	if len(n.Spec.PodCIDRs) > 0 {
-		setDefault(&n.Spec.PodCIDR, n.Spec.PodCIDRs[0])
-	} else if n.Spec.PodCIDR != "" {
-		n.Spec.PodCIDRs = []string{n.Spec.PodCIDR}
+	switch one, all := n.Spec.PodCIDR, n.Spec.PodCIDRs; {
+	case one != "" && (len(all) == 0 || all[0] != one):
+		n.Spec.PodCIDRs = []string{one}
+	case len(all) > 0:
+		n.Spec.PodCIDR = all[0]
 	}
 	if n.Status.Allocatable == nil && n.Status.Capacity != nil {
 		n.Status.Allocatable = n.Status.Capacity.DeepCopy()
@@ -169,6 +171,9 @@ func validateNodeUpdate(n, old *corev1.Node) field.ErrorList {
 	path := field.NewPath("spec")
 	if len(old.Spec.PodCIDRs) > 0 && !slices.Equal(n.Spec.PodCIDRs, old.Spec.PodCIDRs) {
 		errs = append(errs, field.Forbidden(path.Child("podCIDRs"), `node updates may not change podCIDR except from "" to valid`))
+	}
+	if n.Spec.DoNotUseExternalID != old.Spec.DoNotUseExternalID {
+		errs = append(errs, field.Forbidden(path.Child("externalID"), "may not be updated"))
 	}
 	if had := old.Spec.ProviderID; had != "" && n.Spec.ProviderID != had {
 		text := "field cannot be modified once set"

@@ -17,11 +17,6 @@ func validatePod(p *corev1.Pod) field.ErrorList {
 	if p.Spec.NodeName != "" && len(p.Spec.SchedulingGates) > 0 {
 		errs = append(errs, field.Forbidden(path.Child("nodeName"), "cannot be set until all schedulingGates have been cleared"))
 	}
-	for i, v := range p.Spec.Volumes {
-		if v.Image != nil && v.Image.Reference == "" { // A template may leave it to whoever makes the pod.
-			errs = append(errs, field.Required(path.Child("volumes").Index(i).Child("image", "reference"), ""))
-		}
-	}
 	errs = append(errs, validateImageSpaces(path.Child("containers"), p.Spec.Containers)...)
 	return append(errs, validateImageSpaces(path.Child("initContainers"), p.Spec.InitContainers)...)
 }

@@ -38,6 +38,16 @@ func defaultSecret(s *corev1.Secret) {
 		s.Data[key] = []byte(value)
 	}
 	s.StringData = nil
+	fillBytes(s.Data)
+}
+
+// fillBytes makes null in JSON an empty value, which clients can decode.
+func fillBytes(data map[string][]byte) {
+	for key, value := range data {
+		if value == nil {
+			data[key] = []byte{}
+		}
+	}
 }
 
 func validateSecret(s *corev1.Secret) field.ErrorList {

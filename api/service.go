@@ -70,8 +70,6 @@ func defaultService(s *corev1.Service) {
 	switch spec.Type {
 	case corev1.ServiceTypeClusterIP, corev1.ServiceTypeNodePort, corev1.ServiceTypeLoadBalancer:
 		setDefaultPtr(&spec.InternalTrafficPolicy, corev1.ServiceInternalTrafficPolicyCluster)
-	case corev1.ServiceTypeExternalName:
-		spec.InternalTrafficPolicy = nil // Nothing of it is routed here.
 	}
 	if spec.Type == corev1.ServiceTypeLoadBalancer {
 		setDefaultPtr(&spec.AllocateLoadBalancerNodePorts, true)

@@ -14,6 +14,16 @@ func prepareService(s *corev1.Service) {
 	if s.Spec.ClusterIP != "" && len(s.Spec.ClusterIPs) == 0 {
 		s.Spec.ClusterIPs = []string{s.Spec.ClusterIP}
 	}
+	dropInternalPolicy(s)
+}
+
+// dropInternalPolicy takes a policy from an ExternalName, of which nothing is routed here. What is none stays, and is refused.
+func dropInternalPolicy(s *corev1.Service) {
+	policy := s.Spec.InternalTrafficPolicy
+	if s.Spec.Type == corev1.ServiceTypeExternalName && policy != nil &&
+		(*policy == corev1.ServiceInternalTrafficPolicyCluster || *policy == corev1.ServiceInternalTrafficPolicyLocal) {
+		s.Spec.InternalTrafficPolicy = nil
+	}
 }
 
 // prepareServiceUpdate lets a client send the same YAML again without what was allocated for it, and takes back what
@@ -22,6 +32,7 @@ func prepareServiceUpdate(s, old *corev1.Service) {
 	keepAllocated(s, old)
 	agreeClusterIPs(s, old)
 	releaseUnused(s, old)
+	dropInternalPolicy(s)
 }
 
 func keepAllocated(s, old *corev1.Service) {

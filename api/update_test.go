@@ -55,6 +55,12 @@ func TestServiceUpdate(t *testing.T) {
 			want: `{spec: {type: ExternalName, externalName: a.example}}`,
 		},
 		{
+			name: "an unknown policy of an ExternalName is refused", old: clusterIP,
+			given:  `{spec: {type: ExternalName, externalName: a.example, internalTrafficPolicy: Sideways}}`,
+			want:   `{spec: {type: ExternalName, externalName: a.example, internalTrafficPolicy: Sideways}}`,
+			errors: []string{`spec.internalTrafficPolicy: Unsupported value: "Sideways": supported values: "Cluster", "Local"`},
+		},
+		{
 			name: "another address is refused", old: clusterIP,
 			given: `{spec: {clusterIP: 10.43.0.8, clusterIPs: [10.43.0.7], selector: {a: b}, ports: [{port: 80}]}}`,
 			want: `{spec: {clusterIP: 10.43.0.8, clusterIPs: [10.43.0.8], ipFamilies: [IPv4], ipFamilyPolicy: SingleStack,
@@ -144,6 +150,7 @@ func TestValidateUpdate(t *testing.T) {
 			`spec.podCIDRs: Forbidden: node updates may not change podCIDR except from "" to valid`,
 			"spec.providerID: Invalid value: null: field cannot be cleared once set",
 		}},
+		{"Node", "{}", "{spec: {externalID: a}}", []string{"spec.externalID: Forbidden: may not be updated"}},
 		{"ReplicaSet", "{spec: {selector: {matchLabels: {app: a}}}}", "{spec: {selector: {matchLabels: {app: b}}}}", []string{
 			`spec.selector: Invalid value: {"matchLabels":{"app":"b"}}: field is immutable`,
 		}},

@@ -273,6 +273,8 @@ func TestValidate(t *testing.T) {
 				`spec.volumes[2].csi.driver: Invalid value: "A_B": a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')`,
 				`spec.volumes[3].image.pullPolicy: Unsupported value: "Often": supported values: "Always", "IfNotPresent", "Never"`,
 			}},
+			{"Pod", aPod("volumes: [{name: a, image: {}}]", ""), []string{"spec.volumes[0].image.reference: Required value"}},
+			{"Deployment", aDeployment("", "volumes: [{name: a, image: {}}]"), []string{"spec.template.spec.volumes[0].image.reference: Required value"}},
 			{"Pod", aPod("os: {name: linux}, securityContext: {windowsOptions: {}, seLinuxChangePolicy: a, sysctls: [{}, {name: A B}, {name: a.b}, {name: a.b}]}", "securityContext: {windowsOptions: {}, procMount: ''}"), []string{
 				`spec.containers[0].securityContext.procMount: Unsupported value: "": supported values: "Default", "Unmasked"`,
 				"spec.securityContext.sysctls[0].name: Required value",

@@ -69,7 +69,8 @@ func validateVolumeSource(at *field.Path, v *corev1.VolumeSource) field.ErrorLis
 	case v.Ephemeral != nil:
 		errs = validateClaimTemplate(at.Child("ephemeral", "volumeClaimTemplate"), v.Ephemeral.VolumeClaimTemplate)
 	case v.Image != nil:
-		errs = oneOf(at.Child("image", "pullPolicy"), v.Image.PullPolicy, corev1.PullAlways, corev1.PullIfNotPresent, corev1.PullNever)
+		errs = required(at.Child("image", "reference"), v.Image.Reference)
+		errs = append(errs, oneOf(at.Child("image", "pullPolicy"), v.Image.PullPolicy, corev1.PullAlways, corev1.PullIfNotPresent, corev1.PullNever)...)
 	}
 	return errs
 }

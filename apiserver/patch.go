@@ -1,6 +1,7 @@
 package apiserver
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -113,6 +114,12 @@ func (p patch) document(before []byte, old runtime.Object) ([]byte, error) {
 	case types.MergePatchType:
 		if !json.Valid(p.body) {
 			return nil, apierrors.NewBadRequest("error decoding patch: it is not valid JSON")
+		}
+		if !bytes.HasPrefix(bytes.TrimLeft(p.body, " \t\r\n"), []byte("{")) {
+			var members map[string]any
+			if err := json.Unmarshal(p.body, &members); err != nil { // It is no object, nor null.
+				return nil, apierrors.NewBadRequest("error decoding patch: " + err.Error())
+			}
 		}
 		after, err := jsonpatch.MergePatch(before, p.body)
 		if err != nil {

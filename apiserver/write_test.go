@@ -363,6 +363,9 @@ func TestPatches(t *testing.T) {
 	patch(`{"spec":{"selector":{"matchLabels":{"app":"other"}}}}`, merge).refused(t, 422, metav1.StatusReasonInvalid, "spec.selector")
 	patch(`{"metadata":{"name":"other"}}`, merge).refused(t, 400, metav1.StatusReasonBadRequest, "does not match the name on the URL")
 	patch(`{"metadata":{"resourceVersion":"1"}}`, merge).refused(t, 409, metav1.StatusReasonConflict)
+	for _, body := range []string{`[]`, ` [{}]`, `"a"`, `1`} {
+		patch(body, merge).refused(t, 400, metav1.StatusReasonBadRequest, "error decoding patch: json: cannot unmarshal")
+	}
 	patch(`{}`, []string{"Content-Type", "application/json"}).refused(t, 415, metav1.StatusReasonUnsupportedMediaType, "application/merge-patch+json")
 	patch(`{}`, []string{"Content-Type", "application/apply-patch+yaml"}).refused(t, 422, metav1.StatusReasonInvalid, "PatchOptions.meta.k8s.io \"\" is invalid: fieldManager: Required value: is required for apply patch")
 	patch("["+strings.Repeat(`{"op":"test","path":"/kind","value":"Deployment"},`, maxPatchOperations)+`{"op":"test","path":"/kind","value":"Deployment"}]`, jsonPatch).
