@@ -4,9 +4,8 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"io"
 	"net"
-	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -80,49 +79,80 @@ func (n *node) restConfig(b testing.TB) *rest.Config {
 type caller struct {
 	b      *testing.B
 	name   string
-	url    string
-	client *http.Client
 	pids   []string
+	dial   func() *lightClient
+	client *lightClient
 }
 
 func newCaller(b *testing.B, name string, config *rest.Config, pids ...string) *caller {
 	b.Helper()
-	client, err := rest.HTTPClientFor(config)
+	server, err := url.Parse(config.Host)
 	if err != nil {
 		b.Fatal(err)
 	}
-	return &caller{b, name, config.Host, client, pids}
+	secure, err := rest.TLSConfigFor(config)
+	if err != nil {
+		b.Fatal(err)
+	}
+	secure.ServerName = server.Hostname()
+	dial := config.Dial
+	if dial == nil {
+		dial = (&net.Dialer{}).DialContext
+	}
+	c := &caller{b: b, name: name, pids: pids, dial: func() *lightClient {
+		conn, err := dial(context.Background(), "tcp", server.Host)
+		if err != nil {
+			b.Fatal(err)
+		}
+		return newLightClient(b, conn, secure)
+	}}
+	c.client = c.dial()
+	return c
 }
 
-// call makes a request and reads all of the answer.
+// call makes a request and returns the body of the answer.
 func (c *caller) call(method, path, body string, headers ...string) []byte {
-	resp := c.begin(context.Background(), method, path, body, headers...)
-	defer resp.Body.Close()
-	data, err := io.ReadAll(resp.Body)
-	if err != nil {
-		c.b.Errorf("%s %s: %v", method, path, err)
-	}
-	return data
+	var a answer
+	c.do(&a, method, path, body, headers...)
+	return a.data
 }
 
-func (c *caller) begin(ctx context.Context, method, path, body string, headers ...string) *http.Response {
-	req, err := http.NewRequestWithContext(ctx, method, c.url+path, strings.NewReader(body))
-	if err != nil {
-		panic(err) // The benchmark's own mistake.
+func (c *caller) do(a *answer, method, path, body string, headers ...string) {
+	c.client.begin(a, method, path, body, headers...)
+	<-a.ended
+	if !strings.HasPrefix(a.status, "2") {
+		panic(fmt.Sprintf("%s: %s %s: %s %s", c.name, method, path, a.status, a.data)) // From a goroutine, perhaps.
 	}
-	req.Header.Set("Content-Type", jsonType)
-	for i := 0; i < len(headers); i += 2 {
-		req.Header.Set(headers[i], headers[i+1])
+}
+
+// patchLabel sets a label of a pod to a number.
+func (c *caller) patchLabel(pod string, n int) {
+	c.call("PATCH", podsOfBench+"/"+pod, fmt.Sprintf(`{"metadata":{"labels":{"n":"%d"}}}`, n), "content-type", "application/merge-patch+json")
+}
+
+// watch follows one pod from several watches, on connections of their own, each of which has up to a hundred. Each event is told with the time when it was there.
+// The addition that each watch begins with has come when it returns.
+func (c *caller) watch(pod string, watchers int) (seen chan time.Time, stop func()) {
+	seen = make(chan time.Time, watchers)
+	var clients []*lightClient
+	for i := range watchers {
+		if i%lightStreams == 0 {
+			clients = append(clients, c.dial())
+		}
+		clients[len(clients)-1].begin(&answer{each: func(data []byte) {
+			for range bytes.Count(data, []byte("\n")) {
+				seen <- time.Now()
+			}
+		}}, "GET", podsOfBench+"?watch=1&fieldSelector=metadata.name%3D"+pod, "")
 	}
-	resp, err := c.client.Do(req)
-	if err != nil {
-		panic(fmt.Sprintf("%s: %s %s: %v", c.name, method, path, err)) // From a goroutine, perhaps.
+	for range watchers {
+		<-seen
 	}
-	if resp.StatusCode > 299 {
-		text, _ := io.ReadAll(resp.Body)
-		panic(fmt.Sprintf("%s: %s %s: %s: %s", c.name, method, path, resp.Status, text))
+	return seen, func() {
+		for _, client := range clients {
+			client.close()
+		}
 	}
-	return resp
 }
 
 // tell prints one figure of this server.
@@ -166,7 +196,7 @@ func (c *caller) reads() {
 		c.costs(list.what, times, func() {
 			for range times {
 				start := time.Now()
-				c.call("GET", podsOfBench, "", "Accept", list.media, "Accept-Encoding", "identity")
+				c.do(&answer{each: func([]byte) {}}, "GET", podsOfBench, "", "accept", list.media)
 				took = append(took, time.Since(start))
 			}
 		})
@@ -229,44 +259,21 @@ func atOnce(workers, count int, do func(i int)) float64 {
 
 // latency tells the median time from a write's request until a watcher of the first pod has read its event.
 func (c *caller) latency(when string) {
-	pod := podOfBench(0)
-	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
 	const changes = 300
-	seen := make(chan time.Time, benchWatchers)
-	for range benchWatchers {
-		resp := c.begin(ctx, "GET", podsOfBench+"?watch=1&fieldSelector=metadata.name%3D"+pod, "")
-		go drain(resp.Body, seen)
-	}
+	pod := podOfBench(0)
+	seen, stop := c.watch(pod, benchWatchers)
+	defer stop()
 	var took []time.Duration
-	for range benchWatchers { // The addition that each begins with.
-		<-seen
-	}
 	c.costs(when+"change-seen-by-50", changes, func() {
 		for i := range changes {
 			start := time.Now()
-			c.call("PATCH", podsOfBench+"/"+pod, fmt.Sprintf(`{"metadata":{"labels":{"n":"%d"}}}`, i+2), "Content-Type", "application/merge-patch+json")
+			c.patchLabel(pod, i+2)
 			for range benchWatchers {
 				took = append(took, (<-seen).Sub(start))
 			}
 		}
 	})
 	c.tell(float64(median(took).Microseconds())/1e3, when+"event-p50-ms")
-}
-
-// drain reads lines and tells when each was there.
-func drain(from io.ReadCloser, seen chan<- time.Time) {
-	defer from.Close()
-	buf := make([]byte, 64<<10)
-	for {
-		n, err := from.Read(buf)
-		for range bytes.Count(buf[:n], []byte("\n")) {
-			seen <- time.Now()
-		}
-		if err != nil {
-			return
-		}
-	}
 }
 
 // resident is the memory of the server's processes in MB.
@@ -326,34 +333,23 @@ func BenchmarkAPIScale(b *testing.B) {
 
 	c = newCaller(b, "skiff", n.restConfig(b), fmt.Sprint(n.server.Pid))
 	c.tell(c.resident(), "MB-resident-after-start")
-	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
-	seen := make(chan time.Time, watchers)
-	for range watchers {
-		resp := c.begin(ctx, "GET", podsOfBench+"?watch=1&fieldSelector=metadata.name%3D"+name(0), "")
-		go drain(resp.Body, seen)
-	}
-	for range watchers {
-		<-seen
-	}
+	seen, stop := c.watch(name(0), watchers)
 	var told []time.Duration
 	for i := range 20 {
 		start := time.Now()
-		c.call("PATCH", podsOfBench+"/"+name(0), fmt.Sprintf(`{"metadata":{"labels":{"n":"%d"}}}`, i+1), "Content-Type", "application/merge-patch+json")
+		c.patchLabel(name(0), i+1)
 		for range watchers {
 			told = append(told, (<-seen).Sub(start))
 		}
 	}
 	b.ReportMetric(float64(median(told).Microseconds())/1e3, "event-to-1000-watchers-p50-ms")
-	cancel()
+	stop()
 
 	apply := func(i int) {
 		c.call("PATCH", "/api/v1/namespaces/bench/configmaps/applied?fieldManager=bench", fmt.Sprintf(`{"kind":"ConfigMap","apiVersion":"v1","metadata":{"name":"applied"},"data":{"n":"%d"}}`, i),
-			"Content-Type", "application/apply-patch+yaml")
+			"content-type", "application/apply-patch+yaml")
 	}
-	patch := func(i int) {
-		c.call("PATCH", podsOfBench+"/"+name(1), fmt.Sprintf(`{"metadata":{"labels":{"n":"%d"}}}`, i+1), "Content-Type", "application/merge-patch+json")
-	}
+	patch := func(i int) { c.patchLabel(name(1), i+1) }
 	for _, one := range []struct {
 		what string
 		do   func(i int)

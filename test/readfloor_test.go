@@ -1,7 +1,6 @@
 package test
 
 import (
-	"crypto/tls"
 	"fmt"
 	"io"
 	"net/http"
@@ -12,6 +11,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"k8s.io/client-go/rest"
 )
 
 // The floor of reads and watches is a server that does nothing else than to answer, out of memory, with the bytes that skiff
@@ -36,7 +37,7 @@ func floorOfReads(b *testing.B, n *node, skiff *caller) {
 	}
 	answers := map[string][]byte{oneFile: skiff.call("GET", podsOfBench+"/web-00000", "")}
 	for _, media := range []string{jsonType, protoType} {
-		answers[listFileOf(media)] = skiff.call("GET", podsOfBench, "", "Accept", media, "Accept-Encoding", "identity")
+		answers[listFileOf(media)] = skiff.call("GET", podsOfBench, "", "accept", media)
 	}
 	for name, data := range answers {
 		if err := os.WriteFile(filepath.Join(dir, name), data, 0o600); err != nil {
@@ -65,9 +66,8 @@ func floorOfReads(b *testing.B, n *node, skiff *caller) {
 	if _, err := fmt.Fscanln(stdout, &url); err != nil {
 		b.Fatalf("the floor of reads does not start: %v", err)
 	}
-	transport := &http.Transport{ForceAttemptHTTP2: true, TLSClientConfig: &tls.Config{InsecureSkipVerify: true}} // It is our own child.
-	defer transport.CloseIdleConnections()
-	floor := &caller{b, "memory", url, &http.Client{Transport: transport}, []string{fmt.Sprint(cmd.Process.Pid)}}
+	floor := newCaller(b, "memory", &rest.Config{Host: url, TLSClientConfig: rest.TLSClientConfig{Insecure: true}}, fmt.Sprint(cmd.Process.Pid)) // It is our own child.
+	defer floor.client.close()
 	floor.reads()
 }
 
