@@ -23,6 +23,7 @@ import (
 
 	"skiff/api"
 	"skiff/apiserver"
+	"skiff/apiserver/gather"
 	"skiff/controller"
 	"skiff/handover"
 	"skiff/pki"
@@ -342,7 +343,8 @@ const lastRequests = 2 * time.Second
 
 func serveUntil(ctx context.Context, web *http.Server, listener net.Listener) error {
 	ended := make(chan error, 1)
-	go func() { ended <- web.ServeTLS(listener, "", "") }()
+	gathered := gather.NewListener(listener)
+	go func() { ended <- web.ServeTLS(gathered, "", "") }()
 	select {
 	case err := <-ended:
 		return fmt.Errorf("serve the API: %w", err)
@@ -354,6 +356,7 @@ func serveUntil(ctx context.Context, web *http.Server, listener net.Listener) er
 		_ = web.Close()
 	}
 	<-ended
+	gathered.Drain(deadline)
 	return nil
 }
 
