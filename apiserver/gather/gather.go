@@ -3,7 +3,8 @@
 // All informers of a process share one connection. When a change goes to fifty watches, TLS hands down fifty records, one right
 // after the other, and each by itself would cost a system call here, and wake the client there. So a Write ends when its bytes
 // are in a buffer, and a goroutine sends what is in it: while one send is under way, the next gathers. Nothing waits for more to
-// come, so that a lone answer leaves at once, and a silent connection has neither buffer nor goroutine.
+// come, so that a lone answer leaves at once, and a silent connection has neither buffer nor goroutine. What is long by itself,
+// as the records of a list are, is sent by its Write: to gather it would be to copy it, and to gain nothing.
 //
 // The buffer has a bound. Behind it a connection is what it was: a client that does not read makes Write wait, until there is
 // room, the deadline has passed or the connection is closed; what goes wrong with a send is the error of the next Write; and
@@ -22,7 +23,8 @@ import (
 )
 
 const (
-	room     = 64 << 10    // Bytes that gather while others are sent. Any record of TLS finds room in an empty buffer.
+	room     = 64 << 10    // Bytes that gather while others are sent.
+	long     = 16 << 10    // Bytes that do not gather: a full record of TLS is a little longer.
 	lastSend = time.Minute // How long the last bytes of a closed connection may take.
 	recheck  = 2 * time.Millisecond
 )
@@ -69,12 +71,13 @@ type conn struct {
 	waiting  int       // How many they are.
 	deadline time.Time // Theirs.
 	gathered *[]byte   // What is sent next. Nil if there is nothing.
-	sending  bool      // Whether send runs.
+	sending  bool      // Whether there is a send under way.
+	through  bool      // Whether it is that of a Write, with its deadline.
 	closed   bool
 	err      error // Why nothing can be written any more.
 }
 
-// Write takes all of p, or nothing.
+// Write takes all of p, or nothing, unless it is long.
 func (c *conn) Write(p []byte) (int, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -86,6 +89,8 @@ func (c *conn) Write(p []byte) (int, error) {
 		return 0, c.err
 	case c.late():
 		return 0, os.ErrDeadlineExceeded
+	case len(p) >= long:
+		return c.writeThrough(p)
 	}
 	if c.gathered == nil {
 		c.gathered = c.listener.buffers.Get().(*[]byte)
@@ -100,8 +105,13 @@ func (c *conn) Write(p []byte) (int, error) {
 
 func (c *conn) late() bool { return !c.deadline.IsZero() && !time.Now().Before(c.deadline) }
 
-// full tells whether n more bytes have to wait. If they are more than there can ever be room for, they go alone.
-func (c *conn) full(n int) bool { return c.gathered != nil && len(*c.gathered)+n > room }
+// full tells whether n more bytes have to wait.
+func (c *conn) full(n int) bool {
+	if n >= long {
+		return c.sending
+	}
+	return c.gathered != nil && len(*c.gathered)+n > room
+}
 
 // wait waits for a change, or for the deadline.
 func (c *conn) wait() {
@@ -135,11 +145,46 @@ func (c *conn) send() {
 			c.fail(err)
 		}
 	}
+	c.sent()
+}
+
+// sent is called when the socket is free, and nothing waits for it.
+func (c *conn) sent() {
 	c.sending = false
+	c.changed.Broadcast()
 	if c.closed {
 		_ = c.Conn.Close()
 		c.listener.closing.Add(-1)
 	}
+}
+
+// writeThrough writes to the socket, which is free. Other Writes gather meanwhile.
+func (c *conn) writeThrough(p []byte) (int, error) {
+	c.sending, c.through = true, true
+	c.waiting++
+	_ = c.Conn.SetWriteDeadline(c.deadline)
+	c.mu.Unlock()
+	n, err := c.Conn.Write(p)
+	c.mu.Lock()
+	c.waiting--
+	c.through = false
+	switch {
+	case err == nil:
+	case c.closed:
+		err = net.ErrClosed
+		c.fail(err)
+	default:
+		c.fail(err) // A part of p may be sent: nothing can follow it.
+	}
+	if !c.closed {
+		_ = c.Conn.SetWriteDeadline(time.Time{})
+	}
+	if c.gathered != nil {
+		go c.send()
+	} else {
+		c.sent()
+	}
+	return n, err
 }
 
 // fail drops what cannot be sent any more.
@@ -210,5 +255,8 @@ func (c *conn) SetWriteDeadline(at time.Time) error {
 	defer c.mu.Unlock()
 	c.deadline = at
 	c.changed.Broadcast()
+	if c.through && !c.closed {
+		return c.Conn.SetWriteDeadline(at)
+	}
 	return nil
 }

@@ -12,6 +12,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -70,6 +71,21 @@ func wantText(t *testing.T, from io.Reader, want string) {
 	}
 }
 
+// record is a length that gathers.
+const record = room / 8
+
+// fill writes what there is room for: a record that is being sent, and a buffer full of them.
+func fill(t *testing.T, c net.Conn) (written string) {
+	t.Helper()
+	for i := range 1 + room/record {
+		text := strings.Repeat(string(rune('a'+i)), record)
+		write(t, c, text)
+		written += text
+		synctest.Wait()
+	}
+	return written
+}
+
 func TestWritesGatherWhileOneIsSent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c, client, socket, _ := pipe(t)
@@ -97,10 +113,7 @@ func TestWritesGatherWhileOneIsSent(t *testing.T) {
 func TestClientThatDoesNotReadMakesWritesWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c, client, _, _ := pipe(t)
-		full := string(bytes.Repeat([]byte("x"), room))
-		write(t, c, full) // It is sent.
-		synctest.Wait()
-		write(t, c, full) // It gathers.
+		full := fill(t, c)
 		if err := c.SetWriteDeadline(time.Now().Add(time.Hour)); err != nil {
 			t.Fatal(err)
 		}
@@ -119,11 +132,11 @@ func TestClientThatDoesNotReadMakesWritesWait(t *testing.T) {
 			_, err := c.Write([]byte("z"))
 			wrote <- err
 		}()
-		wantText(t, client, full)
+		wantText(t, client, full[:record])
 		if err := <-wrote; err != nil {
 			t.Errorf("with room: %v", err)
 		}
-		wantText(t, client, full+"z")
+		wantText(t, client, full[record:]+"z")
 		c.Close()
 	})
 }
@@ -134,7 +147,7 @@ func TestDeadlineEndsWritesThatWait(t *testing.T) {
 		wrote := make(chan error)
 		go func() {
 			for {
-				if _, err := c.Write(make([]byte, room)); err != nil {
+				if _, err := c.Write(make([]byte, record)); err != nil {
 					wrote <- err
 					return
 				}
@@ -191,9 +204,7 @@ func TestCloseOfWhatIsStuck(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				c, _, socket, _ := pipe(t)
 				wrote := make(chan error, 1)
-				write(t, c, "sent")
-				synctest.Wait()
-				write(t, c, string(make([]byte, room)))
+				fill(t, c)
 				if after == 0 {
 					go func() {
 						_, err := c.Write([]byte("waits"))
@@ -217,6 +228,71 @@ func TestCloseOfWhatIsStuck(t *testing.T) {
 				synctest.Wait()
 				if !socket.closed.Load() {
 					t.Error("it is not closed")
+				}
+			})
+		})
+	}
+}
+
+func TestLongWritesAreNotGathered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, client, socket, _ := pipe(t)
+		write(t, c, "short")
+		synctest.Wait()
+		text := strings.Repeat("x", long)
+		var wrote atomic.Bool
+		go func() {
+			write(t, c, text)
+			wrote.Store(true)
+		}()
+		wantText(t, client, "short"+text[1:])
+		synctest.Wait()
+		if wrote.Load() {
+			t.Error("Write does not wait for the socket")
+		}
+		write(t, c, "behind it") // While the last byte is not read.
+		wantText(t, client, "xbehind it")
+		synctest.Wait()
+		if writes := socket.writes.Load(); writes != 3 || !wrote.Load() {
+			t.Errorf("%d writes to the socket, want 3; ended: %t", writes, wrote.Load())
+		}
+		c.Close()
+	})
+}
+
+func TestWhatEndsALongWrite(t *testing.T) {
+	for _, tc := range []struct {
+		name string
+		end  func(c net.Conn)
+		want error
+	}{
+		{"deadline", func(c net.Conn) { _ = c.SetWriteDeadline(time.Now().Add(time.Second)) }, os.ErrDeadlineExceeded},
+		{"close", func(c net.Conn) { c.Close() }, net.ErrClosed},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c, client, socket, _ := pipe(t)
+				wrote := make(chan error)
+				go func() {
+					_, err := c.Write(make([]byte, long))
+					wrote <- err
+				}()
+				synctest.Wait()
+				write(t, c, "behind it")
+				tc.end(c)
+				if err := <-wrote; !errors.Is(err, tc.want) {
+					t.Errorf("error %v", err)
+				}
+				if _, err := c.Write([]byte("next")); !errors.Is(err, tc.want) {
+					t.Errorf("of the next Write: %v", err)
+				}
+				c.Close()
+				synctest.Wait()
+				if !socket.closed.Load() {
+					t.Error("it is not closed")
+				}
+				if all, err := io.ReadAll(client); err != nil || len(all) > 0 {
+					t.Errorf("the client reads %q: %v", all, err)
 				}
 			})
 		})
