@@ -3,6 +3,7 @@ package agent
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/kubernetes/scheme"
@@ -55,7 +56,8 @@ func statusEvents(pod *v1.Pod, status *v1.PodStatus) []podEvent {
 			add(v1.EventTypeWarning, "Failed", now.Message)
 			add(v1.EventTypeWarning, "Failed", "Error: "+reasonPull)
 		case reasonPullBackoff:
-			add(v1.EventTypeNormal, "BackOff", fmt.Sprintf("Back-off pulling image %q", imageOf(pod, cs.Name)))
+			pulling, _, _ := strings.Cut(now.Message, ": "+reasonPull+": ")
+			add(v1.EventTypeNormal, "BackOff", pulling)
 			add(v1.EventTypeWarning, "Failed", "Error: "+reasonPullBackoff)
 		case reasonNeverPull:
 			add(v1.EventTypeWarning, now.Reason, now.Message)
@@ -68,13 +70,4 @@ func statusEvents(pod *v1.Pod, status *v1.PodStatus) []podEvent {
 		}
 	}
 	return events
-}
-
-func imageOf(pod *v1.Pod, container string) string {
-	for _, c := range allContainers(&pod.Spec) {
-		if c.Name == container {
-			return c.Image
-		}
-	}
-	return ""
 }

@@ -25,7 +25,7 @@ func TestStatusEvents(t *testing.T) {
 		{"it crashed again", waiting(1, reasonCrashLoop, "back-off 10s"), waiting(2, reasonCrashLoop, "back-off 20s"), []string{"Warning BackOff " + backOff}},
 		{"a pull failed", v1.ContainerStatus{Name: "app"}, waiting(0, reasonPull, `Failed to pull image "x": gone`),
 			[]string{`Warning Failed Failed to pull image "x": gone`, "Warning Failed Error: ErrImagePull"}},
-		{"and waits", waiting(0, reasonPull, "m"), waiting(0, reasonPullBackoff, "m"),
+		{"and waits", waiting(0, reasonPull, "m"), waiting(0, reasonPullBackoff, `Back-off pulling image "nginx": ErrImagePull: m`),
 			[]string{`Normal BackOff Back-off pulling image "nginx"`, "Warning Failed Error: ImagePullBackOff"}},
 		{"something is missing", v1.ContainerStatus{Name: "app"}, waiting(0, reasonConfigError, `configmap "x" not found`), []string{`Warning Failed Error: configmap "x" not found`}},
 		{"something else is missing", waiting(0, reasonConfigError, `configmap "x" not found`), waiting(0, reasonConfigError, `configmap "y" not found`),

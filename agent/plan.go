@@ -31,6 +31,21 @@ type trouble struct {
 	delay           time.Duration // Before the next try. Zero: try again whenever the pod is looked at.
 }
 
+// holds says that it is too early for the next try.
+func (t trouble) holds(now time.Time) bool { return t.at.Add(t.delay).After(now) }
+
+// nextLook is when there is something to do about it, or to be told.
+func (t trouble) nextLook(now time.Time) time.Time {
+	next := now.Add(troubleRepeat)
+	if t.holds(now) {
+		next = t.at.Add(t.delay)
+	}
+	if shown := t.at.Add(pullBackoffShownFor); t.reason == reasonPull && shown.After(now) {
+		next = sooner(next, shown)
+	}
+	return next
+}
+
 // decision is what to do about a pod, and when to look again without being called.
 type decision struct {
 	stop      []stop
@@ -233,14 +248,10 @@ func (s seen) keep(d *decision, c *v1.Container, policy restartPolicy) (over boo
 		}
 	}
 	if t, ok := s.trouble[c.Name]; ok {
-		if t.reason == reasonPull {
-			d.lookAgain(t.at.Add(pullBackoffShownFor).Sub(s.now))
-		}
-		if wait := t.at.Add(t.delay).Sub(s.now); t.delay > 0 && wait > 0 {
-			d.lookAgain(wait)
+		d.lookAgain(t.nextLook(s.now).Sub(s.now))
+		if t.holds(s.now) {
 			return false
 		}
-		d.lookAgain(troubleRepeat)
 	}
 	if latest != nil && latest.StartError != "" {
 		d.lookAgain(startErrorRepeat) // Nothing that ends will call for it.

@@ -62,7 +62,7 @@ func (a *Agent) reconcile(ctx context.Context, uid string) (time.Duration, error
 	if workErr != nil {
 		d.start = nil
 	}
-	if errors.Is(workErr, errImageComes) { // And brings the pod back.
+	if errors.Is(workErr, errImageAwaited) { // It brings the pod back, or m.due does.
 		workErr = nil
 	}
 	workErr = errors.Join(workErr, a.do(ctx, s, d, m))
@@ -168,7 +168,7 @@ func (a *Agent) prepare(ctx context.Context, s seen, d decision, m *memory) erro
 		return nil
 	}
 	volumes, err := a.volumes(ctx, pod, m)
-	if errors.Is(err, errImageComes) {
+	if errors.Is(err, errImageAwaited) {
 		return err
 	}
 	if err != nil && len(d.start) == 0 {

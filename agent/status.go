@@ -155,14 +155,14 @@ func (s seen) waiting(c *v1.Container, d decision) *v1.ContainerStateWaiting {
 	if s.outdated(latest) && latest.State == Exited {
 		return &v1.ContainerStateWaiting{Reason: reasonRestartingAll, Message: "The container is to start again because RestartAllContainers in place"}
 	}
-	t, ok := s.trouble[c.Name]
+	t, image, ok := s.hindrance(c)
 	switch {
 	case !ok && latest != nil && latest.StartError != "" && d.starts(c):
 		return &v1.ContainerStateWaiting{Reason: reasonRunError, Message: latest.StartError}
 	case !ok:
 		return nil
 	case t.reason == reasonPull && s.now.Sub(t.at) >= pullBackoffShownFor:
-		return &v1.ContainerStateWaiting{Reason: reasonPullBackoff, Message: fmt.Sprintf("Back-off pulling image %q: %s: %s", c.Image, t.reason, t.message)}
+		return &v1.ContainerStateWaiting{Reason: reasonPullBackoff, Message: fmt.Sprintf("Back-off pulling image %q: %s: %s", image, t.reason, t.message)}
 	}
 	return &v1.ContainerStateWaiting{Reason: t.reason, Message: t.message}
 }

@@ -39,7 +39,7 @@ func (a *Agent) volumes(ctx context.Context, pod *v1.Pod, m *memory) (map[string
 	for i := range pod.Spec.Volumes {
 		v := &pod.Spec.Volumes[i]
 		made, err := a.volume(ctx, pod, v, m.ready.volumes[v.Name], m)
-		if errors.Is(err, errImageComes) {
+		if errors.Is(err, errImageAwaited) {
 			return nil, err
 		}
 		if err != nil {
