@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -126,8 +127,14 @@ func systemInfo(bootID, version, runtimeVersion string) v1.NodeSystemInfo {
 	return v1.NodeSystemInfo{
 		MachineID: machine, SystemUUID: system, BootID: bootID, KernelVersion: kernel, OSImage: osImage(),
 		ContainerRuntimeVersion: runtimeVersion, KubeletVersion: version,
-		OperatingSystem: runtime.GOOS, Architecture: runtime.GOARCH,
+		OperatingSystem: runtime.GOOS, Architecture: runtime.GOARCH, RunningInUserNamespace: inUserNamespace(),
 	}
+}
+
+// inUserNamespace says whether the agent's users are only some of the machine's, so that its root is not the machine's.
+func inUserNamespace() *bool {
+	users, err := os.ReadFile("/proc/self/uid_map")
+	return new(err == nil && !slices.Equal(strings.Fields(string(users)), []string{"0", "0", "4294967295"}))
 }
 
 // osImage is what the host's distribution calls itself.

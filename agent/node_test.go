@@ -89,6 +89,7 @@ func TestNodeIsRegistered(t *testing.T) {
 			{"Ready", string(condition(node, v1.NodeReady).Status), "True"},
 			{"handlers", handlersOf(node), " recursive users, runc recursive users"},
 			{"supplementalGroupsPolicy", fmt.Sprint(node.Status.Features != nil && *node.Status.Features.SupplementalGroupsPolicy), "true"},
+			{"users of its own", fmt.Sprint(*node.Status.NodeInfo.RunningInUserNamespace), fmt.Sprint(!hasAllUsers(t))},
 			{"pods", node.Status.Capacity.Pods().String(), "110"},
 		} {
 			if check.got != check.want {
@@ -165,4 +166,14 @@ func TestNodeKeepsWhatOthersWrote(t *testing.T) {
 			t.Errorf("conditions Weather %s and Ready %s, want both True", weather.Status, ready.Status)
 		}
 	})
+}
+
+// hasAllUsers says whether the users here are all that the machine has, and not those of a namespace.
+func hasAllUsers(t *testing.T) bool {
+	t.Helper()
+	users, err := os.ReadFile("/proc/self/uid_map")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.Join(strings.Fields(string(users)), " ") == "0 0 4294967295"
 }
