@@ -17,7 +17,6 @@ import (
 
 	"github.com/go-chi/chi/v5"
 	v1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
 // apiServerName is the common name of the API server's client certificate. Besides it, only administrators are let in.
@@ -62,6 +61,7 @@ func (a *Agent) routes() http.Handler {
 		r.Method(http.MethodGet, "/metrics/cadvisor", a.cadvisorHandler())
 		r.Get("/pods", a.servePods)
 		r.Get("/pods/", a.servePods)
+		r.Get("/runningpods/", a.serveRunningPods)
 		r.Get("/containerLogs/{namespace}/{pod}/{container}", a.serveLogs)
 		for _, method := range []string{http.MethodGet, http.MethodPost} {
 			r.With(a.asSession).MethodFunc(method, "/exec/{namespace}/{pod}/{container}", a.serveExec)
@@ -119,15 +119,6 @@ func respondJSON(w http.ResponseWriter, object any) {
 	}
 	w.Header().Set("Content-Type", "application/json")
 	_, _ = w.Write(body) // Who has gone need not be told.
-}
-
-// servePods lists the pods of this node, as the agent knows them.
-func (a *Agent) servePods(w http.ResponseWriter, _ *http.Request) {
-	list := v1.PodList{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "PodList"}, Items: []v1.Pod{}}
-	for _, pod := range a.ownPods() {
-		list.Items = append(list.Items, *pod)
-	}
-	respondJSON(w, list)
 }
 
 // podOf finds the pod that a request names.

@@ -22,7 +22,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	v1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/informers"
 	clientfake "k8s.io/client-go/kubernetes/fake"
@@ -192,6 +194,7 @@ func TestWhoIsLetIn(t *testing.T) {
 		{"nothing else without a certificate", pkix.Name{}, "/containerLogs/default/web/app", 401},
 		{"the API server", apiServer, "/containerLogs/default/web/app", 200},
 		{"the pods that are here", apiServer, "/pods", 200},
+		{"the pods that run are not for everybody", pkix.Name{CommonName: "jane"}, "/runningpods/", 403},
 		{"not for everybody", pkix.Name{CommonName: "jane"}, "/pods", 403},
 		{"an administrator", pkix.Name{CommonName: "me", Organization: []string{"system:masters"}}, "/containerLogs/default/web/app", 200},
 		{"another node", pkix.Name{CommonName: "system:node:b", Organization: []string{"system:nodes"}}, "/containerLogs/default/web/app", 403},
@@ -220,6 +223,23 @@ func TestPodsOfNode(t *testing.T) {
 		}
 		return list.Kind == "PodList" && len(list.Items) == 1 && list.Items[0].Name == "web" && list.Items[0].Status.Phase == v1.PodRunning
 	})
+}
+
+// What runs is told by the runtime: whatever the API says, and with no more than the runtime knows.
+func TestRunningPods(t *testing.T) {
+	r := newRunning(t)
+	want := v1.PodList{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "PodList"}, Items: []v1.Pod{{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "web", UID: "uid-web"},
+		Spec:       v1.PodSpec{Containers: []v1.Container{{Name: "app", Image: "nginx"}}},
+	}}}
+	status, body := r.get(apiServer, "/runningpods/")
+	var got v1.PodList
+	if err := json.Unmarshal([]byte(body), &got); err != nil {
+		t.Fatalf("status %d, %s: %v", status, body, err)
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("the pods that run (-want +got):\n%s", diff)
+	}
 }
 
 func TestFollowLogs(t *testing.T) {
