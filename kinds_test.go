@@ -46,7 +46,7 @@ var actors = map[string]string{
 	"LocalSubjectAccessReview":  "answered by who is let in now",
 	"Namespace":                 "emptied when deleted, pods first",
 	"NetworkPolicy":             "the proxy: enforced on the pod's node",
-	"Node":                      "registered by the agent; marked when it falls silent; the pods of one that is deleted go. Not yet: eviction from one that is silent",
+	"Node":                      "registered by the agent; marked when it falls silent, and its pods evicted; those of one that is deleted go",
 	"NodeMetrics":               "the agent of the node, when somebody asks",
 	"PodMetrics":                "the agent of the pod's node, when somebody asks",
 	"PersistentVolume":          "bound, kept while bound, and deleted with its data where its policy says so and it is one of class `local`",

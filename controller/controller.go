@@ -1,8 +1,9 @@
 // Package controller holds the control loops that turn what a user wants into objects that nodes can act on: a Deployment
 // into ReplicaSets, a ReplicaSet into Pods, a Service and its Pods into EndpointSlices; and those that keep house:
-// namespaces are emptied, dependents of deleted owners removed, silent nodes marked, disruption budgets kept up to date. A
-// Service of type LoadBalancer gets the addresses of the nodes, as there is no cloud to ask. Claims are bound to volumes, and
-// one of the class local that fits none gets one on a node's own disk. Ranges of Services' addresses are kept while in use.
+// namespaces are emptied, dependents of deleted owners removed, silent nodes marked and their pods evicted, disruption budgets
+// kept up to date. A Service of type LoadBalancer gets the addresses of the nodes, as there is no cloud to ask. Claims are bound
+// to volumes, and one of the class local that fits none gets one on a node's own disk. Ranges of Services' addresses are kept
+// while in use.
 //
 // Each controller has a file of its own, always in one order: what it does, its struct, its constructor, Reconcile, and
 // then the pure functions in which it decides. Reconcile gets a key, reads the informers' caches, and writes through the
@@ -11,8 +12,8 @@
 // returns is shared with everybody and is copied before it is changed.
 //
 // In Kubernetes: kube-controller-manager, and the cloud's part of a Service. Left out so far: the controllers of the kinds that
-// are only stored (jobs, daemon sets, stateful sets, autoscalers, quotas), the signing of certificates, attaching volumes, and
-// eviction from lost nodes. Leader election is cmd/skiff's.
+// are only stored (jobs, daemon sets, stateful sets, autoscalers, quotas), the signing of certificates, and attaching volumes.
+// Leader election is cmd/skiff's.
 package controller
 
 import (
@@ -88,6 +89,8 @@ func New(client kubernetes.Interface, factory informers.SharedInformerFactory, c
 		newAccountTokens(&c.base, config.RootCA, config.SecretToken),
 		newGarbage(&c.base),
 		newNodes(&c.base, recorder("node-controller")),
+		newOutages(&c.base),
+		newTaintEvictions(&c.base, recorder("taint-eviction-controller")),
 		newNodeRanges(&c.base, config.ClusterCIDR),
 		newLostPods(&c.base),
 		newDisruptions(&c.base, recorder("disruption-controller")),

@@ -21,15 +21,17 @@ import (
 	"skiff/reconcile"
 )
 
-// nodeGrace is how long a node may be silent before it counts as lost, Kubernetes' node-monitor-grace-period.
-const nodeGrace = 50 * time.Second
+const (
+	nodeGrace    = 50 * time.Second // How long a node may be silent before it counts as lost, Kubernetes' node-monitor-grace-period.
+	startupGrace = 60 * time.Second // The same for a node that has never said how it is: node-startup-grace-period.
+)
 
 // nodes watches over the nodes' heartbeats, which are renewals of a Lease. A node that has been silent for [nodeGrace]
 // gets unknown conditions, its pods stop counting as ready, and taints keep new pods away; the taints also follow what
-// the node says of itself. Pods are not evicted.
+// the node says of itself. Whether its pods are driven out is the outage loop's to say.
 //
 // Silence is measured on this machine's clock from the moment that a renewal was seen, so a node whose clock is wrong is
-// not lost for that.
+// not lost for that; and from the moment that this process began to look, so none is that could not say anything before.
 type nodes struct {
 	client kubernetes.Interface
 	events record.EventRecorder
@@ -87,8 +89,17 @@ func (c *nodes) Reconcile(ctx context.Context, name string) (time.Duration, erro
 	if err != nil && !apierrors.IsNotFound(err) {
 		return 0, err
 	}
+	grace := nodeGrace
+	if nodeCondition(node.Status.Conditions, corev1.NodeReady) == nil {
+		grace = startupGrace
+	}
 	silence := c.silence(name, lastSign(node, lease), time.Now())
-	if silence >= nodeGrace {
+	if silence >= grace {
+		if silence, err = c.confirm(ctx, node, lease, silence); err != nil {
+			return 0, err
+		}
+	}
+	if silence >= grace {
 		if node, err = c.markLost(ctx, node); err != nil {
 			return 0, err
 		}
@@ -96,7 +107,26 @@ func (c *nodes) Reconcile(ctx context.Context, name string) (time.Duration, erro
 	if err := c.taint(ctx, node); err != nil {
 		return 0, err
 	}
-	return max(0, nodeGrace-silence), nil
+	return max(0, grace-silence), nil
+}
+
+// confirm asks the API itself for the node's Lease before the node is called lost: the cache may be behind, and then so it is for
+// all nodes.
+func (c *nodes) confirm(ctx context.Context, node *corev1.Node, lease *coordinationv1.Lease, silence time.Duration) (time.Duration, error) {
+	if ready := nodeCondition(node.Status.Conditions, corev1.NodeReady); ready != nil && ready.Status == corev1.ConditionUnknown {
+		return silence, nil // It is lost already.
+	}
+	live, err := c.client.CoordinationV1().Leases(corev1.NamespaceNodeLease).Get(ctx, node.Name, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return silence, nil
+	}
+	if err != nil {
+		return 0, fmt.Errorf("read the lease of node %s again: %w", node.Name, err)
+	}
+	if lease == nil || live.ResourceVersion != lease.ResourceVersion {
+		return c.silence(node.Name, lastSign(node, live), time.Now()), nil
+	}
+	return silence, nil
 }
 
 func (c *nodes) forget(name string) {
@@ -125,7 +155,9 @@ func (c *nodes) markLost(ctx context.Context, node *corev1.Node) (*corev1.Node, 
 		if err != nil {
 			return nil, fmt.Errorf("mark node %s lost: %w", node.Name, err)
 		}
-		c.events.Eventf(node, corev1.EventTypeNormal, "NodeNotReady", "Node %s status is now: NodeNotReady", node.Name)
+		if was := nodeCondition(node.Status.Conditions, corev1.NodeReady); was != nil && was.Status == corev1.ConditionTrue {
+			c.events.Eventf(node, corev1.EventTypeNormal, "NodeNotReady", "Node %s status is now: NodeNotReady", node.Name)
+		}
 		node = written
 	}
 	pods, err := indexed[*corev1.Pod](c.pods, byNode, node.Name)
@@ -149,9 +181,13 @@ func (c *nodes) markNotReady(ctx context.Context, pod *corev1.Pod) error {
 	ready := podCondition(updated, corev1.PodReady)
 	ready.Status, ready.LastTransitionTime = corev1.ConditionFalse, metav1.Now()
 	_, err := c.client.CoreV1().Pods(pod.Namespace).UpdateStatus(ctx, updated, metav1.UpdateOptions{})
-	if err != nil && !apierrors.IsNotFound(err) {
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	if err != nil {
 		return fmt.Errorf("mark pod %s/%s of a lost node not ready: %w", pod.Namespace, pod.Name, err)
 	}
+	c.events.Event(pod, corev1.EventTypeWarning, "NodeNotReady", "Node is not ready")
 	return nil
 }
 
@@ -210,7 +246,8 @@ func lostConditions(conditions []corev1.NodeCondition, created metav1.Time, now 
 }
 
 // nodeTaints are the taints that the node should have: those of others as they are, and those that say what its
-// conditions and spec.unschedulable say.
+// conditions and spec.unschedulable say. A node that has not said yet whether it is ready keeps the taint that it was created with.
+// Which nodes get the taints that drive out pods is decided for all of them together; here such a taint goes, or becomes the other.
 //
 // Source: https://kubernetes.io/docs/concepts/scheduling-eviction/taint-and-toleration/#taint-nodes-by-condition.
 func nodeTaints(node *corev1.Node, now time.Time) []corev1.Taint {
@@ -223,12 +260,16 @@ func nodeTaints(node *corev1.Node, now time.Time) []corev1.Taint {
 		c := nodeCondition(node.Status.Conditions, kind)
 		return c != nil && c.Status == status
 	}
+	unsaid := nodeCondition(node.Status.Conditions, corev1.NodeReady) == nil && slices.ContainsFunc(node.Spec.Taints, func(t corev1.Taint) bool {
+		return t.Key == corev1.TaintNodeNotReady && t.Effect == corev1.TaintEffectNoSchedule
+	})
 	notReady, unreachable := is(corev1.NodeReady, corev1.ConditionFalse), is(corev1.NodeReady, corev1.ConditionUnknown)
+	driven := slices.ContainsFunc(node.Spec.Taints, func(t corev1.Taint) bool { return drives(&t) })
 	rules := []rule{
-		{corev1.TaintNodeNotReady, corev1.TaintEffectNoSchedule, notReady},
-		{corev1.TaintNodeNotReady, corev1.TaintEffectNoExecute, notReady},
+		{corev1.TaintNodeNotReady, corev1.TaintEffectNoSchedule, notReady || unsaid},
+		{corev1.TaintNodeNotReady, corev1.TaintEffectNoExecute, notReady && driven},
 		{corev1.TaintNodeUnreachable, corev1.TaintEffectNoSchedule, unreachable},
-		{corev1.TaintNodeUnreachable, corev1.TaintEffectNoExecute, unreachable},
+		{corev1.TaintNodeUnreachable, corev1.TaintEffectNoExecute, unreachable && driven},
 		{corev1.TaintNodeMemoryPressure, corev1.TaintEffectNoSchedule, is(corev1.NodeMemoryPressure, corev1.ConditionTrue)},
 		{corev1.TaintNodeDiskPressure, corev1.TaintEffectNoSchedule, is(corev1.NodeDiskPressure, corev1.ConditionTrue)},
 		{corev1.TaintNodePIDPressure, corev1.TaintEffectNoSchedule, is(corev1.NodePIDPressure, corev1.ConditionTrue)},

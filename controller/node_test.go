@@ -19,7 +19,7 @@ func TestLostNode(t *testing.T) {
 	node.Spec.Taints = []corev1.Taint{{Key: "mine", Effect: corev1.TaintEffectNoSchedule}}
 	node.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue}}
 	lease := &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Name: "a", Namespace: corev1.NamespaceNodeLease}}
-	inWorld(t, newNodes, func(w *world) {
+	inWorld(t, lifecycle, func(w *world) {
 		state := func() (got []string) {
 			node, err := w.client.CoreV1().Nodes().Get(w.ctx, "a", metav1.GetOptions{})
 			w.must(err)
@@ -50,7 +50,7 @@ func TestLostNode(t *testing.T) {
 		check("after 45 s of silence", "True", "mine:NoSchedule")
 		time.Sleep(10 * time.Second)
 		w.settle()
-		check("after 55 s of silence", "Unknown", "mine:NoSchedule", "node.kubernetes.io/unreachable:NoSchedule", "node.kubernetes.io/unreachable:NoExecute")
+		check("after 55 s of silence", "Unknown", "mine:NoSchedule", keepsOut)
 		if pod := w.pods("")[0]; podReady(&pod) {
 			t.Error("the pod of a lost node is still ready")
 		}

@@ -4,6 +4,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
 // podCondition returns the pod's condition of that type, or nil.
@@ -14,6 +15,23 @@ func podCondition(pod *corev1.Pod, kind corev1.PodConditionType) *corev1.PodCond
 		}
 	}
 	return nil
+}
+
+// setPodCondition puts a condition in the place of the pod's one of its type, and says whether that changes anything. One that
+// holds already keeps the time since when.
+func setPodCondition(pod *corev1.Pod, c corev1.PodCondition) bool {
+	had := podCondition(pod, c.Type)
+	c.LastTransitionTime = metav1.Now()
+	if had == nil {
+		pod.Status.Conditions = append(pod.Status.Conditions, c)
+		return true
+	}
+	if had.Status == c.Status {
+		c.LastTransitionTime = had.LastTransitionTime
+	}
+	changed := *had != c
+	*had = c
+	return changed
 }
 
 func podReady(pod *corev1.Pod) bool {
