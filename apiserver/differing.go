@@ -47,25 +47,8 @@ func clearSame(a, b reflect.Value) {
 			return
 		}
 	}
-	if same(a, b) {
+	if api.SameValue(a, b) {
 		a.SetZero()
 		b.SetZero()
 	}
-}
-
-// same is api.Same, which is asked only where a look is not enough: most fields are not set at all.
-func same(a, b reflect.Value) bool {
-	switch a.Kind() {
-	case reflect.Slice, reflect.Map:
-		if a.Len() == 0 || a.Len() != b.Len() {
-			return a.Len() == b.Len()
-		}
-	case reflect.Pointer:
-		if a.IsNil() || b.IsNil() {
-			return a.IsNil() == b.IsNil()
-		}
-	case reflect.String, reflect.Bool, reflect.Int32, reflect.Int64:
-		return a.Equal(b)
-	}
-	return api.Same(a.Addr().Interface(), b.Addr().Interface())
 }

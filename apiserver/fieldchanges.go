@@ -5,6 +5,8 @@ import (
 	"reflect"
 	"slices"
 
+	"skiff/api"
+
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
 	"sigs.k8s.io/structured-merge-diff/v6/schema"
@@ -41,7 +43,7 @@ func (c *fieldChanges) members(old, now reflect.Value, ref schema.TypeRef, pass 
 		a, b := f.GetFrom(old), f.GetFrom(now)
 		field, known := is.FindField(f.JsonName)
 		structs := known && a.Kind() == reflect.Struct && !hasOwnForm(a.Type()) && c.separable(field.Type) != nil
-		if !structs && same(a, b) {
+		if !structs && api.SameValue(a, b) {
 			continue
 		}
 		c.gaveUp = !known
