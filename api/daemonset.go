@@ -16,7 +16,7 @@ func daemonSet() *Resource {
 	spec, status := appsv1.DaemonSetSpec{}.SwaggerDoc(), appsv1.DaemonSetStatus{}.SwaggerDoc()
 	return row(Resource{
 		Group: "apps", Version: "v1", Name: "daemonsets", Singular: "daemonset", Kind: "DaemonSet", Idle: true,
-		ShortNames: []string{"ds"}, Categories: []string{"all"}, Namespaced: true,
+		ShortNames: []string{"ds"}, Categories: []string{"all"}, Namespaced: true, JudgesWanted: true,
 		Verbs: allVerbs(),
 		Gated: gatedInPods("spec.template.spec"),
 		Subs:  []Sub{statusSub("DaemonSet")},

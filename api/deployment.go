@@ -13,7 +13,7 @@ func deployment() *Resource {
 	spec, status := appsv1.DeploymentSpec{}.SwaggerDoc(), appsv1.DeploymentStatus{}.SwaggerDoc()
 	return row(Resource{
 		Group: "apps", Version: "v1", Name: "deployments", Singular: "deployment", Kind: "Deployment",
-		ShortNames: []string{"deploy"}, Categories: []string{"all"}, Namespaced: true,
+		ShortNames: []string{"deploy"}, Categories: []string{"all"}, Namespaced: true, JudgesWanted: true,
 		Verbs: allVerbs(),
 		Gated: gatedInPods("spec.template.spec"),
 		Subs:  []Sub{scaleSub(), statusSub("Deployment", "labels")},

@@ -17,6 +17,7 @@ func pod() *Resource {
 		Version: "v1", Name: "pods", Singular: "pod", Kind: "Pod", ShortNames: []string{"po"}, Categories: []string{"all"},
 		Namespaced:   true,
 		ShowsDeleted: true,
+		JudgesWanted: true,
 		Verbs:        allVerbs(),
 		Gated:        gatedInPods("spec"),
 		Subs: []Sub{

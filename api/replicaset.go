@@ -10,7 +10,7 @@ func replicaSet() *Resource {
 	spec, status := appsv1.ReplicaSetSpec{}.SwaggerDoc(), appsv1.ReplicaSetStatus{}.SwaggerDoc()
 	return row(Resource{
 		Group: "apps", Version: "v1", Name: "replicasets", Singular: "replicaset", Kind: "ReplicaSet",
-		ShortNames: []string{"rs"}, Categories: []string{"all"}, Namespaced: true,
+		ShortNames: []string{"rs"}, Categories: []string{"all"}, Namespaced: true, JudgesWanted: true,
 		Verbs: allVerbs(),
 		Gated: gatedInPods("spec.template.spec"),
 		Subs:  []Sub{scaleSub(), statusSub("ReplicaSet")},

@@ -15,7 +15,7 @@ import (
 func statefulSet() *Resource {
 	return row(Resource{
 		Group: "apps", Version: "v1", Name: "statefulsets", Singular: "statefulset", Kind: "StatefulSet", Idle: true,
-		ShortNames: []string{"sts"}, Categories: []string{"all"}, Namespaced: true,
+		ShortNames: []string{"sts"}, Categories: []string{"all"}, Namespaced: true, JudgesWanted: true,
 		Verbs:        allVerbs(),
 		Gated:        gatedInPods("spec.template.spec"),
 		Subs:         []Sub{scaleSub(), statusSub("StatefulSet")},

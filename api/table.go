@@ -74,6 +74,7 @@ type Resource struct {
 	ShowsDeleted   bool   // Whether who deletes an object that is gone at once is shown it, not a Status.
 	AnyFinalizer   bool   // Whether a finalizer need not say whose it is.
 	StatusOnCreate bool   // Whether a new object may come with a status (a Node that registers itself).
+	JudgesWanted   bool   // Whether Validate looks at nothing of an object but what is wanted of it, its name and its annotations.
 
 	// Gated are fields of the Go type that Kubernetes has behind feature gates that are off by default: whoever writes them, they are
 	// dropped. A path is of JSON names, through lists without an index. DropGated does it; row makes it.

@@ -2,6 +2,7 @@ package api
 
 import (
 	"math/rand/v2"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -13,6 +14,7 @@ import (
 	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"sigs.k8s.io/randfill"
@@ -250,5 +252,31 @@ func exercise(r *Resource, obj, old runtime.Object) {
 	}
 	if r.Row != nil {
 		r.Row(obj)
+	}
+}
+
+// What JudgesWanted says of a kind's validation is so.
+func TestJudgesWanted(t *testing.T) {
+	for _, r := range Table() {
+		if !r.JudgesWanted {
+			continue
+		}
+		t.Run(r.Kind, func(t *testing.T) {
+			for seed := range uint64(50) {
+				obj, other := random(r, 2*seed), random(r, 2*seed+1)
+				m := obj.(metav1.Object)
+				want := slices.Sorted(slices.Values(texts(r.Validate(obj)))) // Of maps they come in any order.
+				name, annotations := m.GetName(), m.GetAnnotations()
+				for _, part := range []string{"ObjectMeta", "Status"} {
+					reflect.ValueOf(obj).Elem().FieldByName(part).Set(reflect.ValueOf(other).Elem().FieldByName(part))
+				}
+				m.SetName(name)
+				m.SetAnnotations(annotations)
+				got := slices.Sorted(slices.Values(texts(r.Validate(obj))))
+				if diff := cmp.Diff(want, got); diff != "" {
+					t.Fatalf("seed %d: it looks at other metadata, or at the status:\n%s", seed, diff)
+				}
+			}
+		})
 	}
 }

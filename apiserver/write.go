@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"reflect"
 	"slices"
 	"strconv"
@@ -452,13 +453,20 @@ func validateUpdate(r *api.Resource, obj, old runtime.Object, sub string) field.
 		}
 		return errs
 	}
-	if r.Validate != nil {
+	if r.Validate != nil && !judged(r, obj, old) {
 		errs = append(errs, sinceThen(r.Validate(obj), func() field.ErrorList { return r.Validate(old) })...)
 	}
 	if r.ValidateUpdate != nil {
 		errs = append(errs, r.ValidateUpdate(obj, old)...)
 	}
 	return errs
+}
+
+// judged tells whether an object is, in all that its kind's validation looks at, the one that is stored already: whatever is wrong
+// with it there, sinceThen would leave out.
+func judged(r *api.Resource, obj, old runtime.Object) bool {
+	m, was := metaOf(obj), metaOf(old)
+	return r.JudgesWanted && m.GetGeneration() == was.GetGeneration() && maps.Equal(m.GetAnnotations(), was.GetAnnotations())
 }
 
 // sinceThen leaves out the errors that the stored object has, too: it was stored when the rules were fewer, and this change may be

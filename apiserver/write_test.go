@@ -704,6 +704,7 @@ func TestOldErrorsAreNoErrorsOfAChange(t *testing.T) {
 		t.Errorf("its labels cannot be changed: %v", errs)
 	}
 	next.Spec.Containers[0].Image = " j"
+	next.Generation++ // As is counted by then.
 	if errs := validateUpdate(r, next, old, ""); len(errs) != 1 || errs[0].Field != "spec.containers[0].image" {
 		t.Errorf("another image that is none gives %v, want one error", errs)
 	}
