@@ -131,6 +131,11 @@ func (h *resource) read(r *http.Request, v *validation) (runtime.Object, error) 
 	if err != nil {
 		return nil, err
 	}
+	return h.decode(r, body, v)
+}
+
+func (h *resource) decode(r *http.Request, body []byte, v *validation) (runtime.Object, error) {
+	v.warnings = nil // This may be the second try.
 	obj, err := readerOf(h.Resource)(body, r.Header.Get("Content-Type"), v)
 	if err != nil {
 		return nil, err
@@ -209,18 +214,32 @@ func (h *resource) replace(w http.ResponseWriter, r *http.Request, sub string) e
 	if err != nil {
 		return err
 	}
-	obj, err := h.read(r, o.validation)
+	body, err := readBody(r)
 	if err != nil {
 		return err
 	}
-	if err := sameName(r, obj); err != nil {
+	read := func() (runtime.Object, error) {
+		obj, err := h.decode(r, body, o.validation)
+		if err != nil {
+			return nil, err
+		}
+		return obj, sameName(r, obj)
+	}
+	first, err := read()
+	if err != nil {
 		return err
 	}
-	return h.change(w, r, sub, o, h.recorded(sub, o, func(runtime.Object) (runtime.Object, error) {
+	return h.change(w, r, sub, o, h.recorded(sub, o, func(runtime.Object) (_ runtime.Object, err error) {
+		obj := first
+		if first = nil; obj == nil { // A try changes what it is given, so that each further one begins with the body.
+			if obj, err = read(); err != nil {
+				return nil, err
+			}
+		}
 		if h.Conditional && metaOf(obj).GetResourceVersion() == "" {
 			return nil, unconditional(h.Resource, metaOf(obj).GetName())
 		}
-		return obj.DeepCopyObject(), nil
+		return obj, nil
 	}))
 }
 
