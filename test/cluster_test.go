@@ -26,6 +26,7 @@ func TestCluster(t *testing.T) {
 		{"debug looks into a running pod", testDebug},
 		{"a service account has a token", testTokens},
 		{"drain waits for a budget", testDrain},
+		{"a taint drives out who does not tolerate it", testTaint},
 		{"top sees who uses what", testTop},
 		{"a pod is resized as it runs", testResize},
 		{"a pod is resized as a whole", testResizeWhole},
