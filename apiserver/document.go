@@ -69,12 +69,15 @@ func (d document) bytes() ([]byte, error) {
 // reads like: all would not fit into what the server keeps, and push out what is asked for more often.
 const longList = keptEncodings / 2
 
-func (p page) isLong() bool {
+func (p page) isLong() bool { return p.stored() > longList }
+
+// stored is how many bytes its objects have, as stored.
+func (p page) stored() int {
 	size := 0
 	for _, it := range p.items {
 		size += it.size
 	}
-	return size > longList
+	return size
 }
 
 // encodings are those of a page's items, in order. Those of a list that is not long are there before an answer begins, as no
@@ -138,7 +141,7 @@ func listJSON(r *api.Resource, p page) (document, error) {
 		_, _ = to.Write(end)
 		return nil
 	}
-	if p.isLong() {
+	if p.stored() >= gzipFrom { // To measure it would be to look at each item's text twice, and twice it would be far away.
 		return document{unknown, write}, nil
 	}
 	return newDocument(write)

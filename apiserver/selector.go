@@ -107,7 +107,7 @@ func (s selection) match(it *item) bool {
 	if it == nil {
 		return false
 	}
-	if s.namespace != "" && it.meta().GetNamespace() != s.namespace {
+	if s.namespace != "" && namespaceOf(it.key) != s.namespace {
 		return false
 	}
 	if !s.labels.Empty() && !s.labels.Matches(labels.Set(it.meta().GetLabels())) {
