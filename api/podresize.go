@@ -1,6 +1,8 @@
 package api
 
 import (
+	"slices"
+
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -16,14 +18,8 @@ func resizeSub() Sub {
 			pod, was := obj.(*corev1.Pod), old.(*corev1.Pod)
 			wanted := pod.Spec.DeepCopy()
 			keepPod(pod, was)
-			takeSizes(pod.Spec.Containers, wanted.Containers)
-			takeSizes(pod.Spec.InitContainers, wanted.InitContainers)
-			if len(wanted.Containers) != len(was.Spec.Containers) { // For validation to tell of.
-				pod.Spec.Containers = wanted.Containers
-			}
-			if len(wanted.InitContainers) != len(was.Spec.InitContainers) {
-				pod.Spec.InitContainers = wanted.InitContainers
-			}
+			pod.Spec.Containers = resized(pod.Spec.Containers, wanted.Containers)
+			pod.Spec.InitContainers = resized(pod.Spec.InitContainers, wanted.InitContainers)
 			if wanted.Resources != nil {
 				pod.Spec.Resources = wanted.Resources
 			}
@@ -37,17 +33,16 @@ func resizeSub() Sub {
 	}
 }
 
-// takeSizes gives containers the resources, and the policy of their change, that those of the same name have in another list.
-func takeSizes(containers, from []corev1.Container) {
-	byName := map[string]*corev1.Container{}
-	for i := range from {
-		byName[from[i].Name] = &from[i]
+// resized are a pod's containers with the resources, and the policy of their change, that those wanted have. If those are others, or in
+// another order, they are left to validation to tell of.
+func resized(containers, wanted []corev1.Container) []corev1.Container {
+	if !slices.EqualFunc(containers, wanted, func(a, b corev1.Container) bool { return a.Name == b.Name }) {
+		return wanted
 	}
 	for i := range containers {
-		if c := byName[containers[i].Name]; c != nil {
-			containers[i].Resources, containers[i].ResizePolicy = c.Resources, c.ResizePolicy
-		}
+		containers[i].Resources, containers[i].ResizePolicy = wanted[i].Resources, wanted[i].ResizePolicy
 	}
+	return containers
 }
 
 // validateResize lets requests and limits of CPU and memory change, and nothing else.
@@ -66,16 +61,30 @@ func validateResize(pod, old *corev1.Pod) field.ErrorList {
 	if pod.Spec.Resources != nil {
 		errs = append(errs, validateWholeResize(spec, pod.Spec.Resources, old.Spec.Resources)...)
 	}
-	for _, list := range []struct {
-		name     string
-		now, was []corev1.Container
-	}{{"containers", pod.Spec.Containers, old.Spec.Containers}, {"initContainers", pod.Spec.InitContainers, old.Spec.InitContainers}} {
-		at := spec.Child(list.name)
-		if len(list.now) != len(list.was) {
-			return append(errs, field.Forbidden(at, list.name+" may not be added or removed on resize"))
-		}
-		for i := range list.now {
-			errs = append(errs, validateContainerResize(at.Index(i).Child("resources"), &list.now[i], &list.was[i])...)
+	now, was := &pod.Spec, &old.Spec
+	others := append(validateSameContainers(spec, "containers", now.Containers, was.Containers),
+		validateSameContainers(spec, "initContainers", now.InitContainers, was.InitContainers)...)
+	if len(others) > 0 {
+		return append(errs, others...)
+	}
+	for i := range now.Containers {
+		errs = append(errs, validateContainerResize(spec.Child("containers").Index(i).Child("resources"), &now.Containers[i], &was.Containers[i])...)
+	}
+	for i := range now.InitContainers {
+		errs = append(errs, validateContainerResize(spec.Child("initContainers").Index(i).Child("resources"), &now.InitContainers[i], &was.InitContainers[i])...)
+	}
+	return errs
+}
+
+// validateSameContainers holds that a list of containers has the same ones, in the same order.
+func validateSameContainers(spec *field.Path, list string, now, was []corev1.Container) field.ErrorList {
+	if len(now) != len(was) {
+		return field.ErrorList{field.Forbidden(spec.Child(list), list+" may not be added or removed on resize")}
+	}
+	var errs field.ErrorList
+	for i := range now {
+		if now[i].Name != was[i].Name {
+			errs = append(errs, field.Forbidden(spec.Child(list).Index(i).Child("name"), list+" may not be renamed or reordered on resize"))
 		}
 	}
 	return errs

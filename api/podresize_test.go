@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/yaml"
 )
 
@@ -37,6 +38,38 @@ func TestResize(t *testing.T) {
 		if pod.Spec.Containers[0].Image != "i" || len(pod.Labels) > 0 {
 			t.Errorf("%s: the image is %s, the labels %v", name, pod.Spec.Containers[0].Image, pod.Labels)
 		}
+		var got []string
+		for _, err := range sub.Validate(pod, old) {
+			got = append(got, err.Error())
+		}
+		if text := strings.Join(got, "\n"); text != tc.want {
+			t.Errorf("%s: %q, want %q", name, text, tc.want)
+		}
+	}
+}
+
+// TestResizeOfOthers refuses a resize that names other containers, or the same in another order: whose size it tells is not sure.
+func TestResizeOfOthers(t *testing.T) {
+	const moved = "spec.containers[0].name: Forbidden: containers may not be renamed or reordered on resize\n" +
+		"spec.containers[1].name: Forbidden: containers may not be renamed or reordered on resize"
+	for name, tc := range map[string]struct{ names, want string }{
+		"the same":      {"a b", ""},
+		"another order": {"b a", moved},
+		"other names":   {"c d", moved},
+		"one less":      {"a", "spec.containers: Forbidden: containers may not be added or removed on resize"},
+		"one more":      {"a b c", "spec.containers: Forbidden: containers may not be added or removed on resize"},
+	} {
+		podOf := func(names string) *corev1.Pod {
+			pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "p"}, Status: corev1.PodStatus{QOSClass: corev1.PodQOSBestEffort}}
+			for _, name := range strings.Fields(names) {
+				pod.Spec.Containers = append(pod.Spec.Containers, corev1.Container{Name: name, Image: "i"})
+			}
+			defaultPod(pod)
+			return pod
+		}
+		old, pod := podOf("a b"), podOf(tc.names)
+		sub := resizeSub()
+		sub.Prepare(pod, old)
 		var got []string
 		for _, err := range sub.Validate(pod, old) {
 			got = append(got, err.Error())
