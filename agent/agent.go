@@ -137,7 +137,7 @@ type Agent struct {
 	exits    bell
 	sessions sync.WaitGroup // Requests whose connection was taken over.
 	memories memories
-	starts   prometheus.Histogram
+	counts   *counts
 	usages   usages
 	shares   groupShares
 	users    userRanges
@@ -188,7 +188,7 @@ func New(config Config, client kubernetes.Interface, factory informers.SharedInf
 		appArmor: hasAppArmor(), seLinux: hasSELinux(),
 		statics: newStatics(config.PodFiles, config.NodeName),
 		usages:  usages{fs: cgroup.Host()},
-		starts:  newStarts(),
+		counts:  newCounts(),
 		contact: &contact{doubt: make(chan struct{}, 1)},
 	}
 	a.addresses.Store(&config.NodeIPs)

@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -18,17 +19,8 @@ const scrapeTime = 10 * time.Second
 
 // metricsHandler serves /metrics: what the agent itself does, and what else is counted on this node.
 func (a *Agent) metricsHandler() http.Handler {
-	return scraped(append([]prometheus.Collector{collectors.NewGoCollector(),
-		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), agentMetrics{a}, a.starts}, a.Metrics...)...)
-}
-
-// newStarts counts how long pods take to start.
-func newStarts() prometheus.Histogram {
-	return prometheus.NewHistogram(prometheus.HistogramOpts{
-		Name:    "kubelet_pod_start_duration_seconds",
-		Help:    "Duration in seconds from kubelet seeing a pod for the first time to the pod starting to run",
-		Buckets: []float64{0.05, 0.1, 0.2, 0.5, 1, 2, 3, 4, 5, 6, 8, 10, 20, 30, 45, 60, 120, 180, 240, 300, 360, 480, 600, 900, 1200, 1800, 2700, 3600},
-	})
+	own := []prometheus.Collector{collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), agentMetrics{a}}
+	return scraped(slices.Concat(own, a.counts.collectors(), a.Metrics)...)
 }
 
 // resourceMetricsHandler serves /metrics/resource: what pods use, for who computes rates himself. It is what a metrics-server reads.

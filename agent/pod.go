@@ -148,17 +148,9 @@ func (a *Agent) prepare(ctx context.Context, s seen, d decision, m *memory) erro
 		}
 	}
 	if m.ready == nil {
-		hostname, err := kernelHostname(pod, a.NodeName, a.ClusterDomain)
+		network, first, err := a.connect(ctx, pod)
 		if err != nil {
-			return a.complain(pod, m, "FailedCreatePodSandBox", "Failed to create pod sandbox: ", err)
-		}
-		first, err := a.users.of(pod, a.dirs)
-		if err != nil {
-			return a.complain(pod, m, "FailedCreatePodSandBox", "Failed to create pod sandbox: ", err)
-		}
-		network, err := a.network.Setup(ctx, PodNetworkConfig{UID: string(pod.UID), Namespace: pod.Namespace, Name: pod.Name,
-			Hostname: hostname, HostNetwork: pod.Spec.HostNetwork, FirstUser: first, HostPorts: hostPorts(pod)})
-		if err != nil {
+			a.counts.notSetUp(pod)
 			return a.complain(pod, m, "FailedCreatePodSandBox", "Failed to create pod sandbox: ", err)
 		}
 		m.ready, m.cleaned = &ready{network: network, firstUser: first}, false
@@ -190,6 +182,20 @@ func (a *Agent) prepare(ctx context.Context, s seen, d decision, m *memory) erro
 	}
 	m.complaint = ""
 	return nil
+}
+
+// connect makes what a pod's processes are in: namespaces with a network, and users of their own if the pod wants those.
+func (a *Agent) connect(ctx context.Context, pod *v1.Pod) (network PodNetwork, firstUser uint32, err error) {
+	hostname, err := kernelHostname(pod, a.NodeName, a.ClusterDomain)
+	if err != nil {
+		return PodNetwork{}, 0, err
+	}
+	if firstUser, err = a.users.of(pod, a.dirs); err != nil {
+		return PodNetwork{}, 0, err
+	}
+	network, err = a.network.Setup(ctx, PodNetworkConfig{UID: string(pod.UID), Namespace: pod.Namespace, Name: pod.Name,
+		Hostname: hostname, HostNetwork: pod.Spec.HostNetwork, FirstUser: firstUser, HostPorts: hostPorts(pod)})
+	return network, firstUser, err
 }
 
 // over says that no container of the pod is to be started any more.
@@ -338,7 +344,7 @@ func (a *Agent) writeStatus(ctx context.Context, s seen, d decision, m *memory) 
 	status := podStatus(s, d, a.where(m))
 	if was := s.pod.Status.Phase; status.Phase == v1.PodRunning && (was == "" || was == v1.PodPending) && !m.running {
 		m.running = true
-		a.starts.Observe(time.Since(m.since).Seconds())
+		a.counts.running.Observe(time.Since(m.since).Seconds())
 	}
 	if apiequality.Semantic.DeepEqual(status, s.pod.Status) {
 		return nil
@@ -366,6 +372,7 @@ func (a *Agent) writeStatus(ctx context.Context, s seen, d decision, m *memory) 
 	case err != nil:
 		return fmt.Errorf("write the status of pod %s/%s: %w", s.pod.Namespace, s.pod.Name, err)
 	}
+	a.counts.changed(s.pod, &status)
 	m.written = written
 	if static {
 		m.written = seenOfStatic(s.pod, written)

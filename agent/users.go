@@ -64,9 +64,11 @@ func readUsers(file string) (first uint32, err error) {
 	return uint32(n), nil
 }
 
+func hasOwnUsers(pod *v1.Pod) bool { return pod.Spec.HostUsers != nil && !*pod.Spec.HostUsers }
+
 // of is the first ID of a pod's range, 0 for a pod that has the node's users. A pod that has none yet gets one.
 func (u *userRanges) of(pod *v1.Pod, d dirs) (first uint32, err error) {
-	if pod.Spec.HostUsers == nil || *pod.Spec.HostUsers {
+	if !hasOwnUsers(pod) {
 		return 0, nil
 	}
 	u.mu.Lock()
