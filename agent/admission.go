@@ -138,19 +138,6 @@ func lacks(pod *v1.Pod, others []*v1.Pod, allocatable v1.ResourceList) *failure 
 	return nil
 }
 
-// requestsOf sums up what pods ask for, or still have of what they asked for before.
-func requestsOf(pods []*v1.Pod) v1.ResourceList {
-	all := v1.ResourceList{}
-	for _, pod := range pods {
-		for name, amount := range podresource.PodRequests(pod, podresource.PodResourcesOptions{UseStatusResources: true, InPlacePodLevelResourcesVerticalScalingEnabled: true}) {
-			sum := all[name]
-			sum.Add(amount)
-			all[name] = sum
-		}
-	}
-	return all
-}
-
 // amountOf is a resource in the unit that it is told in: processors in thousandths.
 func amountOf(list v1.ResourceList, name v1.ResourceName) int64 {
 	amount := list[name]

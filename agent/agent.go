@@ -246,7 +246,7 @@ func (a *Agent) watchPods() error {
 			if key == string(pod.UID) {
 				a.memories.of(key) // From now on it counts how long the pod takes to start.
 			}
-			keys = append(keys, key)
+			keys = append(append(keys, key), a.memories.allDeferred()...) // It may have made room for them.
 		}
 		return keys
 	}

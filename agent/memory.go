@@ -1,6 +1,8 @@
 package agent
 
 import (
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -36,8 +38,9 @@ type memory struct {
 
 // memories holds the memory of each pod, by UID.
 type memories struct {
-	mu   sync.Mutex
-	pods map[string]*memory
+	mu       sync.Mutex
+	pods     map[string]*memory
+	deferred map[string]bool // Those that wait for room to grow.
 }
 
 func (m *memories) of(uid string) *memory {
@@ -58,6 +61,28 @@ func (m *memories) forget(uid string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	delete(m.pods, uid)
+	delete(m.deferred, uid)
+}
+
+// setDeferred notes whether a pod waits for room to grow.
+func (m *memories) setDeferred(uid string, is bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	switch {
+	case !is:
+		delete(m.deferred, uid)
+	case m.deferred == nil:
+		m.deferred = map[string]bool{uid: true}
+	default:
+		m.deferred[uid] = true
+	}
+}
+
+// allDeferred lists the pods that do.
+func (m *memories) allDeferred() []string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Collect(maps.Keys(m.deferred))
 }
 
 // newest is the pod as the informer has it or, if that lags behind, as the agent's own last write left it.

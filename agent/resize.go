@@ -148,11 +148,15 @@ func (a *Agent) given(pod *v1.Pod, containers []Container, m *memory) *v1.Pod {
 	if m.given == nil {
 		m.recall(seen{pod: pod, containers: containers})
 	}
-	if !m.wants(pod) {
-		m.pending = nil
+	wants := m.wants(pod)
+	if m.pending = nil; wants {
+		m.pending = a.fits(pod)
+	}
+	a.memories.setDeferred(string(pod.UID), m.pending != nil && m.pending.reason == v1.PodReasonDeferred)
+	if !wants {
 		return pod
 	}
-	if m.pending = a.fits(pod); m.pending == nil {
+	if m.pending == nil {
 		m.give(pod)
 		m.resizeErr = ""
 		return pod
@@ -202,27 +206,6 @@ func (m *allotment) recall(s seen) {
 func sizedContainers(pod *v1.Pod) []*v1.Container {
 	all := allContainers(&pod.Spec)
 	return all[:len(all)-len(pod.Spec.EphemeralContainers)]
-}
-
-// fits says why the node cannot give a pod what it wants: not ever, or not now. The words are the kubelet's.
-func (a *Agent) fits(pod *v1.Pod) *failure {
-	want := podresource.PodRequests(pod, podresource.PodResourcesOptions{})
-	used := requestsOf(slices.DeleteFunc(a.ownPods(), func(other *v1.Pod) bool { return other.UID == pod.UID || ended(other) }))
-	return refusal(want, used, a.allocatable())
-}
-
-func refusal(want, used, most v1.ResourceList) *failure {
-	for _, name := range []v1.ResourceName{v1.ResourceMemory, v1.ResourceCPU} {
-		if w, m := amountOf(want, name), amountOf(most, name); w > m {
-			return &failure{reason: v1.PodReasonInfeasible, message: fmt.Sprintf("Node didn't have enough capacity: %s, requested: %d, capacity: %d", name, w, m)}
-		}
-	}
-	for _, name := range []v1.ResourceName{v1.ResourceCPU, v1.ResourceMemory} {
-		if w, u, m := amountOf(want, name), amountOf(used, name), amountOf(most, name); w+u > m {
-			return &failure{reason: v1.PodReasonDeferred, message: fmt.Sprintf("Node didn't have enough resource: %s, requested: %d, used: %d, capacity: %d", name, w, u, m)}
-		}
-	}
-	return nil
 }
 
 // change is what must happen to a running container for it to have the size that the pod was given.

@@ -134,7 +134,7 @@ func TestResizeWaitsForRoom(t *testing.T) {
 			t.Fatalf("beside the other pod: %q", got)
 		}
 		n.markDeleted("large", 0)
-		after(t, firstRestart)
+		after(t, time.Second) // That it has gone is the call to look again.
 		if got := n.conditionOf("web", v1.PodResizePending); got != "" {
 			t.Errorf("with room: %q", got)
 		}
