@@ -25,6 +25,7 @@ const (
 type hookRun struct {
 	running bool
 	failed  bool
+	why     string // It failed.
 }
 
 // hookOf names one hook of one container.
@@ -95,6 +96,9 @@ func (h *hooks) start(pod *v1.Pod, kind hookKind, t target) {
 		}
 		h.mu.Lock()
 		run.running, run.failed = false, err != nil
+		if err != nil {
+			run.why = err.Error()
+		}
 		h.mu.Unlock()
 		h.changed(uid)
 	})

@@ -113,7 +113,7 @@ func (p *probes) follow(s seen, ip func() string) map[string]health {
 	for i := range s.containers {
 		c := &s.containers[i]
 		q := known[c.ID]
-		if spec := containerOf(s.pod, c.Name); q == nil && c.State == Running && hasProbes(spec) && !s.postStartRuns(c.ID) && ip() != "" {
+		if spec := containerOf(s.pod, c.Name); q == nil && c.State == Running && hasProbes(spec) && s.postStartDone(c.ID) && ip() != "" {
 			q = p.start(s, target{c.ID, ip, spec}, c.Started)
 		}
 		if q == nil {

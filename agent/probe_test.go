@@ -239,10 +239,13 @@ func TestPostStartHook(t *testing.T) {
 		n.wantContainers("uid-web-app-0 running")
 		after(t, 5*time.Second)
 		n.want("web", "Running app=running/0 two=running/0")
+		n.runtime.IgnoreSignals()
 		fail.code.Store(1)
 		n.exit("uid-web-app-0", 1)
 		after(t, 5*time.Second)
 		n.wantEvent("web", "FailedPostStartHook: PostStartHook failed")
+		n.want("web", "Running app=PostStartHookError/1 two=running/0") // It is being killed, and not ready meanwhile.
+		after(t, 30*time.Second)
 		n.wantEvent("web", "Killing: FailedPostStartHook")
 		n.want("web", "Running app=CrashLoopBackOff/1 two=running/0")
 	})

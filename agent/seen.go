@@ -71,7 +71,7 @@ func (s seen) latest(name string) *Container {
 // started says that a container runs, its postStart hook is done, and its startup probe has passed.
 func (s seen) started(c *v1.Container) bool {
 	latest := s.latest(c.Name)
-	return latest != nil && latest.State == Running && !s.postStartRuns(latest.ID) && s.healthOf(c, latest).started
+	return latest != nil && latest.State == Running && s.postStartDone(latest.ID) && s.healthOf(c, latest).started
 }
 
 // A container of which nothing is heard is asked for after as long as it has been so already, within these bounds.
@@ -86,6 +86,14 @@ func (s seen) patience(c *Container) time.Duration {
 }
 
 func (s seen) postStartRuns(id string) bool { return s.hooks[hookOf{postStart, id}].running }
+
+// postStartDone says that a running container's postStart hook, if it has one, has done its work. Before that the container does not
+// count as running, and never where the hook failed: it is being killed.
+// https://kubernetes.io/docs/tasks/configure-pod-container/attach-handler-lifecycle-event/#discussion
+func (s seen) postStartDone(id string) bool {
+	hook := s.hooks[hookOf{postStart, id}]
+	return !hook.running && !hook.failed
+}
 
 // healthOf is what a container's probes found; before the first of them, what they will begin with.
 func (s seen) healthOf(c *v1.Container, latest *Container) health {

@@ -20,6 +20,7 @@ const (
 	reasonCreateError   = "CreateContainerError"
 	reasonRunError      = "RunContainerError"
 	reasonStartError    = "StartError"
+	reasonPostStart     = "PostStartHookError"
 	reasonPull          = "ErrImagePull"
 	reasonPullBackoff   = "ImagePullBackOff"
 	reasonNeverPull     = "ErrImageNeverPull"
@@ -104,8 +105,8 @@ func (s seen) containerStatus(c *v1.Container, d decision, at place, init bool) 
 	}
 	waiting := s.waiting(c, d)
 	switch {
-	case latest != nil && latest.State == Running && s.postStartRuns(latest.ID):
-		cs.State.Waiting = &v1.ContainerStateWaiting{Reason: reasonCreating}
+	case latest != nil && latest.State == Running && !s.postStartDone(latest.ID):
+		cs.State.Waiting = s.hooked(latest.ID)
 	case latest != nil && latest.State == Running:
 		cs.State.Running = &v1.ContainerStateRunning{StartedAt: seconds(latest.Started)}
 		*cs.Started = s.started(c) && (!init || isSidecar(c))
@@ -165,6 +166,14 @@ func (s seen) waiting(c *v1.Container, d decision) *v1.ContainerStateWaiting {
 		return &v1.ContainerStateWaiting{Reason: reasonPullBackoff, Message: fmt.Sprintf("Back-off pulling image %q: %s: %s", image, t.reason, t.message)}
 	}
 	return &v1.ContainerStateWaiting{Reason: t.reason, Message: t.message}
+}
+
+// hooked is what a container waits for whose postStart hook is not done.
+func (s seen) hooked(id string) *v1.ContainerStateWaiting {
+	if hook := s.hooks[hookOf{postStart, id}]; hook.failed {
+		return &v1.ContainerStateWaiting{Reason: reasonPostStart, Message: hook.why}
+	}
+	return &v1.ContainerStateWaiting{Reason: reasonCreating}
 }
 
 // ending is how the latest container of a name ended; nil if it lives or was never there. If the runtime has none left,
