@@ -187,9 +187,14 @@ func exitCode(status containerd.ExitStatus, copied <-chan struct{}) (int, error)
 	return int(status.ExitCode()), nil
 }
 
+// kill ends a command, and what that has started. Each command is a session of its own, and so is its process group: a shell's
+// child is in it, but not what an interactive shell runs in the background.
 func kill(ctx context.Context, command containerd.Process, exited <-chan containerd.ExitStatus) error {
 	ctx, cancel := context.WithTimeout(ctx, cleanupTimeout)
 	defer cancel()
+	if pid := int(command.Pid()); pid > 1 {
+		_ = unix.Kill(-pid, unix.SIGKILL) // None, where it has just ended.
+	}
 	if err := command.Kill(ctx, syscall.SIGKILL); err != nil && !errdefs.IsNotFound(err) {
 		return fmt.Errorf("kill command: %w", err)
 	}

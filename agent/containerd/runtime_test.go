@@ -319,10 +319,10 @@ func testExecKilled(t *testing.T, n *node) {
 	var stdout buffer
 	done := make(chan error, 1)
 	go func() {
-		_, err := n.runtime.Exec(ctx, config.ID, agent.ExecConfig{Command: []string{"/box", "tick"}, Streams: agent.Streams{Stdout: &stdout}})
+		_, err := n.runtime.Exec(ctx, config.ID, agent.ExecConfig{Command: []string{"/box", "run", "hold"}, Streams: agent.Streams{Stdout: &stdout}})
 		done <- err
 	}()
-	n.eventually("ticks", func() bool { return strings.Contains(stdout.String(), "tick 3") })
+	n.eventually("a child of the command", func() bool { return strings.Contains(stdout.String(), "holding") })
 	cancel()
 	if err := <-done; !errors.Is(err, context.Canceled) {
 		t.Errorf("exec returned %v, want context.Canceled", err)

@@ -98,6 +98,12 @@ func main() {
 		if err := exec.Command("/box", "nap").Start(); err != nil {
 			panic(err)
 		}
+	case "run": // What its arguments say, as a child.
+		child := exec.Command("/box", args...)
+		child.Stdout = os.Stdout
+		if err := child.Run(); err != nil {
+			os.Exit(1)
+		}
 	case "nap":
 		time.Sleep(20 * time.Millisecond)
 	case "processes": // NUMBER STATE COMMAND
