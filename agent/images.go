@@ -31,6 +31,10 @@ func (a *Agent) image(ctx context.Context, pod *v1.Pod, c *v1.Container, m *memo
 	}
 	switch policy := pullPolicy(c); {
 	case here && policy != v1.PullAlways:
+		if outcome := a.pulls.finished(string(pod.UID), c.Name, c.Image); outcome != nil && outcome.err == nil {
+			say(v1.EventTypeNormal, "Pulled", "%s", outcome.success(c.Image))
+			return outcome.image, true
+		}
 		say(v1.EventTypeNormal, "Pulled", "Container image %q already present on machine and can be accessed by the pod", c.Image)
 		return local, true
 	case policy == v1.PullNever:
@@ -49,8 +53,7 @@ func (a *Agent) image(ctx context.Context, pod *v1.Pod, c *v1.Container, m *memo
 	case outcome == nil:
 		return Image{}, false
 	case outcome.err == nil:
-		say(v1.EventTypeNormal, "Pulled", "Successfully pulled image %q in %s (%s including waiting). Image size: %d bytes.", c.Image,
-			outcome.ended.Sub(outcome.begun).Truncate(time.Millisecond), outcome.ended.Sub(outcome.asked).Truncate(time.Millisecond), outcome.image.Size)
+		say(v1.EventTypeNormal, "Pulled", "%s", outcome.success(c.Image))
 		return outcome.image, true
 	case here && errors.Is(outcome.err, ErrNoRegistry):
 		say(v1.EventTypeWarning, "Pulled", "Container image %q could not be looked up in its registry; the one on this machine is used: %v", c.Image, outcome.err)

@@ -435,6 +435,7 @@ func TestImagePull(t *testing.T) {
 		n.runtime.Publish("missing", agent.Image{Size: 1000})
 		after(t, 10*time.Second)
 		n.want("web", "Running app=running/0")
+		n.wantEvent("web", `Pulled: Successfully pulled image "missing" in 0s (0s including waiting). Image size: 1000 bytes.`)
 	})
 }
 

@@ -46,6 +46,12 @@ type pull struct {
 	err      error
 }
 
+// success tells of a pull that went well, to one who called the image so.
+func (p *pull) success(image string) string {
+	return fmt.Sprintf("Successfully pulled image %q in %s (%s including waiting). Image size: %d bytes.", image,
+		p.ended.Sub(p.begun).Truncate(time.Millisecond), p.ended.Sub(p.asked).Truncate(time.Millisecond), p.image.Size)
+}
+
 func newPulls(runtime Runtime, done func(uid string)) *pulls {
 	return &pulls{
 		runtime: runtime, done: done, slots: make(chan struct{}, pullsAtOnce),
@@ -84,6 +90,18 @@ func (p *pulls) take(uid, container, ref string, logins []Login, progress func(d
 	}
 	p.mine[uid][container] = call
 	return nil, true
+}
+
+// finished takes the outcome of the container's pull if it has come.
+func (p *pulls) finished(uid, container, ref string) *pull {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	call := p.mine[uid][container]
+	if call == nil || call.ended.IsZero() || fullName(call.ref) != fullName(ref) {
+		return nil
+	}
+	delete(p.mine[uid], container)
+	return call
 }
 
 // forget drops what a pod has not taken.

@@ -295,6 +295,16 @@ func testLogin(t *testing.T, n *node) {
 	if _, err := n.runtime.Pull(t.Context(), ref, []agent.Login{bad, good}, nil); err != nil {
 		t.Errorf("pull with a login: %v", err)
 	}
+	hosts := filepath.Join(n.dir, "registries", "registry.test", "hosts.toml")
+	if err := os.MkdirAll(filepath.Dir(hosts), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(hosts, fmt.Appendf(nil, "server = %q\n", server.URL), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := n.runtime.Pull(t.Context(), "registry.test/private", []agent.Login{good}, nil); err != nil {
+		t.Errorf("pull with a login from who stands for the registry: %v", err)
+	}
 }
 
 // Of an image for several machines the one for this machine is pulled, its layers in zstd as well as in gzip.

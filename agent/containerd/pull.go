@@ -7,7 +7,6 @@ import (
 	"maps"
 	"net"
 	"net/http"
-	"strings"
 	"sync"
 	"time"
 
@@ -69,7 +68,7 @@ func (r *Runtime) fetch(ctx context.Context, name string, login agent.Login, pro
 	var reporter sync.WaitGroup
 	reporter.Go(func() { r.watchProgress(ctx, blobs, progress, stop) })
 	image, err := r.client.Pull(ctx, name,
-		containerd.WithPullUnpack, containerd.WithPullSnapshotter(r.snapshotter), containerd.WithResolver(r.resolver(ctx, name, login)),
+		containerd.WithPullUnpack, containerd.WithPullSnapshotter(r.snapshotter), containerd.WithResolver(r.resolver(ctx, login)),
 		containerd.WithImageHandler(images.HandlerFunc(blobs.add)))
 	close(stop)
 	reporter.Wait()
@@ -94,18 +93,12 @@ func unanswered(err error) bool {
 }
 
 // resolver reads hosts.toml anew for each pull, so that a change needs no restart. The login is for the registry that the image's
-// name says, and for no mirror.
-func (r *Runtime) resolver(ctx context.Context, name string, login agent.Login) remotes.Resolver {
-	registry, _, _ := strings.Cut(name, "/")
+// name says, and for whoever hosts.toml lets stand for it, as it is for containerd under a kubelet: each that asks for one gets it.
+func (r *Runtime) resolver(ctx context.Context, login agent.Login) remotes.Resolver {
 	return docker.NewResolver(docker.ResolverOptions{Hosts: config.ConfigureHosts(ctx, config.HostOptions{
 		HostDir:      config.HostDirFromRoot(r.config.Registries),
 		UpdateClient: boundClient,
-		Credentials: func(host string) (user, secret string, err error) {
-			if host == registry || registry == "docker.io" && host == "registry-1.docker.io" {
-				return login.Username, login.Password, nil
-			}
-			return "", "", nil
-		},
+		Credentials:  func(string) (user, secret string, err error) { return login.Username, login.Password, nil },
 	})})
 }
 
