@@ -32,6 +32,7 @@ func TestRuntime(t *testing.T) {
 	t.Run("exec with a terminal", func(t *testing.T) { testExecTTY(t, n) })
 	t.Run("exec is killed", func(t *testing.T) { testExecKilled(t, n) })
 	t.Run("attach", func(t *testing.T) { testAttach(t, n) })
+	t.Run("mount propagation", func(t *testing.T) { testPropagation(t, n) })
 	t.Run("one shim a pod", func(t *testing.T) { testGroup(t, n) })
 	t.Run("one process namespace a pod", func(t *testing.T) { testSharedProcesses(t, n) })
 	t.Run("users of its own", func(t *testing.T) { testUsers(t, n) })

@@ -69,6 +69,11 @@ func (r *Runtime) Start(ctx context.Context, c agent.ContainerConfig) (err error
 	if c.Security.AppArmor, err = r.appArmor(ctx, c.Security); err != nil {
 		return err
 	}
+	for _, m := range c.Mounts {
+		if err := spreads(m); err != nil {
+			return err
+		}
+	}
 	if err := os.MkdirAll(r.containerDir(id), 0o700); err != nil { // First of all: see neverStarted.
 		return err
 	}
