@@ -119,6 +119,20 @@ func TestChangedStaticPodWaits(t *testing.T) {
 	})
 }
 
+// Services send requests to a static pod's mirror as long as that is there: there is nothing to wait for.
+func TestStaticPodIsNotHandedOver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newStaticNode(t)
+		n.stop()
+		n.config.Traffic = &traffic{}
+		n.start()
+		n.static("a.yaml", "nginx")
+		n.wantImages("nginx running")
+		n.static("a.yaml", "busybox")
+		n.wantImages("busybox running")
+	})
+}
+
 // A static pod runs whoever has its name in the API, and is shown there when that one has gone.
 func TestStaticPodWaitsForItsName(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

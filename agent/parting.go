@@ -23,10 +23,11 @@ const partingTime = 2 * time.Second
 const lastConnections = 50 * time.Millisecond
 
 // parting is how long the containers of a deleted pod are to be left alone yet, unless the agent is called sooner. Once it was
-// nothing it stays that: nobody begins to send requests to a pod that ends.
+// nothing it stays that: nobody begins to send requests to a pod that ends. A static pod's mirror is not deleted before its containers
+// have ended: to wait for requests to leave it would be in vain.
 func (a *Agent) parting(pod *v1.Pod, containers []Container, m *memory, now time.Time) time.Duration {
 	runs := func(c Container) bool { return c.alive() }
-	if a.Traffic == nil || m.parted || pod.DeletionTimestamp == nil || !slices.ContainsFunc(containers, runs) {
+	if a.Traffic == nil || m.parted || a.isStatic(pod) || pod.DeletionTimestamp == nil || !slices.ContainsFunc(containers, runs) {
 		return 0
 	}
 	if m.parting.IsZero() {

@@ -135,7 +135,7 @@ func (h *Handover) look(q question, w *wait) (why string) {
 	})
 	w.needs = needs
 	if missing != "" {
-		return fmt.Sprintf("the EndpointSlices of Service %s/%s", w.pod.Namespace, missing)
+		return fmt.Sprintf("an EndpointSlice of Service %s/%s", w.pod.Namespace, missing)
 	}
 	if needs == 0 {
 		return ""

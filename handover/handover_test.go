@@ -116,20 +116,20 @@ func TestAnswers(t *testing.T) {
 		{"a Service of others", []runtime.Object{service("db app=db")}, 0, "", ""},
 		{"a Service without selector", []runtime.Object{service("db")}, 0, "", ""},
 		{"a Service whose slices are still to be made", []runtime.Object{service("web app=web")}, 9,
-			"the EndpointSlices of Service default/web", "the EndpointSlices of Service default/web"},
+			"an EndpointSlice of Service default/web", "an EndpointSlice of Service default/web"},
 		{"ready, not taken", []runtime.Object{service("web app=web"), slice("web 7 web ready")}, 6,
-			"the EndpointSlices of Service default/web", "the proxy of this node"},
+			"an EndpointSlice of Service default/web", "the proxy of this node"},
 		{"ready, taken", []runtime.Object{service("web app=web"), slice("web 7 web ready")}, 7,
-			"the EndpointSlices of Service default/web", ""},
+			"an EndpointSlice of Service default/web", ""},
 		{"terminating, not taken", []runtime.Object{service("web app=web"), slice("web 7 web terminating")}, 6,
 			"the proxy of this node", "the proxy of this node"},
 		{"terminating, taken", []runtime.Object{service("web app=web"), slice("web 7 web terminating")}, 8, "", ""},
 		{"not ready", []runtime.Object{service("web app=web"), slice("web 7 web not-ready")}, 8,
-			"the EndpointSlices of Service default/web", "the EndpointSlices of Service default/web"},
+			"an EndpointSlice of Service default/web", "an EndpointSlice of Service default/web"},
 		{"the endpoint of another pod", []runtime.Object{service("web app=web"), slice("web 7 old terminating")}, 8,
-			"the EndpointSlices of Service default/web", "the EndpointSlices of Service default/web"},
+			"an EndpointSlice of Service default/web", "an EndpointSlice of Service default/web"},
 		{"of two Services one lags behind", []runtime.Object{service("web app=web"), slice("web 7 web terminating"), service("front tier=front"), slice("front 5 web ready")}, 8,
-			"the EndpointSlices of Service default/front", ""},
+			"an EndpointSlice of Service default/front", ""},
 		{"another node lags behind", []runtime.Object{service("web app=web"), slice("web 7 web terminating"), lease("b", "6", now)}, 8,
 			"the proxy of node b", "the proxy of node b"},
 		{"another node has it", []runtime.Object{service("web app=web"), slice("web 7 web terminating"), lease("b", "7", now)}, 8, "", ""},
@@ -138,12 +138,12 @@ func TestAnswers(t *testing.T) {
 		{"the proxy here has not begun", []runtime.Object{service("web app=web"), slice("web 7 web terminating")}, 0,
 			"the proxy of this node", "the proxy of this node"},
 		{"a Service that selects others now", []runtime.Object{service("web app=green"), slice("web 7 web ready")}, 8,
-			"the EndpointSlices of Service default/web", ""},
+			"an EndpointSlice of Service default/web", ""},
 		{"a Service that selects others now, terminating", []runtime.Object{service("web app=green"), slice("web 7 web terminating")}, 6,
 			"the proxy of this node", ""},
 		{"a Service of the other address family", []runtime.Object{ofFamily(service("web app=web"), corev1.IPv6Protocol)}, 0, "", ""},
 		{"a Service of both address families", []runtime.Object{ofFamily(service("web app=web"), corev1.IPv6Protocol, corev1.IPv4Protocol)}, 0,
-			"the EndpointSlices of Service default/web", "the EndpointSlices of Service default/web"},
+			"an EndpointSlice of Service default/web", "an EndpointSlice of Service default/web"},
 		{"what this node told others does not count", []runtime.Object{service("web app=web"), slice("web 7 web terminating"), lease("a", "6", now)}, 8, "", ""},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -219,7 +219,7 @@ func TestFamilies(t *testing.T) {
 	pod.Status.PodIPs = []corev1.PodIP{{IP: "10.42.0.2"}, {IP: "fd42::2"}}
 	inWorld(t, func(w *world) {
 		w.progress.Took(9)
-		if got := w.handover.Arriving(pod, func() {}); got != "the EndpointSlices of Service default/web" {
+		if got := w.handover.Arriving(pod, func() {}); got != "an EndpointSlice of Service default/web" {
 			t.Errorf("with a slice of one family: %q", got)
 		}
 		second := slice("web 8 web ready")
@@ -244,8 +244,8 @@ func TestSince(t *testing.T) {
 		leaving, arriving string
 	}{
 		{"terminating", []string{"web 5 web ready", "web 7 web terminating", "web 9 web terminating"}, 7, "", ""},
-		{"ready", []string{"web 5 web not-ready", "web 7 web ready", "web 9 web ready"}, 7, "the EndpointSlices of Service default/web", ""},
-		{"ready, not ready, ready", []string{"web 5 web ready", "web 7 web not-ready", "web 9 web ready"}, 7, "the EndpointSlices of Service default/web", behind},
+		{"ready", []string{"web 5 web not-ready", "web 7 web ready", "web 9 web ready"}, 7, "an EndpointSlice of Service default/web", ""},
+		{"ready, not ready, ready", []string{"web 5 web ready", "web 7 web not-ready", "web 9 web ready"}, 7, "an EndpointSlice of Service default/web", behind},
 		{"gone from the slice", []string{"web 5 web ready", "web 7 other ready"}, 6, behind, ""},
 		{"gone from the slice, taken", []string{"web 5 web ready", "web 7 other ready"}, 7, "", ""},
 		{"gone from the slice when it was terminating", []string{"web 5 web terminating", "web 7 other ready"}, 5, "", ""},
