@@ -1,7 +1,9 @@
 package containerd
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -13,6 +15,9 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	bootapi "github.com/containerd/containerd/api/runtime/bootstrap/v1"
+	"google.golang.org/protobuf/proto"
 )
 
 // agentDir names the directory of a node to a process that a test starts to be its agent.
@@ -170,10 +175,7 @@ func testStillborn(t *testing.T, n *node) {
 	if err := n.daemon.Stop(); err != nil {
 		t.Fatal(err)
 	}
-	shim, err := exec.LookPath("containerd-shim-runc-v2")
-	if err != nil {
-		t.Fatal(err)
-	}
+	shim := shimProgram(t)
 	left := func(name string, files map[string]string) {
 		dir := filepath.Join(n.daemon.config.State, "io.containerd.runtime.v2.task", "skiff", containerdID(n.config(name).ID))
 		if err := os.MkdirAll(filepath.Join(dir, "rootfs"), 0o700); err != nil {
@@ -187,6 +189,9 @@ func testStillborn(t *testing.T, n *node) {
 	}
 	left("no-shim", map[string]string{"config.json": "{}", "shim-binary-path": shim})
 	left("dead-shim", map[string]string{"config.json": "{}", "shim-binary-path": shim, "address": "unix://" + shimSockets + "/nobody"})
+	waits := n.config("waits")
+	waits.ID, waits.Pod.UID = "pod-waits-0", "pod-waits"
+	n.startShim(filepath.Join(n.daemon.config.State, "io.containerd.runtime.v2.task", "skiff", waits.ID), waits.ID, waits.Pod.UID)
 	if err := n.runtime.Close(); err != nil {
 		t.Error(err)
 	}
@@ -199,31 +204,59 @@ func testStillborn(t *testing.T, n *node) {
 	for _, name := range []string{"no-shim", "dead-shim"} {
 		n.end(n.start(name).ID)
 	}
+	if err := n.runtime.Start(t.Context(), waits); err != nil {
+		t.Errorf("start a container of a pod whose shim waited: %v", err)
+	}
+	n.end(waits.ID)
+	if err := n.runtime.RemovePod(t.Context(), waits.Pod.UID); err != nil {
+		t.Error(err)
+	}
+}
+
+func shimProgram(t testing.TB) string {
+	t.Helper()
+	path, err := exec.LookPath("containerd-shim-runc-v2")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// startShim starts a shim as containerd does that is then killed. It waits for somebody to read its log before it serves.
+func (n *node) startShim(bundle, id, podUID string) {
+	n.t.Helper()
+	config := fmt.Sprintf(`{"annotations": {%q: %q}}`, groupAnnotation, podUID)
+	shim := shimProgram(n.t)
+	if err := errors.Join(os.MkdirAll(filepath.Join(bundle, "rootfs"), 0o700), os.WriteFile(filepath.Join(bundle, "config.json"), []byte(config), 0o600),
+		os.WriteFile(filepath.Join(bundle, "shim-binary-path"), []byte(shim), 0o600), syscall.Mkfifo(filepath.Join(bundle, "log"), 0o600)); err != nil {
+		n.t.Fatal(err)
+	}
+	socket, namespace := n.daemon.Socket(), n.runtime.config.Namespace
+	params, err := proto.Marshal(&bootapi.BootstrapParams{InstanceID: id, Namespace: namespace,
+		ContainerdGrpcAddress: socket, ContainerdTtrpcAddress: socket + ".ttrpc"})
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	var out []byte
+	for _, stdin := range [][]byte{nil, params} { // Before containerd 2.3 they wanted nothing, then the parameters.
+		start := exec.Command(shim, "-namespace", namespace, "-id", id, "-address", socket, "start")
+		start.Dir, start.Env, start.Stdin = bundle, append(os.Environ(), "TTRPC_ADDRESS="+socket+".ttrpc"), bytes.NewReader(stdin)
+		if out, err = start.CombinedOutput(); err == nil {
+			return
+		}
+	}
+	n.t.Fatalf("start a shim: %v\n%s", err, out)
 }
 
 // A shim that was never asked for a container, as containerd was killed before, goes with its pod.
 func testIdleShim(t *testing.T, n *node) {
 	bundle := filepath.Join(n.dir, "idle")
-	if err := os.Mkdir(bundle, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	config := fmt.Sprintf(`{"annotations": {%q: "pod-idle"}}`, groupAnnotation)
-	if err := os.WriteFile(filepath.Join(bundle, "config.json"), []byte(config), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := syscall.Mkfifo(filepath.Join(bundle, "log"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	log, err := os.OpenFile(filepath.Join(bundle, "log"), os.O_RDWR, 0) // Of containerd: a shim waits for somebody who reads it.
+	n.startShim(bundle, "idle", "pod-idle")
+	log, err := os.OpenFile(filepath.Join(bundle, "log"), os.O_RDWR, 0) // Of containerd.
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer log.Close()
-	start := exec.Command("containerd-shim-runc-v2", "-namespace", n.runtime.config.Namespace, "-id", "idle", "-address", n.daemon.Socket(), "start")
-	start.Dir, start.Env = bundle, append(os.Environ(), "TTRPC_ADDRESS="+n.daemon.Socket()+".ttrpc")
-	if out, err := start.CombinedOutput(); err != nil {
-		t.Fatalf("start a shim: %v\n%s", err, out)
-	}
 	if len(n.shims()) == 0 {
 		t.Fatal("there is no shim")
 	}

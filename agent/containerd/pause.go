@@ -86,6 +86,8 @@ func (r *Runtime) pausing(ctx context.Context, podUID string) (pid uint32, err e
 
 // pause has a program start the process 1 of a pod.
 func (r *Runtime) pause(ctx context.Context, c agent.ContainerConfig, program string) (pid uint32, err error) {
+	ctx, cancel := context.WithTimeout(ctx, taskTime)
+	defer cancel()
 	root, err := r.pauseRoot()
 	if err != nil {
 		return 0, err

@@ -616,13 +616,14 @@ func TestDaemonPurge(t *testing.T) {
 // socketsIn are where the shims of a daemon listen; there is at least one.
 func socketsIn(t *testing.T, state string) (sockets []string) {
 	t.Helper()
-	files, _ := filepath.Glob(filepath.Join(state, "io.containerd.runtime.v2.task", "*", "*", "address"))
-	for _, file := range files {
-		address, err := os.ReadFile(file)
+	for _, bundle := range bundlesIn(state) {
+		socket, err := socketIn(bundle)
 		if err != nil {
 			t.Fatal(err)
 		}
-		sockets = append(sockets, strings.TrimPrefix(string(address), "unix://"))
+		if socket != "" {
+			sockets = append(sockets, socket)
+		}
 	}
 	if len(sockets) == 0 {
 		t.Fatal("no shim's socket found")

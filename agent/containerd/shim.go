@@ -3,6 +3,7 @@ package containerd
 import (
 	"context"
 	"crypto/sha256"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -147,8 +148,13 @@ func removeShimSockets(state string) error {
 }
 
 // removeStillborn removes the bundles of tasks that runc was never asked for, as containerd or the shim was killed before: containerd 1.6
-// cannot clear them away, and makes no task of the same name while they are there. No daemon may be running.
+// cannot clear them away, and makes no task of the same name while they are there; containerd 2 leaves a shim behind that it knows nothing
+// of. No daemon may be running.
 func removeStillborn(state string) error {
+	state, err := filepath.EvalSymlinks(state) // As the kernel tells where a process is.
+	if err != nil {
+		return err
+	}
 	var errs []error
 	for _, bundle := range bundlesIn(state) {
 		_, err := os.Lstat(filepath.Join(bundle, "runtime")) // The shim's first step, before it mounts anything.
@@ -157,9 +163,34 @@ func removeStillborn(state string) error {
 		}
 		path, err := socketIn(bundle)
 		if err == nil && !answers(path) {
-			err = os.RemoveAll(bundle)
+			err = errors.Join(os.RemoveAll(bundle), killWaitingShims(bundle))
 		}
 		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// killWaitingShims kills the shims that were started in a bundle, which is removed, and wait for containerd to read their log, which it
+// will not do any more. One that stays would be asked for the next container of its pod, and not answer.
+func killWaitingShims(bundle string) error {
+	files, err := filepath.Glob("/proc/[0-9]*/cwd")
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, file := range files {
+		process := filepath.Dir(file)
+		pid, err := strconv.Atoi(filepath.Base(process))
+		dir, _ := os.Readlink(file)
+		if err != nil || dir != bundle+" (deleted)" || !isShim(pid) {
+			continue
+		}
+		if log, err := os.Readlink(filepath.Join(process, "fd", "2")); err != nil || log != os.DevNull { // It has its log, so somebody read it.
+			continue
+		}
+		if err := killWhole(pid); err != nil && !errors.Is(err, unix.ESRCH) {
+			errs = append(errs, fmt.Errorf("kill shim %d: %w", pid, err))
+		}
 	}
 	return errors.Join(errs...)
 }
@@ -170,13 +201,22 @@ func bundlesIn(state string) []string {
 	return dirs
 }
 
-// socketIn is where the shim of a bundle listens, "" if there has been none yet.
+// socketIn is where the shim of a bundle listens, "" if that is in no file yet. Shims of containerd 1 note it themselves; containerd 2
+// does it, when it has heard of it.
 func socketIn(bundle string) (string, error) {
-	address, err := os.ReadFile(filepath.Join(bundle, "address"))
+	var noted struct{ Address string }
+	text, err := os.ReadFile(filepath.Join(bundle, "bootstrap.json"))
+	if err == nil {
+		err = json.Unmarshal(text, &noted)
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		text, err = os.ReadFile(filepath.Join(bundle, "address"))
+		noted.Address = strings.TrimSpace(string(text))
+	}
 	if errors.Is(err, fs.ErrNotExist) {
 		return "", nil
 	}
-	path, _ := strings.CutPrefix(strings.TrimSpace(string(address)), "unix://")
+	path, _ := strings.CutPrefix(noted.Address, "unix://")
 	return path, err
 }
 
