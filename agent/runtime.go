@@ -90,7 +90,8 @@ type Runtime interface {
 	// ImagesDir is where images and the layers of containers are, "" if that is not known.
 	ImagesDir() string
 
-	// DiskUsage is how many bytes a container's writable layer takes. It may have to look at each file.
+	// DiskUsage is how many bytes a container's writable layer takes, with the volumes that its image declares. It may have to look
+	// at each file.
 	DiskUsage(ctx context.Context, id string) (int64, error)
 
 	// Exec runs a command in a running container and returns its exit status when it has ended and its output is copied.

@@ -10,6 +10,7 @@ import (
 func TestCluster(t *testing.T) {
 	pages := reserveHugePages(t) // An agent counts them when it starts.
 	n := newNode(t)
+	n.addDeclaring("declaring", "/etc", "/new")
 	n.start()
 	for i, promise := range []struct {
 		name string
@@ -48,6 +49,7 @@ func TestCluster(t *testing.T) {
 		{"a proxy works alone", testProxyAlone},
 		{"the lessons about volumes are true", testVolumeLessons},
 		{"no path in a volume leads out of it", testPathAttacks},
+		{"what an image declares as a volume is a container's own", testDeclaredVolumes},
 		{"images are listed, and kept while they are used", testImageCommand},
 		{"the anonymous are told next to nothing", testAnonymous},
 		{"no packet of the cluster leaves the node", testNoLeak},

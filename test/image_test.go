@@ -15,10 +15,16 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+	"testing/fstest"
 	"time"
 
+	reference "github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/registry"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/layout"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/partial"
+	"github.com/google/go-containerregistry/pkg/v1/tarball"
 	"github.com/vishvananda/netns"
 )
 
@@ -92,7 +98,7 @@ func push(t *testing.T, handler http.Handler, repo string, files map[string][]by
 }
 
 // readArchive reads a tar file.
-func readArchive(t *testing.T, path string) map[string][]byte {
+func readArchive(t testing.TB, path string) map[string][]byte {
 	t.Helper()
 	file, err := os.Open(path)
 	if err != nil {
@@ -112,6 +118,53 @@ func readArchive(t *testing.T, path string) map[string][]byte {
 			t.Fatalf("read %s: %v", path, err)
 		}
 	}
+}
+
+// addDeclaring gives the node a busybox of another name, which declares directories as its volumes.
+func (n *node) addDeclaring(name string, volumes ...string) {
+	n.t.Helper()
+	dir := n.t.TempDir()
+	if err := os.CopyFS(dir, mapFS(readArchive(n.t, repository("bin/images/busybox.tar")))); err != nil {
+		n.t.Fatal(err)
+	}
+	index, err := layout.ImageIndexFromPath(dir)
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	all, err := partial.FindImages(index, func(v1.Descriptor) bool { return true })
+	if err != nil || len(all) != 1 {
+		n.t.Fatalf("busybox is %d images (%v), want one", len(all), err)
+	}
+	file, err := all[0].ConfigFile()
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	config := file.Config
+	config.Volumes = map[string]struct{}{}
+	for _, volume := range volumes {
+		config.Volumes[volume] = struct{}{}
+	}
+	image, err := mutate.Config(all[0], config)
+	if err == nil {
+		var ref reference.Reference
+		if ref, err = reference.ParseReference(name); err == nil {
+			err = tarball.WriteToFile(filepath.Join(n.data, "images", name+".tar"), ref, image)
+		}
+	}
+	if err != nil {
+		n.t.Fatal(err)
+	}
+}
+
+// mapFS shows an archive's files as a file system.
+func mapFS(files map[string][]byte) fstest.MapFS {
+	fs := fstest.MapFS{}
+	for name, data := range files {
+		if !strings.HasSuffix(name, "/") {
+			fs[name] = &fstest.MapFile{Data: data, Mode: 0o644}
+		}
+	}
+	return fs
 }
 
 // listenIn opens a port in a network namespace. The socket stays in it, whatever thread uses it.

@@ -30,6 +30,7 @@ func TestKilled(t *testing.T) {
 	kills, seed := number("SKIFF_TEST_KILLS", 8), number("SKIFF_TEST_SEED", int(time.Now().UnixNano()))
 	t.Logf("SKIFF_TEST_KILLS=%d SKIFF_TEST_SEED=%d", kills, seed)
 	n := newNode(t)
+	n.addDeclaring("declaring", "/etc", "/new")
 	n.start()
 	k := newKilling(t, n, uint64(seed))
 	for range kills {
@@ -123,12 +124,12 @@ func (k *killing) create() {
 }
 
 // pod has an init container and two others. Each writes its name down when it starts; the init container ends then. Some pods' containers
-// share their processes, and some pods have users of their own.
+// share their processes, some pods have users of their own, and one image in each declares volumes.
 func (k *killing) pod(name string) *corev1.Pod {
 	uid := corev1.EnvVar{Name: "UID", ValueFrom: &corev1.EnvVarSource{FieldRef: &corev1.ObjectFieldSelector{FieldPath: "metadata.uid"}}}
-	container := func(name, then string) corev1.Container {
+	container := func(name, image, then string) corev1.Container {
 		return corev1.Container{
-			Name: name, Image: "busybox", ImagePullPolicy: corev1.PullIfNotPresent, Env: []corev1.EnvVar{uid},
+			Name: name, Image: image, ImagePullPolicy: corev1.PullIfNotPresent, Env: []corev1.EnvVar{uid},
 			Command: []string{"sh", "-c", "echo started >> /marks/$(UID)." + name + "; " + then},
 			VolumeMounts: []corev1.VolumeMount{{Name: "marks", MountPath: "/marks"}, {Name: "scratch", MountPath: "/scratch"},
 				{Name: "scratch", MountPath: "/part", SubPath: "part"}},
@@ -148,8 +149,8 @@ func (k *killing) pod(name string) *corev1.Pod {
 			TerminationGracePeriodSeconds: new(int64(1)),
 			ShareProcessNamespace:         shared,
 			HostUsers:                     hostUsers,
-			InitContainers:                []corev1.Container{container("init", "")},
-			Containers:                    []corev1.Container{container("one", hold), container("two", hold)},
+			InitContainers:                []corev1.Container{container("init", "busybox", "")},
+			Containers:                    []corev1.Container{container("one", "busybox", hold), container("two", "declaring", hold)},
 			Volumes: []corev1.Volume{
 				{Name: "marks", VolumeSource: corev1.VolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: k.marks}}},
 				{Name: "scratch", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{Medium: corev1.StorageMediumMemory}}},

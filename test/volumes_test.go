@@ -70,3 +70,15 @@ func testPathAttacks(t *testing.T, s *shell) {
 		s.fails(thief(subPath), 1, `(?s).*spec.containers\[0\].volumeMounts.subPath: Invalid value: "`+subPath+`": must.*`)
 	}
 }
+
+// testDeclaredVolumes writes to what an image declares as its volumes, where the container cannot write otherwise. They begin with what
+// the image has there, and a container that starts again begins anew.
+func testDeclaredVolumes(t *testing.T, s *shell) {
+	s.do("kubectl apply -f " + repository("test/testdata/declaring.yaml"))
+	s.do("kubectl wait --for=condition=Ready pod/declaring --timeout=60s")
+	s.fails("kubectl exec declaring -- touch /here", 1, `(?s).*Read-only file system.*`)
+	s.says("kubectl exec declaring -- sh -c 'touch /new/file /etc/file && grep -c ^root: /etc/passwd && cat /etc/hostname'", "1\ndeclaring")
+	s.do("kubectl exec declaring -- touch /new/end")
+	s.until("kubectl get pod declaring -o jsonpath={.status.containerStatuses[0].restartCount}{.status.containerStatuses[0].ready}", "1true")
+	s.says("kubectl exec declaring -- ls /new", "")
+}

@@ -83,9 +83,11 @@ type Runtime struct {
 	starting map[string]bool    // By containerd's ID: Start is at work.
 	outputs  map[string]*output // By containerd's ID, while there is a reader.
 
-	// What pods have: by containerd's ID, the pods of all containers that there may be, process 1 of a pod among them; and the
-	// pods that may have images as volumes. Nobody else makes any, so whatever is not in here needs not be asked for.
+	// What pods have: by containerd's ID, the pods of all containers that there may be, process 1 of a pod among them; the containers
+	// that may have volumes of their image; and the pods that may have images as volumes. Nobody else makes any, so whatever is not in
+	// here needs not be asked for.
 	owners  map[string]string
+	volumed map[string]bool
 	viewers map[string]bool
 }
 
@@ -126,7 +128,8 @@ func Connect(ctx context.Context, c Config) (*Runtime, error) {
 		return nil, fmt.Errorf("connect to containerd at %s: %w", c.Socket, err)
 	}
 	r := &Runtime{config: c, client: client, program: runc, log: slog.With("component", "containerd"),
-		starting: map[string]bool{}, outputs: map[string]*output{}, owners: map[string]string{}, viewers: map[string]bool{}}
+		starting: map[string]bool{}, outputs: map[string]*output{}, owners: map[string]string{},
+		volumed: map[string]bool{}, viewers: map[string]bool{}}
 	r.entries.New = func() any { return new([]byte) }
 	r.buffers.New = func() any { b := make([]byte, maxLine+readSize); return &b }
 	r.handlers = sync.OnceValue(r.describePrograms)
@@ -218,11 +221,11 @@ func (r *Runtime) removeOrphans(ctx context.Context, known map[string]bool) erro
 	service := r.client.SnapshotService(r.snapshotter)
 	var orphans []string
 	err := service.Walk(ctx, func(_ context.Context, s snapshots.Info) error {
-		if !known[s.Name] {
+		if !known[cmp.Or(s.Labels[labelVolumesOf], s.Name)] {
 			orphans = append(orphans, s.Name)
 		}
 		return nil
-	}, fmt.Sprintf("labels.%q", labelID))
+	}, fmt.Sprintf("labels.%q", labelID), fmt.Sprintf("labels.%q", labelVolumesOf))
 	for _, name := range orphans {
 		err = errors.Join(err, service.Remove(ctx, name))
 	}

@@ -12,14 +12,21 @@ import (
 // ImagesDir is the snapshotter's directory.
 func (r *Runtime) ImagesDir() string { return r.layersDir }
 
-// DiskUsage measures a container's writable layer.
-func (r *Runtime) DiskUsage(ctx context.Context, id string) (int64, error) {
-	usage, err := r.client.SnapshotService(r.snapshotter).Usage(r.in(ctx), containerdID(id))
-	if errdefs.IsNotFound(err) {
-		return 0, fmt.Errorf("measure the layer of container %s: %w", id, agent.ErrNoContainer)
+// DiskUsage measures a container's writable layer, and the volumes that its image declares.
+func (r *Runtime) DiskUsage(ctx context.Context, id string) (total int64, err error) {
+	keys := []string{containerdID(id)}
+	if r.hasVolumes(containerdID(id)) {
+		keys = append(keys, volumesKey(containerdID(id)))
 	}
-	if err != nil {
-		return 0, fmt.Errorf("measure the layer of container %s: %w", id, err)
+	for _, key := range keys {
+		usage, err := r.client.SnapshotService(r.snapshotter).Usage(r.in(ctx), key)
+		if errdefs.IsNotFound(err) {
+			err = agent.ErrNoContainer
+		}
+		if err != nil {
+			return 0, fmt.Errorf("measure the layer of container %s: %w", id, err)
+		}
+		total += usage.Size
 	}
-	return usage.Size, nil
+	return total, nil
 }

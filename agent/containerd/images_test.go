@@ -46,6 +46,8 @@ func TestImages(t *testing.T) {
 	t.Run("remove", func(t *testing.T) { testRemove(t, n) })
 	t.Run("volume", func(t *testing.T) { testImageVolume(t, n) })
 	t.Run("links", func(t *testing.T) { testImageLinks(t, n) })
+	t.Run("declared volumes", func(t *testing.T) { testDeclaredVolumes(t, n) })
+	t.Run("file for a volume", func(t *testing.T) { testVolumeOfFile(t, n) })
 }
 
 func testImport(t *testing.T, n *node) {

@@ -53,17 +53,66 @@ const (
 // read returns a file of the whole, "etc/passwd", or fs.ErrNotExist. Symbolic links lead to where they would lead in the
 // container, never out of it.
 func (l layers) read(name string) ([]byte, error) {
+	_, file, err := l.resolve(name)
+	if err != nil {
+		return nil, fmt.Errorf("read /%s of the image: %w", name, err)
+	}
+	return readRegular(file)
+}
+
+// resolve follows the links on the way to a file, and says what it is called by itself and where it lies.
+func (l layers) resolve(name string) (real, file string, err error) {
 	for range maxLinks {
 		file, link, err := l.find(name)
-		switch {
-		case err != nil:
-			return nil, fmt.Errorf("read /%s of the image: %w", name, err)
-		case link == "":
-			return readRegular(file)
+		if err != nil || link == "" {
+			return name, file, err
 		}
 		name = link
 	}
-	return nil, fmt.Errorf("read /%s of the image: %w", name, unix.ELOOP)
+	return "", "", unix.ELOOP
+}
+
+// dir is the directory of that name as layers: the parts that it is put together from. Links are followed as in read; of what is not
+// there there are none.
+func (l layers) dir(name string) (layers, error) {
+	real, _, err := l.resolve(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	for part := range strings.SplitSeq(real, "/") {
+		if l, err = l.below(part); err != nil {
+			return nil, err
+		}
+	}
+	if len(l) == 0 {
+		return nil, unix.ENOTDIR
+	}
+	return l, nil
+}
+
+// below is dir for a name in the uppermost directory that is no link. What is no directory in one layer, the mark of a removed file
+// among it, hides those of the lower ones, and none of them is seen if it is the first.
+func (l layers) below(name string) (parts layers, err error) {
+	for _, layer := range l {
+		at := filepath.Join(layer, name)
+		info, err := os.Lstat(at)
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			continue
+		case err != nil:
+			return nil, err
+		case !info.IsDir():
+			return parts, nil
+		}
+		parts = append(parts, at)
+		if opaque(at) {
+			return parts, nil
+		}
+	}
+	return parts, nil
 }
 
 // find says where a file lies: in the topmost layer that has it. If a symbolic link is on the way, it returns the name that

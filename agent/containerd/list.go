@@ -43,9 +43,10 @@ const (
 	labelStdinOnce    = labelPrefix + "stdin-once"
 	labelCgroup       = labelPrefix + "cgroup-path"
 	labelUser         = labelPrefix + "user"
-	labelImageFile    = labelPrefix + "file"      // Of an image: the file that it was imported from.
-	labelVolumeOf     = labelPrefix + "volume-of" // Of a snapshot that is a volume: the pod's UID.
-	labelImageKept    = labelPrefix + "kept"      // Of an image that somebody has imported by hand.
+	labelImageFile    = labelPrefix + "file"       // Of an image: the file that it was imported from.
+	labelVolumeOf     = labelPrefix + "volume-of"  // Of a snapshot that is a volume: the pod's UID.
+	labelVolumesOf    = labelPrefix + "volumes-of" // Of a snapshot with the volumes that an image declares: containerd's ID.
+	labelImageKept    = labelPrefix + "kept"       // Of an image that somebody has imported by hand.
 )
 
 func labelsOf(c agent.ContainerConfig, imageID string) map[string]string {

@@ -18,11 +18,16 @@ func (r *Runtime) learn(ctx context.Context) error {
 		r.own(c.ID, c.Labels[labelPodUID])
 	}
 	err = r.client.SnapshotService(r.snapshotter).Walk(ctx, func(_ context.Context, s snapshots.Info) error {
-		r.views(s.Labels[labelVolumeOf])
+		if podUID := s.Labels[labelVolumeOf]; podUID != "" {
+			r.views(podUID)
+		}
+		if id := s.Labels[labelVolumesOf]; id != "" {
+			r.haveVolumes(id)
+		}
 		return nil
-	}, fmt.Sprintf("labels.%q", labelVolumeOf))
+	}, fmt.Sprintf("labels.%q", labelVolumeOf), fmt.Sprintf("labels.%q", labelVolumesOf))
 	if err != nil {
-		return fmt.Errorf("list the images that pods have as volumes: %w", err)
+		return fmt.Errorf("list the volumes that are snapshots: %w", err)
 	}
 	return nil
 }
@@ -68,6 +73,26 @@ func (r *Runtime) disownMissing(ctx context.Context, id string) error {
 		return nil
 	}
 	return err
+}
+
+// haveVolumes notes that a container may have volumes of its image from here on, hasVolumes tells it, and hasNoVolumes notes that it has
+// none.
+func (r *Runtime) haveVolumes(id string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.volumed[id] = true
+}
+
+func (r *Runtime) hasVolumes(id string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.volumed[id]
+}
+
+func (r *Runtime) hasNoVolumes(id string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.volumed, id)
 }
 
 // views notes that a pod may have an image as a volume from here on, mayView tells it, and viewsNothing notes that it has none.

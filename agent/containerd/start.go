@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/containerd/containerd/api/services/tasks/v1"
@@ -90,7 +91,15 @@ func (r *Runtime) Start(ctx context.Context, c agent.ContainerConfig) (err error
 	if c.Mounts, err = users.volumes(c.Mounts); err != nil {
 		return err
 	}
-	layout := func(root []mount.Mount) []oci.SpecOpts { return spec(c, about.config, root, shm, pidNS) }
+	layout := func(root []mount.Mount) ([]oci.SpecOpts, error) {
+		declared, err := r.declaredVolumes(ctx, id, c, about.config, root)
+		if err == nil {
+			declared, err = users.volumes(declared)
+		}
+		c := c
+		c.Mounts = slices.Concat(declared, c.Mounts)
+		return spec(c, about.config, root, shm, pidNS), err
+	}
 	root, err := r.create(ctx, id, c, about, layout, image)
 	if err != nil {
 		return fmt.Errorf("create container: %w", err)
@@ -158,7 +167,7 @@ func (r *Runtime) pidNamespace(ctx context.Context, c agent.ContainerConfig) (st
 
 // create makes the container with its snapshot. An image that is here but not unpacked is unpacked; a snapshot that a
 // killed Start left is replaced.
-func (r *Runtime) create(ctx context.Context, id string, c agent.ContainerConfig, about about, spec func(root []mount.Mount) []oci.SpecOpts,
+func (r *Runtime) create(ctx context.Context, id string, c agent.ContainerConfig, about about, layout func(root []mount.Mount) ([]oci.SpecOpts, error),
 	image containerd.Image) (root []mount.Mount, err error) {
 	program, err := r.programFor(c.Handler)
 	if err != nil {
@@ -169,12 +178,16 @@ func (r *Runtime) create(ctx context.Context, id string, c agent.ContainerConfig
 		if err != nil {
 			return err
 		}
+		spec, err := layout(root)
+		if err != nil {
+			return err
+		}
 		_, err = r.client.NewContainer(ctx, id,
 			r.withRuntime(program, c),
 			r.withRoot(id, image.Name()),
 			containerd.WithAdditionalContainerLabels(labelsOf(c, image.Target().Digest.String())),
 			containerd.WithAdditionalContainerLabels(map[string]string{containerd.StopSignalLabel: cmp.Or(c.StopSignal, about.config.StopSignal, "SIGTERM")}),
-			containerd.WithNewSpec(spec(root)...))
+			containerd.WithNewSpec(spec...))
 		return err
 	}
 	err = try()

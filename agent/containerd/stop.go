@@ -133,7 +133,7 @@ func (r *Runtime) killTask(ctx context.Context, id string) error {
 	return err
 }
 
-// discard deletes a container's task, its snapshot, what containerd knows of it, and its FIFOs, whichever of these are there. The
+// discard deletes a container's task, its snapshots, what containerd knows of it, and its FIFOs, whichever of these are there. The
 // client's Delete would ask the daemon six times more for what it says anyway.
 func (r *Runtime) discard(ctx context.Context, id string) error {
 	if out := r.output(id); out != nil {
@@ -142,7 +142,7 @@ func (r *Runtime) discard(ctx context.Context, id string) error {
 	if err := r.deleteTask(ctx, id); err != nil {
 		return err
 	}
-	if err := r.removeSnapshot(ctx, id); err != nil {
+	if err := errors.Join(r.removeSnapshot(ctx, id), r.removeVolumes(ctx, id)); err != nil {
 		return err
 	}
 	if err := r.client.ContainerService().Delete(ctx, id); err != nil && !errdefs.IsNotFound(err) {

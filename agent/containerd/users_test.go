@@ -105,6 +105,7 @@ func testUsers(t *testing.T, n *node) {
 		t.Errorf("left are %v", left)
 	}
 	n.end(c.ID)
+	testVolumesOfUsers(t, n, mine("declared"))
 	if err := n.runtime.RemovePod(t.Context(), "pod-1"); err != nil {
 		t.Error(err)
 	}
