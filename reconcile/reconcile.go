@@ -39,10 +39,15 @@ const (
 )
 
 // New makes a loop; name stands in its log lines and metrics.
-func New(name string, do Func) *Loop {
+func New(name string, do Func) *Loop { return NewOrdered(name, workqueue.DefaultQueue[string](), do) }
+
+// NewOrdered makes a loop that takes the keys in the order that the given queue has them.
+func NewOrdered(name string, order workqueue.Queue[string], do Func) *Loop {
 	limiter := workqueue.NewTypedItemExponentialFailureRateLimiter[string](firstRetry, lastRetry)
 	l := &Loop{name: name, do: do, clock: quietClock{stopped: make(chan time.Time)}}
-	l.queue = workqueue.NewTypedRateLimitingQueueWithConfig(limiter, workqueue.TypedRateLimitingQueueConfig[string]{Name: name, Clock: l.clock})
+	keys := workqueue.NewTypedWithConfig(workqueue.TypedQueueConfig[string]{Name: name, Clock: l.clock, Queue: order})
+	later := workqueue.NewTypedDelayingQueueWithConfig(workqueue.TypedDelayingQueueConfig[string]{Name: name, Clock: l.clock, Queue: keys})
+	l.queue = workqueue.NewTypedRateLimitingQueueWithConfig(limiter, workqueue.TypedRateLimitingQueueConfig[string]{DelayingQueue: later})
 	return l
 }
 

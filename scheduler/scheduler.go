@@ -1,6 +1,6 @@
 // Package scheduler chooses a node for each pod that has none, and binds it there.
 //
-// It works in three steps. Filters say on which nodes the pod can run at all and, for the others, why not. Scores rank
+// It works in three steps, for pods of a higher priority first. Filters say on which nodes the pod can run at all and, for the others, why not. Scores rank
 // those that are left. Then the pod is bound through the API, and the node's agent takes over. Filters and scores are
 // pure functions of the pod and what is known of the nodes (filter.go, score.go, affinity.go, spread.go); what is known
 // is kept up to date by events (cache.go) and counts a pod from the moment that its node is chosen, so that the next
@@ -9,12 +9,13 @@
 //
 // A pod with volumes that have to be bound or made first keeps its place on the node meanwhile (volumes.go).
 //
-// In Kubernetes: kube-scheduler. Left out: priorities and preemption, the capacity of storage, resource claims (a pod with one
+// In Kubernetes: kube-scheduler. Left out: preemption, the capacity of storage, resource claims (a pod with one
 // stays pending, with an Event that names the field), the scores for preferred pod affinity and topology spread, profiles,
 // extenders and plugins.
 package scheduler
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -39,7 +40,7 @@ import (
 // DefaultName is the scheduler that a pod asks for if it asks for none.
 const DefaultName = corev1.DefaultSchedulerName
 
-// workers bounds how many bindings are under way at once. Choosing is done one at a time; the writes overlap.
+// workers bounds how many bindings are under way at once. Choosing is done one at a time, in order; the writes overlap.
 const workers = 16
 
 // Config is what the scheduler needs to know besides what the API says.
@@ -53,7 +54,8 @@ type Config struct {
 type Scheduler struct {
 	client     kubernetes.Interface
 	name       string
-	loop       *reconcile.Loop
+	loop       *reconcile.Loop // Chooses.
+	acts       *reconcile.Loop // Does what was chosen.
 	pods       corelisters.PodLister
 	namespaces corelisters.NamespaceLister
 	storage    storage
@@ -65,8 +67,27 @@ type Scheduler struct {
 	mu           sync.Mutex // Held while choosing, and by what changes what is known.
 	known        cluster
 	reservations map[types.UID]reservation // Of pods that are counted on a node and wait for their volumes.
-	misfit       map[string]bool           // Keys of pods that fit nowhere at present; true for those to whom neighbours matter.
+	misfit       map[string]misfit         // By key of the pod: those that fit nowhere at present.
+	decided      map[string]decision       // By key of the pod: what is still to be done.
 }
+
+// misfit is a pod that waits until something changes.
+type misfit struct {
+	neighbourly bool // It matters to it who its neighbours are.
+	priority    int32
+}
+
+// decision is where a pod goes, or why nowhere.
+type decision struct {
+	pod     *corev1.Pod
+	node    *corev1.Node
+	volumes podVolumes
+	failure string
+	err     error
+}
+
+// none says that there is nothing to be done: the pod is counted on a node already, and its binding under way.
+func (d *decision) none() bool { return d.node == nil && d.failure == "" && d.err == nil }
 
 // New builds a scheduler. It asks the factory for the informers that it needs, so start the factory afterwards.
 func New(client kubernetes.Interface, factory informers.SharedInformerFactory, config Config) (*Scheduler, error) {
@@ -84,10 +105,12 @@ func New(client kubernetes.Interface, factory informers.SharedInformerFactory, c
 		writer:       reconcile.NewEvents(client),
 		known:        newCluster(),
 		reservations: map[types.UID]reservation{},
-		misfit:       map[string]bool{},
+		misfit:       map[string]misfit{},
+		decided:      map[string]decision{},
 	}
 	s.events = s.writer.Recorder(s.name)
-	s.loop = reconcile.New("scheduler", s.Reconcile)
+	s.loop = reconcile.NewOrdered("scheduler", &byPriority{priority: s.priorityOf}, s.decide)
+	s.acts = reconcile.New("scheduler_bind", s.Reconcile)
 	if err := core.Pods().Informer().AddIndexers(cache.Indexers{podOfClaim: claimKeys}); err != nil {
 		return nil, fmt.Errorf("build the scheduler: %w", err)
 	}
@@ -140,7 +163,10 @@ func (s *Scheduler) Run(ctx context.Context) error {
 	if !cache.WaitFor(ctx, "", s.synced...) {
 		return fmt.Errorf("run the scheduler: %w before the informers were filled", context.Cause(ctx))
 	}
-	s.loop.Run(ctx, workers)
+	var binding sync.WaitGroup
+	binding.Go(func() { s.acts.Run(ctx, workers) })
+	s.loop.Run(ctx, 1)
+	binding.Wait()
 	return nil
 }
 
@@ -201,11 +227,17 @@ func (s *Scheduler) retryMisfits(neighbourly bool) {
 
 // bringBack is retryMisfits for who has locked.
 func (s *Scheduler) bringBack(neighbourly bool) {
-	for key, matters := range s.misfit {
-		if matters || !neighbourly {
-			s.loop.Add(key)
-			delete(s.misfit, key)
+	var back []string
+	for key, m := range s.misfit {
+		if m.neighbourly || !neighbourly {
+			back = append(back, key)
 		}
+	}
+	// The first is taken at once.
+	slices.SortFunc(back, func(a, b string) int { return cmp.Compare(s.misfit[b].priority, s.misfit[a].priority) })
+	for _, key := range back {
+		s.loop.Add(key)
+		delete(s.misfit, key)
 	}
 }
 
@@ -215,35 +247,64 @@ func (s *Scheduler) waiting(pod *corev1.Pod) bool {
 		pod.Status.Phase != corev1.PodSucceeded && pod.Status.Phase != corev1.PodFailed && len(pod.Spec.SchedulingGates) == 0
 }
 
-// Reconcile chooses a node for one pod and binds it, or says why it cannot.
-func (s *Scheduler) Reconcile(ctx context.Context, key string) (time.Duration, error) {
+// decide chooses a node for one pod, and leaves it to Reconcile to bind it there, while the next one is chosen for.
+func (s *Scheduler) decide(_ context.Context, key string) (time.Duration, error) {
+	pod, err := s.toPlace(key)
+	if pod == nil || err != nil {
+		return 0, err
+	}
+	if made := s.choose(pod); !made.none() {
+		s.mu.Lock()
+		s.decided[key] = made
+		s.mu.Unlock()
+		s.acts.Add(key)
+	}
+	return 0, nil
+}
+
+// toPlace is the pod of a key, if it is there and this scheduler's to bind.
+func (s *Scheduler) toPlace(key string) (*corev1.Pod, error) {
 	namespace, name, _ := cache.SplitMetaNamespaceKey(key)
 	pod, err := s.pods.Pods(namespace).Get(name)
-	if apierrors.IsNotFound(err) {
-		return 0, nil
+	if apierrors.IsNotFound(err) || err == nil && !s.waiting(pod) {
+		return nil, nil
 	}
-	if err != nil {
-		return 0, err
-	}
-	if !s.waiting(pod) {
-		return 0, nil
-	}
-	node, volumes, failure, err := s.choose(pod)
+	return pod, err
+}
+
+// Reconcile binds one pod to the node that was chosen for it, or says why there is none. After a failure it chooses itself.
+func (s *Scheduler) Reconcile(ctx context.Context, key string) (time.Duration, error) {
+	s.mu.Lock()
+	made, there := s.decided[key]
+	delete(s.decided, key)
+	s.mu.Unlock()
+	pod, err := s.toPlace(key)
 	switch {
-	case errors.Is(err, errLate):
-		return time.Minute, s.reject(ctx, pod, err.Error())
 	case err != nil:
 		return 0, err
-	case failure != "":
-		return 0, s.reject(ctx, pod, failure)
-	case node == nil:
-		return 0, nil // It was bound a moment ago, and the cache does not show it yet.
-	case len(volumes.waiting) == 0:
-		return 0, s.bind(ctx, pod, node.Name)
+	case pod == nil && made.node != nil:
+		s.giveUp(made.pod)
+		return 0, nil
+	case pod == nil:
+		return 0, nil
+	case !there:
+		made = s.choose(pod)
 	}
-	until := s.reserve(pod, node.Name)
-	if err := s.claimVolumes(ctx, &volumes, node); err != nil {
-		s.giveUp(pod)
+	switch {
+	case errors.Is(made.err, errLate):
+		return time.Minute, s.reject(ctx, pod, made.err.Error())
+	case made.err != nil:
+		return 0, made.err
+	case made.failure != "":
+		return 0, s.reject(ctx, pod, made.failure)
+	case made.none():
+		return 0, nil // It was bound a moment ago, and the cache does not show it yet.
+	case len(made.volumes.waiting) == 0:
+		return 0, s.bind(ctx, made.pod, made.node.Name)
+	}
+	until := s.reserve(made.pod, made.node.Name)
+	if err := s.claimVolumes(ctx, &made.volumes, made.node); err != nil {
+		s.giveUp(made.pod)
 		return 0, err
 	}
 	return time.Until(until) + time.Millisecond, nil // The claims' events bring it back sooner.
@@ -264,32 +325,34 @@ func (s *Scheduler) release(pod *corev1.Pod) {
 	}
 }
 
-// choose picks a node, and counts the pod there from now on; or returns the one where the pod has kept its place. Failure says why
-// there is none; then the pod is noted to be tried again when something changes. Both are empty for a pod that is counted on a node
-// already. All is read under the lock: what changes after that finds the pod noted.
-func (s *Scheduler) choose(pod *corev1.Pod) (node *corev1.Node, volumes podVolumes, failure string, err error) {
+// choose picks a node, and counts the pod there from now on; or the one where the pod has kept its place. Where there is none, the
+// pod is noted to be tried again when something changes. All is read under the lock: what changes after that finds the pod noted.
+func (s *Scheduler) choose(pod *corev1.Pod) decision {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	volumes, blocked, err := s.storage.read(pod)
-	if err != nil {
-		return nil, volumes, "", err
+	made := decision{pod: pod}
+	var blocked string
+	if made.volumes, blocked, made.err = s.storage.read(pod); made.err != nil {
+		return made
 	}
-	if node, err = s.reserved(pod, &volumes, blocked); node != nil || err != nil || s.known.has(pod.UID) {
-		return node, volumes, "", err
+	if made.node, made.err = s.reserved(pod, &made.volumes, blocked); made.node != nil || made.err != nil || s.known.has(pod.UID) {
+		return made
 	}
-	wanted, failure := newRequest(pod, s.namespaces)
-	if failure == "" {
-		wanted.holdVolumes(&volumes, blocked, s.known.claims)
+	var wanted *request
+	if wanted, made.failure = newRequest(pod, s.namespaces); made.failure == "" {
+		wanted.holdVolumes(&made.volumes, blocked, s.known.claims)
 		var fitting []*nodeInfo
-		fitting, failure = feasible(wanted, s.known.sorted())
-		if failure == "" {
-			node = best(wanted, fitting).node
-			s.known.assume(pod, node.Name)
-			return node, volumes, "", nil
+		if fitting, made.failure = feasible(wanted, s.known.sorted()); made.failure == "" {
+			made.node = best(wanted, fitting).node
+			s.known.assume(pod, made.node.Name)
+			return made
 		}
 	}
-	s.misfit[key(pod)] = len(affinityTerms(pod))+len(antiAffinityTerms(pod))+len(pod.Spec.TopologySpreadConstraints) > 0
-	return nil, volumes, failure, nil
+	s.misfit[key(pod)] = misfit{
+		neighbourly: len(affinityTerms(pod))+len(antiAffinityTerms(pod))+len(pod.Spec.TopologySpreadConstraints) > 0,
+		priority:    priority(pod),
+	}
+	return made
 }
 
 func (s *Scheduler) bind(ctx context.Context, pod *corev1.Pod, node string) error {

@@ -241,11 +241,11 @@ func TestDeletedWhileBinding(t *testing.T) {
 	}
 	s.nodeChanged(nil, aNode("a cpu=1"))
 	big, small := aPod("big cpu=800m"), aPod("small cpu=500m")
-	if node, _, failure, err := s.choose(big); node == nil {
-		t.Fatalf("the first pod: no node, %s (%v)", failure, err)
+	if made := s.choose(big); made.node == nil {
+		t.Fatalf("the first pod: no node, %s (%v)", made.failure, made.err)
 	}
-	if node, _, _, _ := s.choose(small); node != nil || len(s.misfit) != 1 {
-		t.Fatalf("the second pod: node %v, misfits %v; want it to wait for room", node, s.misfit)
+	if made := s.choose(small); made.node != nil || len(s.misfit) != 1 {
+		t.Fatalf("the second pod: node %v, misfits %v; want it to wait for room", made.node, s.misfit)
 	}
 	if err := s.bind(t.Context(), big, "a"); err != nil {
 		t.Errorf("bind a pod that is gone: %v", err)
@@ -253,7 +253,7 @@ func TestDeletedWhileBinding(t *testing.T) {
 	if len(s.misfit) != 0 {
 		t.Errorf("%v still wait, want them to be tried again", s.misfit)
 	}
-	if node, _, failure, err := s.choose(small); node == nil {
-		t.Errorf("the second pod, again: no node, %s (%v)", failure, err)
+	if made := s.choose(small); made.node == nil {
+		t.Errorf("the second pod, again: no node, %s (%v)", made.failure, made.err)
 	}
 }
