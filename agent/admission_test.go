@@ -54,7 +54,7 @@ func TestAdmission(t *testing.T) {
 		after(t, time.Second)
 		n.create(newPod("third", asks(half(n), nil)))
 		n.want("third", "Running app=running/0") // Who has ended takes nothing.
-		n.want("second", "Failed app=ContainerCreating/0")
+		n.want("second", "Failed")
 
 		n.create(newPod("sandboxed", func(p *v1.Pod) { p.Spec.Overhead = v1.ResourceList{v1.ResourceCPU: half(n)} }))
 		refused("sandboxed", "OutOfcpu", "Node didn't have enough resource: cpu, requested: ")

@@ -110,8 +110,8 @@ func (a *Agent) see(ctx context.Context, pod *v1.Pod, containers []Container, m 
 	s.evicted = a.pressure.why(string(pod.UID))
 	if len(containers) == 0 && pod.Status.StartTime == nil { // It is new here.
 		s.rejected = a.refuses(ctx, pod, m)
-		if s.evicted == "" && !a.critical(pod) {
-			s.evicted = a.pressure.refuses(pod, s.now)
+		if why := a.pressure.refuses(pod, s.now); s.rejected == nil && why != "" && !a.critical(pod) {
+			s.rejected = &failure{reason: reasonEvicted, message: why, rejected: true}
 		}
 	}
 	s.health = a.probes.follow(s, a.reached(pod, m))

@@ -68,14 +68,27 @@ func podStatus(s seen, d decision, at place) v1.PodStatus {
 			if d.fail.rejected {
 				status.Message = "Pod was rejected: " + d.fail.message
 			}
-			if d.fail.reason == reasonEvicted {
+			if d.fail.reason == reasonEvicted && !d.fail.rejected {
 				s.setCondition(&status, v1.DisruptionTarget, true, v1.PodReasonTerminationByKubelet, d.fail.message)
 			}
 		}
 	}
+	if s.neverBegan(d) {
+		status.InitContainerStatuses, status.ContainerStatuses, status.EphemeralContainerStatuses = nil, nil, nil
+	}
 	s.wholeStatus(&status)
 	s.conditions(&status, at)
 	return status
+}
+
+// neverBegan says that the node would not have the pod: of its containers there is nothing to tell, or clients would show what they wait
+// for, and not why the pod failed.
+func (s seen) neverBegan(d decision) bool {
+	if d.fail != nil {
+		return d.fail.rejected
+	}
+	was := &s.pod.Status
+	return was.Phase == v1.PodFailed && len(was.ContainerStatuses) == 0 && len(s.containers) == 0
 }
 
 // containerStatus tells one container's state.
