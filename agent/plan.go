@@ -238,7 +238,7 @@ func (s seen) keep(d *decision, c *v1.Container, policy restartPolicy) (over boo
 			return true
 		}
 		next.backoff = s.nextBackoff(c, latest)
-		if latest != nil && !due && latest.Image == c.Image {
+		if latest != nil && !due && !changed(c, latest) {
 			delay := s.backoff(latest)
 			if wait := latest.Finished.Add(delay).Sub(s.now); wait > 0 {
 				d.wait(c.Name, delay)

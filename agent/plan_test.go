@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
@@ -42,6 +43,8 @@ func have(t *testing.T, text string) []Container {
 				c.Labels[labelBackoff] = value
 			case "boot":
 				c.Labels[labelBoot] = value
+			case "cpu":
+				c.Labels[labelSize] = size{Requests: v1.ResourceList{v1.ResourceCPU: resource.MustParse(value)}}.String()
 			case "round":
 				c.Labels[labelRound] = value
 			case "image":
@@ -120,6 +123,11 @@ func TestDecide(t *testing.T) {
 	both := &v1.Lifecycle{PostStart: &v1.LifecycleHandler{}, PreStop: &v1.LifecycleHandler{}}
 	hooked := func(p *v1.Pod) { p.Spec.Containers[0].Lifecycle = both }
 	sideHook := func(p *v1.Pod) { p.Spec.InitContainers[0].Lifecycle = &v1.Lifecycle{PreStop: &v1.LifecycleHandler{}} }
+	cpu := func(amount string) func(*v1.Pod) {
+		return func(p *v1.Pod) {
+			p.Spec.Containers[0].Resources.Requests = v1.ResourceList{v1.ResourceCPU: resource.MustParse(amount)}
+		}
+	}
 	second := func(p *v1.Pod) {
 		p.Spec.Containers = append(p.Spec.Containers, v1.Container{Name: "two", Image: "nginx"})
 	}
@@ -186,6 +194,10 @@ func TestDecide(t *testing.T) {
 		{name: "another image instead of one that failed often", have: "app-8 exited image=old backoff=5m0s",
 			told: map[string]time.Duration{"app-8": time.Second}, want: "start app-9 backoff=10s"},
 		{name: "another image while the last one's back-off lasts", have: "app-8 exited 1 image=old ago=4s backoff=5m0s", want: "start app-9 backoff=10s"},
+		{name: "another size while the last one's back-off lasts", pod: []func(*v1.Pod){cpu("100m")}, have: "app-8 exited 1 cpu=50m ago=4s backoff=5m0s",
+			want: "start app-9 backoff=10s"},
+		{name: "the same size in other words", pod: []func(*v1.Pod){cpu("0.1")}, have: "app-8 exited 1 cpu=100m ago=4s backoff=5m0s",
+			want: "app waits 5m0s, again 4m56s"},
 		{name: "the sidecar is first", pod: []func(*v1.Pod){inits}, want: "start side-0 backoff=0s"},
 		{name: "then the init container", pod: []func(*v1.Pod){inits}, have: "side-0 running", want: "start init-0 backoff=0s"},
 		{name: "nothing else meanwhile", pod: []func(*v1.Pod){inits}, have: "side-0 running; init-0 running", want: ""},

@@ -110,6 +110,15 @@ func sizeLabels(pod *v1.Pod, c *v1.Container) map[string]string {
 	return map[string]string{labelSize: sizeOf(&c.Resources).String(), labelPodSize: sizeOf(pod.Spec.Resources).String()}
 }
 
+// resizeLabels keep the size that a running container comes to. With one of its own it has no back-off any more: see changed.
+func resizeLabels(s seen, r resize) map[string]string {
+	labels := sizeLabels(s.pod, r.container)
+	if latest := s.latest(r.container.Name); latest != nil && latest.ID == r.id && changed(r.container, latest) {
+		labels[labelBackoff] = time.Duration(0).String()
+	}
+	return labels
+}
+
 // within is the size of a container in a pod of a size: where it has no limit, the pod's is its own.
 func (s size) within(pod size) size {
 	effective := size{Requests: s.Requests, Limits: maps.Clone(s.Limits)}
@@ -272,7 +281,7 @@ func (a *Agent) resize(ctx context.Context, s seen, d decision, m *memory) error
 		want := resourcesOf(s.pod, r.container, memory.Value())
 		err := a.mayShrink(r.container.Name, r.cgroup, want.MemoryLimit, m)
 		if err == nil {
-			err = a.runtime.Resize(ctx, r.id, want, sizeLabels(s.pod, r.container))
+			err = a.runtime.Resize(ctx, r.id, want, resizeLabels(s, r))
 		}
 		if err != nil && !errors.Is(err, ErrNotRunning) && !errors.Is(err, ErrNoContainer) {
 			errs = append(errs, err)

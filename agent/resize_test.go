@@ -116,6 +116,9 @@ func TestResize(t *testing.T) {
 		if got := n.conditionOf("web", v1.PodResizePending) + n.conditionOf("web", v1.PodResizeInProgress); got != "" {
 			t.Errorf("conditions stay: %q", got)
 		}
+		n.exit("uid-web-app-2", 1) // With the new size it has not failed before, so it waits for nothing.
+		after(t, firstRestart)
+		n.want("web", "Running app=running/3")
 	})
 }
 

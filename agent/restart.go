@@ -121,11 +121,18 @@ func (s seen) renew(d *decision) (busy bool) {
 	return busy
 }
 
+// changed says that a container that ended had another image than its successor, or another size: what it did is not held against that,
+// as the kubelet's key of a back-off (GetBackoffKey) has it.
+func changed(c *v1.Container, latest *Container) bool {
+	had, known := keptSize(latest, labelSize)
+	return latest.Image != c.Image || known && !sameSize(had, sizeOf(&c.Resources))
+}
+
 // nextBackoff is how long to wait after the container that follows latest, which has ended. Who was ended only because all start
-// anew has not failed, and what another image does is not held against it.
+// anew has not failed.
 func (s seen) nextBackoff(c *v1.Container, latest *Container) time.Duration {
 	switch {
-	case latest == nil || latest.Image != c.Image:
+	case latest == nil || changed(c, latest):
 		return firstBackoff
 	case s.outdated(latest) && !s.renews(c, latest):
 		return s.backoff(latest)
