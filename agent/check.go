@@ -209,6 +209,9 @@ func addressOf(t target, host string, port intstr.IntOrString) (string, error) {
 	if host == "" {
 		host = t.ip()
 	}
+	if host == "" { // The dialer would take the node itself for it.
+		return "", errors.New("the pod's address is not known")
+	}
 	number := port.IntValue()
 	if port.Type == intstr.String {
 		for _, p := range t.container.Ports {

@@ -139,7 +139,7 @@ func (a *Agent) prepare(ctx context.Context, s seen, d decision, m *memory) erro
 	pod := s.pod
 	m.due = time.Time{}
 	if d.ended || d.fail != nil || len(s.unserved) > 0 || over(pod) {
-		return nil
+		return a.find(ctx, s, d, m)
 	}
 	handler, err := "", error(nil)
 	if len(d.start) > 0 {
@@ -181,6 +181,20 @@ func (a *Agent) prepare(ctx context.Context, s seen, d decision, m *memory) erro
 		}
 	}
 	m.complaint = ""
+	return nil
+}
+
+// find learns where a pod is that is to end, for its last hooks: the agent that started it may have been killed before it told.
+func (a *Agent) find(ctx context.Context, s seen, d decision, m *memory) error {
+	called := slices.ContainsFunc(d.stop, func(st stop) bool { return st.hook })
+	if !called || m.ready != nil || s.pod.Spec.HostNetwork || s.pod.Status.PodIP != "" {
+		return nil
+	}
+	network, first, err := a.connect(ctx, s.pod)
+	if err != nil {
+		return fmt.Errorf("find the pod's address: %w", err)
+	}
+	m.ready, m.cleaned = &ready{network: network, firstUser: first}, false
 	return nil
 }
 

@@ -14,6 +14,7 @@ import (
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"skiff/agent"
 )
@@ -283,6 +284,35 @@ func TestPreStopHook(t *testing.T) {
 			})
 		})
 	}
+}
+
+// An agent that is killed between the start of a container and the pod's status leaves a pod whose address only its network knows.
+func TestPreStopHookOfAPodWithoutAnAddress(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNode(t)
+		n.create(newPod("web", func(p *v1.Pod) {
+			p.Spec.Containers[0].Lifecycle = &v1.Lifecycle{PreStop: &v1.LifecycleHandler{Sleep: &v1.SleepAction{Seconds: 4}}}
+		}))
+		n.stop()
+		pod := n.get("web")
+		address := pod.Status.PodIP
+		pod.Status.PodIP, pod.Status.PodIPs = "", nil
+		if _, err := n.client.CoreV1().Pods("default").UpdateStatus(t.Context(), pod, metav1.UpdateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		n.markDeleted("web", 10)
+		n.start()
+		settle(t)
+		n.wantContainers("uid-web-app-0 running")
+		if now := n.get("web").Status.PodIP; now != address || now == "" {
+			t.Errorf("while its hook runs the pod has the address %q, and had %q", now, address)
+		}
+		after(t, 5*time.Second)
+		if !n.gone("web") {
+			t.Errorf("the pod is still there: %s", n.state("web"))
+		}
+		n.wantNothingLeft()
+	})
 }
 
 func TestEmptyDirOverItsLimit(t *testing.T) {
