@@ -271,10 +271,8 @@ func (s *Server) replace(ctx context.Context, sh *shelf, it *item, obj runtime.O
 	if errs := validateUpdate(r, obj, it.obj, sub); len(errs) > 0 {
 		return nil, false, apierrors.NewInvalid(r.GroupVersionKind().GroupKind(), it.meta().GetName(), errs)
 	}
-	if sub == "" {
-		if err := s.admitGrowth(obj, it.obj); err != nil {
-			return nil, false, err
-		}
+	if err := s.admitChange(obj, it.obj, sub); err != nil {
+		return nil, false, err
 	}
 	if !finished(obj) && unchanged(obj, it.obj) {
 		return it.obj, false, nil // Nothing changes, so there is nothing to write, and no event.

@@ -60,13 +60,13 @@ func testResize(t *testing.T, s *shell) {
 	if got := limitOf(t, uid, "memory.limit_in_bytes", "memory.max"); got != "67108864" {
 		t.Errorf("after the restart the limit is %s", got)
 	}
-	s.do(`kubectl patch pod elastic --subresource=resize -p '{"spec":{"containers":[{"name":"elastic","resources":{"requests":{"cpu":"900"},"limits":{"cpu":"900"}}}]}}'`)
-	s.until(`kubectl get pod elastic -o jsonpath='{.status.conditions[?(@.type=="PodResizePending")].reason}'`, "Infeasible")
-	s.until(has, "200m 64Mi 50m 1")
+	s.fails(`kubectl patch pod elastic --subresource=resize -p '{"spec":{"containers":[{"name":"elastic","resources":{"requests":{"cpu":"900"},"limits":{"cpu":"900"}}}]}}'`, 1,
+		`(?s).*pods "elastic" is forbidden: node didn't have enough allocatable resources: cpu, requested: 900000, allocatable: .*`)
+	s.says(has, "200m 64Mi 50m 1")
 	s.do(`kubectl patch pod elastic --subresource=resize -p '{"spec":{"containers":[{"name":"elastic","resources":{"requests":{"cpu":"60m"},"limits":{"cpu":"150m"}}}]}}'`)
 	s.until(has, "150m 64Mi 60m 1")
 	s.fails(`kubectl patch pod elastic -p '{"spec":{"containers":[{"name":"elastic","resources":{"requests":{"cpu":"70m"}}}]}}'`, 1, `(?s).*pod updates may not change fields other than.*`)
-	s.until("kubectl get events --field-selector involvedObject.name=elastic -o jsonpath='{.items[*].reason}'", ".*ResizeStarted.*ResizeCompleted.*ResizeInfeasible.*")
+	s.until("kubectl get events --field-selector involvedObject.name=elastic -o jsonpath='{.items[*].reason}'", ".*ResizeStarted.*ResizeCompleted.*")
 }
 
 // testResizeWhole changes the size of a running pod as a whole, and asks the kernel: the pod's cgroup has it, and that of the container
@@ -93,10 +93,10 @@ func testResizeWhole(t *testing.T, s *shell) {
 			}
 		}
 	}
-	s.do(`kubectl patch pod whole --subresource=resize -p '{"spec":{"resources":{"requests":{"cpu":"900"},"limits":{"cpu":"900"}}}}'`)
-	s.until(`kubectl get pod whole -o jsonpath='{.status.conditions[?(@.type=="PodResizePending")].reason}'`, "Infeasible")
+	s.fails(`kubectl patch pod whole --subresource=resize -p '{"spec":{"resources":{"requests":{"cpu":"900"},"limits":{"cpu":"900"}}}}'`, 1,
+		`(?s).*pods "whole" is forbidden: node didn't have enough allocatable resources: cpu, requested: 900000, allocatable: .*`)
 	s.says(has, "80m 24Mi 50m 0")
-	s.until("kubectl get events --field-selector involvedObject.name=whole -o jsonpath='{.items[*].reason}'", ".*ResizeStarted.*ResizeCompleted.*ResizeInfeasible.*")
+	s.until("kubectl get events --field-selector involvedObject.name=whole -o jsonpath='{.items[*].reason}'", ".*ResizeStarted.*ResizeCompleted.*")
 }
 
 // testLimits has the kernel, and the agent, hold pods to what they may have.
