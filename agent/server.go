@@ -61,6 +61,7 @@ func (a *Agent) routes() http.Handler {
 		r.Method(http.MethodGet, "/metrics/cadvisor", a.cadvisorHandler())
 		r.Get("/pods", a.servePods)
 		r.Get("/pods/", a.servePods)
+		r.Get("/runningpods", a.serveRunningPods)
 		r.Get("/runningpods/", a.serveRunningPods)
 		r.Get("/containerLogs/{namespace}/{pod}/{container}", a.serveLogs)
 		for _, method := range []string{http.MethodGet, http.MethodPost} {

@@ -194,6 +194,7 @@ func TestWhoIsLetIn(t *testing.T) {
 		{"nothing else without a certificate", pkix.Name{}, "/containerLogs/default/web/app", 401},
 		{"the API server", apiServer, "/containerLogs/default/web/app", 200},
 		{"the pods that are here", apiServer, "/pods", 200},
+		{"the pods that run", apiServer, "/runningpods", 200},
 		{"the pods that run are not for everybody", pkix.Name{CommonName: "jane"}, "/runningpods/", 403},
 		{"not for everybody", pkix.Name{CommonName: "jane"}, "/pods", 403},
 		{"an administrator", pkix.Name{CommonName: "me", Organization: []string{"system:masters"}}, "/containerLogs/default/web/app", 200},
