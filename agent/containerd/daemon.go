@@ -160,7 +160,6 @@ func (d *Daemon) start(ctx context.Context) error {
 	}
 	cmd := exec.Command(d.binary, "--config", d.config.file())
 	cmd.Stdout, cmd.Stderr = log, log // A file, not a pipe: it must outlive us.
-	cmd.Env = append(os.Environ(), memoryEnv()...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("start containerd: %w", err)

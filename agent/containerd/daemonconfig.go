@@ -30,9 +30,6 @@ func (c DaemonConfig) withDefaults() DaemonConfig {
 
 func (c DaemonConfig) file() string { return filepath.Join(c.State, "config.toml") }
 
-// memoryEnv makes the daemon collect its garbage earlier: it does little, and memory is what a small machine lacks.
-func memoryEnv() []string { return []string{"GOGC=40"} }
-
 // configuration is written in the version that both containerd 1.6 and 2 read. What nothing here uses is off: it costs
 // memory and time at start, and some of it makes folders of its own outside of Root and State.
 //
