@@ -245,8 +245,8 @@ func (r *Runtime) describeTask(c *agent.Container, record containers.Container, 
 		c.Started = r.started(record)
 		c.Finished = t.ExitedAt.AsTime()
 		c.ExitCode = int(t.ExitStatus)
-		// The kernel may also have killed a child only: then the container ends by a code of its own, if at all.
-		c.OOM = c.ExitCode == 137 && cgroup.Host().OOMKilled(c.Cgroup)
+		// The kernel may have killed a child only, of which the container then failed; one that succeeded nevertheless did not end of it.
+		c.OOM = c.ExitCode != 0 && cgroup.Host().OOMKilled(c.Cgroup)
 	case tasktypes.Status_UNKNOWN:
 		r.describeSilent(c, record)
 	default: // Paused ones are alive too.

@@ -226,6 +226,15 @@ func testOOM(t *testing.T, n *node) {
 		t.Errorf("ended as %+v, want exit code 137 by OOM", c)
 	}
 	n.end(config.ID)
+	config = n.config("oom", "run", "eat")
+	config.Resources.MemoryLimit = 32 << 20
+	if err := n.runtime.Start(t.Context(), config); err != nil {
+		t.Fatal(err)
+	}
+	if c := n.waitExited(config.ID); c.ExitCode == 0 || !c.OOM { // By a code of its own, or killed with its child: cgroup v2.
+		t.Errorf("a container whose child was killed ended as %+v, want a failure by OOM", c)
+	}
+	n.end(config.ID)
 	config = n.start("oom")
 	if err := n.runtime.Signal(t.Context(), config.ID, true); err != nil {
 		t.Fatal(err)

@@ -167,6 +167,9 @@ func resources(s *oci.Spec, want agent.Resources) {
 	if l.Pids != nil {
 		r.Pids = l.Pids
 	}
+	if want.MemoryLimit > 0 && cgroup.Host().Unified() {
+		r.Unified = map[string]string{"memory.oom.group": "1"} // Without one of its processes a container may neither work nor end.
+	}
 	adj := oomScoreAdj(want.OOMScoreAdj)
 	s.Process.OOMScoreAdj = &adj
 }
