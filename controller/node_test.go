@@ -2,6 +2,7 @@ package controller
 
 import (
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
@@ -98,6 +99,32 @@ func TestRangesOfACluster(t *testing.T) {
 		got, err := nodeRange(netip.MustParsePrefix(tc.cluster), tc.i)
 		if (err == nil) != (tc.want != "") || err == nil && got.String() != tc.want {
 			t.Errorf("range %d of %s is %s (%v), want %q", tc.i, tc.cluster, got, err, tc.want)
+		}
+	}
+}
+
+// A node keeps the taint that it was created with until it says how it is; then its taints say what its conditions say.
+func TestTaintsFollowConditions(t *testing.T) {
+	const created = corev1.TaintNodeNotReady
+	for _, tc := range []struct{ name, node, taints, want string }{
+		{"created", "a unsaid", created + ":NoSchedule", created + ":NoSchedule"},
+		{"created without", "a unsaid", "", ""},
+		{"ready", "a", created + ":NoSchedule " + created + ":NoExecute mine:NoExecute", "mine:NoExecute"},
+		{"not ready", "a False", "", created + ":NoSchedule"},
+		{"not ready, and driven", "a False", created + ":NoExecute", created + ":NoExecute " + created + ":NoSchedule"},
+		{"silent after not ready", "a Unknown", created + ":NoSchedule " + created + ":NoExecute", keepsOut + " " + drivesOut},
+	} {
+		node := aNode(tc.node)
+		for word := range strings.FieldsSeq(tc.taints) {
+			key, effect, _ := strings.Cut(word, ":")
+			node.Spec.Taints = append(node.Spec.Taints, corev1.Taint{Key: key, Effect: corev1.TaintEffect(effect)})
+		}
+		var got []string
+		for _, taint := range nodeTaints(node, noon) {
+			got = append(got, taint.Key+":"+string(taint.Effect))
+		}
+		if diff := cmp.Diff(tc.want, strings.Join(got, " ")); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", tc.name, diff)
 		}
 	}
 }
