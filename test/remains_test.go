@@ -139,7 +139,7 @@ func (n *node) mounts() []string {
 	var found []string
 	all, _ := os.ReadFile("/proc/self/mountinfo")
 	for line := range strings.Lines(string(all)) {
-		if fields := strings.Fields(line); len(fields) > 4 && strings.HasPrefix(fields[4], n.dir+"/") {
+		if fields := strings.Fields(line); len(fields) > 4 && strings.HasPrefix(fields[4], n.dir+"/") && fields[4] != filepath.Dir(n.run) {
 			found = append(found, fields[4])
 		}
 	}
@@ -224,6 +224,7 @@ func (n *node) destroy() {
 		_ = os.Remove(socket)
 	}
 	n.disconnect()
+	_ = unix.Unmount(filepath.Dir(n.run), 0) // Where it is one: see runInMemory.
 	if err := os.RemoveAll(n.dir); err != nil {
 		n.t.Errorf("remove the node's files: %v", err)
 	}
