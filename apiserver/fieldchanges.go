@@ -41,11 +41,11 @@ func (c *fieldChanges) members(old, now reflect.Value, ref schema.TypeRef, pass 
 			continue
 		}
 		a, b := f.GetFrom(old), f.GetFrom(now)
-		field, known := is.FindField(f.JsonName)
-		structs := known && a.Kind() == reflect.Struct && !hasOwnForm(a.Type()) && c.separable(field.Type) != nil
-		if !structs && api.SameValue(a, b) {
+		if api.SameValue(a, b) {
 			continue
 		}
+		field, known := is.FindField(f.JsonName)
+		structs := known && a.Kind() == reflect.Struct && !hasOwnForm(a.Type()) && c.separable(field.Type) != nil
 		c.gaveUp = !known
 		c.enter(f.JsonName)
 		switch hadNone, hasNone := f.CanOmit(a), f.CanOmit(b); {
