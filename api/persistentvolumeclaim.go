@@ -59,6 +59,9 @@ func defaultPersistentVolumeClaim(c *corev1.PersistentVolumeClaim) {
 // prepareDataSource keeps the two forms of a claim's source the same. The older form knows claims and snapshots only;
 // anything else in it has always been dropped without a word.
 func prepareDataSource(s, old *corev1.PersistentVolumeClaimSpec) {
+	if ref := s.DataSourceRef; ref != nil && deref(ref.Namespace) != "" && (old.DataSourceRef == nil || deref(old.DataSourceRef.Namespace) == "") {
+		s.DataSourceRef = nil // A source in another namespace is behind a feature gate.
+	}
 	if from := s.DataSource; from != nil && s.DataSourceRef == nil && old.DataSource == nil && old.DataSourceRef == nil {
 		group := deref(from.APIGroup)
 		isClaim := group == "" && from.Kind == "PersistentVolumeClaim"

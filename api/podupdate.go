@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/util/diff"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
@@ -35,6 +36,7 @@ func validatePodUpdate(p, old *corev1.Pod) field.ErrorList {
 		}
 	}
 	errs = append(errs, validateNodeSelectorUpdate(path.Child("nodeSelector"), &p.Spec, &old.Spec)...)
+	errs = append(errs, validateNodeAffinityUpdate(path.Child("affinity"), &p.Spec, &old.Spec)...)
 	if Same(&p.Spec, &old.Spec) {
 		return errs
 	}
@@ -66,8 +68,68 @@ func withoutMutable(s, old *corev1.PodSpec) *corev1.PodSpec {
 	}
 	if len(old.SchedulingGates) > 0 {
 		rest.NodeSelector = old.NodeSelector
+		rest.Affinity = withNodeAffinity(rest.Affinity, old.Affinity)
 	}
 	return rest
+}
+
+// withNodeAffinity is a with the node affinity of old.
+func withNodeAffinity(a, old *corev1.Affinity) *corev1.Affinity {
+	was := nodeAffinity(old)
+	switch {
+	case a == nil && was == nil:
+		return nil
+	case a == nil:
+		return &corev1.Affinity{NodeAffinity: was}
+	case old == nil && a.PodAffinity == nil && a.PodAntiAffinity == nil:
+		return nil
+	}
+	a.NodeAffinity = was
+	return a
+}
+
+func nodeAffinity(a *corev1.Affinity) *corev1.NodeAffinity {
+	if a == nil {
+		return nil
+	}
+	return a.NodeAffinity
+}
+
+// validateNodeAffinityUpdate lets what a gated pod requires of its node become more, and what it prefers anything.
+func validateNodeAffinityUpdate(path *field.Path, s, old *corev1.PodSpec) field.ErrorList {
+	if len(old.SchedulingGates) == 0 {
+		return nil // Then it may not change at all, like the rest of the spec.
+	}
+	was, now := requiredTerms(old.Affinity), requiredTerms(s.Affinity)
+	path = path.Child("nodeAffinity", "requiredDuringSchedulingIgnoredDuringExecution", "nodeSelectorTerms")
+	if len(was) > 0 && len(now) != len(was) {
+		return field.ErrorList{field.Invalid(path, now, "no additions/deletions to non-empty NodeSelectorTerms list are allowed")}
+	}
+	var errs field.ErrorList
+	for i := range was {
+		if !onlyAdds(&now[i], &was[i]) {
+			errs = append(errs, field.Invalid(path.Index(i), now[i], "only additions are allowed (no mutations or deletions)"))
+		}
+	}
+	return errs
+}
+
+func requiredTerms(a *corev1.Affinity) []corev1.NodeSelectorTerm {
+	if n := nodeAffinity(a); n != nil && n.RequiredDuringSchedulingIgnoredDuringExecution != nil {
+		return n.RequiredDuringSchedulingIgnoredDuringExecution.NodeSelectorTerms
+	}
+	return nil
+}
+
+// onlyAdds tells whether a term has all requirements that it had, first. One that had none matched no node, and is to stay so.
+func onlyAdds(now, was *corev1.NodeSelectorTerm) bool {
+	begins := func(now, was []corev1.NodeSelectorRequirement) bool {
+		return len(now) >= len(was) && equality.Semantic.DeepEqual(now[:len(was)], was)
+	}
+	if len(was.MatchExpressions)+len(was.MatchFields) == 0 {
+		return len(now.MatchExpressions)+len(now.MatchFields) == 0
+	}
+	return begins(now.MatchExpressions, was.MatchExpressions) && begins(now.MatchFields, was.MatchFields)
 }
 
 // validateNodeSelectorUpdate lets the node selector of a gated pod, which the scheduler has not seen yet, grow.

@@ -48,7 +48,7 @@ func validatePodResources(path *field.Path, s *corev1.PodSpec) field.ErrorList {
 		return nil
 	}
 	errs := validateResources(path, s.Resources)
-	if len(s.Resources.Claims) > 0 {
+	if s.Resources.Claims != nil {
 		errs = append(errs, field.Forbidden(path.Child("claims"), "claims may not be set for Resources at pod-level"))
 	}
 	together := podresource.AggregateContainerRequests(&corev1.Pod{Spec: *s}, podresource.PodResourcesOptions{})

@@ -30,6 +30,12 @@ func TestNewStorage(t *testing.T) {
 				dataSourceRef: {apiGroup: snapshot.storage.k8s.io, kind: VolumeSnapshot, name: s}}, status: {phase: Pending}}`,
 		},
 		{
+			name: "claim of something in another namespace", kind: "PersistentVolumeClaim",
+			given: aClaim("dataSourceRef: {kind: PersistentVolumeClaim, name: s, namespace: b}"),
+			want: `{metadata: {name: c}, spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Gi}}, volumeMode: Filesystem},
+				status: {phase: Pending}}`,
+		},
+		{
 			name: "claim of something else, in the old field", kind: "PersistentVolumeClaim",
 			given: aClaim("dataSource: {apiGroup: a.b, kind: Other, name: s}"),
 			want: `{metadata: {name: c}, spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Gi}}, volumeMode: Filesystem},
@@ -109,14 +115,15 @@ func TestValidateVolumes(t *testing.T) {
 			"spec.csi.nodePublishSecretRef.namespace: Required value",
 		}},
 		{"PersistentVolumeClaim", aClaim(""), nil},
-		{"PersistentVolumeClaim", "{spec: {volumeMode: Tape, storageClassName: A, dataSourceRef: {kind: Other, namespace: B}}}", []string{
+		{"PersistentVolumeClaim", "{spec: {volumeMode: Tape, storageClassName: A, dataSourceRef: {kind: Other}}}", []string{
 			"spec.accessModes: Required value: at least 1 access mode is required",
 			"spec.resources[storage]: Required value",
 			`spec.storageClassName: Invalid value: "A": ` + subdomain1123,
 			`spec.volumeMode: Unsupported value: "Tape": supported values: "Block", "Filesystem"`,
+			"spec.dataSource.name: Required value",
+			`spec.dataSource: Invalid value: "Other": must be 'PersistentVolumeClaim' when referencing the default apiGroup`,
 			"spec.dataSourceRef.name: Required value",
 			`spec.dataSourceRef: Invalid value: "Other": must be 'PersistentVolumeClaim' when referencing the default apiGroup`,
-			`spec.dataSourceRef.namespace: Invalid value: "B": ` + label1123,
 		}},
 		{"VolumeAttachment", "{spec: {attacher: a.b, nodeName: n1, source: {persistentVolumeName: v}}}", nil},
 		{"VolumeAttachment", "{spec: {nodeName: N1, source: {}}}", []string{

@@ -113,6 +113,9 @@ func validateTopologies(path *field.Path, terms []corev1.TopologySelectorTerm) f
 				errs = append(errs, field.Duplicate(at, ""))
 			}
 		}
+		if len(term.MatchLabelExpressions) == 0 { // Kubernetes calls it so.
+			errs = append(errs, field.Duplicate(at, ""))
+		}
 	}
 	return errs
 }

@@ -134,6 +134,16 @@ func TestValidateUpdate(t *testing.T) {
 		{"Pod", aPod("schedulingGates: [{name: a}], nodeSelector: {a: b}", ""), aPod("nodeSelector: {a: c}", ""), []string{
 			`spec.nodeSelector: Invalid value: {"a":"c"}: only additions to spec.nodeSelector are allowed (no mutations or deletions)`,
 		}},
+		{"Pod", aPod("schedulingGates: [{name: a}]", ""), aPod("affinity: {nodeAffinity: {requiredDuringSchedulingIgnoredDuringExecution: {nodeSelectorTerms: [{}]}}}", ""), nil},
+		{"Pod", aPod("schedulingGates: [{name: a}], affinity: "+requiring("{key: a, operator: Exists}"), ""),
+			aPod("affinity: "+requiring("{key: a, operator: Exists}, {key: b, operator: Exists}"), ""), nil},
+		{"Pod", aPod("schedulingGates: [{name: a}], affinity: "+requiring("{key: a, operator: Exists}"), ""),
+			aPod("affinity: "+requiring("{key: b, operator: Exists}"), ""), []string{
+				`spec.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[0]: Invalid value: {"matchExpressions":[{"key":"b","operator":"Exists"}]}: only additions are allowed (no mutations or deletions)`,
+			}},
+		{"Pod", aPod("schedulingGates: [{name: a}], affinity: "+requiring("{key: a, operator: Exists}"), ""), aPod("", ""), []string{
+			"spec.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms: Invalid value: null: no additions/deletions to non-empty NodeSelectorTerms list are allowed",
+		}},
 		{"Pod", aPod("", ""), aPod("schedulingGates: [{name: a}]", ""), []string{
 			"spec.schedulingGates[0].name: Forbidden: only deletion is allowed, but found new scheduling gate 'a'",
 		}},
@@ -173,4 +183,9 @@ func TestNamespaceKeepsItsFinalizers(t *testing.T) {
 	if diff := cmp.Diff(format(t, want), format(t, now)); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
+}
+
+// requiring is the affinity of a pod whose nodes have to meet requirements.
+func requiring(requirements string) string {
+	return "{nodeAffinity: {requiredDuringSchedulingIgnoredDuringExecution: {nodeSelectorTerms: [{matchExpressions: [" + requirements + "]}]}}}"
 }
