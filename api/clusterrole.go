@@ -9,7 +9,7 @@ import (
 func clusterRole() *Resource {
 	return row(Resource{
 		Group: rbacv1.GroupName, Version: "v1", Name: "clusterroles", Singular: "clusterrole", Kind: "ClusterRole", Idle: true,
-		Verbs:        allVerbs(),
+		Verbs: allVerbs(), CreatedByPut: true,
 		ValidateName: validatePathSegment,
 		Columns:      []metav1.TableColumnDefinition{nameColumn(), createdColumn()},
 	}, rules[rbacv1.ClusterRole]{

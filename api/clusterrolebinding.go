@@ -9,7 +9,7 @@ func clusterRoleBinding() *Resource {
 	return row(Resource{
 		Group: rbacv1.GroupName, Version: "v1", Name: "clusterrolebindings", Singular: "clusterrolebinding",
 		Kind: "ClusterRoleBinding", Idle: true,
-		Verbs:        allVerbs(),
+		Verbs: allVerbs(), CreatedByPut: true,
 		ValidateName: validatePathSegment,
 		Columns:      bindingColumns(),
 	}, rules[rbacv1.ClusterRoleBinding]{

@@ -57,6 +57,7 @@ func daemonSet() *Resource {
 }
 
 func defaultDaemonSet(d *appsv1.DaemonSet) {
+	setTemplateGeneration(d, templateGeneration(d))
 	defaultPodSpec(&d.Spec.Template.Spec)
 	setDefaultPtr(&d.Spec.RevisionHistoryLimit, 10)
 	strategy := &d.Spec.UpdateStrategy

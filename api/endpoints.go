@@ -15,7 +15,7 @@ func endpoints() *Resource {
 		Version: "v1", Name: "endpoints", Singular: "endpoints", Kind: "Endpoints", ShortNames: []string{"ep"},
 		Namespaced: true,
 		Deprecated: "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice",
-		Verbs:      allVerbs(),
+		Verbs:      allVerbs(), CreatedByPut: true,
 		Columns: []metav1.TableColumnDefinition{
 			nameColumn(), column("Endpoints", "string", corev1.Endpoints{}.SwaggerDoc()["subsets"]), ageColumn(),
 		},

@@ -18,7 +18,7 @@ func event() *Resource {
 	name.Priority = 1 // Events are read by what they say, so their name comes last, and only when asked for.
 	return row(Resource{
 		Version: "v1", Name: "events", Singular: "event", Kind: "Event", ShortNames: []string{"ev"}, Namespaced: true,
-		Verbs: allVerbs(),
+		Verbs: allVerbs(), CreatedByPut: true,
 		Columns: []metav1.TableColumnDefinition{
 			column("Last Seen", "string", doc["lastTimestamp"]),
 			column("Type", "string", doc["type"]),

@@ -12,7 +12,7 @@ func lease() *Resource {
 		Conditional:  true,
 		AnyFinalizer: true,
 		Gated:        []string{"spec.strategy", "spec.preferredHolder"},
-		Verbs:        allVerbs(),
+		Verbs:        allVerbs(), CreatedByPut: true,
 		Columns: []metav1.TableColumnDefinition{
 			nameColumn(), column("Holder", "string", coordinationv1.LeaseSpec{}.SwaggerDoc()["holderIdentity"]), ageColumn(),
 		},

@@ -17,8 +17,8 @@ func limitRange() *Resource {
 	return row(Resource{
 		Version: "v1", Name: "limitranges", Singular: "limitrange", Kind: "LimitRange", Idle: true, ShortNames: []string{"limits"},
 		Namespaced: true,
-		Verbs:      allVerbs(),
-		Columns:    []metav1.TableColumnDefinition{nameColumn(), createdColumn()},
+		Verbs:      allVerbs(), CreatedByPut: true,
+		Columns: []metav1.TableColumnDefinition{nameColumn(), createdColumn()},
 	}, rules[corev1.LimitRange]{
 		Default: func(l *corev1.LimitRange) {
 			for i := range l.Spec.Limits {

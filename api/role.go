@@ -10,7 +10,7 @@ import (
 func role() *Resource {
 	return row(Resource{
 		Group: rbacv1.GroupName, Version: "v1", Name: "roles", Singular: "role", Kind: "Role", Idle: true, Namespaced: true,
-		Verbs:        allVerbs(),
+		Verbs: allVerbs(), CreatedByPut: true,
 		ValidateName: validatePathSegment,
 		Columns:      []metav1.TableColumnDefinition{nameColumn(), createdColumn()},
 	}, rules[rbacv1.Role]{

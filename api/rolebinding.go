@@ -13,8 +13,8 @@ import (
 func roleBinding() *Resource {
 	return row(Resource{
 		Group: rbacv1.GroupName, Version: "v1", Name: "rolebindings", Singular: "rolebinding", Kind: "RoleBinding", Idle: true,
-		Namespaced:   true,
-		Verbs:        allVerbs(),
+		Namespaced: true,
+		Verbs:      allVerbs(), CreatedByPut: true,
 		ValidateName: validatePathSegment,
 		Columns:      bindingColumns(),
 	}, rules[rbacv1.RoleBinding]{

@@ -13,7 +13,7 @@ func runtimeClass() *Resource {
 		Group: "node.k8s.io", Version: "v1", Name: "runtimeclasses", Singular: "runtimeclass", Kind: "RuntimeClass",
 		Conditional:  true,
 		AnyFinalizer: true,
-		Verbs:        allVerbs(),
+		Verbs:        allVerbs(), CreatedByPut: true,
 		Columns: []metav1.TableColumnDefinition{
 			nameColumn(), column("Handler", "string", nodev1.RuntimeClass{}.SwaggerDoc()["handler"]), ageColumn(),
 		},

@@ -19,7 +19,7 @@ func service() *Resource {
 		Version: "v1", Name: "services", Singular: "service", Kind: "Service", ShortNames: []string{"svc"},
 		Categories: []string{"all"}, Namespaced: true,
 		ShowsDeleted: true,
-		Verbs:        allVerbs(),
+		Verbs:        allVerbs(), CreatedByPut: true,
 		Subs:         []Sub{proxySub("ServiceProxyOptions"), statusSub("Service")},
 		ValidateName: validation.NameIsDNSLabel, // Since 1.36 a digit may stand first.
 		Columns: []metav1.TableColumnDefinition{

@@ -69,6 +69,7 @@ type Resource struct {
 	Idle           bool   // Whether nothing in skiff acts on such objects yet: who makes one is warned.
 	Deprecated     string // What clients are warned of that use the kind at all, in Kubernetes' words.
 	Conditional    bool   // Whether a PUT must say which resourceVersion it replaces.
+	CreatedByPut   bool   // Whether a PUT of what is not there creates it.
 	Orphans        bool   // Whether its dependents stay, where who deletes it names no policy: so it was when the kind was new.
 	OrphansWarning string // What that client is warned of, in Kubernetes' words; "" for nothing.
 	ShowsDeleted   bool   // Whether who deletes an object that is gone at once is shown it, not a Status.

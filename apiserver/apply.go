@@ -19,20 +19,11 @@ import (
 
 // applyPatch brings an apply to an object, or to its part named by sub. Where there is no object, it is created.
 func (h *resource) applyPatch(w http.ResponseWriter, r *http.Request, sub string, o write, p patch) error {
-	for try := 1; ; try++ {
-		create := sub == "" && h.shelf.get(h.key(r)) == nil
-		brought, raced := h.applyToStored, apierrors.IsNotFound
-		if create {
-			brought, raced = h.applyToNothing, apierrors.IsAlreadyExists
-		}
-		err := brought(w, r, sub, o, p)
-		if err == nil || sub != "" || !raced(err) || try == maxTries {
-			return err
-		}
-		if err := h.server.cache.catchUp(r.Context(), h.shelf, h.key(r)); err != nil {
-			return err
-		}
+	changed := func() error { return h.applyToStored(w, r, sub, o, p) }
+	if sub != "" {
+		return changed()
 	}
+	return h.createOrChange(r, func() error { return h.applyToNothing(w, r, sub, o, p) }, changed)
 }
 
 func (h *resource) applyToStored(w http.ResponseWriter, r *http.Request, sub string, o write, p patch) error {
@@ -41,7 +32,7 @@ func (h *resource) applyToStored(w http.ResponseWriter, r *http.Request, sub str
 
 func (h *resource) applyToNothing(w http.ResponseWriter, r *http.Request, sub string, o write, p patch) error {
 	name := chi.URLParam(r, "name")
-	if err := h.server.authorize(r, attributes{verb: "create", resource: h.Resource, namespace: chi.URLParam(r, "namespace"), name: name}); err != nil {
+	if err := h.authorizeCreate(r); err != nil {
 		return err
 	}
 	obj, err := h.applied(nothing(h.Resource), sub, o, p)

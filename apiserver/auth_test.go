@@ -162,7 +162,11 @@ func TestImpersonation(t *testing.T) {
 func TestCertificateIsNamed(t *testing.T) {
 	s := start(t)
 	web, ca := s.secure(t)
-	got := parse[authenticationv1.SelfSubjectReview](t, get(t, web, ca, "POST", whoamiPath, "jane")).Status.UserInfo
+	review := parse[authenticationv1.SelfSubjectReview](t, get(t, web, ca, "POST", whoamiPath, "jane"))
+	if review.CreationTimestamp.IsZero() {
+		t.Error("the review does not say when it was answered")
+	}
+	got := review.Status.UserInfo
 	if id := got.Extra[credentialKey]; len(id) != 1 || !strings.HasPrefix(id[0], "X509SHA256=") {
 		t.Errorf("who comes with a certificate is %+v, want a credential-id", got)
 	}

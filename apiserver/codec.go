@@ -3,6 +3,7 @@ package apiserver
 import (
 	"bytes"
 	"compress/gzip"
+	"encoding/hex"
 	"fmt"
 	"io"
 	"mime"
@@ -162,7 +163,28 @@ type undecodable struct {
 }
 
 func decodeError(gvk schema.GroupVersionKind, err error) error {
-	return &undecodable{apierrors.NewBadRequest(fmt.Sprintf("%s in version %q cannot be handled as a %s: %v", gvk.Kind, gvk.Version, gvk.Kind, err)), err}
+	return decodeErrorOf(gvk, gvk.Kind, err)
+}
+
+func decodeErrorOf(got schema.GroupVersionKind, want string, err error) error {
+	return &undecodable{apierrors.NewBadRequest(fmt.Sprintf("%s in version %q cannot be handled as a %s: %v", got.Kind, got.Version, want, err)), err}
+}
+
+// unrecognized is the error of a body that does not even tell what it is of. It shows how the body begins.
+func unrecognized(want string, body []byte, err error) error {
+	const shown = 30
+	begin, more := body[:min(len(body), shown)], ""
+	if len(body) > shown {
+		more = " ..."
+	}
+	text := hex.EncodeToString(begin)
+	switch {
+	case len(body) == 0:
+		text = "<empty>"
+	case body[0] == '{':
+		text = string(begin)
+	}
+	return &undecodable{apierrors.NewBadRequest(fmt.Sprintf("the object provided is unrecognized (must be of type %s): %v (%s%s)", want, err, text, more)), err}
 }
 
 // anotherKind is the error of an object that is not of the kind which the request's path is of.
@@ -197,11 +219,14 @@ func decodeAny(body []byte, contentType string, otherwise schema.GroupVersionKin
 		return nil, err
 	}
 	obj, got, err := decoder.Decode(body, &otherwise, nil)
+	if obj == nil || err != nil && !runtime.IsStrictDecodingError(err) {
+		if got == nil || got.Kind == "" {
+			return nil, unrecognized(otherwise.Kind, body, err)
+		}
+		return nil, decodeErrorOf(*got, otherwise.Kind, err)
+	}
 	if got == nil {
 		got = &otherwise
-	}
-	if obj == nil || err != nil && !runtime.IsStrictDecodingError(err) {
-		return nil, decodeError(*got, err)
 	}
 	obj.GetObjectKind().SetGroupVersionKind(*got)
 	return obj, err
@@ -244,8 +269,16 @@ func respond(w http.ResponseWriter, r *http.Request, code int, obj runtime.Objec
 const gzipFrom = 128 << 10
 
 func respondBytes(w http.ResponseWriter, r *http.Request, media string, code int, body []byte) error {
-	answer := begin(w, r, media, code, len(body))
+	return respondParts(w, r, media, code, body, nil)
+}
+
+// respondParts answers with what is in two places, so that nobody has to copy what is kept.
+func respondParts(w http.ResponseWriter, r *http.Request, media string, code int, body, tail []byte) error {
+	answer := begin(w, r, media, code, len(body)+len(tail))
 	_, _ = answer.Write(body) // A client that went away is not an error of ours.
+	if len(tail) > 0 {
+		_, _ = answer.Write(tail)
+	}
 	_ = answer.Close()
 	return nil
 }

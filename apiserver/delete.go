@@ -197,7 +197,6 @@ func deleted(r *api.Resource, m metav1.Object) *metav1.Status {
 	return &metav1.Status{
 		TypeMeta: metav1.TypeMeta{Kind: "Status", APIVersion: "v1"},
 		Status:   metav1.StatusSuccess,
-		Code:     http.StatusOK,
 		Details:  &metav1.StatusDetails{Name: m.GetName(), Group: r.Group, Kind: r.Name, UID: types.UID(m.GetUID())},
 	}
 }
@@ -268,7 +267,7 @@ func (h *resource) deleteOne(w http.ResponseWriter, r *http.Request) error {
 	case gone && h.ShowsDeleted:
 		return serveItem(w, r, h.Resource, http.StatusOK, &item{obj: last(obj)})
 	case gone:
-		return respondStatus(w, r, deleted(h.Resource, metaOf(obj)))
+		return respondStatus(w, r, http.StatusOK, deleted(h.Resource, metaOf(obj)))
 	}
 	code := http.StatusOK
 	if orphan := o.OrphanDependents; orphan != nil && !*orphan { // For clients of old, which ask for a cascade by this.

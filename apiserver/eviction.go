@@ -52,7 +52,7 @@ func (h *resource) evict(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	o.validation.send(w)
-	return respondStatus(w, r, success(http.StatusCreated))
+	return respondStatus(w, r, http.StatusCreated, success(http.StatusCreated))
 }
 
 // readEviction reads an eviction of either version: policy/v1beta1 is gone, but for this kind.

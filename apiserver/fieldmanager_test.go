@@ -42,6 +42,23 @@ func TestManagedFieldsOfAllWriters(t *testing.T) {
 		`strategist Update v1 {"f:data":{"f:s":{}}}`)
 }
 
+// What Kubernetes derives from what somebody writes is his, too: the other form of a pod's address, and the count of a
+// DaemonSet's templates.
+func TestManagedFieldsOfDerived(t *testing.T) {
+	s := start(t)
+	s.do(t, "POST", "/apis/apps/v1/namespaces/default/daemonsets?fieldManager=poster", `{"metadata":{"name":"a"},"spec":{
+		"selector":{"matchLabels":{"app":"a"}},"template":{"metadata":{"labels":{"app":"a"}},"spec":{"containers":[{"name":"a","image":"a"}]}}}}`).want(t, 201)
+	set := parse[appsv1.DaemonSet](t, s.do(t, "GET", "/apis/apps/v1/namespaces/default/daemonsets/a", ""))
+	if text := owners(set.ObjectMeta); !strings.Contains(text, `"f:deprecated.daemonset.template.generation":{}`) {
+		t.Errorf("the template's generation is nobody's:\n%s", text)
+	}
+	s.createPod(t, "a")
+	p := parse[corev1.Pod](t, s.do(t, "PATCH", "/api/v1/namespaces/default/pods/a/status?fieldManager=node", `{"status":{"podIP":"10.42.0.7"}}`, merge...).want(t, 200))
+	if text := owners(p.ObjectMeta); !strings.Contains(text, `"f:podIPs":{".":{},"k:{\"ip\":\"10.42.0.7\"}":{".":{},"f:ip":{}}}`) {
+		t.Errorf("the list of addresses is nobody's:\n%s", text)
+	}
+}
+
 // Who does not call himself a field manager is called by his User-Agent.
 func TestManagedFieldsByUserAgent(t *testing.T) {
 	s := start(t)

@@ -161,17 +161,22 @@ func (h *resource) post(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	if err := h.recordNew(r, obj, o); err != nil {
+		return err
+	}
+	return h.create(w, r, obj, o)
+}
+
+// recordNew records in a new object whose its fields are, with their defaults.
+func (h *resource) recordNew(r *http.Request, obj runtime.Object, o write) error {
 	if isComponent(r) {
 		metaOf(obj).SetManagedFields(nil)
-		return h.create(w, r, obj, o)
+		return nil
 	}
 	if h.Default != nil {
 		h.Default(obj)
 	}
-	if err := h.owners.created(h.Resource, obj, o.writer); err != nil {
-		return err
-	}
-	return h.create(w, r, obj, o)
+	return h.owners.created(h.Resource, obj, o.writer)
 }
 
 // create stores a new object that says whose its fields are. What the server adds now, nobody owns.
@@ -214,9 +219,37 @@ func (h *resource) replace(w http.ResponseWriter, r *http.Request, sub string) e
 	if err != nil {
 		return err
 	}
-	body, err := readBody(r)
+	given, err := h.puts(r, o)
 	if err != nil {
 		return err
+	}
+	changed := func() error {
+		return h.change(w, r, sub, o, h.recorded(sub, o, func(runtime.Object) (runtime.Object, error) {
+			obj, err := given()
+			if err == nil && h.Conditional && metaOf(obj).GetResourceVersion() == "" {
+				err = unconditional(h.Resource, metaOf(obj).GetName())
+			}
+			return obj, err
+		}))
+	}
+	if sub != "" || !h.CreatedByPut {
+		return changed()
+	}
+	created := func() error {
+		obj, err := given()
+		if err != nil {
+			return err
+		}
+		return h.putNew(w, r, obj, o)
+	}
+	return h.createOrChange(r, created, changed)
+}
+
+// puts reads the object of a PUT. A try to write it changes it, so that each further one gets what the body says again.
+func (h *resource) puts(r *http.Request, o write) (func() (runtime.Object, error), error) {
+	body, err := readBody(r)
+	if err != nil {
+		return nil, err
 	}
 	read := func() (runtime.Object, error) {
 		obj, err := h.decode(r, body, o.validation)
@@ -227,20 +260,56 @@ func (h *resource) replace(w http.ResponseWriter, r *http.Request, sub string) e
 	}
 	first, err := read()
 	if err != nil {
+		return nil, err
+	}
+	return func() (runtime.Object, error) {
+		if obj := first; obj != nil {
+			first = nil
+			return obj, nil
+		}
+		return read()
+	}, nil
+}
+
+// putNew creates an object by a PUT, which may name a version of what was there once.
+func (h *resource) putNew(w http.ResponseWriter, r *http.Request, obj runtime.Object, o write) error {
+	m := metaOf(obj)
+	if err := h.authorizeCreate(r); err != nil {
 		return err
 	}
-	return h.change(w, r, sub, o, h.recorded(sub, o, func(runtime.Object) (_ runtime.Object, err error) {
-		obj := first
-		if first = nil; obj == nil { // A try changes what it is given, so that each further one begins with the body.
-			if obj, err = read(); err != nil {
-				return nil, err
-			}
+	if uid := m.GetUID(); uid != "" {
+		return apierrors.NewConflict(h.GroupResource(), m.GetName(), fmt.Errorf("Precondition failed: UID in precondition: %s, UID in object meta: ", uid))
+	}
+	m.SetResourceVersion("")
+	if err := h.recordNew(r, obj, o); err != nil {
+		return err
+	}
+	return h.create(w, r, obj, o)
+}
+
+// createOrChange does the one where there is no object yet, and the other where there is. Others may make one, or take it away,
+// at the same time.
+func (h *resource) createOrChange(r *http.Request, create, change func() error) error {
+	for try := 1; ; try++ {
+		write, raced := change, apierrors.IsNotFound
+		if h.shelf.get(h.key(r)) == nil {
+			write, raced = create, apierrors.IsAlreadyExists
 		}
-		if h.Conditional && metaOf(obj).GetResourceVersion() == "" {
-			return nil, unconditional(h.Resource, metaOf(obj).GetName())
+		err := write()
+		if err == nil || !raced(err) || try == maxTries {
+			return err
 		}
-		return obj, nil
-	}))
+		if err := h.server.cache.catchUp(r.Context(), h.shelf, h.key(r)); err != nil {
+			return err
+		}
+	}
+}
+
+// authorizeCreate lets who changes objects make one only if he may.
+func (h *resource) authorizeCreate(r *http.Request) error {
+	return h.server.authorize(r, attributes{
+		verb: "create", resource: h.Resource, namespace: chi.URLParam(r, "namespace"), name: chi.URLParam(r, "name"),
+	})
 }
 
 // unconditional refuses to replace whatever there is, where the kind does not allow that; it calls the kind by its resource, and
@@ -328,7 +397,7 @@ func (h *resource) recorded(sub string, o write, f change) change {
 		if err != nil {
 			return nil, err
 		}
-		if (sub == "" || sub == "ephemeralcontainers") && h.Default != nil {
+		if (sub == "" || sub == "ephemeralcontainers" || ofStatus(sub)) && h.Default != nil {
 			h.Default(obj)
 		}
 		return obj, h.owners.changed(old, obj, sub, o.writer)

@@ -129,7 +129,7 @@ func parseContinue(text string) (t continueToken, err error) {
 	return t, nil
 }
 
-// list reads a page.
+// list reads a page. Who reads from resourceVersion "0" gets all in one, as from kube-apiserver's cache.
 // https://kubernetes.io/docs/reference/using-api/api-concepts/#retrieving-large-results-sets-in-chunks
 func (s *Server) list(ctx context.Context, sh *shelf, sel selection, o *internalversion.ListOptions) (page, error) {
 	if o.Continue != "" {
@@ -150,7 +150,11 @@ func (s *Server) list(ctx context.Context, sh *shelf, sel selection, o *internal
 	if err != nil {
 		return page{}, err
 	}
-	p := st.page(sel, "", o.Limit)
+	limit := o.Limit
+	if o.ResourceVersion == "0" {
+		limit = 0
+	}
+	p := st.page(sel, "", limit)
 	if p.next != "" {
 		s.snapshots.keep(sh, st)
 	}

@@ -61,6 +61,27 @@ func TestListInPages(t *testing.T) {
 	}
 }
 
+// What a limit means beside a resourceVersion:
+// https://kubernetes.io/docs/reference/using-api/api-concepts/#semantics-for-get-and-list
+func TestListInPagesFromResourceVersion(t *testing.T) {
+	s := start(t)
+	s.createConfigMap(t, "a")
+	s.createConfigMap(t, "b")
+	last := s.createConfigMap(t, "c").ResourceVersion
+	for query, want := range map[string][]string{
+		"limit=1&resourceVersion=0":                                         {"a", "b", "c"},
+		"limit=1&resourceVersion=0&resourceVersionMatch=NotOlderThan":       {"a", "b", "c"},
+		"limit=1&resourceVersion=" + last:                                   {"a"},
+		"limit=2&resourceVersionMatch=Exact&resourceVersion=" + last:        {"a", "b"},
+		"limit=2&resourceVersionMatch=NotOlderThan&resourceVersion=" + last: {"a", "b"},
+		"resourceVersion=" + last:                                           {"a", "b", "c"},
+	} {
+		if diff := cmp.Diff(want, names(s.list(t, query))); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", query, diff)
+		}
+	}
+}
+
 // A token whose moment is over is refused with one from which the client may go on.
 func TestExpiredContinue(t *testing.T) {
 	s := start(t)

@@ -113,7 +113,7 @@ func (p patch) document(before []byte, old runtime.Object) ([]byte, error) {
 		return p.operations(before)
 	case types.MergePatchType:
 		if !json.Valid(p.body) {
-			return nil, apierrors.NewBadRequest("error decoding patch: it is not valid JSON")
+			return nil, errNoJSON()
 		}
 		if !bytes.HasPrefix(bytes.TrimLeft(p.body, " \t\r\n"), []byte("{")) {
 			var members map[string]any
@@ -130,17 +130,44 @@ func (p patch) document(before []byte, old runtime.Object) ([]byte, error) {
 	if err := boundMerge(before, p.body); err != nil {
 		return nil, err
 	}
-	after, err := strategicpatch.StrategicMergePatch(before, p.body, old)
+	after, err := strategicpatch.StrategicMergePatch(before, withoutKind(p.body), old)
 	if err != nil {
 		return nil, apierrors.NewBadRequest(err.Error())
 	}
 	return after, nil
 }
 
+// withoutKind takes the kind from a strategic merge patch: the path says of what kind the object is, whatever the patch says.
+func withoutKind(body []byte) []byte {
+	var members map[string]json.RawMessage
+	if err := json.Unmarshal(body, &members); err != nil {
+		return body // The merge says what is wrong.
+	}
+	said := len(members)
+	for _, name := range []string{"kind", "apiVersion"} {
+		if raw, ok := members[name]; ok && (raw[0] == '"' || raw[0] == 'n') {
+			delete(members, name)
+		}
+	}
+	if len(members) == said {
+		return body
+	}
+	rest, err := json.Marshal(members)
+	if err != nil {
+		return body
+	}
+	return rest
+}
+
+func errNoJSON() error { return apierrors.NewBadRequest("invalid JSON patch") }
+
 func (p patch) operations(before []byte) ([]byte, error) {
+	if !json.Valid(p.body) {
+		return nil, errNoJSON()
+	}
 	ops, err := jsonpatch.DecodePatch(p.body)
 	if err != nil {
-		return nil, apierrors.NewBadRequest(err.Error())
+		return nil, apierrors.NewBadRequest("error decoding patch: " + err.Error())
 	}
 	if len(ops) > maxPatchOperations {
 		return nil, apierrors.NewRequestEntityTooLargeError(fmt.Sprintf("The allowed maximum operations in a JSON patch is %d, got %d", maxPatchOperations, len(ops)))

@@ -12,6 +12,7 @@ import (
 	authenticationv1 "k8s.io/api/authentication/v1"
 	authorizationv1 "k8s.io/api/authorization/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 )
 
@@ -58,6 +59,7 @@ func (h *resource) review(w http.ResponseWriter, r *http.Request) error {
 func (s *Server) answerReview(w http.ResponseWriter, r *http.Request, obj runtime.Object, u User) error {
 	switch o := obj.(type) {
 	case *authenticationv1.SelfSubjectReview:
+		o.CreationTimestamp = metav1.Now().Rfc3339Copy()
 		o.Status.UserInfo = u.info()
 	case *authenticationv1.TokenReview:
 		return s.answerTokenReview(w, r, o)

@@ -103,7 +103,7 @@ func (h *resource) bind(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return respondStatus(w, r, success(http.StatusCreated))
+	return respondStatus(w, r, http.StatusCreated, success(http.StatusCreated))
 }
 
 // success is the answer to what has no object to show.

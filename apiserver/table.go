@@ -97,12 +97,12 @@ func respondAs(w http.ResponseWriter, r *http.Request, code int, f format, obj r
 }
 
 // respondStatus answers with a Status, which stays one whatever the client would see an object as.
-func respondStatus(w http.ResponseWriter, r *http.Request, status *metav1.Status) error {
+func respondStatus(w http.ResponseWriter, r *http.Request, code int, status *metav1.Status) error {
 	f, err := negotiate(r, "Table", "PartialObjectMetadata")
 	if err != nil {
 		return err
 	}
-	return respondAs(w, r, int(status.Code), f, status)
+	return respondAs(w, r, code, f, status)
 }
 
 // reencode makes YAML, or indented JSON, of JSON that is at hand.
@@ -140,8 +140,15 @@ func serveItem(w http.ResponseWriter, r *http.Request, res *api.Resource, code i
 	if err != nil {
 		return err
 	}
-	return respondBytes(w, r, f.media, code, body)
+	var tail []byte
+	if f.media == typeJSON {
+		tail = lineEnd
+	}
+	return respondParts(w, r, f.media, code, body, tail)
 }
+
+// lineEnd ends a JSON document, as whoever looks at it in a terminal expects.
+var lineEnd = []byte("\n")
 
 // groupNames lists the table's groups, each once, in the table's order.
 func groupNames(table []*api.Resource) []string {

@@ -71,7 +71,7 @@ func checkTokenRequest(request *authenticationv1.TokenRequest, account *corev1.S
 		errs = append(errs, field.Invalid(field.NewPath("metadata", "name"), request.Name, "must match the service account name if specified"))
 	}
 	if len(errs) > 0 {
-		return apierrors.NewInvalid(tokenRequestKind.GroupKind(), account.Name, errs)
+		return apierrors.NewInvalid(tokenRequestKind.GroupKind(), "", errs)
 	}
 	return nil
 }

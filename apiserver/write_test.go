@@ -1,6 +1,7 @@
 package apiserver
 
 import (
+	"bytes"
 	"fmt"
 	"strings"
 	"sync"
@@ -10,6 +11,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/rand"
 )
@@ -78,7 +80,10 @@ func TestBodiesThatAreNone(t *testing.T) {
 	s := start(t)
 	post := func(body string, headers ...string) answer { return s.do(t, "POST", configMapsPath, body, headers...) }
 	post("").refused(t, 400, metav1.StatusReasonBadRequest)
-	post("{").refused(t, 400, metav1.StatusReasonBadRequest, "cannot be handled as a ConfigMap")
+	post("{").refused(t, 400, metav1.StatusReasonBadRequest, "the object provided is unrecognized (must be of type ConfigMap): couldn't get version/kind; json parse error: unexpected end of JSON input ({)")
+	post("").refused(t, 400, metav1.StatusReasonBadRequest, "(<empty>)")
+	post("["+strings.Repeat("x", 40)).refused(t, 400, metav1.StatusReasonBadRequest, "(5b"+strings.Repeat("78", 29)+" ...)")
+	post(`{"kind":"Nope","apiVersion":"v1"}`).refused(t, 400, metav1.StatusReasonBadRequest, `Nope in version "v1" cannot be handled as a ConfigMap: no kind "Nope" is registered for version "v1"`)
 	post(`[]`).refused(t, 400, metav1.StatusReasonBadRequest)
 	post(`{"kind":"Nothing","apiVersion":"v1"}`).refused(t, 400, metav1.StatusReasonBadRequest, `no kind "Nothing" is registered`)
 	post(`{"data":5}`).refused(t, 400, metav1.StatusReasonBadRequest, "cannot unmarshal")
@@ -365,6 +370,14 @@ func TestPatches(t *testing.T) {
 	patch(`{"metadata":{"resourceVersion":"1"}}`, merge).refused(t, 409, metav1.StatusReasonConflict)
 	for _, body := range []string{`[]`, ` [{}]`, `"a"`, `1`} {
 		patch(body, merge).refused(t, 400, metav1.StatusReasonBadRequest, "error decoding patch: json: cannot unmarshal")
+	}
+	for _, kind := range [][]string{merge, jsonPatch} {
+		patch(`[{"op"`, kind).refused(t, 400, metav1.StatusReasonBadRequest, "invalid JSON patch")
+	}
+	patch(`{"kind":"Pod","apiVersion":"v1"}`, merge).refused(t, 422, metav1.StatusReasonInvalid, "patch")
+	patch(`{"kind":"Pod","apiVersion":"v1","spec":{"paused":true}}`, strategic).want(t, 200) // Its path says what it is.
+	if d = parse[appsv1.Deployment](t, s.do(t, "GET", deployments+"/web", "")); d.Kind != "Deployment" || !d.Spec.Paused {
+		t.Errorf("after a strategic merge patch that names another kind: a %s, paused %v", d.Kind, d.Spec.Paused)
 	}
 	patch(`{}`, []string{"Content-Type", "application/json"}).refused(t, 415, metav1.StatusReasonUnsupportedMediaType, "application/merge-patch+json")
 	patch(`{}`, []string{"Content-Type", "application/apply-patch+yaml"}).refused(t, 422, metav1.StatusReasonInvalid, "PatchOptions.meta.k8s.io \"\" is invalid: fieldManager: Required value: is required for apply patch")
@@ -725,4 +738,35 @@ func TestUnsafeDeletion(t *testing.T) {
 	s.do(t, "DELETE", configMapsPath+"/a?"+option+"=true", "").refused(t, 409, metav1.StatusReasonConflict, "unsafe deletion is not allowed because the object is decodable from storage")
 	s.do(t, "DELETE", configMapsPath+"/a", `{"`+option+`":true}`).want(t, 409)
 	s.do(t, "DELETE", configMapsPath+"/a", `{"`+option+`":false}`).want(t, 200)
+}
+
+// A document ends with a line, so that it does so in a terminal, too.
+func TestDocumentsEndWithLine(t *testing.T) {
+	s := start(t)
+	s.createConfigMap(t, "a")
+	for _, path := range []string{configMapsPath + "/a", configMapsPath, "/api", "/api/v1", configMapsPath + "/b"} {
+		if body := s.do(t, "GET", path, "").body; !bytes.HasSuffix(body, []byte("}\n")) || bytes.HasSuffix(body, []byte("\n\n")) {
+			t.Errorf("GET %s ends with %q", path, body[max(0, len(body)-5):])
+		}
+	}
+}
+
+// Of some kinds a PUT creates what is not there, as its writers rely on.
+func TestPutCreates(t *testing.T) {
+	s := start(t)
+	const role = "/apis/rbac.authorization.k8s.io/v1/namespaces/default/roles/a"
+	put := func(metadata string) answer {
+		return s.do(t, "PUT", role+"?fieldManager=putter", `{"metadata":{"name":"a"`+metadata+`},"rules":[]}`)
+	}
+	put(`,"uid":"b"`).refused(t, 409, metav1.StatusReasonConflict, "Precondition failed: UID in precondition: b, UID in object meta: ")
+	s.do(t, "PUT", role+"?dryRun=All", `{"metadata":{"name":"a"}}`).want(t, 201)
+	s.do(t, "GET", role, "").refused(t, 404, metav1.StatusReasonNotFound)
+	created := parse[rbacv1.Role](t, put(`,"resourceVersion":"5"`).want(t, 201)) // Of one that was there once.
+	wantOwners(t, created.ObjectMeta, `putter Update rbac.authorization.k8s.io/v1 {"f:rules":{}}`)
+	put(`,"labels":{"a":"b"}`).want(t, 200)
+
+	lease := "/apis/coordination.k8s.io/v1/namespaces/default/leases/a"
+	s.do(t, "PUT", lease, `{"metadata":{"name":"a"}}`).want(t, 201)
+	s.do(t, "PUT", lease, `{"metadata":{"name":"a"}}`).refused(t, 422, metav1.StatusReasonInvalid, "must be specified for an update")
+	s.do(t, "PUT", configMapsPath+"/a", `{"metadata":{"name":"a"}}`).refused(t, 404, metav1.StatusReasonNotFound)
 }
