@@ -118,11 +118,13 @@ func (c *caller) call(method, path, body string, headers ...string) []byte {
 }
 
 func (c *caller) do(a *answer, method, path, body string, headers ...string) {
-	c.client.begin(a, method, path, body, headers...)
-	<-a.ended
-	if !strings.HasPrefix(a.status, "2") {
-		panic(fmt.Sprintf("%s: %s %s: %s %s", c.name, method, path, a.status, a.data)) // From a goroutine, perhaps.
-	}
+	ended := make(chan struct{})
+	a.ended = func() { close(ended) }
+	r := request{method, path, body, headers, a}
+	c.client.queue(r)
+	c.client.flush()
+	<-ended
+	r.must()
 }
 
 // patchLabel sets a label of a pod to a number.
@@ -139,11 +141,13 @@ func (c *caller) watch(pod string, watchers int) (seen chan time.Time, stop func
 		if i%lightStreams == 0 {
 			clients = append(clients, c.dial())
 		}
-		clients[len(clients)-1].begin(&answer{each: func(data []byte) {
+		client := clients[len(clients)-1]
+		client.queue(request{method: "GET", path: podsOfBench + "?watch=1&fieldSelector=metadata.name%3D" + pod, answer: &answer{each: func(data []byte) {
 			for range bytes.Count(data, []byte("\n")) {
 				seen <- time.Now()
 			}
-		}}, "GET", podsOfBench+"?watch=1&fieldSelector=metadata.name%3D"+pod, "")
+		}}})
+		client.flush()
 	}
 	for range watchers {
 		<-seen
@@ -179,8 +183,8 @@ func (c *caller) makeNamespace() {
 
 func (c *caller) measure() {
 	c.makeNamespace()
-	c.rate("create", benchPods, func(i int) { c.call("POST", podsOfBench, benchPod(podOfBench(i), 0)) })
-	c.rate("update", benchPods, func(i int) { c.call("PUT", podsOfBench+"/"+podOfBench(i), benchPod(podOfBench(i), 1)) })
+	c.rate("create", benchPods, func(i int) request { return createOf(podOfBench(i)) })
+	c.rate("update", benchPods, func(i int) request { return updateOf(podOfBench(i), 1) })
 	c.reads()
 	c.whileWriting(func() { c.latency("busy-") })
 	c.tell(c.resident(), "MB-resident")
@@ -188,8 +192,30 @@ func (c *caller) measure() {
 
 func podOfBench(i int) string { return fmt.Sprintf("web-%05d", i) }
 
+func createOf(pod string) request {
+	return request{method: "POST", path: podsOfBench, body: benchPod(pod, 0)}
+}
+
+func updateOf(pod string, n int) request {
+	return request{method: "PUT", path: podsOfBench + "/" + pod, body: benchPod(pod, n)}
+}
+
+// counted gives so many requests.
+func counted(count int, of func(i int) request) func() (request, bool) {
+	var next atomic.Int64
+	return func() (request, bool) {
+		i := int(next.Add(1)) - 1
+		if i >= count {
+			return request{}, false
+		}
+		return of(i), true
+	}
+}
+
 func (c *caller) reads() {
-	c.rate("get", 4*benchPods, func(i int) { c.call("GET", podsOfBench+"/"+podOfBench(i%benchPods), "") })
+	c.rate("get", 4*benchPods, func(i int) request {
+		return request{method: "GET", path: podsOfBench + "/" + podOfBench(i%benchPods)}
+	})
 	for _, list := range []struct{ media, what string }{{jsonType, "list-JSON"}, {protoType, "list-protobuf"}} {
 		var took []time.Duration
 		const times = 9
@@ -208,22 +234,27 @@ func (c *caller) reads() {
 // whileWriting has the writers update other pods than the first one for as long as a thing is done.
 func (c *caller) whileWriting(do func()) {
 	var stop atomic.Bool
-	var wg sync.WaitGroup
-	for w := range benchWriters {
-		wg.Go(func() {
-			for i := w + 1; !stop.Load(); i = (i+benchWriters)%(benchPods-benchWriters) + 1 {
-				c.call("PUT", podsOfBench+"/"+podOfBench(i), benchPod(podOfBench(i), 2))
-			}
+	var next atomic.Int64
+	var writers sync.WaitGroup
+	writers.Go(func() {
+		client := c.dial()
+		defer client.close()
+		client.flood(benchWriters, func() (request, bool) {
+			return updateOf(podOfBench(1+int(next.Add(1))%(benchPods-1)), 2), !stop.Load()
 		})
-	}
+	})
 	do()
 	stop.Store(true)
-	wg.Wait()
+	writers.Wait()
 }
 
-// rate has benchWriters clients do a thing count times, and tells how often a second, and at what cost.
-func (c *caller) rate(what string, count int, do func(i int)) {
-	c.costs(what, count, func() { c.tell(atOnce(benchWriters, count, do), what+"s/s") })
+// rate has benchWriters clients make so many requests, and tells how often a second, and at what cost.
+func (c *caller) rate(what string, count int, of func(i int) request) {
+	c.costs(what, count, func() {
+		start := time.Now()
+		c.client.flood(benchWriters, counted(count, of))
+		c.tell(float64(count)/time.Since(start).Seconds(), what+"s/s")
+	})
 }
 
 // costs tells what each of count operations costs the server's processors. Client and server share those of one machine: where
@@ -314,7 +345,9 @@ func BenchmarkAPIScale(b *testing.B) {
 	before := c.resident()
 	c.makeNamespace()
 	name := func(i int) string { return fmt.Sprintf("web-%06d", i) }
-	b.ReportMetric(atOnce(2*benchWriters, objects, func(i int) { c.call("POST", podsOfBench, benchPod(name(i), 0)) }), "creates/s")
+	start := time.Now()
+	c.client.flood(2*benchWriters, counted(objects, func(i int) request { return createOf(name(i)) }))
+	b.ReportMetric(objects/time.Since(start).Seconds(), "creates/s")
 	time.Sleep(restBeforeMemory)
 	b.ReportMetric((c.resident()-before)*1e6/objects, "bytes/object")
 

@@ -1,6 +1,7 @@
 package test
 
 import (
+	"bytes"
 	"fmt"
 	"io"
 	"net/http"
@@ -85,7 +86,7 @@ func TestReadFloor(t *testing.T) {
 		}
 		answers[name] = data
 	}
-	event := fmt.Appendf(nil, `{"type":"MODIFIED","object":%s}`+"\n", answers[oneFile])
+	event := fmt.Appendf(nil, `{"type":"MODIFIED","object":%s}`+"\n", bytes.TrimSpace(answers[oneFile]))
 	changes := &broadcast{to: map[chan struct{}]bool{}}
 	web := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch {

@@ -31,6 +31,9 @@ func (r *Runtime) declaredVolumes(ctx context.Context, id string, c agent.Contai
 	if len(targets) == 0 {
 		return nil, nil
 	}
+	if targets[0] == "/" { // They are sorted.
+		return nil, errors.New("the image declares / as a VOLUME: nothing can be mounted over all of a container")
+	}
 	files, err := layersOf(root)
 	if err != nil {
 		return nil, err

@@ -20,6 +20,7 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sys/unix"
 
 	"skiff/agent"
@@ -288,5 +289,13 @@ func testVolumeOfFile(t *testing.T, n *node) {
 	}
 	if after := n.keeps(); after != before {
 		t.Errorf("left is %s, before there was %s", after, before)
+	}
+}
+
+// A volume over all of the container is refused before anything is copied.
+func TestVolumeOverAll(t *testing.T) {
+	image := ocispec.ImageConfig{Volumes: map[string]struct{}{"/data": {}, "//": {}}}
+	if _, err := new(Runtime).declaredVolumes(t.Context(), "id", agent.ContainerConfig{}, image, nil); err == nil {
+		t.Error("/ is a volume")
 	}
 }
