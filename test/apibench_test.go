@@ -132,10 +132,10 @@ func (c *caller) patchLabel(pod string, n int) {
 	c.call("PATCH", podsOfBench+"/"+pod, fmt.Sprintf(`{"metadata":{"labels":{"n":"%d"}}}`, n), "content-type", "application/merge-patch+json")
 }
 
-// watch follows one pod from several watches, on connections of their own, each of which has up to a hundred. Each event is told with the time when it was there.
-// The addition that each watch begins with has come when it returns.
-func (c *caller) watch(pod string, watchers int) (seen chan time.Time, stop func()) {
-	seen = make(chan time.Time, watchers)
+// watch follows one pod from several watches, on connections of their own, each of which has up to a hundred. The addition that each
+// begins with has come when it returns.
+func (c *caller) watch(pod string, watchers int) (e *everybody, stop func()) {
+	e = &everybody{count: watchers, all: make(chan []time.Time, 1)}
 	var clients []*lightClient
 	for i := range watchers {
 		if i%lightStreams == 0 {
@@ -143,20 +143,44 @@ func (c *caller) watch(pod string, watchers int) (seen chan time.Time, stop func
 		}
 		client := clients[len(clients)-1]
 		client.queue(request{method: "GET", path: podsOfBench + "?watch=1&fieldSelector=metadata.name%3D" + pod, answer: &answer{each: func(data []byte) {
-			for range bytes.Count(data, []byte("\n")) {
-				seen <- time.Now()
+			if bytes.HasSuffix(data, []byte("\n")) {
+				e.saw(time.Now())
 			}
 		}}})
 		client.flush()
 	}
-	for range watchers {
-		<-seen
-	}
-	return seen, func() {
+	<-e.all
+	return e, func() {
 		for _, client := range clients {
 			client.close()
 		}
 	}
+}
+
+// everybody notes when each of so many has seen a change. Who waits for all is woken once, so that this takes no time from anybody.
+type everybody struct {
+	count int
+	all   chan []time.Time
+
+	mu   sync.Mutex
+	seen []time.Time
+}
+
+func (e *everybody) saw(at time.Time) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.seen = append(e.seen, at); len(e.seen) == e.count {
+		e.all <- e.seen
+		e.seen = nil
+	}
+}
+
+// since waits for all, and tells how long after start each has seen it.
+func (e *everybody) since(start time.Time) (took []time.Duration) {
+	for _, at := range <-e.all {
+		took = append(took, at.Sub(start))
+	}
+	return took
 }
 
 // tell prints one figure of this server.
@@ -292,16 +316,14 @@ func atOnce(workers, count int, do func(i int)) float64 {
 func (c *caller) latency(when string) {
 	const changes = 300
 	pod := podOfBench(0)
-	seen, stop := c.watch(pod, benchWatchers)
+	watchers, stop := c.watch(pod, benchWatchers)
 	defer stop()
 	var took []time.Duration
 	c.costs(when+"change-seen-by-50", changes, func() {
 		for i := range changes {
 			start := time.Now()
 			c.patchLabel(pod, i+2)
-			for range benchWatchers {
-				took = append(took, (<-seen).Sub(start))
-			}
+			took = append(took, watchers.since(start)...)
 		}
 	})
 	c.tell(float64(median(took).Microseconds())/1e3, when+"event-p50-ms")
@@ -366,14 +388,12 @@ func BenchmarkAPIScale(b *testing.B) {
 
 	c = newCaller(b, "skiff", n.restConfig(b), fmt.Sprint(n.server.Pid))
 	c.tell(c.resident(), "MB-resident-after-start")
-	seen, stop := c.watch(name(0), watchers)
+	all, stop := c.watch(name(0), watchers)
 	var told []time.Duration
 	for i := range 20 {
 		start := time.Now()
 		c.patchLabel(name(0), i+1)
-		for range watchers {
-			told = append(told, (<-seen).Sub(start))
-		}
+		told = append(told, all.since(start)...)
 	}
 	b.ReportMetric(float64(median(told).Microseconds())/1e3, "event-to-1000-watchers-p50-ms")
 	stop()

@@ -245,7 +245,7 @@ func (l *lightClient) read() {
 				l.reply(func() { _ = l.framer.WritePing(true, f.Data) })
 			}
 		case *http2.RSTStreamFrame:
-			if f.ErrCode != http2.ErrCodeNo { // With that, it wants no more of a request than it has.
+			if l.awaits(f.StreamID) { // Otherwise it wants no more of a request that it has answered.
 				panic(fmt.Sprintf("the server broke off a stream: %v", f.ErrCode))
 			}
 		case *http2.GoAwayFrame:
@@ -254,6 +254,12 @@ func (l *lightClient) read() {
 			}
 		}
 	}
+}
+
+func (l *lightClient) awaits(stream uint32) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.answers[stream] != nil
 }
 
 // reply queues frames of the reader's.
