@@ -313,13 +313,6 @@ func (a *Agent) writtenTo(ctx context.Context, s Signal, pod resident, name stri
 	return used
 }
 
-func priorityOf(pod *v1.Pod) int32 {
-	if pod.Spec.Priority == nil {
-		return 0
-	}
-	return *pod.Spec.Priority
-}
-
 // rank puts first who goes first: who uses more than it asked for; of those who matters less; of those who uses the most beyond.
 func rank(all []candidate) {
 	exceeds := func(c candidate) int {
@@ -329,6 +322,6 @@ func rank(all []candidate) {
 		return 1
 	}
 	slices.SortStableFunc(all, func(a, b candidate) int {
-		return cmp.Or(cmp.Compare(exceeds(a), exceeds(b)), cmp.Compare(priorityOf(a.pod), priorityOf(b.pod)), cmp.Compare(b.used-b.request, a.used-a.request))
+		return cmp.Or(cmp.Compare(exceeds(a), exceeds(b)), cmp.Compare(corev1.PodPriority(a.pod), corev1.PodPriority(b.pod)), cmp.Compare(b.used-b.request, a.used-a.request))
 	})
 }

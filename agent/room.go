@@ -6,7 +6,9 @@ import (
 	"slices"
 
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	podresource "k8s.io/component-helpers/resource"
+	schedulinghelpers "k8s.io/component-helpers/scheduling/corev1"
 )
 
 // Several pods may wait for room to grow, and what one gets another cannot have. Who comes first is decided by all that the API shows of
@@ -24,9 +26,11 @@ func fitsBeside(pod *v1.Pod, others []*v1.Pod, most v1.ResourceList) *failure {
 	before := slices.DeleteFunc(slices.Clone(others), func(other *v1.Pod) bool { return !awaitsSize(other) || byTurn(other, pod) > 0 })
 	slices.SortFunc(before, byTurn)
 	for _, other := range before {
-		want, rest := podresource.PodRequests(other, podresource.PodResourcesOptions{}), less(used, other.Status.AllocatedResources)
+		want, rest := podresource.PodRequests(other, podresource.PodResourcesOptions{}), used.DeepCopy()
+		adjust(rest, (*resource.Quantity).Sub, other.Status.AllocatedResources)
 		if refusal(want, rest, most) == nil {
-			used = plus(rest, want)
+			adjust(rest, (*resource.Quantity).Add, want)
+			used = rest
 		}
 	}
 	return refusal(podresource.PodRequests(pod, podresource.PodResourcesOptions{}), used, most)
@@ -50,11 +54,11 @@ func refusal(want, used, most v1.ResourceList) *failure {
 func requestsOf(pods []*v1.Pod) v1.ResourceList {
 	all := v1.ResourceList{}
 	for _, pod := range pods {
-		if awaitsSize(pod) {
-			all = plus(all, pod.Status.AllocatedResources)
-			continue
+		has := pod.Status.AllocatedResources
+		if !awaitsSize(pod) {
+			has = podresource.PodRequests(pod, podresource.PodResourcesOptions{UseStatusResources: true, InPlacePodLevelResourcesVerticalScalingEnabled: true})
 		}
-		all = plus(all, podresource.PodRequests(pod, podresource.PodResourcesOptions{UseStatusResources: true, InPlacePodLevelResourcesVerticalScalingEnabled: true}))
+		adjust(all, (*resource.Quantity).Add, has)
 	}
 	return all
 }
@@ -92,7 +96,7 @@ func byTurn(a, b *v1.Pod) int {
 	}
 	return cmp.Or(
 		first(!grows(a), !grows(b)),
-		cmp.Compare(priorityOf(b), priorityOf(a)),
+		cmp.Compare(schedulinghelpers.PodPriority(b), schedulinghelpers.PodPriority(a)),
 		first(qosClass(a) == v1.PodQOSGuaranteed, qosClass(b) == v1.PodQOSGuaranteed),
 		waitsSince(a, b),
 		cmp.Compare(a.UID, b.UID),
@@ -113,22 +117,11 @@ func waitsSince(a, b *v1.Pod) int {
 	return since.LastTransitionTime.Compare(other.LastTransitionTime.Time)
 }
 
-func plus(a, b v1.ResourceList) v1.ResourceList {
-	sum := a.DeepCopy()
-	for name, amount := range b {
-		total := sum[name]
-		total.Add(amount)
-		sum[name] = total
+// adjust adds amounts to a list, or takes them from it.
+func adjust(list v1.ResourceList, by func(q *resource.Quantity, amount resource.Quantity), amounts v1.ResourceList) {
+	for name, amount := range amounts {
+		q := list[name]
+		by(&q, amount)
+		list[name] = q
 	}
-	return sum
-}
-
-func less(a, b v1.ResourceList) v1.ResourceList {
-	rest := a.DeepCopy()
-	for name, amount := range b {
-		left := rest[name]
-		left.Sub(amount)
-		rest[name] = left
-	}
-	return rest
 }

@@ -264,7 +264,7 @@ func nodeTaints(node *corev1.Node, now time.Time) []corev1.Taint {
 		return t.Key == corev1.TaintNodeNotReady && t.Effect == corev1.TaintEffectNoSchedule
 	})
 	notReady, unreachable := is(corev1.NodeReady, corev1.ConditionFalse), is(corev1.NodeReady, corev1.ConditionUnknown)
-	driven := slices.ContainsFunc(node.Spec.Taints, func(t corev1.Taint) bool { return drives(&t) })
+	driven := slices.ContainsFunc(node.Spec.Taints, drives)
 	rules := []rule{
 		{corev1.TaintNodeNotReady, corev1.TaintEffectNoSchedule, notReady || unsaid},
 		{corev1.TaintNodeNotReady, corev1.TaintEffectNoExecute, notReady && driven},

@@ -60,7 +60,7 @@ func (c *outages) Reconcile(ctx context.Context, _ string) (time.Duration, error
 		errs = append(errs, c.write(ctx, node, append(slices.Clone(node.Spec.Taints), healthTaint(node, now))))
 	}
 	for _, node := range plan.spare {
-		errs = append(errs, c.write(ctx, node, slices.DeleteFunc(slices.Clone(node.Spec.Taints), func(t corev1.Taint) bool { return drives(&t) })))
+		errs = append(errs, c.write(ctx, node, slices.DeleteFunc(slices.Clone(node.Spec.Taints), drives)))
 	}
 	return plan.again, errors.Join(errs...)
 }
@@ -93,7 +93,7 @@ func planOutage(nodes []*corev1.Node, now time.Time) (plan outagePlan) {
 	}
 	if allDisrupted(zones) {
 		for _, node := range nodes {
-			if slices.ContainsFunc(node.Spec.Taints, func(t corev1.Taint) bool { return drives(&t) }) {
+			if slices.ContainsFunc(node.Spec.Taints, drives) {
 				plan.spare = append(plan.spare, node)
 			}
 		}
@@ -127,7 +127,7 @@ func (z *zone) add(node *corev1.Node) {
 			z.notReady++
 		}
 	}
-	i := slices.IndexFunc(node.Spec.Taints, func(t corev1.Taint) bool { return drives(&t) })
+	i := slices.IndexFunc(node.Spec.Taints, drives)
 	switch {
 	case i < 0 && ready != nil && ready.Status != corev1.ConditionTrue:
 		z.waiting = append(z.waiting, node)
@@ -202,7 +202,7 @@ func allDisrupted(zones map[string]*zone) bool {
 }
 
 // drives says that a taint is one that drives out the pods of a node that is not well.
-func drives(t *corev1.Taint) bool { return t.Effect == corev1.TaintEffectNoExecute && isHealthTaint(t) }
+func drives(t corev1.Taint) bool { return t.Effect == corev1.TaintEffectNoExecute && isHealthTaint(&t) }
 
 // isHealthTaint says that a taint tells that a node is not ready, or silent.
 func isHealthTaint(t *corev1.Taint) bool {

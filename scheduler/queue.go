@@ -3,9 +3,9 @@ package scheduler
 import (
 	"container/heap"
 
-	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/util/workqueue"
+	schedulinghelpers "k8s.io/component-helpers/scheduling/corev1"
 )
 
 // byPriority is a queue of pods' keys: of higher priority first, and of the same in the order in which they came.
@@ -64,12 +64,5 @@ func (s *Scheduler) priorityOf(key string) int32 {
 	if err != nil {
 		return 0
 	}
-	return priority(pod)
-}
-
-func priority(pod *corev1.Pod) int32 {
-	if pod.Spec.Priority == nil {
-		return 0
-	}
-	return *pod.Spec.Priority
+	return schedulinghelpers.PodPriority(pod)
 }

@@ -1,7 +1,7 @@
 // Package scheduler chooses a node for each pod that has none, and binds it there.
 //
-// It works in three steps, for pods of a higher priority first. Filters say on which nodes the pod can run at all and, for the others, why not. Scores rank
-// those that are left. Then the pod is bound through the API, and the node's agent takes over. Filters and scores are
+// It works in three steps, for pods of a higher priority first. Filters say on which nodes the pod can run at all and, for the
+// others, why not. Scores rank those that are left. Then the pod is bound through the API, and the node's agent takes over. Filters and scores are
 // pure functions of the pod and what is known of the nodes (filter.go, score.go, affinity.go, spread.go); what is known
 // is kept up to date by events (cache.go) and counts a pod from the moment that its node is chosen, so that the next
 // choice need not wait for the first one's write. A pod that fits nowhere waits until something changes that might make
@@ -33,6 +33,7 @@ import (
 	corelisters "k8s.io/client-go/listers/core/v1"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/record"
+	schedulinghelpers "k8s.io/component-helpers/scheduling/corev1"
 
 	"skiff/reconcile"
 )
@@ -350,7 +351,7 @@ func (s *Scheduler) choose(pod *corev1.Pod) decision {
 	}
 	s.misfit[key(pod)] = misfit{
 		neighbourly: len(affinityTerms(pod))+len(antiAffinityTerms(pod))+len(pod.Spec.TopologySpreadConstraints) > 0,
-		priority:    priority(pod),
+		priority:    schedulinghelpers.PodPriority(pod),
 	}
 	return made
 }
