@@ -87,8 +87,8 @@ type Runtime struct {
 	// that may have volumes of their image; and the pods that may have images as volumes. Nobody else makes any, so whatever is not in
 	// here needs not be asked for.
 	owners  map[string]string
-	volumed map[string]bool
-	viewers map[string]bool
+	volumed noted
+	viewers noted
 }
 
 var _ agent.Runtime = (*Runtime)(nil)
@@ -128,8 +128,7 @@ func Connect(ctx context.Context, c Config) (*Runtime, error) {
 		return nil, fmt.Errorf("connect to containerd at %s: %w", c.Socket, err)
 	}
 	r := &Runtime{config: c, client: client, program: runc, log: slog.With("component", "containerd"),
-		starting: map[string]bool{}, outputs: map[string]*output{}, owners: map[string]string{},
-		volumed: map[string]bool{}, viewers: map[string]bool{}}
+		starting: map[string]bool{}, outputs: map[string]*output{}, owners: map[string]string{}}
 	r.entries.New = func() any { return new([]byte) }
 	r.buffers.New = func() any { b := make([]byte, maxLine+readSize); return &b }
 	r.handlers = sync.OnceValue(r.describePrograms)

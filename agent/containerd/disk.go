@@ -15,7 +15,7 @@ func (r *Runtime) ImagesDir() string { return r.layersDir }
 // DiskUsage measures a container's writable layer, and the volumes that its image declares.
 func (r *Runtime) DiskUsage(ctx context.Context, id string) (total int64, err error) {
 	keys := []string{containerdID(id)}
-	if r.hasVolumes(containerdID(id)) {
+	if r.volumed.has(containerdID(id)) {
 		keys = append(keys, volumesKey(containerdID(id)))
 	}
 	for _, key := range keys {

@@ -35,7 +35,7 @@ func (r *Runtime) MountImage(ctx context.Context, podUID, ref, dir string) error
 	if err != nil {
 		return fmt.Errorf("read the layers of image %s: %w", ref, err)
 	}
-	r.views(podUID)
+	r.viewers.add(podUID)
 	service, key := r.client.SnapshotService(r.snapshotter), volumeKey(podUID, filepath.Base(dir))
 	mounts, err := service.View(ctx, key, identity.ChainID(layers).String(), snapshots.WithLabels(map[string]string{labelVolumeOf: podUID}))
 	if errdefs.IsAlreadyExists(err) { // The mount went with a reboot, or a start was killed here.
@@ -54,7 +54,7 @@ func volumeKey(podUID, name string) string { return "volume-" + podUID + "-" + n
 
 // removeViews lets go of the images that a pod had as volumes.
 func (r *Runtime) removeViews(ctx context.Context, podUID string) error {
-	if !r.mayView(podUID) {
+	if !r.viewers.has(podUID) {
 		return nil
 	}
 	ctx = r.in(ctx)
@@ -70,7 +70,7 @@ func (r *Runtime) removeViews(ctx context.Context, podUID string) error {
 		}
 	}
 	if err == nil {
-		r.viewsNothing(podUID)
+		r.viewers.remove(podUID)
 	}
 	return err
 }

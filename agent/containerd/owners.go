@@ -3,6 +3,7 @@ package containerd
 import (
 	"context"
 	"fmt"
+	"sync"
 
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/errdefs"
@@ -19,10 +20,10 @@ func (r *Runtime) learn(ctx context.Context) error {
 	}
 	err = r.client.SnapshotService(r.snapshotter).Walk(ctx, func(_ context.Context, s snapshots.Info) error {
 		if podUID := s.Labels[labelVolumeOf]; podUID != "" {
-			r.views(podUID)
+			r.viewers.add(podUID)
 		}
 		if id := s.Labels[labelVolumesOf]; id != "" {
-			r.haveVolumes(id)
+			r.volumed.add(id)
 		}
 		return nil
 	}, fmt.Sprintf("labels.%q", labelVolumeOf), fmt.Sprintf("labels.%q", labelVolumesOf))
@@ -75,41 +76,29 @@ func (r *Runtime) disownMissing(ctx context.Context, id string) error {
 	return err
 }
 
-// haveVolumes notes that a container may have volumes of its image from here on, hasVolumes tells it, and hasNoVolumes notes that it has
-// none.
-func (r *Runtime) haveVolumes(id string) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.volumed[id] = true
+// noted is a set of names, for several goroutines. Its zero value is empty.
+type noted struct {
+	mu    sync.Mutex
+	names map[string]bool
 }
 
-func (r *Runtime) hasVolumes(id string) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.volumed[id]
+func (n *noted) add(name string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.names == nil {
+		n.names = map[string]bool{}
+	}
+	n.names[name] = true
 }
 
-func (r *Runtime) hasNoVolumes(id string) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	delete(r.volumed, id)
+func (n *noted) has(name string) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.names[name]
 }
 
-// views notes that a pod may have an image as a volume from here on, mayView tells it, and viewsNothing notes that it has none.
-func (r *Runtime) views(podUID string) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.viewers[podUID] = true
-}
-
-func (r *Runtime) mayView(podUID string) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.viewers[podUID]
-}
-
-func (r *Runtime) viewsNothing(podUID string) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	delete(r.viewers, podUID)
+func (n *noted) remove(name string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	delete(n.names, name)
 }

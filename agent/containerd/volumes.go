@@ -82,7 +82,7 @@ func fillVolume(ctx context.Context, dir string, image layers, target string) er
 
 // volumesDir makes the directory that a container's volumes are in. What a Start left that was killed is replaced.
 func (r *Runtime) volumesDir(ctx context.Context, id string) (string, error) {
-	r.haveVolumes(id)
+	r.volumed.add(id)
 	service := r.client.SnapshotService(r.snapshotter)
 	prepare := func() ([]mount.Mount, error) {
 		return service.Prepare(ctx, volumesKey(id), "", snapshots.WithLabels(map[string]string{labelVolumesOf: id}))
@@ -107,12 +107,12 @@ func volumesKey(id string) string { return "volumes-" + id }
 
 // removeVolumes removes those of a container, if it has any.
 func (r *Runtime) removeVolumes(ctx context.Context, id string) error {
-	if !r.hasVolumes(id) {
+	if !r.volumed.has(id) {
 		return nil
 	}
 	if err := r.removeSnapshot(ctx, volumesKey(id)); err != nil {
 		return err
 	}
-	r.hasNoVolumes(id)
+	r.volumed.remove(id)
 	return nil
 }
