@@ -3,6 +3,7 @@ package controller
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -158,6 +159,7 @@ func (w *world) live(d time.Duration, nodes ...string) {
 	w.settle()
 }
 
+// wantTaints looks at the taints of a node in no order, as two writers put them there.
 func (w *world) wantTaints(when, node string, want ...string) {
 	w.Helper()
 	n, err := w.client.CoreV1().Nodes().Get(w.ctx, node, metav1.GetOptions{})
@@ -166,6 +168,8 @@ func (w *world) wantTaints(when, node string, want ...string) {
 	for _, taint := range n.Spec.Taints {
 		got = append(got, taint.Key+":"+string(taint.Effect))
 	}
+	slices.Sort(want)
+	slices.Sort(got)
 	if diff := cmp.Diff(want, got); diff != "" {
 		w.Errorf("taints of node %s %s (-want +got):\n%s", node, when, diff)
 	}
