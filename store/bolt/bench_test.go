@@ -15,7 +15,7 @@ import (
 )
 
 // BenchmarkPut creates keys of 2 KB from 1, 16 and 64 writers. Its floor is what the disk alone costs: to append 2 KB to
-// a file and wait. A lone Put waits for the disk twice, so twice the floor is the best that it can do.
+// a file and wait. A lone Put waits for the disk once, too, but for more than one page.
 func BenchmarkPut(b *testing.B) {
 	value := make([]byte, 2048)
 	b.Run("floor", func(b *testing.B) {

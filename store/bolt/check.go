@@ -20,58 +20,95 @@ func damaged(format string, args ...any) error {
 // contents is what a file holds, as found by reading all of it.
 type contents struct {
 	metaPage
-	stamp stamp  // What the last transaction said of the file.
-	sum   uint64 // Of the data that is there.
+	stamp   stamp  // What the last transaction said of the file.
+	sum     uint64 // Of the data that is there.
+	torn    bool   // The other meta page, or the transaction that it begins, is not whole: this may be the one before the last.
+	written pages  // What the last transaction wrote, where it is known.
 }
 
 // readContents reads a file whole before bbolt sees it. bbolt has checksums for its two meta pages only, and trusts all
 // other pages: one that was cut off, overwritten or never written may end the process, or a lost key goes unnoticed.
 // Here nothing is trusted: each page must be in the file and be what its parent says; keys must be in order; the last
 // transaction must have stamped the file; and the sum of all entries must be the one in the stamp.
-func readContents(file io.ReaderAt) (c contents, err error) {
-	if c.metaPage, err = readMetas(file); err != nil {
-		return c, err
+//
+// If the last transaction is not whole, the one before is: its pages are free for the next but one only.
+func readContents(file io.ReaderAt) (contents, error) {
+	newest, older, err := readMetas(file)
+	if err != nil {
+		return contents{}, err
 	}
-	w := &walker{file: &readAhead{file: file}, pageSize: int64(c.pageSize), end: c.end}
-	meta, data, ours := map[string][]byte{}, false, false
-	err = w.walk(c.root, 0, bounds{}, func(flags uint32, name, value []byte) error {
+	c, seen, err := readState(file, newest)
+	switch {
+	case older == nil:
+		c.torn = true
+	case err == nil:
+		c.written, err = writtenBy(file, newest, *older, seen)
+	case errors.Is(err, ErrDamaged):
+		if before, _, err := readState(file, *older); err == nil {
+			before.torn = true
+			return before, nil
+		}
+	}
+	return c, err
+}
+
+// readState reads all that a meta page leads to, and tells which pages that is.
+func readState(file io.ReaderAt, m metaPage) (contents, pages, error) {
+	c := contents{metaPage: m}
+	w := newWalker(&readAhead{file: file}, m)
+	meta, data, ours, others := map[string][]byte{}, false, false, false
+	err := w.buckets(m.root, func(name []byte) func(key, value []byte) {
 		switch {
-		case flags&bucketFlag == 0 || len(value) < 16:
-			return damaged("%q is no bucket", name)
 		case bytes.Equal(name, metaBucket):
 			ours = true
-			return w.bucket(value, func(key, value []byte) { meta[string(key)] = bytes.Clone(value) })
+			return func(key, value []byte) { meta[string(key)] = bytes.Clone(value) }
 		case bytes.Equal(name, dataBucket):
 			data, ours = true, true
-			return w.bucket(value, func(key, value []byte) { c.sum += checksum(key, value) })
+			return func(key, value []byte) { c.sum += checksum(key, value) }
 		}
-		return nil
+		others = true
+		return func([]byte, []byte) {}
 	})
 	if err != nil {
-		return c, err
+		return c, nil, err
 	}
-	if !ours {
-		return c, errors.New("this is a bbolt file, but not one of skiff's")
+	if others && !ours {
+		return c, nil, errors.New("this is a bbolt file, but not one of skiff's")
 	}
 	switch found := string(meta[string(formatKey)]); found {
 	case "":
-		return c, damaged("it has no format")
+		return c, nil, damaged("it has no format")
 	case format:
 		c.stamp, err = readStamp(meta[string(stampKey)])
 	default:
-		return c, fmt.Errorf("the file has format %.10s, but this skiff reads format %s: use the skiff that wrote it", found, format)
+		return c, nil, fmt.Errorf("the file has format %.10s, but this skiff reads format %s: use the skiff that wrote it", found, format)
 	}
 	switch {
 	case err != nil:
-		return c, err
+		return c, nil, err
 	case !data:
-		return c, damaged("it has no data")
+		return c, nil, damaged("it has no data")
 	case c.stamp.tx != c.tx:
-		return c, damaged("transaction %d was the last, but the pages are of transaction %d", c.tx, c.stamp.tx)
+		return c, nil, damaged("transaction %d was the last, but the pages are of transaction %d", c.tx, c.stamp.tx)
 	case c.stamp.sum != c.sum:
-		return c, damaged("the entries are not those that were written: their sum is %016x, not %016x", c.sum, c.stamp.sum)
+		return c, nil, damaged("the entries are not those that were written: their sum is %016x, not %016x", c.sum, c.stamp.sum)
 	}
-	return c, nil
+	return c, w.seen, nil
+}
+
+// writtenBy are the pages of the newest state that the one before it has not. Only those are read, of both: below a page that both
+// have, they are the same. Where the older one cannot be followed, it may be more of them.
+func writtenBy(file io.ReaderAt, newest, older metaPage, ofNewest pages) (pages, error) {
+	nothing := func([]byte) func(key, value []byte) { return func([]byte, []byte) {} }
+	before := newWalker(file, older)
+	before.known = ofNewest
+	if err := before.buckets(older.root, nothing); err != nil && !errors.Is(err, ErrDamaged) {
+		return nil, err
+	}
+	last := newWalker(file, newest)
+	last.known = before.met
+	err := last.buckets(newest.root, nothing)
+	return last.seen, err
 }
 
 // What follows is bbolt's layout of a file: numbers are in the machine's own order.
@@ -93,25 +130,28 @@ var native = binary.NativeEndian
 
 // metaPage is what bbolt begins to read from: of the two, the one with the newer transaction.
 type metaPage struct {
+	id            int64 // 0 or 1.
 	pageSize      uint32
 	root, end, tx uint64
-	torn          bool // The other one is not valid.
 }
 
-func readMetas(file io.ReaderAt) (metaPage, error) {
+// readMetas reads the two meta pages. older is nil if only one of them is valid.
+func readMetas(file io.ReaderAt) (newest metaPage, older *metaPage, err error) {
 	for size := int64(smallestPage); size <= largestPage; size *= 2 {
 		first, ok1 := readMeta(file, 0, size)
 		second, ok2 := readMeta(file, 1, size)
 		switch {
-		case ok1 && (!ok2 || first.tx > second.tx):
-			first.torn = !ok2
-			return first, nil
+		case ok1 && ok2 && first.tx > second.tx:
+			return first, &second, nil
+		case ok1 && ok2:
+			return second, &first, nil
+		case ok1:
+			return first, nil, nil
 		case ok2:
-			second.torn = !ok1
-			return second, nil
+			return second, nil, nil
 		}
 	}
-	return metaPage{}, damaged("it does not begin as a store's file does")
+	return newest, nil, damaged("it does not begin as a store's file does")
 }
 
 func readMeta(file io.ReaderAt, id, pageSize int64) (m metaPage, ok bool) {
@@ -124,7 +164,7 @@ func readMeta(file io.ReaderAt, id, pageSize int64) (m metaPage, ok bool) {
 	ok = native.Uint64(p[:]) == uint64(id) && native.Uint16(p[8:]) == metaKind &&
 		native.Uint32(b) == metaMagic && native.Uint32(b[4:]) == metaVersion && int64(native.Uint32(b[8:])) == pageSize &&
 		native.Uint64(b[metaSize-8:]) == sum.Sum64()
-	return metaPage{pageSize: native.Uint32(b[8:]), root: native.Uint64(b[16:]), end: native.Uint64(b[40:]), tx: native.Uint64(b[48:])}, ok
+	return metaPage{id: id, pageSize: native.Uint32(b[8:]), root: native.Uint64(b[16:]), end: native.Uint64(b[40:]), tx: native.Uint64(b[48:])}, ok
 }
 
 // walker visits pages. Buffers are kept for each depth: a branch is still needed while its children are read.
@@ -133,11 +173,27 @@ type walker struct {
 	pageSize int64
 	end      uint64 // The first page that is not in use.
 	seen     pages
+	known    pages // Not to be visited.
+	met      pages // Those that it came to all the same.
 	buffers  [][]byte
+}
+
+func newWalker(file io.ReaderAt, m metaPage) *walker {
+	return &walker{file: file, pageSize: int64(m.pageSize), end: m.end}
 }
 
 // bounds are where a page's keys must lie. nil is open.
 type bounds struct{ from, to []byte }
+
+// buckets visits the entries of all buckets. visit tells what to do with those of one.
+func (w *walker) buckets(root uint64, visit func(name []byte) func(key, value []byte)) error {
+	return w.walk(root, 0, bounds{}, func(flags uint32, name, value []byte) error {
+		if flags&bucketFlag == 0 || len(value) < 16 {
+			return damaged("%q is no bucket", name)
+		}
+		return w.bucket(value, visit(name))
+	})
+}
 
 // bucket visits the entries of a bucket, whose header is given. A small one has no page of its own.
 func (w *walker) bucket(header []byte, visit func(key, value []byte)) error {
@@ -159,6 +215,10 @@ func (w *walker) bucket(header []byte, visit func(key, value []byte)) error {
 
 // walk visits the entries of a page and of all pages below it.
 func (w *walker) walk(id uint64, depth int, in bounds, visit func(flags uint32, key, value []byte) error) error {
+	if w.known.has(id) {
+		w.met.add(id)
+		return nil
+	}
 	p, err := w.read(id, depth)
 	if err != nil {
 		return err

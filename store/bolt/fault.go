@@ -83,18 +83,18 @@ func (s *Store) openForWriting() error {
 	return s.reopen()
 }
 
-// settle makes the file's first pages durable as they are seen.
+// settle makes the file durable as it is seen.
 func (s *Store) settle() error {
 	file, err := os.OpenFile(s.path, os.O_RDWR, 0)
 	if err != nil {
 		return err
 	}
 	defer file.Close()
-	metas, err := readMetas(file)
+	c, err := readContents(file)
 	if err != nil {
 		return err
 	}
-	return settle(file, metas)
+	return settle(file, c)
 }
 
 // reopen closes the file, reads it anew, and begins from what it holds.

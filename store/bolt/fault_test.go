@@ -175,7 +175,7 @@ func TestLostMetaPage(t *testing.T) {
 		}
 	}
 	rev := put(t, s, "/last", "answered", 0)
-	takeAway(t, path, filepath.Join(below, "image"))
+	takeAway(t, path, filepath.Join(below, "image"), 0, 1)
 	fillUp(t, filepath.Join(below, "filler"))
 
 	if _, err := s.Put(t.Context(), "/last", []byte("refused"), rev); !errors.Is(err, store.ErrUnavailable) {
@@ -212,8 +212,76 @@ func TestLostMetaPage(t *testing.T) {
 	}
 }
 
-// takeAway frees the blocks of the image that hold the first two pages of the file.
-func takeAway(t *testing.T, path, image string) {
+// If the disk took nothing of a write, not even its pages, and the server ends, the next one sees the write in the kernel's memory
+// alone, and the kernel would not write it again. What it shows to anybody is there after a power failure.
+func TestLostWrite(t *testing.T) {
+	if !inOwnMounts(t) {
+		return
+	}
+	below := smallDisk(t, "4m")
+	dir, _ := diskOn(t, below, "continue")
+	path, image := filepath.Join(dir, "store.db"), filepath.Join(below, "image")
+	s := open(t, path)
+	w := &faultyWriter{keys: map[string]store.KV{}, open: map[string][]byte{}}
+	for range 100 {
+		if err := w.write(t, s); err != nil {
+			t.Fatal(err)
+		}
+	}
+	rev := put(t, s, "/last", "answered", 0)
+	takeAway(t, path, image, append(freePages(t, path), 0, 1)...)
+	fillUp(t, filepath.Join(below, "filler"))
+	if _, err := s.Put(t.Context(), "/last", []byte("refused"), rev); !errors.Is(err, store.ErrUnavailable) {
+		t.Fatalf("Put: error %v, want ErrUnavailable", err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	resize(t, below, "64m")
+	s = open(t, path)
+	seen := get(t, s, "/last")
+	if string(seen.Value) != "refused" {
+		t.Fatalf("/last is %q: the write failed elsewhere than this test means it to", seen.Value)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range [][]string{{"umount", dir}, {"mount", "-o", "loop", image, dir}} { // The kernel's memory goes.
+		if out, err := exec.Command(args[0], args[1:]...).CombinedOutput(); err != nil {
+			t.Fatalf("%v: %v %s", args, err, out)
+		}
+	}
+	if got := get(t, open(t, path), "/last"); !same(got, seen) {
+		t.Errorf("/last is %q at revision %d after the power failed, and was %q at %d", got.Value, got.Rev, seen.Value, seen.Rev)
+	}
+}
+
+// freePages are those of a file that hold nothing.
+func freePages(t *testing.T, path string) (free []int32) {
+	t.Helper()
+	file, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	newest, _, err := readMetas(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, seen, err := readState(file, newest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for id := int32(2); int64(id) < fileSize(t, path)/pageSize; id++ {
+		if !seen.has(uint64(id)) {
+			free = append(free, id)
+		}
+	}
+	return free
+}
+
+// takeAway frees the blocks of the image that hold pages of the file.
+func takeAway(t *testing.T, path, image string, pages ...int32) {
 	t.Helper()
 	file, err := os.Open(path)
 	if err != nil {
@@ -225,11 +293,14 @@ func takeAway(t *testing.T, path, image string) {
 		t.Fatal(err)
 	}
 	defer below.Close()
-	for page := range int32(2) {
+	for _, page := range pages {
 		block := page
 		const fibmap = 1 // From the number of a file's block to that of the disk's: linux/fs.h.
 		if _, _, errno := unix.Syscall(unix.SYS_IOCTL, file.Fd(), fibmap, uintptr(unsafe.Pointer(&block))); errno != 0 {
 			t.Skipf("SKIPPED: FIBMAP: %v", errno)
+		}
+		if block == 0 {
+			continue // It has none yet, and will find none.
 		}
 		if err := unix.Fallocate(int(below.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, int64(block)*pageSize, pageSize); err != nil {
 			t.Fatal(err)

@@ -72,9 +72,10 @@ func isAt(file *os.File, path string) bool {
 }
 
 // openDB gives a locked file to bbolt, which owns it from then on. bbolt writes no free list: it works it out from the
-// pages in use, which have been checked, instead of believing a page that may be an old one.
+// pages in use, which have been checked, instead of believing a page that may be an old one. Nor does it wait for the disk: see
+// commitTx.
 func openDB(file *os.File, o bbolt.Options) (*bbolt.DB, error) {
-	o.NoFreelistSync = true
+	o.NoFreelistSync, o.NoSync = true, true
 	o.OpenFile = func(string, int, os.FileMode) (*os.File, error) { return file, nil }
 	return bbolt.Open(file.Name(), 0o600, &o)
 }
@@ -93,7 +94,7 @@ func openFile(path string, readOnly bool) (*bbolt.DB, contents, error) {
 	switch {
 	case err != nil:
 	case !readOnly:
-		err = settle(file, c.metaPage)
+		err = settle(file, c)
 	case c.torn:
 		err = unix.EROFS // What a good one is made of is not known before it is written.
 	}
@@ -108,26 +109,37 @@ func openFile(path string, readOnly bool) (*bbolt.DB, contents, error) {
 	return db, c, nil
 }
 
-// settle makes durable what the two meta pages say. After a failed wait for the disk the kernel may show a page that the
-// disk never got, and would not write it again; what it shows has to be on the disk before anything is built on it. A file that
-// lost its end, with nothing but free pages in it, is made as long as they say: bbolt takes them to be there.
-func settle(file *os.File, m metaPage) error {
+// settle makes durable what the file says, as it is read. After a failed wait for the disk the kernel may show pages that the
+// disk never got, and would not write them again; what it shows has to be on the disk before anything is built on it. A meta page
+// that is not to be believed goes, so that bbolt does not. A file that lost its end, with nothing but free pages in it, is made as
+// long as they say: bbolt takes them to be there.
+func settle(file *os.File, c contents) error {
+	size := int64(c.pageSize)
 	info, err := file.Stat()
-	if end := int64(m.end) * int64(m.pageSize); err == nil && info.Size() < end {
+	if end := int64(c.end) * size; err == nil && info.Size() < end {
 		err = file.Truncate(end)
 	}
 	if err != nil {
 		return err
 	}
-	pages := make([]byte, 2*m.pageSize)
-	_, err = file.ReadAt(pages, 0)
-	if err == nil {
-		_, err = file.WriteAt(pages, 0)
+	page := make([]byte, size)
+	if other := 1 - c.id; c.torn {
+		if _, err := file.WriteAt(page, other*size); err != nil {
+			return err
+		}
+	} else {
+		c.written.add(uint64(other))
 	}
-	if err == nil {
-		err = unix.Fdatasync(int(file.Fd()))
+	c.written.add(uint64(c.id))
+	for id := range c.written.all() {
+		if _, err := file.ReadAt(page, int64(id)*size); err != nil {
+			return err
+		}
+		if _, err := file.WriteAt(page, int64(id)*size); err != nil {
+			return err
+		}
 	}
-	return err
+	return unix.Fdatasync(int(file.Fd()))
 }
 
 // newFile makes a file beside the store's own, to take its place when it is whole. fill puts the entries into it and
@@ -141,7 +153,7 @@ func newFile(path string, fill func(put func(key, stored []byte) error) (rev uin
 		file.Close()
 		return nil, stamp{}, err
 	}
-	db, err := openDB(file, bbolt.Options{NoSync: true, NoGrowSync: true})
+	db, err := openDB(file, bbolt.Options{NoGrowSync: true})
 	if err != nil {
 		return nil, stamp{}, err
 	}
@@ -154,7 +166,7 @@ func newFile(path string, fill func(put func(key, stored []byte) error) (rev uin
 		os.Remove(path)
 		return nil, s, err
 	}
-	db.NoSync, db.NoGrowSync = false, false
+	db.NoGrowSync = false
 	return db, s, nil
 }
 
@@ -193,7 +205,6 @@ func fillFile(db *bbolt.DB, fill func(put func(key, stored []byte) error) (rev u
 	if err != nil {
 		return s, err
 	}
-	s.tx = uint64(tx.ID())
 	if err := s.write(tx); err != nil {
 		return s, err
 	}

@@ -69,23 +69,18 @@ func Open(path string, opts ...Option) (*Store, error) {
 	return s, nil
 }
 
-// openStamped opens the file and sees to it that it has two good meta pages.
+// openStamped opens the file and sees to it that the last transaction in it is a whole one.
 func openStamped(path string) (*bbolt.DB, stamp, error) {
 	db, c, err := openFile(path, false)
 	if err != nil || !c.torn {
 		return db, c.stamp, err
 	}
-	// The page may be that of a write which nobody was told of, cut short by a power failure, or, if the disk is bad, of one
-	// that was answered. Its revisions have to stay unused in either case.
+	// It may have been a write which nobody was told of, cut short by a power failure, or, if the disk is bad, one that was
+	// answered. Its revisions have to stay unused in either case.
 	next := c.stamp
 	next.rev += maxBatch
-	slog.Warn("one of the two first pages of the store's file was damaged: it is as it was after the write before",
-		"file", path, "revision", c.stamp.rev)
-	err = db.Update(func(tx *bbolt.Tx) error {
-		next.tx = uint64(tx.ID())
-		return next.write(tx)
-	})
-	if err != nil {
+	slog.Warn("the last write to the store's file is not whole: the file is as it was before it", "file", path, "revision", c.stamp.rev)
+	if err := next.alone(db); err != nil {
 		db.Close()
 		return nil, next, fmt.Errorf("open store %s: %w", path, err)
 	}

@@ -1,6 +1,10 @@
 package bolt
 
-import "io"
+import (
+	"io"
+	"iter"
+	"math/bits"
+)
 
 // pages is a set of page numbers, with a bit for each.
 type pages []uint64
@@ -14,6 +18,19 @@ func (p *pages) add(id uint64) {
 		*p = append(*p, make([]uint64, missing)...)
 	}
 	(*p)[id/64] |= 1 << (id % 64)
+}
+
+// all yields the numbers in order.
+func (p pages) all() iter.Seq[uint64] {
+	return func(yield func(uint64) bool) {
+		for i, word := range p {
+			for ; word != 0; word &= word - 1 {
+				if !yield(uint64(i)*64 + uint64(bits.TrailingZeros64(word))) {
+					return
+				}
+			}
+		}
+	}
 }
 
 // readAhead reads more at once where what is read follows on what was read before. Pages that were written in one go, or by a

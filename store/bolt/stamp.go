@@ -21,11 +21,26 @@ func checksum(key, stored []byte) uint64 {
 	return uint64(crc32.Update(crc32.Checksum(key, castagnoli), castagnoli, stored))
 }
 
-func (s stamp) write(tx *bbolt.Tx) error {
+// write has tx stamp the file.
+func (s *stamp) write(tx *bbolt.Tx) error {
+	s.tx = uint64(tx.ID())
 	b := binary.BigEndian.AppendUint64(make([]byte, 0, 24), s.rev)
 	b = binary.BigEndian.AppendUint64(b, s.sum)
-	b = binary.BigEndian.AppendUint64(b, uint64(tx.ID()))
+	b = binary.BigEndian.AppendUint64(b, s.tx)
 	return tx.Bucket(metaBucket).Put(stampKey, b)
+}
+
+// alone stamps the file in a transaction that does nothing else.
+func (s *stamp) alone(db *bbolt.DB) error {
+	tx, err := db.Begin(true)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = tx.Rollback() }() // After a commit it does nothing.
+	if err := s.write(tx); err != nil {
+		return err
+	}
+	return commitTx(tx)
 }
 
 // stampOf is that of the transaction that tx sees.

@@ -27,7 +27,7 @@ type moment struct {
 }
 
 // moments fills a store with large and small values, changes and deletions, and returns what it was after each of the
-// last writes.
+// last writes, and after it was closed.
 func moments(t *testing.T, random *rand.Rand) []moment {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "store.db")
@@ -55,7 +55,18 @@ func moments(t *testing.T, random *rand.Rand) []moment {
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
-	return past
+	closed := past[len(past)-1]
+	closed.file = read(t, path)
+	return append(past, closed)
+}
+
+func read(t *testing.T, path string) []byte {
+	t.Helper()
+	file, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return file
 }
 
 func snap(t *testing.T, s *Store, path string) moment {
@@ -64,14 +75,10 @@ func snap(t *testing.T, s *Store, path string) moment {
 	if err != nil {
 		t.Fatal(err)
 	}
-	file, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return moment{file, kvs, rev}
+	return moment{read(t, path), kvs, rev}
 }
 
-// reopened opens a file with these bytes.
+// reopened opens a file with these bytes, and tells what it is then.
 func reopened(t *testing.T, file []byte) (moment, error) {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "store.db")
@@ -93,73 +100,113 @@ func reopened(t *testing.T, file []byte) (moment, error) {
 
 func (m moment) sameData(other moment) bool { return slices.EqualFunc(m.kvs, other.kvs, same) }
 
-// changed are the pages, without the first two, in which two files differ.
-func changed(before, after []byte) (pages []int) {
-	for at := 2 * pageSize; at < len(after); at += pageSize {
-		if at >= len(before) || !bytes.Equal(before[at:at+pageSize], after[at:at+pageSize]) {
-			pages = append(pages, at)
+// cut is what a file may be when the power fails while it becomes another one: each sector is the one or the other, and it may
+// still be as short as it was.
+func cut(random *rand.Rand, before, after []byte) []byte {
+	file := make([]byte, len(after))
+	if len(before) < len(after) && random.IntN(2) == 0 {
+		file = file[:len(before)]
+	}
+	copy(file, before)
+	share := random.Float64() // Of what has been written.
+	for at := 0; at < len(file); at += sectorSize {
+		if random.Float64() < share {
+			copy(file[at:at+sectorSize], after[at:])
 		}
 	}
-	return pages
+	return file
 }
 
-// The power fails while a transaction is written: of its pages any sectors are on the disk. As long as its meta page is
-// not, all that was answered before is there, and nothing else.
+// The power fails while a transaction is written: any of its sectors are on the disk, also that of its meta page. Nobody has had
+// the answer yet, so the state before and the one after are right, but nothing between them; and the revision that the write
+// had, if anybody can have seen it, is not given to another one. Then it fails again, while the file is opened.
 func TestPowerFailure(t *testing.T) {
 	captureLog(t) // It warns.
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
 	random := rand.New(rand.NewPCG(seed, 0))
 	past := moments(t, random)
+	whole, undone := 0, 0
+	for round := range 100 {
+		i := 1 + round%(len(past)-1)
+		before, after := past[i-1], past[i]
+		file := cut(random, before.file, after.file)
+		for range 2 {
+			got, err := reopened(t, file)
+			switch {
+			case err != nil:
+				t.Fatalf("write %d cut short: %v", i, err)
+			case got.sameData(after) && got.rev >= after.rev:
+				whole++
+			case !got.sameData(before):
+				t.Fatalf("write %d cut short: %d keys at revision %d, want those before it or after it", i, len(got.kvs), got.rev)
+			case got.rev <= after.rev && (got.rev > before.rev || begun(file) == begun(after.file)):
+				t.Fatalf("write %d cut short and undone: at revision %d, want one above %d", i, got.rev, after.rev)
+			default:
+				undone++
+			}
+			file = cut(random, file, got.file)
+		}
+	}
+	if whole == 0 || undone == 0 {
+		t.Errorf("%d states after the write and %d before it: does this test still cut anything?", whole, undone)
+	}
+}
+
+// begun is the newest transaction of which a file has the meta page.
+func begun(file []byte) uint64 {
+	newest, _, _ := readMetas(bytes.NewReader(file))
+	return newest.tx
+}
+
+// What was on the disk in time is not taken for what was not: as long as no sector of the meta page is written, the state is exactly
+// that before the write.
+func TestPowerFailureBeforeTheMetaPage(t *testing.T) {
+	past := moments(t, rand.New(rand.NewPCG(1, 0)))
 	for i := 1; i < len(past); i++ {
 		before, after := past[i-1], past[i]
-		written := changed(before.file, after.file)
-		torn := append(slices.Clone(before.file), make([]byte, len(after.file)-len(before.file))...)
-		for _, page := range written {
-			for at := page; at < page+pageSize; at += sectorSize {
-				if random.IntN(2) == 0 {
-					copy(torn[at:at+sectorSize], after.file[at:])
-				}
-			}
-		}
-		got, err := reopened(t, torn)
-		if err != nil || got.rev != before.rev || !got.sameData(before) {
-			t.Fatalf("write %d cut short in its pages: revision %d, error %v, want the state at %d", i, got.rev, err, before.rev)
-		}
-
-		// All pages are there, and the meta page is half: nobody has had the answer yet, so both states are right. But the
-		// revision that this write had must not be given to another one.
-		for _, page := range written {
-			copy(torn[page:page+pageSize], after.file[page:])
-		}
-		meta := 0
-		if bytes.Equal(before.file[:pageSize], after.file[:pageSize]) {
-			meta = pageSize
-		}
-		cut := meta + pageHeader + 40 + random.IntN(metaSize-40)
-		copy(torn[meta:cut], after.file[meta:])
-		unbegun := bytes.Equal(torn[meta:meta+pageSize], before.file[meta:meta+pageSize])
-		got, err = reopened(t, torn)
-		switch {
-		case err == nil && unbegun && got.rev == before.rev && got.sameData(before):
-		case err == nil && got.rev == after.rev && got.sameData(after): // The cut was behind the last byte that differs.
-		case err != nil || !got.sameData(before) || got.rev <= after.rev:
-			t.Fatalf("write %d cut short in its meta page: revision %d, error %v, want the state at %d with a revision above %d", i, got.rev, err, before.rev, after.rev)
+		file := slices.Clone(after.file)
+		copy(file, before.file[:2*pageSize])
+		if got, err := reopened(t, file); err != nil || got.rev != before.rev || !got.sameData(before) {
+			t.Fatalf("write %d cut short in front of its meta page: revision %d, error %v, want the state at %d", i, got.rev, err, before.rev)
 		}
 	}
 }
 
-// Damage of what was written and answered is found: Open gives all of it, or says that the file is damaged. That a meta
-// page is gone looks the same as a power failure, so then, with a warning, the state before is right too. One thing no
-// file can tell: that a disk kept an old meta page whole, after it said that it has the new one.
+// Damage of what was written and answered is found: Open gives all of it, or says that the file is damaged. One thing no file can
+// tell: that a disk kept an old meta page whole, after it said that it has the new one. And after a kill, that what the very last
+// write left is damaged looks as if the power had failed: then, with a warning, the state before is right too.
 func TestDamage(t *testing.T) {
 	captureLog(t) // It warns.
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
 	random := rand.New(rand.NewPCG(seed, 0))
 	past := moments(t, random)
-	last, before := past[len(past)-1], past[len(past)-2]
+	end := len(past) - 1
+	t.Run("closed", func(t *testing.T) { testDamage(t, random, past, past[end]) })
+	t.Run("killed", func(t *testing.T) { testDamage(t, random, past[:end], past[end-2]) })
+}
+
+// testDamage damages the last of some states. The one before it is right where damage hits a meta page or what the last write left.
+func testDamage(t *testing.T, random *rand.Rand, past []moment, before moment) {
+	last := past[len(past)-1]
 	size := len(last.file)
+	newest, _, err := readMetas(bytes.NewReader(before.file))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, needed, err := readState(bytes.NewReader(before.file), newest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	hit := func(file []byte) bool { // What the state before had no need of.
+		for at := 0; at < size; at += pageSize {
+			if !needed.has(uint64(at/pageSize)) && (at+pageSize > len(file) || !bytes.Equal(file[at:at+pageSize], last.file[at:at+pageSize])) {
+				return true
+			}
+		}
+		return false
+	}
 	ways := []struct {
 		name string
 		do   func(file []byte, page int) []byte
@@ -216,7 +263,7 @@ func TestDamage(t *testing.T) {
 			if err == nil && (!whole || random.IntN(20) == 0) {
 				var got moment
 				got, err = reopened(t, file)
-				fine := got.sameData(last) && got.rev >= last.rev || page < 2*pageSize && got.sameData(before) && got.rev > last.rev
+				fine := got.sameData(last) && got.rev >= last.rev || hit(file) && got.sameData(before) && got.rev > last.rev
 				if err == nil && !fine {
 					t.Fatalf("page %d, %s: opened with %d keys at revision %d, want %d at %d", page/pageSize, way.name, len(got.kvs), got.rev, len(last.kvs), last.rev)
 				}

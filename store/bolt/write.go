@@ -158,11 +158,22 @@ func (s *Store) apply(batch []*write) (applied, error) {
 	if len(done.events) == 0 && s.fault == nil {
 		return done, nil // Nothing to wait for the disk for.
 	}
-	done.stamp.tx, done.size = uint64(tx.ID()), tx.Size()
+	done.size = tx.Size()
 	if err := done.stamp.write(tx); err != nil {
 		return applied{}, err
 	}
-	return done, tx.Commit()
+	return done, commitTx(tx)
+}
+
+// commitTx ends a transaction that is stamped, and waits for the disk once. bbolt alone would wait twice, so that its meta page is
+// never there before the pages that it leads to. Here it may be: a transaction that is not whole is found out by its stamp
+// (readContents), and the state before it is still there, as none of its pages was free for this one.
+func commitTx(tx *bbolt.Tx) error {
+	db := tx.DB()
+	if err := tx.Commit(); err != nil {
+		return err
+	}
+	return db.Sync()
 }
 
 // apply does one write, if the caller saw what is stored. An error is the store's, not the caller's.
