@@ -36,22 +36,22 @@ func (c *claims) provision(ctx context.Context, claim *corev1.PersistentVolumeCl
 	return c.leaveToOthers(ctx, claim, class.Provisioner)
 }
 
-// leaveToOthers tells a provisioner that runs in the cluster that it is wanted.
+// leaveToOthers tells a provisioner that runs in the cluster that it is wanted, and then everybody else.
 func (c *claims) leaveToOthers(ctx context.Context, claim *corev1.PersistentVolumeClaim, provisioner string) error {
+	if claim.Annotations[volume.AnnStorageProvisioner] != provisioner {
+		next := claim.DeepCopy()
+		metav1.SetMetaDataAnnotation(&next.ObjectMeta, volume.AnnStorageProvisioner, provisioner)
+		metav1.SetMetaDataAnnotation(&next.ObjectMeta, volume.AnnBetaStorageProvisioner, provisioner)
+		next, err := c.client.CoreV1().PersistentVolumeClaims(claim.Namespace).Update(ctx, next, metav1.UpdateOptions{})
+		if err != nil {
+			return fmt.Errorf("tell the provisioner of claim %s/%s: %w", claim.Namespace, claim.Name, err)
+		}
+		claim = next
+	}
 	c.events.Event(claim, corev1.EventTypeNormal, "ExternalProvisioning", fmt.Sprintf("Waiting for a volume to be created either by the external "+
 		"provisioner '%s' or manually by the system administrator. If volume creation is delayed, please verify that the provisioner is running "+
 		"and correctly registered.", provisioner))
-	if claim.Annotations[volume.AnnStorageProvisioner] == provisioner {
-		return c.setPending(ctx, claim)
-	}
-	next := claim.DeepCopy()
-	metav1.SetMetaDataAnnotation(&next.ObjectMeta, volume.AnnStorageProvisioner, provisioner)
-	metav1.SetMetaDataAnnotation(&next.ObjectMeta, volume.AnnBetaStorageProvisioner, provisioner)
-	next, err := c.client.CoreV1().PersistentVolumeClaims(claim.Namespace).Update(ctx, next, metav1.UpdateOptions{})
-	if err != nil {
-		return fmt.Errorf("tell the provisioner of claim %s/%s: %w", claim.Namespace, claim.Name, err)
-	}
-	return c.setPending(ctx, next)
+	return c.setPending(ctx, claim)
 }
 
 // provisionLocal makes a volume on a node: the one that the scheduler has selected, or any. The node makes the directory when
