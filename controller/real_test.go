@@ -162,13 +162,13 @@ func (c *cluster) runControllers(ctx context.Context) (stop func()) {
 func (c *cluster) eventually(promise string, what func() string) {
 	c.Helper()
 	wrong := ""
-	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); {
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); {
 		if wrong = what(); wrong == "" {
 			return
 		}
 		<-time.After(5 * time.Millisecond)
 	}
-	c.Fatalf("%s: not within 10 s: %s", promise, wrong)
+	c.Fatalf("%s: not within a minute: %s", promise, wrong)
 }
 
 func (c *cluster) must(err error) {

@@ -25,6 +25,7 @@ func TestReplicationController(t *testing.T) {
 		orphan.Labels, orphan.UID, orphan.OwnerReferences = map[string]string{"app": "web"}, "", nil
 		_, err := w.client.CoreV1().Pods("default").Create(w.ctx, orphan, metav1.CreateOptions{})
 		w.must(err)
+		w.settle() // It is known before it is counted.
 		size, pods := int32(3), template("nginx:1")
 		_, err = controllers.Create(w.ctx, &corev1.ReplicationController{
 			ObjectMeta: metav1.ObjectMeta{Name: "web", Namespace: "default"},

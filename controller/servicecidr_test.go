@@ -113,12 +113,14 @@ func TestServiceCIDR(t *testing.T) {
 		return err
 	}
 	c.must(service("a", "10.60.0.7"))
+	c.restart() // So that the controllers know of the address, with nearly no grace for it to come to them.
 	c.must(ranges.Delete(c.ctx, "more", metav1.DeleteOptions{}))
 	c.rangeIs("more", "FalseTerminating true")
 	if err := service("b", "10.60.0.8"); !apierrors.IsInvalid(err) {
 		t.Errorf("an address of a range that goes: error %v, want it refused", err)
 	}
 	add("wider 10.60.0.0/16")
+	c.rangeIs("wider", "True true")
 	c.rangeIs("more", "gone")
 	c.must(service("b", "10.60.0.8"))
 
