@@ -89,7 +89,11 @@ func TestProbeByHTTP(t *testing.T) {
 			if tc.get.Port == (intstr.IntOrString{}) {
 				tc.get.Port = intstr.FromInt(portOf(t, plain.URL))
 			}
-			got, message := newChecker(nil).probe(t.Context(), target{ip: loopback, container: named}, &v1.Probe{ProbeHandler: v1.ProbeHandler{HTTPGet: &tc.get}})
+			probe := patient(v1.ProbeHandler{HTTPGet: &tc.get})
+			if tc.get.Path == "/slow" {
+				probe.TimeoutSeconds = 1
+			}
+			got, message := newChecker(nil).probe(t.Context(), target{ip: loopback, container: named}, probe)
 			if got != tc.want || !strings.Contains(message, tc.message) {
 				t.Errorf("verdict %d %q, want %d %q", got, message, tc.want, tc.message)
 			}
@@ -98,6 +102,9 @@ func TestProbeByHTTP(t *testing.T) {
 }
 
 func loopback() string { return "127.0.0.1" }
+
+// patient is a probe that waits for as long as a busy machine may need.
+func patient(how v1.ProbeHandler) *v1.Probe { return &v1.Probe{ProbeHandler: how, TimeoutSeconds: 60} }
 
 // A pod whose first address is one of IPv6 is probed there.
 func TestProbeByIPv6(t *testing.T) {
@@ -129,7 +136,7 @@ func TestProbeByIPv6(t *testing.T) {
 		"TCP":  {v1.ProbeHandler{TCPSocket: &v1.TCPSocketAction{Port: port}}, passed, ""},
 		"gRPC": {v1.ProbeHandler{GRPC: &v1.GRPCAction{Port: int32(portOf(t, rpc.Addr().String()))}}, passed, ""},
 	} {
-		if got, message := newChecker(nil).probe(t.Context(), at, &v1.Probe{ProbeHandler: tc.probe}); got != tc.want || !strings.Contains(message, tc.why) {
+		if got, message := newChecker(nil).probe(t.Context(), at, patient(tc.probe)); got != tc.want || !strings.Contains(message, tc.why) {
 			t.Errorf("%s: verdict %d %q, want %d %q", name, got, message, tc.want, tc.why)
 		}
 	}
@@ -140,7 +147,7 @@ func TestProbeByTCP(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	probe := &v1.Probe{ProbeHandler: v1.ProbeHandler{TCPSocket: &v1.TCPSocketAction{Port: intstr.FromInt(portOf(t, listener.Addr().String()))}}}
+	probe := patient(v1.ProbeHandler{TCPSocket: &v1.TCPSocketAction{Port: intstr.FromInt(portOf(t, listener.Addr().String()))}})
 	at := target{ip: loopback, container: &v1.Container{}}
 	if got, message := newChecker(nil).probe(t.Context(), at, probe); got != passed {
 		t.Errorf("verdict %d %q of an open port", got, message)
@@ -188,7 +195,7 @@ func TestProbeByGRPC(t *testing.T) {
 		{v1.GRPCAction{Port: secure, Mode: &tls}, passed, ""},
 		{v1.GRPCAction{Port: secure}, failed, "failed to connect"},
 	} {
-		got, message := newChecker(nil).probe(t.Context(), target{ip: loopback, container: &v1.Container{}}, &v1.Probe{ProbeHandler: v1.ProbeHandler{GRPC: &tc.action}})
+		got, message := newChecker(nil).probe(t.Context(), target{ip: loopback, container: &v1.Container{}}, patient(v1.ProbeHandler{GRPC: &tc.action}))
 		if got != tc.want || !strings.Contains(message, tc.message) {
 			t.Errorf("port %d: verdict %d %q, want %d %q", tc.action.Port, got, message, tc.want, tc.message)
 		}

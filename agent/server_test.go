@@ -137,7 +137,7 @@ func newRunning(t *testing.T, others ...runtime.Object) *running {
 				t.Errorf("Run: %v", err)
 			}
 		case <-time.After(time.Minute):
-			t.Error("Run has not returned 10 s after its context ended")
+			t.Error("Run has not returned a minute after its context ended")
 		}
 		factory.Shutdown()
 	})
@@ -158,7 +158,7 @@ func (r *running) eventually(what string, ok func() bool) {
 	for !ok() {
 		select {
 		case <-deadline.C:
-			r.t.Fatalf("not within 10 s: %s", what)
+			r.t.Fatalf("not within a minute: %s", what)
 		case <-tick.C:
 		}
 	}
