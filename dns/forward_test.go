@@ -357,13 +357,9 @@ func TestStopDoesNotWaitForUpstreams(t *testing.T) {
 		done <- err
 	}()
 	waitFor(t, "the upstream to be asked", func() bool { return u.asked.Load() > 0 })
-	start := time.Now()
 	f.close()
-	if err := <-done; err == nil {
-		t.Error("no error from a question that was given up")
-	}
-	if took := time.Since(start); took >= askTimeout {
-		t.Errorf("it took %v to give up, want at once", took)
+	if err := <-done; err == nil || isDeadline(err) {
+		t.Errorf("a question that was given up ends with %v, want another error than that its time was over", err)
 	}
 }
 

@@ -3,6 +3,7 @@ package dns
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -434,7 +435,7 @@ func TestOneClientCannotHoldAllConnections(t *testing.T) {
 }
 
 func isDeadline(err error) bool {
-	netErr, ok := err.(net.Error)
+	netErr, ok := errors.AsType[net.Error](err)
 	return ok && netErr.Timeout()
 }
 
