@@ -361,7 +361,7 @@ type reply struct{ from, saw string }
 
 // How long a request waits for what must come, which on a busy machine takes its time, and for what must not.
 const (
-	patience = 5 * time.Second
+	patience = 30 * time.Second
 	inVain   = 500 * time.Millisecond
 )
 

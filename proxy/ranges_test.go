@@ -27,13 +27,8 @@ func testLaterRange(t *testing.T, w world) {
 	c := w.newCluster(t)
 	c.create(w.service("late", "10.60.0.7"), "10.42.0.11")
 	c.start(&table{config: w.config()})
-	answers := func(from *host, address string) bool {
-		_, err := from.askFor(t, "tcp", address, inVain)
-		return err == nil
-	}
-	if !answers(client, "10.60.0.7:80") || !answers(outsider, "10.60.0.7:80") {
-		t.Error("an address of no range is not served")
-	}
+	wantSeen(t, client, "tcp", "10.60.0.7:80", pod, "") // An address of no range is served.
+	wantSeen(t, outsider, "tcp", "10.60.0.7:80", pod, "")
 
 	ranges := c.client.NetworkingV1().ServiceCIDRs()
 	later := &networkingv1.ServiceCIDR{ObjectMeta: metav1.ObjectMeta{Name: "later"}, Spec: networkingv1.ServiceCIDRSpec{CIDRs: []string{w.family.as("10.60.0.0/24")}}}
@@ -50,14 +45,18 @@ func testLaterRange(t *testing.T, w world) {
 			wantSeen(t, from, network, "10.60.0.7:80", pod, "")
 		}
 	}
+	answers := func(address string) bool {
+		_, err := outsider.askFor(t, "tcp", address, inVain)
+		return err == nil
+	}
 	for _, address := range []string{"10.60.0.7:80", "10.60.0.99:80"} {
-		if answers(outsider, address) {
+		if answers(address) {
 			t.Errorf("%s answers the outside", address)
 		}
 	}
 
 	must(t, ranges.Delete(t.Context(), "later", metav1.DeleteOptions{}))
-	eventually(t, "the addresses of a range that is gone are like any other", func() bool { return answers(outsider, "10.60.0.7:80") })
+	eventually(t, "the addresses of a range that is gone are like any other", func() bool { return answers("10.60.0.7:80") })
 }
 
 // TestServerWithoutRanges: the proxy works where the API server does not know ServiceCIDRs, or does not show them.

@@ -113,7 +113,8 @@ func testSessionAffinity(t *testing.T, w world) {
 		must(t, p.table.replace(p.rules.against(nil).add))
 		svc.Spec.SessionAffinityConfig = &corev1.SessionAffinityConfig{ClientIP: &corev1.ClientIPConfig{TimeoutSeconds: new(int32(1))}}
 		p.set(svc, "10.42.0.11", "10.42.0.12")
-		client.asked(t, "tcp", "10.43.0.80:80")
+		_, err := client.ask(t, "tcp", "10.43.0.80:80")
+		must(t, err)
 		eventually(t, "the map of clients is empty", func() bool {
 			conn, err := p.table.dial()
 			must(t, err)
