@@ -50,10 +50,6 @@ func (s *running) expectRecords(t testing.TB, when string, want ...string) {
 func TestServiceRecords(t *testing.T) {
 	s := start(t)
 	svc := s.createService(t, "a", `"type":"NodePort","clusterIP":"10.43.5.5"`)
-	if svc.Spec.Ports[0].NodePort == 32001 { // Chosen by chance, and by the ghost.
-		s.do(t, "PATCH", servicesPath+"/a", `{"spec":{"ports":[{"port":80,"nodePort":32002}]}}`, merge...).want(t, 200)
-		svc.Spec.Ports[0].NodePort = 32002
-	}
 	address, port := "ipaddresses.networking.k8s.io/10.43.5.5", fmt.Sprint("skiff/nodeports/", svc.Spec.Ports[0].NodePort)
 	s.expectRecords(t, "after the creation", address, port)
 	ip := parse[networkingv1.IPAddress](t, s.do(t, "GET", addressesPath+"/10.43.5.5", "").want(t, 200))
@@ -85,8 +81,9 @@ func TestRecordedAddressIsTaken(t *testing.T) {
 func TestRepair(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "store")
 	s := startOn(t, file)
-	svc := s.createService(t, "a", `"type":"NodePort","clusterIP":"10.43.5.5"`)
-	address, port := "ipaddresses.networking.k8s.io/10.43.5.5", fmt.Sprint("skiff/nodeports/", svc.Spec.Ports[0].NodePort)
+	chosen := serviceJSON("a", `"type":"NodePort","clusterIP":"10.43.5.5"`) // Not by chance, which might take the ghost's.
+	s.do(t, "POST", servicesPath, strings.Replace(chosen, `"port":80`, `"port":80,"nodePort":32002`, 1)).want(t, 201)
+	const address, port = "ipaddresses.networking.k8s.io/10.43.5.5", "skiff/nodeports/32002"
 	ghost := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "ghost"}}
 	leave := func() {
 		t.Helper()

@@ -129,10 +129,11 @@ func TestLimitOfBodiesOfOneUser(t *testing.T) {
 
 // A body that does not come ends its request, and no other one on the connection.
 func TestLimitOfTimeForBody(t *testing.T) {
+	t.Parallel()
 	s := start(t)
 	web := s.web(t)
 	for _, client := range protocols(web) {
-		s.limits.request = 200 * time.Millisecond
+		s.limits.request = 2 * time.Second // As long is left to answer then.
 		body, slow := io.Pipe()
 		go fmt.Fprint(slow, `{"kind":`)
 		send(t, client, "POST", web.URL+configMapsPath, body).refused(t, 504, metav1.StatusReasonTimeout, "the request's body did not come in time")
@@ -149,7 +150,7 @@ func TestLimitOfTimeForBody(t *testing.T) {
 func TestLimitOfTimeForBodyOfStrangers(t *testing.T) {
 	t.Parallel()
 	s := start(t)
-	s.limits.request = 100 * time.Millisecond
+	s.limits.request = 2 * time.Second // As long is left to answer then.
 	web := httptest.NewServer(s)
 	t.Cleanup(web.CloseClientConnections)
 	for _, request := range []string{
@@ -290,8 +291,8 @@ func TestRevisionThatNeverComes(t *testing.T) {
 func TestClientThatStopsReading(t *testing.T) {
 	t.Parallel()
 	s := start(t)
-	s.limits.frame = 100 * time.Millisecond
-	s.limits.request = time.Second
+	s.limits.frame = 2 * time.Second
+	s.limits.request = 2 * time.Second // Twice that is for the answer, of which the client must see the beginning.
 	web := s.web(t)
 	big := strings.Repeat("x", 900<<10)
 	for i := range 20 {

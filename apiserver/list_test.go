@@ -15,6 +15,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/resourceversion"
 	"k8s.io/client-go/tools/pager"
 )
 
@@ -206,7 +207,7 @@ func TestListAtRevision(t *testing.T) {
 	}
 	s.createConfigMap(t, "b")
 	for _, query := range []string{"", "resourceVersion=0", "resourceVersion=" + old.ResourceVersion, "resourceVersionMatch=NotOlderThan&resourceVersion=" + old.ResourceVersion} {
-		if got := s.list(t, query); len(got.Items) != 2 || got.ResourceVersion <= old.ResourceVersion {
+		if got := s.list(t, query); len(got.Items) != 2 || !later(t, got.ResourceVersion, old.ResourceVersion) {
 			t.Errorf("%s: %v at %s, want a and b, later than %s", query, names(got), got.ResourceVersion, old.ResourceVersion)
 		}
 	}
@@ -217,6 +218,16 @@ func TestListAtRevision(t *testing.T) {
 	get("resourceVersionMatch=Sideways&resourceVersion=1").refused(t, 422, metav1.StatusReasonInvalid, "Sideways")
 	get("resourceVersion=-1").refused(t, 400, metav1.StatusReasonBadRequest, "resourceVersion")
 	get("limit=many").refused(t, 400, metav1.StatusReasonBadRequest)
+}
+
+// later compares two resourceVersions, which need not have as many digits.
+func later(t testing.TB, a, b string) bool {
+	t.Helper()
+	order, err := resourceversion.CompareResourceVersion(a, b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return order > 0
 }
 
 // A client may have seen a revision that this server is just about to see.

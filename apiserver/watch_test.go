@@ -244,8 +244,8 @@ func TestWatchBookmarks(t *testing.T) {
 	p := s.createPod(t, "p")
 	sh.bookmark(s.cache, w)
 	ev := <-w.events
-	if ev.kind != watch.Bookmark || strconv.FormatUint(ev.rev, 10) < p.ResourceVersion {
-		t.Errorf("event is %s at %d, want a bookmark at %s or later", ev.kind, ev.rev, p.ResourceVersion)
+	if made, err := parseRevision(p.ResourceVersion); err != nil || ev.kind != watch.Bookmark || ev.rev < made {
+		t.Errorf("event is %s at %d, want a bookmark at %s or later (%v)", ev.kind, ev.rev, p.ResourceVersion, err)
 	}
 }
 
