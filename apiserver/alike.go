@@ -36,15 +36,16 @@ type parts[T any] struct {
 	size  int // Of the keys.
 }
 
-// remember has those that come later share part. A large one is not for many.
-func (p *parts[T]) remember(key []byte, part T) {
+// remember has those that come later share part. A large one is not for many, and is not remembered.
+func (p *parts[T]) remember(key []byte, part T) bool {
 	if len(key) > maxAlike/16 {
-		return
+		return false
 	}
 	if p.size += len(key); p.known == nil || p.size > maxAlike {
 		p.known, p.size = map[string]T{}, len(key)
 	}
 	p.known[string(key)] = part
+	return true
 }
 
 // first is the part that came first with this key: part, if none did.
@@ -64,52 +65,55 @@ func (a *alike) forget() {
 }
 
 // decode makes the object of the row's kind that has this stored form. That has no kind, also not of what lies within an object, and
-// defaults may be younger than it.
-func (a *alike) decode(r *api.Resource, data []byte) (runtime.Object, error) {
+// defaults may be younger than it. spec is that of a pod, where it is remembered.
+func (a *alike) decode(r *api.Resource, data []byte) (_ runtime.Object, spec *corev1.PodSpec, err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	obj := r.New()
 	obj.GetObjectKind().SetGroupVersionKind(r.GroupVersionKind())
 	if pod, ok := obj.(*corev1.Pod); ok {
-		return pod, a.decodePod(r, pod, data)
+		spec, err := a.decodePod(r, pod, data)
+		return pod, spec, err
 	}
 	if err := obj.(protoMessage).Unmarshal(data); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if r.Default != nil {
 		r.Default(obj)
 	}
 	a.shareFields(metaOf(obj).GetManagedFields())
-	return obj, nil
+	return obj, nil, nil
 }
 
-func (a *alike) decodePod(r *api.Resource, pod *corev1.Pod, data []byte) error {
+func (a *alike) decodePod(r *api.Resource, pod *corev1.Pod, data []byte) (*corev1.PodSpec, error) {
 	split, err := splitPod(a.own[:0], data)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	a.own = split.own
 	if err := pod.Unmarshal(split.own); err != nil {
-		return err
+		return nil, err
 	}
 	for _, run := range split.metadata {
 		if err := a.decodeMetadata(pod, run); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	if spec, ok := a.specs.known[string(split.spec)]; ok {
 		r.Default(pod)
 		pod.Spec = *spec
-		return nil
+		return spec, nil
 	}
 	if err := pod.Spec.Unmarshal(split.spec); err != nil {
-		return err
+		return nil, err
 	}
 	r.Default(pod)
 	a.shareResources(pod.Spec.Containers)
 	spec := pod.Spec
-	a.specs.remember(split.spec, &spec)
-	return nil
+	if !a.specs.remember(split.spec, &spec) {
+		return nil, nil
+	}
+	return &spec, nil
 }
 
 // decodeMetadata gives a pod some fields of its metadata.

@@ -59,7 +59,7 @@ func TestAlike(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		obj, err := a.decode(row, data)
+		obj, _, err := a.decode(row, data)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -154,7 +154,7 @@ func TestPodsOfAnyFormAreRead(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			var a alike
 			for range 2 { // The second time from memory.
-				got, err := a.decode(row, data)
+				got, _, err := a.decode(row, data)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -165,7 +165,7 @@ func TestPodsOfAnyFormAreRead(t *testing.T) {
 		})
 	}
 	for n := range whole {
-		_, err := new(alike).decode(row, whole[:n])
+		_, _, err := new(alike).decode(row, whole[:n])
 		if want := new(corev1.Pod).Unmarshal(whole[:n]); (err == nil) != (want == nil) {
 			t.Errorf("the first %d bytes: error %v, want %v", n, err, want)
 		}

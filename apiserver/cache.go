@@ -289,7 +289,7 @@ func (a *alike) newItem(sh *shelf, key string, kv store.KV) (*item, error) {
 		return nil, errNoKind
 	}
 	r := sh.resource
-	obj, err := a.unmarshalStored(r, kv.Value)
+	obj, spec, err := a.unmarshalStored(r, kv.Value)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", kv.Key, err)
 	}

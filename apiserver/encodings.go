@@ -13,7 +13,8 @@ const keptEncodings = 64 << 20
 // encodings bounds what the items of all shelves keep of how they read on the wire. When they have become too much, those go
 // that are there for longest: whoever asks for one again has it made again.
 type encodings struct {
-	most int // In bytes.
+	most  int   // In bytes.
+	texts texts // Of parts.
 
 	mu     sync.Mutex
 	bytes  int
@@ -64,6 +65,7 @@ func (k *encodings) drop(it *item) {
 
 // dropAll forgets how all items read.
 func (k *encodings) dropAll() {
+	k.texts.forget()
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	for k.oldest != nil {

@@ -10,6 +10,7 @@ import (
 
 	"skiff/api"
 
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -22,7 +23,8 @@ type item struct {
 	key  string // "namespace/name", or "name".
 	rev  uint64
 	obj  runtime.Object
-	size int // In bytes, as stored; 0 for what is not.
+	size int             // In bytes, as stored; 0 for what is not.
+	spec *corev1.PodSpec // That of a pod, if others may have the very same; nil otherwise.
 
 	json  atomic.Pointer[encoding] // With kind and apiVersion first, no newline.
 	proto atomic.Pointer[encoding] // The bare message, without the envelope that names its kind.
@@ -119,6 +121,9 @@ func (i *item) dropEncodings() {
 }
 
 func (i *item) makeJSON() ([]byte, error) {
+	if pod, ok := i.obj.(*corev1.Pod); ok && i.spec != nil {
+		return i.encodings.texts.pod(pod, i.spec)
+	}
 	var buf bytes.Buffer
 	if err := jsonSerializer.Encode(i.obj, &buf); err != nil {
 		return nil, fmt.Errorf("encode %s: %w", i.key, err)
@@ -217,15 +222,16 @@ func marshalStored(obj runtime.Object) ([]byte, error) {
 	return obj.(protoMessage).Marshal()
 }
 
-func (a *alike) unmarshalStored(r *api.Resource, data []byte) (runtime.Object, error) {
+// unmarshalStored makes an object of its stored form. spec is that of a pod, where others may have the very same.
+func (a *alike) unmarshalStored(r *api.Resource, data []byte) (obj runtime.Object, spec *corev1.PodSpec, err error) {
 	if r.Custom {
-		return unmarshalCustom(r, data)
+		obj, err = unmarshalCustom(r, data)
+		return obj, nil, err
 	}
-	obj, err := a.decode(r, data)
-	if err != nil {
-		return nil, fmt.Errorf("decode a stored %s: %w", r.Kind, err)
+	if obj, spec, err = a.decode(r, data); err != nil {
+		return nil, nil, fmt.Errorf("decode a stored %s: %w", r.Kind, err)
 	}
-	return obj, nil
+	return obj, spec, nil
 }
 
 // unmarshalCustom reads a stored custom resource. It may be older than the kind's schema is now, or be stored in another

@@ -127,7 +127,7 @@ func TestEveryKindCanBeStored(t *testing.T) {
 			t.Errorf("%s: %v", r.Kind, err)
 			continue
 		}
-		back, err := new(alike).unmarshalStored(r, data)
+		back, _, err := new(alike).unmarshalStored(r, data)
 		if err != nil || back.GetObjectKind().GroupVersionKind() != r.GroupVersionKind() || metaOf(back).GetResourceVersion() != "" {
 			t.Errorf("%s comes back as %+v, error %v", r.Kind, back, err)
 		}
