@@ -10,7 +10,6 @@ import (
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/tools/record"
 )
 
 // TestLostNode promises that a node that falls silent is marked and tainted after its grace, not before, that its pods
@@ -65,23 +64,6 @@ func TestLostNode(t *testing.T) {
 		w.settle()
 		check("when it is back", "True", "mine:NoSchedule")
 	}, node, lease, aPod("p node=a ready=1h"))
-}
-
-// TestLostPods promises that the pods of a node that is deleted go after the quarantine.
-func TestLostPods(t *testing.T) {
-	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "a"}}
-	inWorld(t, func(b *base, _ record.EventRecorder) error { return newLostPods(b) }, func(w *world) {
-		w.must(w.client.CoreV1().Nodes().Delete(w.ctx, "a", metav1.DeleteOptions{}))
-		time.Sleep(30 * time.Second)
-		if n := len(w.pods("")); n != 1 {
-			t.Errorf("%d pods 30 s after the node was deleted, want 1", n)
-		}
-		time.Sleep(20 * time.Second)
-		w.settle()
-		if n := len(w.pods("")); n != 0 {
-			t.Errorf("%d pods 50 s after the node was deleted, want 0", n)
-		}
-	}, node, aPod("p node=a"))
 }
 
 // A cluster's range has as many ranges for nodes as fit in it.
