@@ -297,7 +297,7 @@ func (a *alike) newItem(sh *shelf, key string, kv store.KV) (*item, error) {
 		return nil, fmt.Errorf("%s: the stored %s has another name, or another scope than its kind", kv.Key, r.Kind)
 	}
 	setRevision(obj, kv.Rev)
-	return &item{key: key, rev: kv.Rev, obj: obj, size: len(kv.Value), encodings: sh.encodings}, nil
+	return &item{key: key, rev: kv.Rev, obj: obj, spec: spec, size: len(kv.Value), encodings: sh.encodings}, nil
 }
 
 // put writes obj under key if rev is still its revision there (0: it must not exist), waits until readers see it, and
