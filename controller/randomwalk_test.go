@@ -149,11 +149,13 @@ func (w *walk) arrive() {
 func (w *walk) wrong() string {
 	d, err := w.client.AppsV1().Deployments("default").Get(w.ctx, w.name, metav1.GetOptions{})
 	w.must(err)
-	size, alive := *d.Spec.Replicas, int32(0)
-	for _, pod := range w.pods() {
+	size, alive, pods := *d.Spec.Replicas, int32(0), w.pods()
+	for _, pod := range pods { // All of them, before any is found to be wrong: an old one may be kept for one that is not ready.
 		if pod.Status.Phase == corev1.PodRunning && !podReady(&pod) {
 			_ = w.setPod(w.ctx, &pod, corev1.PodRunning, true)
 		}
+	}
+	for _, pod := range pods {
 		if !podActive(&pod) {
 			continue
 		}
