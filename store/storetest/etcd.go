@@ -3,6 +3,7 @@ package storetest
 import (
 	"context"
 	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -25,7 +26,7 @@ type Etcd struct {
 // added to its flags; with a --cert-file it speaks TLS.
 func StartEtcd(t testing.TB, args ...string) *Etcd {
 	t.Helper()
-	client, peer := freePort(t), freePort(t)
+	client, peer := freePorts(t)
 	scheme := "http://"
 	if slices.ContainsFunc(args, func(arg string) bool { return strings.HasPrefix(arg, "--cert-file=") }) {
 		scheme = "https://"
@@ -80,14 +81,24 @@ func (e *Etcd) Kill() {
 	_ = e.run.Wait()
 }
 
-func freePort(t testing.TB) string {
+// Host is an address of the loopback of this process's own: no other takes a port of it before etcd does.
+func Host() netip.Addr {
+	pid := os.Getpid()
+	return netip.AddrFrom4([4]byte{127, 1 + byte(pid>>16), byte(pid >> 8), byte(pid)})
+}
+
+func freePorts(t testing.TB) (one, other string) {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	var addresses []string
+	for range 2 {
+		l, err := net.Listen("tcp", netip.AddrPortFrom(Host(), 0).String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close() // When both are known: they must not be the same.
+		addresses = append(addresses, l.Addr().String())
 	}
-	defer l.Close()
-	return l.Addr().String()
+	return addresses[0], addresses[1]
 }
 
 func etcdPath(t testing.TB) string {
