@@ -101,20 +101,23 @@ func killShims(socket string) error {
 
 // killShimAt kills the shim that listens at a path, and waits until it has gone. No error if there is none.
 func killShimAt(path string) error {
-	files, err := filepath.Glob("/proc/[0-9]*/exe")
-	if err != nil {
-		return err
-	}
-	for _, file := range files {
-		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(file)))
-		if err != nil || !isShim(pid) || !slices.Contains(socketsOf(pid), path) {
+	return killEachShim(func(pid int) bool { return slices.Contains(socketsOf(pid), path) })
+}
+
+// killEachShim kills the shims that are meant, and waits until they have gone.
+func killEachShim(meant func(pid int) bool) error {
+	processes, err := filepath.Glob("/proc/[0-9]*")
+	errs := []error{err}
+	for _, process := range processes {
+		pid, err := strconv.Atoi(filepath.Base(process))
+		if err != nil || !isShim(pid) || !meant(pid) {
 			continue
 		}
 		if err := killWhole(pid); err != nil && !errors.Is(err, unix.ESRCH) {
-			return fmt.Errorf("kill shim %d: %w", pid, err)
+			errs = append(errs, fmt.Errorf("kill shim %d: %w", pid, err))
 		}
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 // killWhole kills a process and waits until the kernel has closed all of its files, which it does one by one: a shim's socket may take
@@ -173,26 +176,11 @@ func removeStillborn(state string) error {
 // killWaitingShims kills the shims that were started in a bundle, which is removed, and wait for containerd to read their log, which it
 // will not do any more. One that stays would be asked for the next container of its pod, and not answer.
 func killWaitingShims(bundle string) error {
-	files, err := filepath.Glob("/proc/[0-9]*/cwd")
-	if err != nil {
-		return err
-	}
-	var errs []error
-	for _, file := range files {
-		process := filepath.Dir(file)
-		pid, err := strconv.Atoi(filepath.Base(process))
-		dir, _ := os.Readlink(file)
-		if err != nil || dir != bundle+" (deleted)" || !isShim(pid) {
-			continue
-		}
-		if log, err := os.Readlink(filepath.Join(process, "fd", "2")); err != nil || log != os.DevNull { // It has its log, so somebody read it.
-			continue
-		}
-		if err := killWhole(pid); err != nil && !errors.Is(err, unix.ESRCH) {
-			errs = append(errs, fmt.Errorf("kill shim %d: %w", pid, err))
-		}
-	}
-	return errors.Join(errs...)
+	return killEachShim(func(pid int) bool {
+		dir, _ := os.Readlink(fmt.Sprintf("/proc/%d/cwd", pid))
+		log, err := os.Readlink(fmt.Sprintf("/proc/%d/fd/2", pid))
+		return dir == bundle+" (deleted)" && err == nil && log == os.DevNull // If it has its log, somebody read it.
+	})
 }
 
 // bundlesIn are the directories that a daemon has made for its tasks.
