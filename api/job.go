@@ -2,7 +2,6 @@ package api
 
 import (
 	"fmt"
-	"maps"
 	"math"
 	"strconv"
 	"time"
@@ -36,7 +35,6 @@ func job() *Resource {
 		ValidateStatus: validateJobStatus,
 		Default:        defaultJob,
 		PrepareCreate:  prepareJob,
-		PrepareUpdate:  func(j, _ *batchv1.Job) { labelJob(j) },
 		Validate:       validateJob,
 		ValidateUpdate: validateJobUpdate,
 		Fields: func(j *batchv1.Job) fields.Set {
@@ -48,6 +46,7 @@ func job() *Resource {
 }
 
 func defaultJob(j *batchv1.Job) {
+	labelJob(j)
 	defaultJobTemplate(&j.Spec)
 	s := &j.Spec
 	if s.Parallelism == nil {
@@ -114,10 +113,10 @@ func addLabel(labels *map[string]string, name, value string) {
 	}
 }
 
-// labelJob gives a Job without labels those of its pods.
+// labelJob gives a Job without labels those of its pods: the same map, so that both get what is added when the Job is made.
 func labelJob(j *batchv1.Job) {
 	if len(j.Labels) == 0 {
-		j.Labels = maps.Clone(j.Spec.Template.Labels)
+		j.Labels = j.Spec.Template.Labels
 	}
 }
 

@@ -5,8 +5,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	appsv1 "k8s.io/api/apps/v1"
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
+	batchv1 "k8s.io/api/batch/v1"
 	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -42,8 +44,8 @@ func TestManagedFieldsOfAllWriters(t *testing.T) {
 		`strategist Update v1 {"f:data":{"f:s":{}}}`)
 }
 
-// What Kubernetes derives from what somebody writes is his, too: the other form of a pod's address, and the count of a
-// DaemonSet's templates.
+// What Kubernetes derives from what somebody writes is his, too: the other form of a pod's address, the count of a
+// DaemonSet's templates, and the labels of a Job that names none.
 func TestManagedFieldsOfDerived(t *testing.T) {
 	s := start(t)
 	s.do(t, "POST", "/apis/apps/v1/namespaces/default/daemonsets?fieldManager=poster", `{"metadata":{"name":"a"},"spec":{
@@ -51,6 +53,16 @@ func TestManagedFieldsOfDerived(t *testing.T) {
 	set := parse[appsv1.DaemonSet](t, s.do(t, "GET", "/apis/apps/v1/namespaces/default/daemonsets/a", ""))
 	if text := owners(set.ObjectMeta); !strings.Contains(text, `"f:deprecated.daemonset.template.generation":{}`) {
 		t.Errorf("the template's generation is nobody's:\n%s", text)
+	}
+	for _, name := range []string{`"name":"b"`, `"generateName":"b-"`} { // A Job without labels has its pods'.
+		job := parse[batchv1.Job](t, s.do(t, "POST", "/apis/batch/v1/namespaces/default/jobs?fieldManager=poster", `{"metadata":{`+name+`},"spec":{
+			"template":{"metadata":{"labels":{"app":"a"}},"spec":{"restartPolicy":"Never","containers":[{"name":"a","image":"a"}]}}}}`).want(t, 201))
+		if text := owners(job.ObjectMeta); !strings.Contains(text, `"f:metadata":{"f:labels":{".":{},"f:app":{}}}`) {
+			t.Errorf("the labels are nobody's:\n%s", text)
+		}
+		if diff := cmp.Diff(job.Spec.Template.Labels, job.Labels); diff != "" || job.Labels[batchv1.JobNameLabel] != job.Name {
+			t.Errorf("the Job's labels are %v; against its pods' (-want +got):\n%s", job.Labels, diff)
+		}
 	}
 	s.createPod(t, "a")
 	p := parse[corev1.Pod](t, s.do(t, "PATCH", "/api/v1/namespaces/default/pods/a/status?fieldManager=node", `{"status":{"podIP":"10.42.0.7"}}`, merge...).want(t, 200))

@@ -38,12 +38,13 @@ func (s *Server) create(ctx context.Context, sh *shelf, namespace string, obj ru
 		return s.createNamed(ctx, sh, namespace, obj, dry)
 	}
 	for try := 1; ; try++ {
-		next := obj.DeepCopyObject() // The name is all over it once it is made.
-		metaOf(next).SetName(generateName(m.GetGenerateName()))
-		created, err := s.createNamed(ctx, sh, namespace, next, dry)
+		next := obj.DeepCopyObject() // The name is all over one of them once it is made.
+		metaOf(obj).SetName(generateName(m.GetGenerateName()))
+		created, err := s.createNamed(ctx, sh, namespace, obj, dry)
 		if !apierrors.IsAlreadyExists(err) || try == generatedTries {
 			return created, err
 		}
+		obj = next
 	}
 }
 
