@@ -94,7 +94,7 @@ func negotiateRow(r *http.Request, row *api.Resource, allowed ...string) (format
 		}
 		return f, nil
 	}
-	return format{}, notAcceptable(header)
+	return format{}, notAcceptable(typeJSON, typeYAML, typeProto)
 }
 
 func acceptsGzip(r *http.Request) bool {

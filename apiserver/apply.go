@@ -71,7 +71,7 @@ func (p patch) config() (*unstructured.Unstructured, error) {
 	}
 	config.Object = map[string]any{}
 	if err := yaml.Unmarshal(p.body, &config.Object); err != nil {
-		return nil, apierrors.NewBadRequest(fmt.Sprintf("error decoding YAML: %v", err))
+		return nil, apierrors.NewBadRequest(fmt.Sprintf("error decoding patch: %v", err))
 	}
 	return config, boundMembers(p.body, config.Object)
 }

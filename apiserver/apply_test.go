@@ -73,7 +73,7 @@ func TestApplyCreates(t *testing.T) {
 		"managed fields":     {"/b", "", `{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"b","managedFields":[]}}`, 400, metav1.StatusReasonBadRequest, "metadata.managedFields must be nil"},
 		"an unknown field":   {"/b", "", `{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"b"},"dada":{}}`, 500, metav1.StatusReasonUnknown, "failed to create typed patch object (/b; /v1, Kind=ConfigMap): .dada: field not declared in schema"},
 		"a wrong type":       {"/b", "", `{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"b"},"data":[]}`, 500, metav1.StatusReasonUnknown, ".data: expected map, got &{[]}"},
-		"no YAML":            {"/b", "", "{", 400, metav1.StatusReasonBadRequest, "error decoding YAML: "},
+		"no YAML":            {"/b", "", "{", 400, metav1.StatusReasonBadRequest, "error decoding patch: "},
 		"nothing":            {"/b", "", "", 400, metav1.StatusReasonBadRequest, "invalid object type"},
 		"an invalid object":  {"/b", "", `{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"b"},"data":{"&":""}}`, 422, metav1.StatusReasonInvalid, "data[&]: Invalid value"},
 		"a key twice":        {"/b", "fieldValidation=Strict", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: b}\ndata: {x: \"1\", x: \"2\"}", 400, metav1.StatusReasonBadRequest, `error strict decoding YAML: error converting YAML to JSON: yaml: unmarshal errors:` + "\n" + `  line 4: key "x" already set in map`},

@@ -2,6 +2,7 @@ package apiserver
 
 import (
 	"bytes"
+	"cmp"
 	"compress/gzip"
 	"encoding/hex"
 	"fmt"
@@ -39,10 +40,11 @@ var (
 	protoSerializer  = protobuf.NewSerializer(api.Scheme, api.Scheme)
 )
 
-func notAcceptable(accept string) error {
+// notAcceptable names the media types that would be.
+func notAcceptable(media ...string) error {
 	return &apierrors.StatusError{ErrStatus: metav1.Status{
 		Status: metav1.StatusFailure, Code: http.StatusNotAcceptable, Reason: metav1.StatusReasonNotAcceptable,
-		Message: fmt.Sprintf("only the following media types are accepted: %s, %s, %s (Accept was %q)", typeJSON, typeYAML, typeProto, accept),
+		Message: "only the following media types are accepted: " + strings.Join(media, ", "),
 	}}
 }
 
@@ -187,10 +189,11 @@ func unrecognized(want string, body []byte, err error) error {
 	return &undecodable{apierrors.NewBadRequest(fmt.Sprintf("the object provided is unrecognized (must be of type %s): %v (%s%s)", want, err, text, more)), err}
 }
 
-// anotherKind is the error of an object that is not of the kind which the request's path is of.
+// anotherKind is the error of an object that is not of the kind which the request's path is of. Kubernetes names the other's internal
+// form, which is in the package of its group.
 func anotherKind(got, want schema.GroupVersionKind) error {
-	why := fmt.Errorf("the request's path is of %s", want.GroupVersion())
-	return &undecodable{apierrors.NewBadRequest(fmt.Sprintf("%s in version %q cannot be handled as a %s: %v", got.Kind, got.GroupVersion(), want.Kind, why)), why}
+	group, _, _ := strings.Cut(cmp.Or(want.Group, "core"), ".")
+	return decodeErrorOf(got, want.Kind, fmt.Errorf("converting (%s.%s) to (%s.%s): unknown conversion", got.Version, got.Kind, group, want.Kind))
 }
 
 // decode reads an object of the wanted kind out of body.

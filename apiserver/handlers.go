@@ -70,7 +70,7 @@ func (h *resource) selection(r *http.Request) (selection, *internalversion.ListO
 func (h *resource) getOne(w http.ResponseWriter, r *http.Request) error {
 	rev, err := parseRevision(r.URL.Query().Get("resourceVersion"))
 	if err != nil {
-		return err
+		return unclassified(err)
 	}
 	if err := h.server.reach(r.Context(), rev); err != nil {
 		return err
@@ -221,7 +221,7 @@ func (h *resource) replace(w http.ResponseWriter, r *http.Request, sub string) e
 	}
 	given, err := h.puts(r, o)
 	if err != nil {
-		return err
+		return o.validation.beside(w, err)
 	}
 	changed := func() error {
 		return h.change(w, r, sub, o, h.recorded(sub, o, func(runtime.Object) (runtime.Object, error) {

@@ -134,7 +134,7 @@ func (i *item) makeJSON() ([]byte, error) {
 func (i *item) makeProto() ([]byte, error) {
 	message, ok := i.obj.(protoMessage)
 	if !ok {
-		return nil, notAcceptable(typeProto)
+		return nil, notAcceptable(typeJSON, typeYAML)
 	}
 	b, err := message.Marshal()
 	if err != nil {
@@ -150,7 +150,7 @@ func (i *item) protoSize() (int, error) {
 	}
 	message, ok := i.obj.(protoMessage)
 	if !ok {
-		return 0, notAcceptable(typeProto)
+		return 0, notAcceptable(typeJSON, typeYAML)
 	}
 	return message.Size(), nil
 }

@@ -18,6 +18,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/apis/meta/internalversion"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
 // page is a part of a resource's objects, all of the same moment.
@@ -124,7 +125,7 @@ func parseContinue(text string) (t continueToken, err error) {
 		err = json.Unmarshal(b, &t)
 	}
 	if err != nil {
-		return t, apierrors.NewBadRequest(fmt.Sprintf("continue key is not valid: %v", err))
+		return t, apierrors.NewBadRequest(fmt.Sprintf("invalid continue token: continue key is not valid: %v", err))
 	}
 	return t, nil
 }
@@ -132,33 +133,42 @@ func parseContinue(text string) (t continueToken, err error) {
 // list reads a page. Who reads from resourceVersion "0" gets all in one, as from kube-apiserver's cache.
 // https://kubernetes.io/docs/reference/using-api/api-concepts/#retrieving-large-results-sets-in-chunks
 func (s *Server) list(ctx context.Context, sh *shelf, sel selection, o *internalversion.ListOptions) (page, error) {
+	limit := o.Limit
+	if o.ResourceVersion == "0" {
+		limit = 0
+	}
 	if o.Continue != "" {
-		if o.ResourceVersion != "" && o.ResourceVersion != "0" {
-			return page{}, apierrors.NewBadRequest("specifying resource version is not allowed when using continue")
-		}
 		t, err := parseContinue(o.Continue)
 		if err != nil {
 			return page{}, err
 		}
-		st, ok := s.snapshots.find(sh, t.Rev)
+		if o.ResourceVersion != "" && o.ResourceVersion != "0" {
+			return page{}, apierrors.NewBadRequest("specifying resource version is not allowed when using continue")
+		}
+		st, ok := s.was(sh, t.Rev)
 		if !ok {
 			return page{}, s.expired(sh, t)
 		}
-		return st.page(sel, t.Start, o.Limit), nil
+		return st.page(sel, t.Start, limit), nil
 	}
-	st, err := s.at(ctx, sh, o.ResourceVersion, o.ResourceVersionMatch)
+	st, err := s.at(ctx, sh, o.ResourceVersion, matchOf(o))
 	if err != nil {
 		return page{}, err
-	}
-	limit := o.Limit
-	if o.ResourceVersion == "0" {
-		limit = 0
 	}
 	p := st.page(sel, "", limit)
 	if p.next != "" {
 		s.snapshots.keep(sh, st)
 	}
 	return p, nil
+}
+
+// matchOf says how a list's resourceVersion is meant: who asks for pages and does not say, means just that one.
+// https://kubernetes.io/docs/reference/using-api/api-concepts/#semantics-for-get-and-list
+func matchOf(o *internalversion.ListOptions) metav1.ResourceVersionMatch {
+	if o.ResourceVersionMatch == "" && o.Limit > 0 && o.ResourceVersion != "" && o.ResourceVersion != "0" {
+		return metav1.ResourceVersionMatchExact
+	}
+	return o.ResourceVersionMatch
 }
 
 // expired is the answer to a token whose moment is no longer kept: with a new token, from which the client may go on, if
@@ -176,7 +186,7 @@ func (s *Server) expired(sh *shelf, t continueToken) error {
 func (s *Server) at(ctx context.Context, sh *shelf, version string, match metav1.ResourceVersionMatch) (state, error) {
 	want, err := parseRevision(version)
 	if err != nil {
-		return state{}, err
+		return state{}, apierrors.NewBadRequest("invalid resource version: " + err.Error())
 	}
 	if err := s.reach(ctx, want); err != nil {
 		return state{}, err
@@ -188,10 +198,18 @@ func (s *Server) at(ctx context.Context, sh *shelf, version string, match metav1
 	if st.from <= want {
 		return st.at(want), nil
 	}
-	if st, ok := s.snapshots.find(sh, want); ok {
+	if st, ok := s.was(sh, want); ok {
 		return st, nil
 	}
 	return state{}, tooOld(want, st.from)
+}
+
+// was finds a state of before: one that a list in pages has begun on, or one that what has happened since still leads back to.
+func (s *Server) was(sh *shelf, rev uint64) (state, bool) {
+	if st, ok := s.snapshots.find(sh, rev); ok {
+		return st, true
+	}
+	return sh.past(s.cache, rev)
 }
 
 func tooOld(want, oldest uint64) error {
@@ -221,7 +239,7 @@ func parseRevision(version string) (uint64, error) {
 	}
 	rev, err := strconv.ParseUint(version, 10, 64)
 	if err != nil {
-		return 0, apierrors.NewBadRequest(fmt.Sprintf("resourceVersion: Invalid value: %q: must be a number", version))
+		return 0, field.Invalid(field.NewPath("resourceVersion"), version, err.Error())
 	}
 	return rev, nil
 }

@@ -96,6 +96,7 @@ func TestExpiredContinue(t *testing.T) {
 	}
 	s.snapshots.mu.Unlock()
 	s.createConfigMap(t, "c1a")
+	s.forgetThePast("configmaps")
 	a := s.do(t, "GET", configMapsPath+"?limit=1&continue="+url.QueryEscape(first.Continue), "")
 	a.refused(t, 410, metav1.StatusReasonExpired, "The provided continue parameter is too old")
 	fresh := parse[metav1.Status](t, a).Continue
@@ -103,6 +104,7 @@ func TestExpiredContinue(t *testing.T) {
 		t.Errorf("with the new token (-want +got):\n%s", diff)
 	}
 	s.do(t, "GET", configMapsPath+"?continue=garbage", "").refused(t, 400, metav1.StatusReasonBadRequest, "continue key is not valid")
+	s.do(t, "GET", configMapsPath+"?resourceVersion=1&continue=garbage", "").refused(t, 400, metav1.StatusReasonBadRequest, "continue key is not valid")
 	s.do(t, "GET", configMapsPath+"?resourceVersion=1&continue="+url.QueryEscape(fresh), "").
 		refused(t, 400, metav1.StatusReasonBadRequest, "specifying resource version is not allowed when using continue")
 }
@@ -139,6 +141,7 @@ func TestSnapshotsDoNotHoldMuchOfThePast(t *testing.T) {
 		s.do(t, "PATCH", configMapsPath+"/c0", `{"data":{"a":"`+strings.Repeat(strconv.Itoa(i), 20<<10)+`"}}`, merge...).want(t, 200)
 		tokens = append(tokens, s.list(t, "limit=1").Continue)
 	}
+	s.forgetThePast("configmaps")
 	for i, code := range []int{410, 410, 200, 200, 200} { // Since the third two versions have gone, since the second three.
 		s.do(t, "GET", configMapsPath+"?limit=1&continue="+url.QueryEscape(tokens[i]), "").want(t, code)
 	}
@@ -206,17 +209,22 @@ func TestListAtRevision(t *testing.T) {
 		t.Errorf("Exact: %d items at %s, want 1 at %s", len(same.Items), same.ResourceVersion, old.ResourceVersion)
 	}
 	s.createConfigMap(t, "b")
+	if past := s.list(t, exact+old.ResourceVersion); past.ResourceVersion != old.ResourceVersion || len(past.Items) != 1 {
+		t.Errorf("Exact, after another came: %v at %s, want a at %s", names(past), past.ResourceVersion, old.ResourceVersion)
+	}
 	for _, query := range []string{"", "resourceVersion=0", "resourceVersion=" + old.ResourceVersion, "resourceVersionMatch=NotOlderThan&resourceVersion=" + old.ResourceVersion} {
 		if got := s.list(t, query); len(got.Items) != 2 || !later(t, got.ResourceVersion, old.ResourceVersion) {
 			t.Errorf("%s: %v at %s, want a and b, later than %s", query, names(got), got.ResourceVersion, old.ResourceVersion)
 		}
 	}
 	get := func(query string) answer { return s.do(t, "GET", configMapsPath+"?"+query, "") }
+	s.forgetThePast("configmaps")
 	get(exact+old.ResourceVersion).refused(t, 410, metav1.StatusReasonExpired, "too old resource version: "+old.ResourceVersion)
 	get("resourceVersionMatch=Exact").refused(t, 422, metav1.StatusReasonInvalid, "resourceVersionMatch is forbidden unless resourceVersion is provided")
 	get("resourceVersionMatch=Exact&resourceVersion=0").refused(t, 422, metav1.StatusReasonInvalid, `resourceVersionMatch "exact" is forbidden for resourceVersion "0"`)
 	get("resourceVersionMatch=Sideways&resourceVersion=1").refused(t, 422, metav1.StatusReasonInvalid, "Sideways")
-	get("resourceVersion=-1").refused(t, 400, metav1.StatusReasonBadRequest, "resourceVersion")
+	get("limit=1&resourceVersion="+old.ResourceVersion).refused(t, 410, metav1.StatusReasonExpired, "too old resource version: "+old.ResourceVersion)
+	get("resourceVersion=-1").refused(t, 400, metav1.StatusReasonBadRequest, `invalid resource version: resourceVersion: Invalid value: "-1": strconv.ParseUint: parsing "-1": invalid syntax`)
 	get("limit=many").refused(t, 400, metav1.StatusReasonBadRequest)
 }
 
@@ -228,6 +236,58 @@ func later(t testing.TB, a, b string) bool {
 		t.Fatal(err)
 	}
 	return order > 0
+}
+
+// forgetThePast drops all that is known of a resource but how it is now.
+func (s *running) forgetThePast(resource string) {
+	sh := s.shelf(resource)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	sh.bound(0, 0)
+}
+
+// A list of the past is what a list was then, for as long as the changes since are known; so are its further pages.
+func TestListOfThePast(t *testing.T) {
+	s := start(t)
+	sh := s.shelf("configmaps")
+	then := map[string]string{}
+	note := func() {
+		now := s.list(t, "")
+		then[now.ResourceVersion] = toJSON(t, now)
+	}
+	note()
+	for i := range 12 {
+		name := fmt.Sprintf("c%d", i%4)
+		switch path := configMapsPath + "/" + name; i % 3 {
+		case 0:
+			s.do(t, "POST", configMapsPath, configMapJSON(name))
+		case 1:
+			s.do(t, "PATCH", path, fmt.Sprintf(`{"data":{"a":"%d"}}`, i), "Content-Type", "application/merge-patch+json")
+		default:
+			s.do(t, "DELETE", path, "")
+		}
+		note()
+	}
+	sizes := sh.size
+	for rev, want := range then {
+		if diff := cmp.Diff(want, toJSON(t, s.list(t, "resourceVersionMatch=Exact&resourceVersion="+rev))); diff != "" {
+			t.Errorf("at %s (-then +now):\n%s", rev, diff)
+		}
+		all := *parse[corev1.ConfigMapList](t, answer{code: 200, body: []byte(want)})
+		var paged []string
+		for p := s.list(t, "limit=1&resourceVersion="+rev); ; p = s.list(t, "limit=1&continue="+url.QueryEscape(p.Continue)) {
+			paged = append(paged, names(p)...)
+			if p.Continue == "" {
+				break
+			}
+		}
+		if !slices.Equal(paged, names(&all)) {
+			t.Errorf("in pages at %s: %v, want %v", rev, paged, names(&all))
+		}
+	}
+	if sh.size != sizes {
+		t.Errorf("reading the past changed the size from %d to %d", sizes, sh.size)
+	}
 }
 
 // A client may have seen a revision that this server is just about to see.

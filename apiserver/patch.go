@@ -2,11 +2,13 @@ package apiserver
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"mime"
 	"net/http"
+	"reflect"
 	"slices"
 	"sync"
 
@@ -21,6 +23,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/strategicpatch"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+	kjson "sigs.k8s.io/json"
 )
 
 // maxPatchOperations bounds what one JSON patch may do, as Kubernetes bounds it.
@@ -54,9 +57,13 @@ func readPatch(r *http.Request) (patch, error) {
 // strategically.
 func (h *resource) readPatch(r *http.Request) (patch, error) {
 	p, err := readPatch(r)
-	if err == nil && h.Custom && p.kind == types.StrategicMergePatchType {
+	switch {
+	case err != nil:
+	case h.Custom && p.kind == types.StrategicMergePatchType:
 		fit := slices.DeleteFunc(slices.Clone(patchTypes), func(t string) bool { return t == string(p.kind) })
 		err = unsupportedMediaType(string(p.kind), fit...)
+	case !p.isApply() && !json.Valid(p.body):
+		err = apierrors.NewBadRequest("invalid JSON patch")
 	}
 	p.row = h.Resource
 	return p, err
@@ -88,7 +95,7 @@ func (p patch) rewritten(old *item, v *validation) (runtime.Object, error) {
 		obj, err = decode(after, typeJSON, old.obj.GetObjectKind().GroupVersionKind(), v)
 	}
 	if bad := (*undecodable)(nil); errors.As(err, &bad) {
-		err = p.invalid(after, bad.why)
+		err = p.invalid(after, old.obj, bad.why)
 	}
 	return obj, err
 }
@@ -97,13 +104,20 @@ func (p patch) rewritten(old *item, v *validation) (runtime.Object, error) {
 const shownOfPatch = 8 << 10
 
 // invalid is the error of a patch that makes something of an object that is none of its kind. Kubernetes shows what has become
-// of the object, or, of a strategic merge, the patch.
-func (p patch) invalid(after []byte, why error) error {
-	shown := after
+// of the object; of a strategic merge, which it makes of trees, it shows that of the patch, and why the other is no such object.
+func (p patch) invalid(after []byte, old runtime.Object, why error) error {
+	text := string(after)
 	if p.kind == types.StrategicMergePatchType {
-		shown = p.body
+		var patch, tree map[string]any
+		if kjson.UnmarshalCaseSensitivePreserveInts(p.body, &patch) == nil {
+			text = fmt.Sprintf("%+v", patch)
+		}
+		if kjson.UnmarshalCaseSensitivePreserveInts(after, &tree) == nil {
+			fresh := reflect.New(reflect.TypeOf(old).Elem()).Interface()
+			why = cmp.Or(runtime.DefaultUnstructuredConverter.FromUnstructured(tree, fresh), why)
+		}
 	}
-	text := string(shown[:min(len(shown), shownOfPatch)])
+	text = text[:min(len(text), shownOfPatch)]
 	return apierrors.NewInvalid(schema.GroupKind{}, "", field.ErrorList{field.Invalid(field.NewPath("patch"), text, why.Error())})
 }
 
@@ -112,20 +126,17 @@ func (p patch) document(before []byte, old runtime.Object) ([]byte, error) {
 	case types.JSONPatchType:
 		return p.operations(before)
 	case types.MergePatchType:
-		if !json.Valid(p.body) {
-			return nil, errNoJSON()
-		}
-		if !bytes.HasPrefix(bytes.TrimLeft(p.body, " \t\r\n"), []byte("{")) {
-			var members map[string]any
-			if err := json.Unmarshal(p.body, &members); err != nil { // It is no object, nor null.
-				return nil, apierrors.NewBadRequest("error decoding patch: " + err.Error())
-			}
+		if err := p.noObject(); err != nil {
+			return nil, apierrors.NewBadRequest("error decoding patch: " + err.Error())
 		}
 		after, err := jsonpatch.MergePatch(before, p.body)
 		if err != nil {
 			return nil, apierrors.NewBadRequest(err.Error())
 		}
 		return after, nil
+	}
+	if err := p.noObject(); err != nil {
+		return nil, apierrors.NewBadRequest(err.Error())
 	}
 	if err := boundMerge(before, p.body); err != nil {
 		return nil, err
@@ -135,6 +146,15 @@ func (p patch) document(before []byte, old runtime.Object) ([]byte, error) {
 		return nil, apierrors.NewBadRequest(err.Error())
 	}
 	return after, nil
+}
+
+// noObject says what a merge patch is that is no JSON object, nor null.
+func (p patch) noObject() error {
+	if bytes.HasPrefix(bytes.TrimLeft(p.body, " \t\r\n"), []byte("{")) {
+		return nil
+	}
+	var members map[string]any
+	return json.Unmarshal(p.body, &members)
 }
 
 // withoutKind takes the kind from a strategic merge patch: the path says of what kind the object is, whatever the patch says.
@@ -159,12 +179,7 @@ func withoutKind(body []byte) []byte {
 	return rest
 }
 
-func errNoJSON() error { return apierrors.NewBadRequest("invalid JSON patch") }
-
 func (p patch) operations(before []byte) ([]byte, error) {
-	if !json.Valid(p.body) {
-		return nil, errNoJSON()
-	}
 	ops, err := jsonpatch.DecodePatch(p.body)
 	if err != nil {
 		return nil, apierrors.NewBadRequest("error decoding patch: " + err.Error())
@@ -192,9 +207,9 @@ func replacesAllByNothing(op jsonpatch.Operation) bool {
 	return err == nil && path == "" && op["value"] == nil && (op.Kind() == "replace" || op.Kind() == "test")
 }
 
-// inapplicable is the error of a patch that does not fit the object.
+// inapplicable is the error of a patch that does not fit the object. Kubernetes' message does not say why; the cause does.
 func inapplicable(err error) error {
-	return &apierrors.StatusError{ErrStatus: metav1.Status{
-		Status: metav1.StatusFailure, Code: http.StatusUnprocessableEntity, Reason: metav1.StatusReasonInvalid, Message: err.Error(),
-	}}
+	refused := apierrors.NewGenericServerResponse(http.StatusUnprocessableEntity, "", schema.GroupResource{}, "", "", 0, false)
+	refused.ErrStatus.Details.Causes = []metav1.StatusCause{{Type: metav1.CauseTypeFieldValueInvalid, Field: "patch", Message: err.Error()}}
+	return refused
 }

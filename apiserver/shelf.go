@@ -208,6 +208,37 @@ func (s *shelf) stateLocked(c *cache) state {
 	return state{s.tree.Clone(), newest, max(c.revision(), newest), s.size, s.gone}
 }
 
+// past returns the state of an earlier revision, if all that has happened since is still known: that is undone then.
+func (s *shelf) past(c *cache, rev uint64) (_ state, known bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if rev < s.since {
+		return state{}, false
+	}
+	st := s.stateLocked(c)
+	for _, ev := range slices.Backward(s.ring) {
+		if ev.rev <= rev {
+			break
+		}
+		st.undo(ev)
+	}
+	return st.at(rev), true
+}
+
+// undo takes back the last event that led to a state.
+func (st *state) undo(ev event) {
+	if ev.kind != watch.Deleted {
+		st.size -= ev.item.size
+	}
+	if ev.prev == nil {
+		st.tree.Delete(ev.item)
+		return
+	}
+	st.tree.ReplaceOrInsert(ev.prev)
+	st.size += ev.prev.size
+	st.gone -= ev.prev.size
+}
+
 // at is the same state, said to be of one revision.
 func (st state) at(rev uint64) state {
 	st.from, st.to = rev, rev

@@ -61,7 +61,7 @@ func (h *resource) finalize(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	if err := sameName(r, obj); err != nil {
-		return err
+		return o.validation.beside(w, err)
 	}
 	in := obj.(*corev1.Namespace)
 	return h.change(w, r, "finalize", o, h.recorded("finalize", o, func(old runtime.Object) (runtime.Object, error) {
@@ -203,7 +203,7 @@ func (h *resource) putScale(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	if err := sameName(r, obj); err != nil {
-		return err
+		return o.validation.beside(w, err)
 	}
 	return h.changeScale(w, r, o, h.recorded("scale", o, func(runtime.Object) (runtime.Object, error) { return obj.DeepCopyObject(), nil }))
 }
@@ -252,7 +252,7 @@ func (h *resource) changeScale(w http.ResponseWriter, r *http.Request, o write, 
 		return next, nil
 	})
 	if err != nil {
-		return err
+		return o.validation.beside(w, err)
 	}
 	scale, err := scaleOf(h.Resource, obj)
 	if err != nil {

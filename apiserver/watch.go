@@ -21,16 +21,21 @@ type watchOptions struct {
 	rev       uint64 // Events after this revision; 0: after now.
 	state     bool   // First the objects of now, as additions.
 	marked    bool   // Then a bookmark that says that this was all.
-	bookmarks bool   // One a minute.
+	bookmarks bool   // One a minute, and one before the end.
 	timeout   time.Duration
 }
 
-const bookmarkEvery = time.Minute
+// Kubernetes' own. Who begins anew after the end of a watch does so at the last revision that it was told: the bookmark before the
+// end spares it the events that were for others.
+const (
+	bookmarkEvery     = time.Minute
+	bookmarkBeforeEnd = 2 * time.Second
+)
 
 func newWatchOptions(in *internalversion.ListOptions) (watchOptions, error) {
 	rev, err := parseRevision(in.ResourceVersion)
 	if err != nil {
-		return watchOptions{}, err
+		return watchOptions{}, unclassified(err)
 	}
 	if rev == 0 && in.Continue != "" { // Such a watch begins as a list does.
 		return watchOptions{}, apierrors.NewInvalid(schema.GroupKind{Group: metav1.GroupName, Kind: "ListOptions"}, "", field.ErrorList{
@@ -39,9 +44,9 @@ func newWatchOptions(in *internalversion.ListOptions) (watchOptions, error) {
 	}
 	o := watchOptions{rev: rev, bookmarks: in.AllowWatchBookmarks}
 	o.state = ptrOr(in.SendInitialEvents, rev == 0)
-	o.marked = ptrOr(in.SendInitialEvents, false) && o.bookmarks
+	o.marked = o.state && o.bookmarks
 	o.timeout = seconds(ptrOr(in.TimeoutSeconds, 0))
-	if o.timeout <= 0 { // As Kubernetes does: spread, so that clients do not all come back at once.
+	if o.timeout == 0 { // As Kubernetes does: spread, so that clients do not all come back at once.
 		o.timeout = 30*time.Minute + rand.N(30*time.Minute)
 	}
 	return o, nil
@@ -64,6 +69,9 @@ func (f sinkFunc) flush() error                         { return nil }
 // stream sends the events of a selection to out until ctx ends, the time is over, out fails or the watcher is cut off.
 // An error is one that the client is to be told of.
 func (s *Server) stream(ctx context.Context, sh *shelf, sel selection, o watchOptions, out sink) error {
+	if o.timeout < 0 { // Over before it began.
+		return tooLate()
+	}
 	if err := s.reach(ctx, o.rev); err != nil {
 		return err
 	}
@@ -86,11 +94,16 @@ func (s *Server) stream(ctx context.Context, sh *shelf, sel selection, o watchOp
 func (s *Server) follow(ctx context.Context, sh *shelf, sel selection, o watchOptions, w *watcher, out sink) error {
 	end := time.NewTimer(o.timeout)
 	defer end.Stop()
-	var bookmark <-chan time.Time
+	var bookmark, last <-chan time.Time
 	if o.bookmarks {
 		ticker := time.NewTicker(bookmarkEvery)
 		defer ticker.Stop()
 		bookmark = ticker.C
+	}
+	if before := o.timeout - bookmarkBeforeEnd; o.bookmarks && before > 0 {
+		timer := time.NewTimer(before)
+		defer timer.Stop()
+		last = timer.C
 	}
 	for {
 		if len(w.events) == 0 {
@@ -107,6 +120,8 @@ func (s *Server) follow(ctx context.Context, sh *shelf, sel selection, o watchOp
 				return err
 			}
 		case <-bookmark:
+			sh.bookmark(s.cache, w)
+		case <-last:
 			sh.bookmark(s.cache, w)
 		case <-end.C:
 			return out.flush()
@@ -143,6 +158,14 @@ func (s *Server) begin(sh *shelf, sel selection, o watchOptions, out sink) (*wat
 	return w, nil, out.emit(event{kind: watch.Bookmark, rev: now.to}, true)
 }
 
+// tooLate is the last event of a watch that has no time at all.
+func tooLate() error {
+	return &apierrors.StatusError{ErrStatus: metav1.Status{
+		Status: metav1.StatusFailure, Code: http.StatusInternalServerError, Reason: metav1.StatusReasonInternalError,
+		Message: context.DeadlineExceeded.Error(),
+	}}
+}
+
 // serveWatch answers with a stream of events.
 func (s *Server) serveWatch(w http.ResponseWriter, r *http.Request, sh *shelf, sel selection, in *internalversion.ListOptions) error {
 	f, err := negotiateRow(r, sh.resource, "Table", "PartialObjectMetadata")
@@ -154,7 +177,7 @@ func (s *Server) serveWatch(w http.ResponseWriter, r *http.Request, sh *shelf, s
 		return err
 	}
 	if f.media == typeYAML {
-		return notAcceptable(r.Header.Get("Accept")) // YAML documents have no frames.
+		return notAcceptable(typeJSON+";stream=watch", typeProto+";stream=watch") // YAML documents have no frames.
 	}
 	socket := wsstream.IsWebSocketRequest(r)
 	run := func(w http.ResponseWriter, r *http.Request) {

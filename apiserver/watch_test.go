@@ -235,6 +235,33 @@ func TestWatchSendsInitialEvents(t *testing.T) {
 	}
 }
 
+// Who begins at no revision is told of the end of the objects that there are, if bookmarks are allowed and nothing else is said.
+func TestWatchMarksTheEndOfWhatThereIs(t *testing.T) {
+	s := start(t)
+	s.createConfigMap(t, "a")
+	for query, marked := range map[string]bool{
+		"allowWatchBookmarks=true":                                 true,
+		"allowWatchBookmarks=true&resourceVersion=0":               true,
+		"allowWatchBookmarks=true&sendInitialEvents=false":         false,
+		"allowWatchBookmarks=false":                                false,
+		"sendInitialEvents=true&resourceVersionMatch=NotOlderThan": false,
+	} {
+		if strings.Contains(query, "sendInitialEvents=false") {
+			query += "&resourceVersionMatch=NotOlderThan"
+		}
+		w := s.watch(t, configMapsPath+"?timeoutSeconds=1&"+query)
+		if !strings.Contains(query, "sendInitialEvents=false") {
+			w.want("ADDED a")
+		}
+		if marked {
+			if e := w.next(); e.Type != "BOOKMARK" || e.Object.Metadata.Annotations[metav1.InitialEventsAnnotationKey] != "true" {
+				t.Errorf("%s: %+v, want the bookmark that ends the initial events", query, e)
+			}
+		}
+		w.ended()
+	}
+}
+
 // A bookmark says how far the watcher is, also where nothing changed that it watches.
 func TestWatchBookmarks(t *testing.T) {
 	s := start(t)
@@ -249,24 +276,23 @@ func TestWatchBookmarks(t *testing.T) {
 	}
 }
 
-// Bookmarks come once a minute, to those who allow them, and never to those who don't.
+// Bookmarks come once a minute and before the end, to those who allow them, and never to those who don't.
 func TestBookmarksComeByTheMinute(t *testing.T) {
 	s := start(t)
 	synctest.Test(t, func(t *testing.T) {
 		for _, allowed := range []bool{true, false} {
-			ctx, cancel := context.WithTimeout(context.Background(), 3*bookmarkEvery+time.Second)
 			marks := 0
 			sh := newShelf(s.shelf("secrets").resource, nil)
 			own := &Server{cache: &cache{}}
-			err := own.stream(ctx, sh, selectAll(sh.resource), watchOptions{bookmarks: allowed, timeout: time.Hour}, sinkFunc(func(e event, _ bool) error {
+			o := watchOptions{bookmarks: allowed, timeout: 3*bookmarkEvery + 30*time.Second}
+			err := own.stream(context.Background(), sh, selectAll(sh.resource), o, sinkFunc(func(e event, _ bool) error {
 				if e.kind == watch.Bookmark {
 					marks++
 				}
 				return nil
 			}))
-			cancel()
-			if want := map[bool]int{true: 3, false: 0}[allowed]; err != nil || marks != want {
-				t.Errorf("allowed %v: %d bookmarks in three minutes, error %v; want %d", allowed, marks, err, want)
+			if want := map[bool]int{true: 4, false: 0}[allowed]; err != nil || marks != want {
+				t.Errorf("allowed %v: %d bookmarks in three and a half minutes, error %v; want %d", allowed, marks, err, want)
 			}
 		}
 	})
@@ -281,19 +307,26 @@ func TestWatchParametersThatDoNotFit(t *testing.T) {
 	}{
 		{"sendInitialEvents=true", 422, "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan"},
 		{"resourceVersionMatch=NotOlderThan&resourceVersion=1", 422, "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided"},
-		{"resourceVersion=abc", 400, `resourceVersion: Invalid value: "abc"`},
+		{"resourceVersion=abc", 500, `resourceVersion: Invalid value: "abc": strconv.ParseUint: parsing "abc": invalid syntax`},
 		{"labelSelector=a%20in", 400, "unable to parse requirement"},
 		{"fieldSelector=spec.nope%3D1", 400, "field label not supported: spec.nope"},
 		{"timeoutSeconds=soon", 400, ""},
 	} {
 		a := s.do(t, "GET", podsPath+"?watch=1&"+tc.query, "")
-		reason := metav1.StatusReasonBadRequest
-		if tc.code == 422 {
-			reason = metav1.StatusReasonInvalid
-		}
+		reason := map[int]metav1.StatusReason{400: metav1.StatusReasonBadRequest, 422: metav1.StatusReasonInvalid}[tc.code]
 		a.refused(t, tc.code, reason, tc.part)
 	}
 	s.do(t, "GET", podsPath+"?watch=1", "", "Accept", typeYAML).want(t, 406)
+}
+
+// A watch that is to be over before it begins says so, as in Kubernetes.
+func TestWatchWithoutTime(t *testing.T) {
+	s := start(t)
+	w := s.watch(t, configMapsPath+"?timeoutSeconds=-1")
+	if e := w.next(); e.Type != "ERROR" || e.Object.Code != 500 || e.Object.Message != "context deadline exceeded" {
+		t.Errorf("event is %+v, want ERROR with 500", e)
+	}
+	w.ended()
 }
 
 func TestWatchTimeout(t *testing.T) {

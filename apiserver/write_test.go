@@ -322,6 +322,11 @@ func TestWarningsBesideAnError(t *testing.T) {
 			t.Errorf("%s: warnings (-want +got):\n%s", name, diff)
 		}
 	}
+	renamed := s.do(t, "PUT", configMapsPath+"/a", `{"metadata":{"name":"b"},"nope":1}`)
+	renamed.refused(t, 400, metav1.StatusReasonBadRequest, "does not match the name on the URL")
+	if diff := cmp.Diff(want, renamed.header["Warning"]); diff != "" {
+		t.Errorf("of an object of another name: warnings (-want +got):\n%s", diff)
+	}
 	twice := s.do(t, "POST", configMapsPath, "metadata: {name: c}\nkind: ConfigMap\napiVersion: v1\ndata: {a: b, a: c}\n", "Content-Type", typeYAML).want(t, 201)
 	if diff := cmp.Diff([]string{`299 - "line 4: key \"a\" already set in map"`}, twice.header["Warning"]); diff != "" {
 		t.Errorf("warnings of YAML (-want +got):\n%s", diff)
@@ -353,16 +358,23 @@ func TestPatches(t *testing.T) {
 		t.Error("a patch that changes nothing raised the revision")
 	}
 
-	patch(`[{"op":"test","path":"/spec/replicas","value":99}]`, jsonPatch).refused(t, 422, metav1.StatusReasonInvalid)
-	patch(`[{"op":"remove","path":"/nope"}]`, jsonPatch).refused(t, 422, metav1.StatusReasonInvalid)
+	misfits := func(body, why string) {
+		t.Helper()
+		a := patch(body, jsonPatch)
+		a.refused(t, 422, metav1.StatusReasonInvalid, "the server rejected our request due to an error in our request")
+		if causes := parse[metav1.Status](t, a).Details.Causes; len(causes) != 1 || !strings.Contains(causes[0].Message, why) {
+			t.Errorf("the causes are %+v, want one with %q", causes, why)
+		}
+	}
+	misfits(`[{"op":"test","path":"/spec/replicas","value":99}]`, "testing value /spec/replicas failed")
+	misfits(`[{"op":"remove","path":"/nope"}]`, "/nope")
 	patch(`{"op":"test"}`, jsonPatch).refused(t, 400, metav1.StatusReasonBadRequest)
 	patch(`{`, merge).refused(t, 400, metav1.StatusReasonBadRequest)
 	patch(`{`, strategic).refused(t, 400, metav1.StatusReasonBadRequest)
-	for _, kind := range [][]string{merge, strategic} {
-		patch(`{"spec":{"replicas":"many"}}`, kind).refused(t, 422, metav1.StatusReasonInvalid, ` "" is invalid: patch: Invalid value: "{`, "json: cannot unmarshal string")
-	}
+	patch(`{"spec":{"replicas":"many"}}`, merge).refused(t, 422, metav1.StatusReasonInvalid, ` "" is invalid: patch: Invalid value: "{`, "json: cannot unmarshal string")
+	patch(`{"spec":{"replicas":"many"}}`, strategic).refused(t, 422, metav1.StatusReasonInvalid, ` "" is invalid: patch: Invalid value: "map[spec:map[replicas:many]]": unrecognized type: int32`)
 	for _, op := range []string{"replace", "test"} {
-		patch(`[{"op":"`+op+`","path":""}]`, jsonPatch).refused(t, 422, metav1.StatusReasonInvalid, "has no value")
+		misfits(`[{"op":"`+op+`","path":""}]`, "has no value")
 	}
 	patch(`{"spec":{"replicas":-1}}`, merge).refused(t, 422, metav1.StatusReasonInvalid, "spec.replicas: Invalid value: -1")
 	patch(`{"spec":{"selector":{"matchLabels":{"app":"other"}}}}`, merge).refused(t, 422, metav1.StatusReasonInvalid, "spec.selector")
@@ -370,9 +382,11 @@ func TestPatches(t *testing.T) {
 	patch(`{"metadata":{"resourceVersion":"1"}}`, merge).refused(t, 409, metav1.StatusReasonConflict)
 	for _, body := range []string{`[]`, ` [{}]`, `"a"`, `1`} {
 		patch(body, merge).refused(t, 400, metav1.StatusReasonBadRequest, "error decoding patch: json: cannot unmarshal")
+		patch(body, strategic).refused(t, 400, metav1.StatusReasonBadRequest, "json: cannot unmarshal")
 	}
-	for _, kind := range [][]string{merge, jsonPatch} {
+	for _, kind := range [][]string{merge, jsonPatch, strategic} {
 		patch(`[{"op"`, kind).refused(t, 400, metav1.StatusReasonBadRequest, "invalid JSON patch")
+		s.do(t, "PATCH", deployments+"/none", "", kind...).refused(t, 400, metav1.StatusReasonBadRequest, "invalid JSON patch")
 	}
 	patch(`{"kind":"Pod","apiVersion":"v1"}`, merge).refused(t, 422, metav1.StatusReasonInvalid, "patch")
 	patch(`{"kind":"Pod","apiVersion":"v1","spec":{"paused":true}}`, strategic).want(t, 200) // Its path says what it is.
@@ -384,7 +398,7 @@ func TestPatches(t *testing.T) {
 	patch("["+strings.Repeat(`{"op":"test","path":"/kind","value":"Deployment"},`, maxPatchOperations)+`{"op":"test","path":"/kind","value":"Deployment"}]`, jsonPatch).
 		refused(t, 413, metav1.StatusReasonRequestEntityTooLarge, "10001")
 	bomb := `[{"op":"add","path":"/metadata/annotations/x","value":"` + strings.Repeat("x", 20000) + `"}` + strings.Repeat(`,{"op":"copy","from":"/metadata","path":"/metadata/annotations/y"}`, 60) + `]`
-	patch(bomb, jsonPatch).refused(t, 422, metav1.StatusReasonInvalid, "accumulated")
+	misfits(bomb, "accumulated")
 	s.do(t, "PATCH", deployments+"/none", `{}`, merge...).refused(t, 404, metav1.StatusReasonNotFound)
 }
 
