@@ -111,23 +111,27 @@ func (s *Server) judge(u User, of *authorizationv1.ResourceAttributes, path *aut
 }
 
 // openPaths are what is no resource and open to everyone, with a certificate or without.
-var openPaths = []string{"/livez", "/readyz", "/healthz", "/version"}
+var openPaths = []string{"/healthz", "/livez", "/readyz", "/version", "/version/"}
 
-// rulesOf lists what a user may do, as far as that can be listed.
+// discoveryPaths tell members of the cluster what there is: Kubernetes' role system:discovery.
+var discoveryPaths = []string{"/api", "/api/*", "/apis", "/apis/*", "/healthz", "/livez", "/openapi", "/openapi/*", "/readyz", "/version", "/version/"}
+
+// rulesOf lists what a user may do, as far as that can be listed: what everybody may, what members may, and the rest.
 func rulesOf(u User) authorizationv1.SubjectRulesReviewStatus {
-	all := []string{"*"}
-	if isAdministrator(u) {
-		return authorizationv1.SubjectRulesReviewStatus{
-			ResourceRules:    []authorizationv1.ResourceRule{{Verbs: all, APIGroups: all, Resources: all}},
-			NonResourceRules: []authorizationv1.NonResourceRule{{Verbs: all, NonResourceURLs: all}},
-		}
-	}
+	all, get := []string{"*"}, []string{"get"}
 	status := authorizationv1.SubjectRulesReviewStatus{
 		ResourceRules: []authorizationv1.ResourceRule{
-			{Verbs: []string{"create"}, APIGroups: []string{authenticationv1.GroupName}, Resources: []string{"selfsubjectreviews"}},
 			{Verbs: []string{"create"}, APIGroups: []string{authorizationv1.GroupName}, Resources: []string{"selfsubjectaccessreviews", "selfsubjectrulesreviews"}},
+			{Verbs: []string{"create"}, APIGroups: []string{authenticationv1.GroupName}, Resources: []string{"selfsubjectreviews"}},
 		},
-		NonResourceRules: []authorizationv1.NonResourceRule{{Verbs: []string{"get"}, NonResourceURLs: slices.Clone(openPaths)}},
+	}
+	if isMember(u) {
+		status.NonResourceRules = append(status.NonResourceRules, authorizationv1.NonResourceRule{Verbs: get, NonResourceURLs: slices.Clone(discoveryPaths)})
+	}
+	status.NonResourceRules = append(status.NonResourceRules, authorizationv1.NonResourceRule{Verbs: get, NonResourceURLs: slices.Clone(openPaths)})
+	if isAdministrator(u) {
+		status.ResourceRules = append(status.ResourceRules, authorizationv1.ResourceRule{Verbs: all, APIGroups: all, Resources: all})
+		status.NonResourceRules = append(status.NonResourceRules, authorizationv1.NonResourceRule{Verbs: all, NonResourceURLs: all})
 	}
 	if slices.Contains(u.Groups, nodes) {
 		status.Incomplete = true

@@ -72,14 +72,14 @@ func TestWhoAmI(t *testing.T) {
 func TestRulesReview(t *testing.T) {
 	s := start(t)
 	for _, tc := range []struct {
-		user       User
-		rules      int
-		incomplete bool
-	}{{administrator, 1, false}, {nodeUser, 2, true}, {stranger, 2, false}} {
+		user         User
+		rules, paths int
+		incomplete   bool
+	}{{administrator, 3, 3, false}, {nodeUser, 2, 2, true}, {stranger, 2, 1, false}} {
 		ask := &authorizationv1.SelfSubjectRulesReview{Spec: authorizationv1.SelfSubjectRulesReviewSpec{Namespace: "default"}}
 		got, err := s.client(t, tc.user, typeJSON).AuthorizationV1().SelfSubjectRulesReviews().Create(context.Background(), ask, metav1.CreateOptions{})
-		if err != nil || len(got.Status.ResourceRules) != tc.rules || got.Status.Incomplete != tc.incomplete {
-			t.Errorf("%s: %+v, error %v; want %d rules, incomplete %v", tc.user.Name, got, err, tc.rules, tc.incomplete)
+		if err != nil || len(got.Status.ResourceRules) != tc.rules || len(got.Status.NonResourceRules) != tc.paths || got.Status.Incomplete != tc.incomplete {
+			t.Errorf("%s: %+v, error %v; want %d rules for resources and %d for paths, incomplete %v", tc.user.Name, got, err, tc.rules, tc.paths, tc.incomplete)
 		}
 	}
 }
