@@ -15,11 +15,13 @@ const LocalDriver = "local.skiff.io"
 // LocalFinalizer is on a volume of [LocalDriver] as long as its node holds data of it.
 const LocalFinalizer = LocalDriver + "/data"
 
-// The finalizers that keep a claim as long as a pod uses it, and a volume as long as it is bound.
+// The finalizers that keep a claim as long as a pod uses it, a volume as long as it is bound, and a VolumeAttributesClass as long as
+// one of them names it.
 // https://kubernetes.io/docs/concepts/storage/persistent-volumes/#storage-object-in-use-protection
 const (
-	ClaimProtection  = "kubernetes.io/pvc-protection"
-	VolumeProtection = "kubernetes.io/pv-protection"
+	ClaimProtection           = "kubernetes.io/pvc-protection"
+	VolumeProtection          = "kubernetes.io/pv-protection"
+	AttributesClassProtection = "kubernetes.io/vac-protection"
 )
 
 // LocalStorage is what a cluster begins with: the driver, and the class of the claims that name none. A volume is made where

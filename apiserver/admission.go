@@ -12,6 +12,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	schedulingv1 "k8s.io/api/scheduling/v1"
+	storagev1 "k8s.io/api/storage/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -43,6 +44,8 @@ func (s *Server) admit(ctx context.Context, obj runtime.Object) error {
 		s.admitClaim(o)
 	case *corev1.PersistentVolume:
 		protect(o, api.VolumeProtection)
+	case *storagev1.VolumeAttributesClass:
+		protect(o, api.AttributesClassProtection)
 	case *networkingv1.Ingress:
 		if _, has := o.Annotations["kubernetes.io/ingress.class"]; !has && o.Spec.IngressClassName == nil {
 			o.Spec.IngressClassName = s.newest("ingressclasses.networking.k8s.io", api.IsDefaultIngressClass)

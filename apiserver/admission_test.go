@@ -188,3 +188,12 @@ func TestPullSecrets(t *testing.T) {
 		}
 	}
 }
+
+// Who makes a VolumeAttributesClass gets one that stays while it is in use.
+func TestNewAttributesClassIsProtected(t *testing.T) {
+	s := start(t)
+	a := s.do(t, "POST", "/apis/storage.k8s.io/v1/volumeattributesclasses", `{"metadata":{"name":"a"},"driverName":"d","parameters":{"a":"b"}}`).want(t, 201)
+	if diff := cmp.Diff([]string{"kubernetes.io/vac-protection"}, parse[metav1.PartialObjectMetadata](t, a).Finalizers); diff != "" {
+		t.Errorf("finalizers (-want +got):\n%s", diff)
+	}
+}

@@ -98,6 +98,7 @@ func New(client kubernetes.Interface, factory informers.SharedInformerFactory, c
 		newVolumes(&c.base, recorder("persistentvolume-controller")),
 		newClaimProtection(&c.base),
 		newVolumeProtection(&c.base),
+		newClassProtection(&c.base),
 		newEphemeralVolumes(&c.base, recorder("ephemeral-volume-controller")),
 		newServiceCIDRs(&c.base, cmp.Or(config.rangeGrace, rangeGrace)),
 		newServiceLB(&c.base, recorder("service-lb-controller"), config.ReservedPorts),

@@ -7,6 +7,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -340,4 +341,46 @@ func TestLostClaim(t *testing.T) {
 	c.must(err)
 	c.claimIs("data", "Lost disk 0")
 	c.toldOf("default", "data", "ClaimLost", "Bound claim has lost its PersistentVolume. Data on the volume is lost!")
+}
+
+// A VolumeAttributesClass stays as long as a claim or a volume names it.
+func TestAttributesClassInUse(t *testing.T) {
+	c := startCluster(t)
+	classes := c.client.StorageV1().VolumeAttributesClasses()
+	for _, name := range []string{"gold", "silver"} {
+		_, err := classes.Create(c.ctx, &storagev1.VolumeAttributesClass{
+			ObjectMeta: metav1.ObjectMeta{Name: name}, DriverName: "csi.example.com", Parameters: map[string]string{"iops": "1"},
+		}, metav1.CreateOptions{})
+		c.must(err)
+	}
+	c.createClaim("data", "none", func(claim *corev1.PersistentVolumeClaim) { claim.Spec.VolumeAttributesClassName = new("gold") })
+	volume := &corev1.PersistentVolume{
+		ObjectMeta: metav1.ObjectMeta{Name: "disk"},
+		Spec: corev1.PersistentVolumeSpec{
+			Capacity: corev1.ResourceList{corev1.ResourceStorage: resource.MustParse("1Gi")}, AccessModes: []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOnce},
+			VolumeAttributesClassName: new("gold"), StorageClassName: "other",
+			PersistentVolumeSource: corev1.PersistentVolumeSource{CSI: &corev1.CSIPersistentVolumeSource{Driver: "csi.example.com", VolumeHandle: "1"}},
+		},
+	}
+	_, err := c.client.CoreV1().PersistentVolumes().Create(c.ctx, volume, metav1.CreateOptions{})
+	c.must(err)
+	for _, name := range []string{"gold", "silver"} {
+		c.must(classes.Delete(c.ctx, name, metav1.DeleteOptions{}))
+	}
+	there := func(name string) func() string {
+		return func() string {
+			if _, err := classes.Get(c.ctx, name, metav1.GetOptions{}); !apierrors.IsNotFound(err) {
+				return fmt.Sprintf("it is still there: %v", err)
+			}
+			return ""
+		}
+	}
+	c.eventually("silver, which nothing names, goes", there("silver"))
+	c.deleteClaim("data")
+	c.claimIs("data", "gone")
+	if there("gold")() == "" {
+		t.Error("gold is gone, though a volume names it")
+	}
+	c.must(c.client.CoreV1().PersistentVolumes().Delete(c.ctx, "disk", metav1.DeleteOptions{}))
+	c.eventually("gold goes with the last that names it", there("gold"))
 }
