@@ -31,8 +31,8 @@ func seconds(n int64) time.Duration { return time.Duration(n) * time.Second }
 
 // admit does to a new object what Kubernetes' default admission plugins do: ServiceAccount (the name, which must be one, and the
 // secrets for pulling images; no token is mounted before RBAC is enforced), DefaultTolerationSeconds, Priority, PodTopologyLabels,
-// RuntimeClass, DefaultStorageClass, StorageObjectInUseProtection and DefaultIngressClass. A request for a certificate gets the name of
-// who makes it.
+// RuntimeClass, DefaultStorageClass, StorageObjectInUseProtection, TaintNodesByCondition and DefaultIngressClass. A request for a
+// certificate gets the name of who makes it.
 // https://kubernetes.io/docs/reference/access-authn-authz/admission-controllers/
 func (s *Server) admit(ctx context.Context, obj runtime.Object) error {
 	switch o := obj.(type) {
@@ -46,6 +46,8 @@ func (s *Server) admit(ctx context.Context, obj runtime.Object) error {
 		protect(o, api.VolumeProtection)
 	case *storagev1.VolumeAttributesClass:
 		protect(o, api.AttributesClassProtection)
+	case *corev1.Node:
+		taintNew(o)
 	case *networkingv1.Ingress:
 		if _, has := o.Annotations["kubernetes.io/ingress.class"]; !has && o.Spec.IngressClassName == nil {
 			o.Spec.IngressClassName = s.newest("ingressclasses.networking.k8s.io", api.IsDefaultIngressClass)
@@ -67,6 +69,15 @@ func (s *Server) newest(resource string, is func(metav1.Object) bool) *string {
 		}
 	}
 	return name
+}
+
+// taintNew keeps pods from a new node until the controllers have seen that it is ready.
+// https://kubernetes.io/docs/reference/access-authn-authz/admission-controllers/#taintnodesbycondition
+func taintNew(n *corev1.Node) {
+	taint := corev1.Taint{Key: corev1.TaintNodeNotReady, Effect: corev1.TaintEffectNoSchedule}
+	if !slices.ContainsFunc(n.Spec.Taints, func(t corev1.Taint) bool { return t.MatchTaint(&taint) }) {
+		n.Spec.Taints = append(n.Spec.Taints, taint)
+	}
 }
 
 // signRequest says whose request it is, whatever the request says itself.

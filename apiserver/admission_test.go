@@ -189,6 +189,23 @@ func TestPullSecrets(t *testing.T) {
 	}
 }
 
+// A new node gets no pods before it is known to be ready, also where it names taints itself.
+func TestNewNodeIsTainted(t *testing.T) {
+	s := start(t)
+	const own, notReady = `{"key":"a","effect":"NoSchedule"}`, `{"key":"node.kubernetes.io/not-ready","effect":"NoSchedule"}`
+	for taints, want := range map[string]string{
+		"":       notReady,
+		own:      own + "," + notReady,
+		notReady: notReady,
+		`{"key":"node.kubernetes.io/not-ready","effect":"NoExecute"}`: `{"key":"node.kubernetes.io/not-ready","effect":"NoExecute"},` + notReady,
+	} {
+		node := parse[corev1.Node](t, s.do(t, "POST", "/api/v1/nodes?dryRun=All", `{"metadata":{"name":"a"},"spec":{"taints":[`+taints+`]}}`).want(t, 201))
+		if got := toJSON(t, node.Spec.Taints); got != "["+want+"]" {
+			t.Errorf("of taints [%s]: %s, want [%s]", taints, got, want)
+		}
+	}
+}
+
 // Who makes a VolumeAttributesClass gets one that stays while it is in use.
 func TestNewAttributesClassIsProtected(t *testing.T) {
 	s := start(t)
