@@ -2,6 +2,7 @@ package apiserver
 
 import (
 	"bytes"
+	"compress/gzip"
 	"context"
 	"fmt"
 	"io"
@@ -11,6 +12,7 @@ import (
 	"sync"
 	"testing"
 
+	"k8s.io/apimachinery/pkg/util/uuid"
 	"k8s.io/apimachinery/pkg/watch"
 )
 
@@ -24,13 +26,15 @@ func startWithPods(b *testing.B) *running {
 	s := start(b)
 	p := s.createPod(b, "p")
 	sh := s.shelf("pods")
+	size := sh.get("default/p").size
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	for i := range benchPods - 1 {
 		next := p.DeepCopy()
 		next.Name = fmt.Sprintf("p%04d", i)
+		next.UID = uuid.NewUUID()
 		next.SetGroupVersionKind(sh.resource.GroupVersionKind())
-		sh.tree.ReplaceOrInsert(&item{key: "default/" + next.Name, rev: s.cache.revision(), obj: next})
+		sh.tree.ReplaceOrInsert(&item{key: "default/" + next.Name, rev: uint64(i + 1), obj: next, size: size, encodings: sh.encodings})
 	}
 	return s
 }
@@ -48,12 +52,14 @@ func (d *discard) Write(b []byte) (int, error) { d.n += len(b); return len(b), n
 // BenchmarkList lists 1,000 pods whose encodings are cached, and a page of 5. The floor copies as many bytes.
 func BenchmarkList(b *testing.B) {
 	s := startWithPods(b)
-	for _, form := range []struct{ name, accept, query string }{{"JSON", typeJSON, ""}, {"protobuf", typeProto, ""}, {"Table", acceptTable, ""}, {"page", typeJSON, "?limit=5"}} {
+	for _, form := range []struct{ name, accept, query, encoding string }{{"JSON", typeJSON, "", ""}, {"protobuf", typeProto, "", ""}, {"Table", acceptTable, "", ""}, {"page", typeJSON, "?limit=5", ""},
+		{"JSON-gzip", typeJSON, "", "gzip"}, {"protobuf-gzip", typeProto, "", "gzip"}} {
 		req, err := http.NewRequestWithContext(withUser(context.Background(), administrator), "GET", podsPath+form.query, nil)
 		if err != nil {
 			b.Fatal(err)
 		}
 		req.Header.Set("Accept", form.accept)
+		req.Header.Set("Accept-Encoding", form.encoding)
 		size := 0
 		b.Run(form.name, func(b *testing.B) {
 			b.ReportAllocs()
@@ -74,6 +80,68 @@ func BenchmarkList(b *testing.B) {
 			b.SetBytes(int64(size))
 		})
 	}
+}
+
+// BenchmarkListCompressed lists 1,000 pods for the first time, and each time again after so many of them have changed. The floor
+// is to compress the whole list.
+func BenchmarkListCompressed(b *testing.B) {
+	s := startWithPods(b)
+	sh := s.shelf("pods")
+	req, err := http.NewRequestWithContext(withUser(context.Background(), administrator), "GET", podsPath, nil)
+	if err != nil {
+		b.Fatal(err)
+	}
+	req.Header.Set("Accept-Encoding", "gzip")
+	list := func() int {
+		w := &discard{header: http.Header{}}
+		s.ServeHTTP(w, req)
+		return w.n
+	}
+	items := sh.state(s.cache).items(selectAll(sh.resource))
+	bytes := list()
+	b.Run("first", func(b *testing.B) {
+		for b.Loop() {
+			b.StopTimer()
+			for _, it := range items {
+				forgetRun(it)
+			}
+			b.StartTimer()
+			bytes = list()
+		}
+		b.ReportMetric(float64(bytes), "bytes")
+	})
+	rev := uint64(benchPods)
+	for _, changes := range []int{1, 10, 100} {
+		b.Run(fmt.Sprintf("%d changed", changes), func(b *testing.B) {
+			for b.Loop() {
+				for i := range changes {
+					it := items[i*len(items)/changes]
+					rev++
+					sh.apply(it.key, rev, &item{key: it.key, rev: rev, obj: it.obj, size: it.size, encodings: it.encodings})
+				}
+				bytes = list()
+			}
+			b.ReportMetric(float64(bytes), "bytes")
+		})
+	}
+	b.Run("floor", func(b *testing.B) {
+		all, err := listJSON(sh.resource, sh.state(s.cache).page(selectAll(sh.resource), "", 0))
+		if err != nil {
+			b.Fatal(err)
+		}
+		body, err := all.bytes()
+		if err != nil {
+			b.Fatal(err)
+		}
+		for b.Loop() {
+			w := &discard{}
+			z, _ := gzip.NewWriterLevel(w, gzip.BestSpeed)
+			z.Write(body)
+			z.Close()
+			bytes = w.n
+		}
+		b.ReportMetric(float64(bytes), "bytes")
+	})
 }
 
 // BenchmarkPatch changes one object end to end: request, patch, validation, disk, memory, answer. The floor is the store's
@@ -203,5 +271,13 @@ func drain(from io.Reader, done func()) {
 		if err != nil {
 			return
 		}
+	}
+}
+
+func forgetRun(it *item) {
+	if e := it.json.Load(); e != nil {
+		without := *e
+		without.run = nil
+		it.keep(&it.json, &without)
 	}
 }

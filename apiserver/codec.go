@@ -3,7 +3,6 @@ package apiserver
 import (
 	"bytes"
 	"cmp"
-	"compress/gzip"
 	"encoding/hex"
 	"fmt"
 	"io"
@@ -277,39 +276,35 @@ func respondBytes(w http.ResponseWriter, r *http.Request, media string, code int
 
 // respondParts answers with what is in two places, so that nobody has to copy what is kept.
 func respondParts(w http.ResponseWriter, r *http.Request, media string, code int, body, tail []byte) error {
-	answer := begin(w, r, media, code, len(body)+len(tail))
-	_, _ = answer.Write(body) // A client that went away is not an error of ours.
-	if len(tail) > 0 {
-		_, _ = answer.Write(tail)
+	to := io.Writer(w)
+	if begin(w, r, media, code, len(body)+len(tail)) {
+		zipped := newMember(w)
+		defer zipped.Close()
+		to = zipped
 	}
-	_ = answer.Close()
+	_, _ = to.Write(body) // A client that went away is not an error of ours.
+	if len(tail) > 0 {
+		_, _ = to.Write(tail)
+	}
 	return nil
 }
 
-// begin begins an answer whose body has a size, or an unknown one, which is large, and is to be written to what begin returns.
-func begin(w http.ResponseWriter, r *http.Request, media string, code, size int) io.WriteCloser {
+// begin begins an answer whose body has a size, or an unknown one, which is large, and tells whether it is to be compressed.
+func begin(w http.ResponseWriter, r *http.Request, media string, code, size int) (zipped bool) {
 	h := w.Header()
 	h.Set("Content-Type", media)
 	h.Set("Cache-Control", "no-cache, private")
-	if size != unknown && size < gzipFrom {
-		w.WriteHeader(code)
-		return plain{w}
+	large := size == unknown || size >= gzipFrom
+	if large {
+		h.Add("Vary", "Accept-Encoding")
+		zipped = acceptsGzip(r)
 	}
-	h.Add("Vary", "Accept-Encoding")
-	if !acceptsGzip(r) {
-		if size != unknown {
-			h.Set("Content-Length", strconv.Itoa(size))
-		}
-		w.WriteHeader(code)
-		return plain{w}
+	switch {
+	case zipped:
+		h.Set("Content-Encoding", "gzip")
+	case large && size != unknown:
+		h.Set("Content-Length", strconv.Itoa(size))
 	}
-	h.Set("Content-Encoding", "gzip")
 	w.WriteHeader(code)
-	z, _ := gzip.NewWriterLevel(w, gzip.BestSpeed) // It knows that level.
-	return z
+	return zipped
 }
-
-// plain is a body as it is.
-type plain struct{ io.Writer }
-
-func (plain) Close() error { return nil }

@@ -8,7 +8,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"iter"
 	"log/slog"
 	"net/http"
 
@@ -48,15 +47,32 @@ const gathered = 16<<10 - 9
 // respond answers with the document. Once a write has failed the others do nothing: a client that went away is not an error
 // of ours. What cannot be written whole is broken off, so that nobody takes it for all.
 func (d document) respond(w http.ResponseWriter, r *http.Request, media string, code int) {
-	answer := begin(w, r, media, code, d.size)
-	out := bufio.NewWriterSize(answer, gathered)
-	if err := d.write(out); err != nil {
+	var answer io.WriteCloser
+	if begin(w, r, media, code, d.size) {
+		answer = newMember(w)
+	} else {
+		answer = plain{bufio.NewWriterSize(w, gathered)}
+	}
+	if err := d.write(answer); err != nil {
 		slog.Error("an answer is broken off", "path", r.URL.Path, "err", err)
 		panic(http.ErrAbortHandler)
 	}
-	_ = out.Flush()
 	_ = answer.Close()
 }
+
+// writeShort writes what is hardly longer than to begin to compress it.
+func writeShort(to io.Writer, b []byte) {
+	if m, ok := to.(*member); ok {
+		m.store(b)
+		return
+	}
+	_, _ = to.Write(b)
+}
+
+// plain is a body as it is.
+type plain struct{ *bufio.Writer }
+
+func (p plain) Close() error { return p.Flush() }
 
 // bytes puts the document together.
 func (d document) bytes() ([]byte, error) {
@@ -80,66 +96,32 @@ func (p page) stored() int {
 	return size
 }
 
-// encodings are those of a page's items, in order. Those of a list that is not long are there before an answer begins, as no
-// error can come after.
-func (p page) encodings(kept, once func(*item) ([]byte, error)) (iter.Seq2[[]byte, error], error) {
-	if p.isLong() {
-		return func(yield func([]byte, error) bool) {
-			for _, it := range p.items {
-				if b, err := once(it); !yield(b, err) {
-					return
-				}
-			}
-		}, nil
-	}
-	all := make([][]byte, 0, len(p.items))
-	for _, it := range p.items {
-		b, err := kept(it)
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, b)
-	}
-	return func(yield func([]byte, error) bool) {
-		for _, b := range all {
-			if !yield(b, nil) {
-				return
-			}
-		}
-	}, nil
-}
-
 // listJSON joins the items' own JSON, less their kind and apiVersion, which Kubernetes' lists leave out.
 func listJSON(r *api.Resource, p page) (document, error) {
 	meta, err := json.Marshal(p.meta())
 	if err != nil {
 		return document{}, err
 	}
-	items, err := p.encodings((*item).jsonBytes, (*item).jsonOnce)
-	if err != nil {
-		return document{}, err
-	}
 	apiVersion := r.GroupVersion().String()
 	head := fmt.Appendf(nil, `{"kind":%q,"apiVersion":%q,"metadata":%s,"items":[`, cmp.Or(r.ListKind, r.Kind+"List"), apiVersion, meta)
 	typed := fmt.Appendf(nil, `{"kind":%q,"apiVersion":%q,`, r.Kind, apiVersion)
-	comma, brace, end := []byte(","), []byte("{"), []byte("]}\n")
-	write := func(to io.Writer) error {
-		_, _ = to.Write(head)
-		between := []byte(nil)
-		for b, err := range items {
-			if err != nil {
-				return err
-			}
-			_, _ = to.Write(between)
-			if rest, ok := bytes.CutPrefix(b, typed); ok {
+	brace, end := []byte("{"), []byte("]}\n")
+	items := elements{page: p, kept: (*item).jsonBytes, once: (*item).jsonOnce, at: (*item).atJSON, between: []byte(","),
+		write: func(to io.Writer, encoded []byte) {
+			if rest, ok := bytes.CutPrefix(encoded, typed); ok {
 				_, _ = to.Write(brace)
-				b = rest
+				encoded = rest
 			}
-			_, _ = to.Write(b)
-			between = comma
-		}
-		_, _ = to.Write(end)
-		return nil
+			_, _ = to.Write(encoded)
+		}}
+	if err := items.encode(); err != nil {
+		return document{}, err
+	}
+	write := func(to io.Writer) error {
+		writeShort(to, head)
+		err := items.writeTo(to)
+		writeShort(to, end)
+		return err
 	}
 	if p.stored() >= gzipFrom { // To measure it would be to look at each item's text twice, and twice it would be far away.
 		return document{unknown, write}, nil
@@ -155,14 +137,17 @@ func listProto(r *api.Resource, p page) (document, error) {
 	if err != nil {
 		return document{}, err
 	}
-	items, err := p.encodings((*item).protoBytes, (*item).protoOnce)
-	if err != nil {
+	room := make([]byte, 0, 16)
+	items := elements{page: p, kept: (*item).protoBytes, once: (*item).protoOnce, at: (*item).atProto,
+		write: func(to io.Writer, encoded []byte) {
+			_, _ = to.Write(appendFieldHead(room, 2, len(encoded)))
+			_, _ = to.Write(encoded)
+		}}
+	if err := items.encode(); err != nil {
 		return document{}, err
 	}
-	list := document{size: 0}
 	first := appendField(nil, 1, head)
-	list.size = len(first)
-	room := make([]byte, 0, 16)
+	list := document{size: len(first)}
 	for _, it := range p.items {
 		n, err := it.protoSize()
 		if err != nil {
@@ -171,16 +156,8 @@ func listProto(r *api.Resource, p page) (document, error) {
 		list.size += len(appendFieldHead(room, 2, n)) + n
 	}
 	list.write = func(to io.Writer) error {
-		_, _ = to.Write(first)
-		room := make([]byte, 0, 16)
-		for b, err := range items {
-			if err != nil {
-				return err
-			}
-			_, _ = to.Write(appendFieldHead(room, 2, len(b)))
-			_, _ = to.Write(b)
-		}
-		return nil
+		writeShort(to, first)
+		return items.writeTo(to)
 	}
 	return list.enveloped(r.GroupVersion().String(), r.Kind+"List")
 }
@@ -196,9 +173,9 @@ func (d document) enveloped(apiVersion, kind string) (document, error) {
 	head = appendFieldHead(head, 2, d.size)
 	end := []byte(envelopeEnd)
 	return document{len(head) + d.size + len(end), func(to io.Writer) error {
-		_, _ = to.Write(head)
+		writeShort(to, head)
 		err := d.write(to)
-		_, _ = to.Write(end)
+		writeShort(to, end)
 		return err
 	}}, nil
 }

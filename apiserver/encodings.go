@@ -32,6 +32,8 @@ type encoding struct {
 	// The event that its watchers are told of, once there are any. The body is a part of it then.
 	kind  watch.EventType
 	frame []byte
+
+	run *run // That it begins in lists, once somebody has asked for a list that it begins one in.
 }
 
 // size is how many bytes it keeps in memory.
@@ -39,7 +41,7 @@ func (e *encoding) size() int {
 	if e == nil {
 		return 0
 	}
-	return max(len(e.body), len(e.frame))
+	return max(len(e.body), len(e.frame)) + e.run.size()
 }
 
 // put keeps one more encoding of an item, in the place of the one that is there.

@@ -3,10 +3,13 @@ package apiserver
 import (
 	"context"
 	"fmt"
+	"io"
 	"net/http/httptest"
 	"strings"
 	"sync"
 	"testing"
+
+	"skiff/api"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/watch"
@@ -32,8 +35,10 @@ func TestEncodingsAreBounded(t *testing.T) {
 			get(i, typeJSON)
 			get(i, typeProto)
 		}
-		s.do(t, "GET", configMapsPath, "").want(t, 200)
-		holdsWhatItCounts(t, s)
+		for _, coding := range []string{"", "gzip", "gzip"} {
+			s.do(t, "GET", configMapsPath, "", "Accept-Encoding", coding).want(t, 200)
+			holdsWhatItCounts(t, s)
+		}
 	}
 	newest := s.shelf("configmaps").get("default/c19")
 	if get(19, typeJSON); newest.json.Load() == nil {
@@ -75,13 +80,22 @@ func TestEncodingsAreMadeAtOnce(t *testing.T) {
 		s.createConfigMap(t, fmt.Sprintf("c%d", i))
 	}
 	s.cache.encodings.most = 2000
-	items := s.shelf("configmaps").state(s.cache).items(selectAll(s.shelf("configmaps").resource))
+	sh := s.shelf("configmaps")
+	all := sh.state(s.cache).page(selectAll(sh.resource), "", 0)
+	items := all.items
 	var asking sync.WaitGroup
 	for range 4 {
 		asking.Go(func() {
 			for i := range 500 {
 				it := items[i%len(items)]
 				if _, err := it.frame([]string{typeJSON, typeProto}[i%2], []watch.EventType{watch.Added, watch.Modified}[i%3/2]); err != nil {
+					t.Error(err)
+				}
+				list, err := []func(*api.Resource, page) (document, error){listJSON, listProto}[i%2](sh.resource, all)
+				if err == nil {
+					err = list.write(newMember(io.Discard))
+				}
+				if err != nil {
 					t.Error(err)
 				}
 			}
@@ -100,20 +114,28 @@ func TestLongListIsEncodedAsItGoes(t *testing.T) {
 		s.do(t, "POST", configMapsPath, strings.Replace(configMapJSON(fmt.Sprintf("c%02d", i)), `"1"`, `"`+big+`"`, 1)).want(t, 201)
 	}
 	s.Forget()
-	for _, media := range []string{typeJSON, typeProto} {
+	for _, form := range [][2]string{{typeJSON, ""}, {typeProto, ""}, {typeJSON, "gzip"}, {typeProto, "gzip"}} {
+		media := form[0]
 		req := httptest.NewRequest("GET", configMapsPath, nil)
 		req = req.WithContext(withUser(context.Background(), administrator))
 		req.Header.Set("Accept", media)
+		req.Header.Set("Accept-Encoding", form[1])
 		w := httptest.NewRecorder()
 		s.ServeHTTP(w, req)
-		if size := w.Header().Get("Content-Length"); media == typeProto && size != fmt.Sprint(w.Body.Len()) || media == typeJSON && size != "" {
-			t.Errorf("%s: said to be %q bytes, is %d", media, size, w.Body.Len())
+		body := w.Body.Bytes()
+		if form[1] != "" {
+			if len(body) > longList/10 {
+				t.Errorf("%v: %d bytes", form, len(body))
+			}
+			body = gunzip(t, body)
+		} else if size := w.Header().Get("Content-Length"); media == typeProto && size != fmt.Sprint(len(body)) || media == typeJSON && size != "" {
+			t.Errorf("%s: said to be %q bytes, is %d", media, size, len(body))
 		}
 		decoder, err := decoderFor(media, true)
 		if err != nil {
 			t.Fatal(err)
 		}
-		obj, _, err := decoder.Decode(w.Body.Bytes(), nil, nil)
+		obj, _, err := decoder.Decode(body, nil, nil)
 		if err != nil {
 			t.Fatalf("%s: %v", media, err)
 		}

@@ -76,6 +76,9 @@ func (i *item) encoded(media string) ([]byte, error) {
 	return buf.Bytes(), err
 }
 
+func (i *item) atJSON() *atomic.Pointer[encoding]  { return &i.json }
+func (i *item) atProto() *atomic.Pointer[encoding] { return &i.proto }
+
 func (i *item) jsonBytes() ([]byte, error) { return i.kept(&i.json, i.makeJSON) }
 
 // protoBytes is the object in protobuf, which a custom resource has no form in.
@@ -175,7 +178,7 @@ func (i *item) frame(media string, kind watch.EventType) ([]byte, error) {
 	}
 	if e := kept.Load(); e != nil {
 		to := len(frame) - len(end)
-		i.keep(kept, &encoding{body: frame[to-len(e.body) : to : to], kind: kind, frame: frame})
+		i.keep(kept, &encoding{body: frame[to-len(e.body) : to : to], kind: kind, frame: frame, run: e.run})
 	}
 	return frame, nil
 }
