@@ -2,8 +2,10 @@ package test
 
 import (
 	"bytes"
+	"compress/gzip"
 	"context"
 	"fmt"
+	"io"
 	"net"
 	"net/url"
 	"os"
@@ -17,6 +19,8 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 )
@@ -240,19 +244,55 @@ func (c *caller) reads() {
 	c.rate("get", 4*benchPods, func(i int) request {
 		return request{method: "GET", path: podsOfBench + "/" + podOfBench(i%benchPods)}
 	})
-	for _, list := range []struct{ media, what string }{{jsonType, "list-JSON"}, {protoType, "list-protobuf"}} {
+	for _, l := range listsOfBench {
 		var took []time.Duration
+		var size int
 		const times = 9
-		c.costs(list.what, times, func() {
+		c.costs(l.what, times, func() {
 			for range times {
 				start := time.Now()
-				c.do(&answer{each: func([]byte) {}}, "GET", podsOfBench, "", "accept", list.media)
+				size = 0
+				c.do(&answer{each: func(data []byte) { size += len(data) }}, "GET", podsOfBench, "", l.headers()...)
 				took = append(took, time.Since(start))
 			}
 		})
-		c.tell(float64(median(took).Microseconds())/1e3, list.what+"-ms")
+		c.tell(float64(median(took).Microseconds())/1e3, l.what+"-ms")
+		c.tell(float64(size), l.what+"-bytes")
+		l.mustHave(c.b, c.call("GET", podsOfBench, "", l.headers()...), benchPods)
 	}
 	c.latency("")
+}
+
+// listing is a way to ask for a list.
+type listing struct{ what, media, coding string }
+
+// client-go asks for gzip, unless it is told not to.
+var listsOfBench = []listing{
+	{"list-JSON", jsonType, "identity"}, {"list-protobuf", protoType, "identity"},
+	{"gzip-list-JSON", jsonType, "gzip"}, {"gzip-list-protobuf", protoType, "gzip"},
+}
+
+func (l listing) headers() []string { return []string{"accept", l.media, "accept-encoding", l.coding} }
+
+// mustHave fails unless an answer is in this form and has so many pods.
+func (l listing) mustHave(b *testing.B, body []byte, pods int) {
+	b.Helper()
+	if l.coding == "gzip" {
+		z, err := gzip.NewReader(bytes.NewReader(body))
+		if err != nil {
+			b.Fatalf("%s: %v", l.what, err)
+		}
+		if body, err = io.ReadAll(z); err != nil {
+			b.Fatalf("%s: %v", l.what, err)
+		}
+	}
+	var list corev1.PodList
+	if _, _, err := scheme.Codecs.UniversalDeserializer().Decode(body, nil, &list); err != nil {
+		b.Fatalf("%s: %v", l.what, err)
+	}
+	if len(list.Items) != pods {
+		b.Fatalf("%s: %d pods, want %d", l.what, len(list.Items), pods)
+	}
 }
 
 // whileWriting has the writers update other pods than the first one for as long as a thing is done.

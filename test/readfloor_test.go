@@ -9,7 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
+	"slices"
 	"sync"
 	"testing"
 
@@ -22,13 +22,8 @@ import (
 // floorDir names the directory with what the floor answers, in the environment of its process.
 const floorDir = "SKIFF_TEST_READ_FLOOR"
 
-// Of the files in it, by what is asked for.
-const (
-	oneFile  = "one"
-	listFile = "list" // And the media type's last word.
-)
-
-func listFileOf(media string) string { return listFile + media[strings.LastIndexAny(media, "/."):][1:] }
+// oneFile is that of one object. Those of lists have the names of what is asked for.
+const oneFile = "one"
 
 // floorOfReads measures it.
 func floorOfReads(b *testing.B, n *node, skiff *caller) {
@@ -37,8 +32,8 @@ func floorOfReads(b *testing.B, n *node, skiff *caller) {
 		b.Fatal(err)
 	}
 	answers := map[string][]byte{oneFile: skiff.call("GET", podsOfBench+"/web-00000", "")}
-	for _, media := range []string{jsonType, protoType} {
-		answers[listFileOf(media)] = skiff.call("GET", podsOfBench, "", "accept", media)
+	for _, l := range listsOfBench {
+		answers[l.what] = skiff.call("GET", podsOfBench, "", l.headers()...)
 	}
 	for name, data := range answers {
 		if err := os.WriteFile(filepath.Join(dir, name), data, 0o600); err != nil {
@@ -79,7 +74,11 @@ func TestReadFloor(t *testing.T) {
 		t.Skip("it is run by BenchmarkAPI")
 	}
 	answers := map[string][]byte{}
-	for _, name := range []string{oneFile, listFileOf(jsonType), listFileOf(protoType)} {
+	names := []string{oneFile}
+	for _, l := range listsOfBench {
+		names = append(names, l.what)
+	}
+	for _, name := range names {
 		data, err := os.ReadFile(filepath.Join(dir, name))
 		if err != nil {
 			t.Fatal(err)
@@ -96,7 +95,10 @@ func TestReadFloor(t *testing.T) {
 		case r.URL.Query().Has("watch"):
 			changes.follow(w, r, event)
 		case r.URL.Path == podsOfBench:
-			_, _ = w.Write(answers[listFileOf(r.Header.Get("Accept"))])
+			of := slices.IndexFunc(listsOfBench, func(l listing) bool {
+				return l.media == r.Header.Get("Accept") && l.coding == r.Header.Get("Accept-Encoding")
+			})
+			_, _ = w.Write(answers[listsOfBench[of].what])
 		default:
 			_, _ = w.Write(answers[oneFile])
 		}
