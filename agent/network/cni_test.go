@@ -299,7 +299,7 @@ func TestCNIHangs(t *testing.T) {
 		slow <- err
 	}()
 	began := func() bool { _, err := os.Stat(n.note("slow")); return err == nil }
-	for deadline := time.Now().Add(30 * time.Second); !began(); time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); !began(); time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("the pod's setup does not begin")
 		}

@@ -366,7 +366,7 @@ func testForgedSource(t *testing.T, n *Network, a, b Result) {
 				t.Fatal(err)
 			}
 		}
-		if err := server.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		if err := server.SetReadDeadline(time.Now().Add(time.Minute)); err != nil {
 			t.Fatal(err)
 		}
 		if _, from, err := server.ReadFromUDPAddrPort(make([]byte, 64)); err != nil || from.Addr().Unmap() != a.Addrs[i] {
@@ -404,6 +404,21 @@ func send(from netip.Addr, to string) error {
 	return err
 }
 
+// slowNeighbours has the kernel look for neighbours for longer than ask waits: what is not sent by a route to nowhere gets no answer
+// at all, instead of the same one a few seconds later.
+func slowNeighbours(t *testing.T) {
+	t.Helper()
+	files, err := filepath.Glob("/proc/sys/net/ipv[46]/neigh/*/mcast_solicit")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("the kernel does not say how often it asks for a neighbour: %v", err)
+	}
+	for _, file := range files {
+		if err := os.WriteFile(file, []byte("100"), 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // What belongs to nobody is refused at once and does not leave by the default route: not even without our nft table.
 func TestNothingLeaves(t *testing.T) {
 	if !alone(t) {
@@ -412,6 +427,7 @@ func TestNothingLeaves(t *testing.T) {
 	world := newWorld(t)
 	n := newNetwork(t, testConfig(t))
 	a := setup(t, n, "a")
+	slowNeighbours(t)
 	for _, tc := range []struct {
 		name, from, to string
 		want           error
@@ -429,10 +445,8 @@ func TestNothingLeaves(t *testing.T) {
 		{"node to no service, by IPv6", "", "[fd00:43::99]:80", unix.ECONNREFUSED},
 		{"pod to DNS by IPv6, where nobody listens", a.NetNS, "[fd00:43::a]:53", unix.ECONNREFUSED},
 	} {
-		start := time.Now()
-		_, err := ask(tc.from, tc.to)
-		if took := time.Since(start); !errors.Is(err, tc.want) || took > 2*time.Second { // Without a route, it is ARP that gives up, after 3 s.
-			t.Errorf("%s: %v after %s; want %v at once", tc.name, err, took, tc.want)
+		if _, err := ask(tc.from, tc.to); !errors.Is(err, tc.want) {
+			t.Errorf("%s: %v; want %v at once", tc.name, err, tc.want)
 		}
 	}
 	send := func() {
@@ -457,7 +471,7 @@ func TestNothingLeaves(t *testing.T) {
 			t.Errorf("to the world: %v", err)
 		}
 	}
-	for deadline := time.Now().Add(10 * time.Second); world.received(t) == 0; time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); world.received(t) == 0; time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("what is for the world is not heard there: the test is deaf")
 		}
@@ -523,7 +537,7 @@ func askEcho(address string) error {
 		return err
 	}
 	defer conn.Close()
-	if err := conn.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+	if err := conn.SetDeadline(time.Now().Add(time.Minute)); err != nil {
 		return err
 	}
 	if _, err := conn.Write([]byte("hello")); err != nil {
