@@ -118,14 +118,25 @@ func TestUserMountsLeaveTheHosts(t *testing.T) {
 	}
 	namespace := inNamespaces(t, 0x70000000)
 	dir := t.TempDir()
-	done := make(chan error)
-	go func() {
-		runtime.LockOSThread() // Never unlocked: the thread ends with the goroutine, and the namespace with the thread.
-		done <- showShared(dir, namespace("user"))
-	}()
-	if err := <-done; err != nil {
+	if err := onOwnThread(func() error { return showShared(dir, namespace("user")) }); err != nil {
 		t.Error(err)
 	}
+}
+
+// onOwnThread runs do on a thread that ends with it, and with the thread the namespaces that do puts it in. That is not the process's
+// first, which would stay in them for ever, and whose mounts are what /proc/self shows.
+func onOwnThread(do func() error) error {
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread() // Never unlocked: the runtime then drops the thread.
+		if unix.Gettid() == unix.Getpid() {
+			defer runtime.UnlockOSThread()
+			done <- onOwnThread(do)
+			return
+		}
+		done <- do()
+	}()
+	return <-done
 }
 
 // showShared shows a shared mount with another mount in it, in a mount namespace of the thread's own, and looks whether the other is
