@@ -294,11 +294,24 @@ func TestListOfThePast(t *testing.T) {
 func TestListWaitsForRevision(t *testing.T) {
 	t.Parallel()
 	s := start(t)
-	next := strconv.FormatUint(s.cache.revision()+1, 10)
-	got := make(chan answer, 1)
-	go func() { got <- s.do(t, "GET", configMapsPath+"?resourceVersion="+next, "") }()
-	s.createConfigMap(t, "a")
-	(<-got).want(t, 200)
+	config := parse[corev1.ConfigMap](t, answer{body: []byte(configMapJSON("a"))})
+	config.Namespace = "default"
+	data, err := marshalStored(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rev := uint64(0)
+	write := func() {
+		if rev, err = s.store.Put(t.Context(), "configmaps/default/a", data, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	list := s.behind(t, write, func() answer {
+		return s.do(t, "GET", configMapsPath+"?resourceVersion="+strconv.FormatUint(rev, 10), "")
+	})
+	if n := len(parse[corev1.ConfigMapList](t, list.want(t, 200)).Items); n != 1 {
+		t.Errorf("the list has %d ConfigMaps, want the one of that revision", n)
+	}
 
 	far := strconv.FormatUint(s.cache.revision()+1000, 10)
 	a := s.do(t, "GET", configMapsPath+"?resourceVersion="+far, "")
