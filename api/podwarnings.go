@@ -48,25 +48,31 @@ func (w *warnings) pod(at *field.Path, s *corev1.PodSpec, m *metav1.ObjectMeta) 
 	spec, annotations := at.Child("spec"), at.Child("metadata", "annotations")
 	w.nodeSelection(spec, s)
 	for _, d := range deprecatedAnnotations {
-		w.add(hasKey(m.Annotations, d.key), "%s: %s", annotations.Key(d.key), d.message)
+		if hasKey(m.Annotations, d.key) {
+			w.add(true, "%s: %s", annotations.Key(d.key), d.message)
+		}
 	}
 	for i := range s.Volumes {
 		w.podVolume(spec.Child("volumes").Index(i), &s.Volumes[i])
 	}
 	w.overlappingPaths(s.Volumes)
 	w.names(spec, s)
-	w.wholeBytes(spec.Child("overhead"), s.Overhead, corev1.ResourceMemory, corev1.ResourceEphemeralStorage)
-	w.add((s.SecurityContext == nil || s.SecurityContext.SeccompProfile == nil) && hasKey(m.Annotations, seccompOfPod), useSeccompField, annotations.Key(seccompOfPod))
+	w.wholeBytes(spec, "overhead", s.Overhead, corev1.ResourceMemory, corev1.ResourceEphemeralStorage)
+	if hasKey(m.Annotations, seccompOfPod) {
+		w.add(s.SecurityContext == nil || s.SecurityContext.SeccompProfile == nil, useSeccompField, annotations.Key(seccompOfPod))
+	}
 	eachContainer(spec, s, func(c *corev1.Container, p *field.Path) {
 		w.container(annotations, s, m, c)
-		w.wholeBytes(p.Child("resources", "limits"), c.Resources.Limits, corev1.ResourceMemory)
-		w.wholeBytes(p.Child("resources", "requests"), c.Resources.Requests, corev1.ResourceMemory)
-		w.wholeBytes(p.Child("resources", "limits"), c.Resources.Limits, corev1.ResourceEphemeralStorage)
-		w.wholeBytes(p.Child("resources", "requests"), c.Resources.Requests, corev1.ResourceEphemeralStorage)
-		w.hiddenVariables(p.Child("env"), c.Env)
+		w.wholeBytes(p, "resources.limits", c.Resources.Limits, corev1.ResourceMemory)
+		w.wholeBytes(p, "resources.requests", c.Resources.Requests, corev1.ResourceMemory)
+		w.wholeBytes(p, "resources.limits", c.Resources.Limits, corev1.ResourceEphemeralStorage)
+		w.wholeBytes(p, "resources.requests", c.Resources.Requests, corev1.ResourceEphemeralStorage)
+		w.hiddenVariables(p, c.Env)
 	})
 	w.ports(spec, s)
-	w.add(deref(s.TerminationGracePeriodSeconds) < 0, "%s: must be >= 0; negative values are invalid and will be treated as 1", spec.Child("terminationGracePeriodSeconds"))
+	if deref(s.TerminationGracePeriodSeconds) < 0 {
+		w.add(true, "%s: must be >= 0; negative values are invalid and will be treated as 1", spec.Child("terminationGracePeriodSeconds"))
+	}
 	w.podAffinity(spec, s.Affinity)
 	if s.DNSConfig != nil {
 		w.ips(spec.Child("dnsConfig", "nameservers"), s.DNSConfig.Nameservers)
@@ -170,7 +176,9 @@ func (w *warnings) names(spec *field.Path, s *corev1.PodSpec) {
 // container warns of profiles that are annotations still.
 func (w *warnings) container(annotations *field.Path, s *corev1.PodSpec, m *metav1.ObjectMeta, c *corev1.Container) {
 	key := seccompOfContainer + c.Name
-	w.add((c.SecurityContext == nil || c.SecurityContext.SeccompProfile == nil) && hasKey(m.Annotations, key), useSeccompField, annotations.Key(key))
+	if hasKey(m.Annotations, key) {
+		w.add(c.SecurityContext == nil || c.SecurityContext.SeccompProfile == nil, useSeccompField, annotations.Key(key))
+	}
 	key = appArmorOfContainer + c.Name
 	if !hasKey(m.Annotations, key) || c.SecurityContext != nil && c.SecurityContext.AppArmorProfile != nil {
 		return
@@ -193,22 +201,24 @@ func annotatedProfile(text string) *corev1.AppArmorProfile {
 	return nil
 }
 
-// wholeBytes warns of amounts that are no whole number of bytes.
-func (w *warnings) wholeBytes(at *field.Path, list corev1.ResourceList, names ...corev1.ResourceName) {
+// wholeBytes warns of amounts in a list that are no whole number of bytes.
+func (w *warnings) wholeBytes(at *field.Path, part string, list corev1.ResourceList, names ...corev1.ResourceName) {
 	for _, name := range names {
-		if value, ok := list[name]; ok {
-			w.add(value.MilliValue()%1000 != 0, "%s: fractional byte value %q is invalid, must be an integer", at.Key(string(name)), value.String())
+		if value, ok := list[name]; ok && value.MilliValue()%1000 != 0 {
+			w.add(true, "%s: fractional byte value %q is invalid, must be an integer", at.Child(part).Key(string(name)), value.String())
 		}
 	}
 }
 
 // hiddenVariables warns of a variable that takes the place of an earlier one without using it.
-func (w *warnings) hiddenVariables(at *field.Path, env []corev1.EnvVar) {
+func (w *warnings) hiddenVariables(container *field.Path, env []corev1.EnvVar) {
 	seen := map[string]bool{}
 	for i, v := range env {
 		ref := "$(" + v.Name + ")"
 		uses := v.ValueFrom == nil && v.Value != ref && strings.Contains(v.Value, ref)
-		w.add(seen[v.Name] && !uses, "%s: hides previous definition of %q, which may be dropped when using apply", at.Index(i), v.Name)
+		if seen[v.Name] && !uses {
+			w.add(true, "%s: hides previous definition of %q, which may be dropped when using apply", container.Child("env").Index(i), v.Name)
+		}
 		seen[v.Name] = true
 	}
 }

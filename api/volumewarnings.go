@@ -11,18 +11,20 @@ import (
 
 // podVolume warns of plugins that are gone, and of a claim's template.
 func (w *warnings) podVolume(at *field.Path, v *corev1.Volume) {
-	w.removedPlugin(v.PhotonPersistentDisk != nil, at.Child("photonPersistentDisk"), "v1.11", "v1.16")
-	w.add(v.GitRepo != nil, "%s: deprecated in v1.11, and disabled by default in v1.33+", at.Child("gitRepo"))
-	w.removedPlugin(v.ScaleIO != nil, at.Child("scaleIO"), "v1.16", "v1.22")
-	w.removedPlugin(v.Flocker != nil, at.Child("flocker"), "v1.22", "v1.25")
-	w.removedPlugin(v.StorageOS != nil, at.Child("storageOS"), "v1.22", "v1.25")
-	w.removedPlugin(v.Quobyte != nil, at.Child("quobyte"), "v1.22", "v1.25")
-	w.removedPlugin(v.Glusterfs != nil, at.Child("glusterfs"), "v1.25", "v1.26")
+	w.removedPlugin(v.PhotonPersistentDisk != nil, at, "photonPersistentDisk", "v1.11", "v1.16")
+	if v.GitRepo != nil {
+		w.add(true, "%s: deprecated in v1.11, and disabled by default in v1.33+", at.Child("gitRepo"))
+	}
+	w.removedPlugin(v.ScaleIO != nil, at, "scaleIO", "v1.16", "v1.22")
+	w.removedPlugin(v.Flocker != nil, at, "flocker", "v1.22", "v1.25")
+	w.removedPlugin(v.StorageOS != nil, at, "storageOS", "v1.22", "v1.25")
+	w.removedPlugin(v.Quobyte != nil, at, "quobyte", "v1.22", "v1.25")
+	w.removedPlugin(v.Glusterfs != nil, at, "glusterfs", "v1.25", "v1.26")
 	if v.Ephemeral != nil && v.Ephemeral.VolumeClaimTemplate != nil {
 		w.claim(at.Child("ephemeral", "volumeClaimTemplate", "spec"), &v.Ephemeral.VolumeClaimTemplate.Spec)
 	}
-	w.removedPlugin(v.CephFS != nil, at.Child("cephfs"), "v1.28", "v1.31")
-	w.removedPlugin(v.RBD != nil, at.Child("rbd"), "v1.28", "v1.31")
+	w.removedPlugin(v.CephFS != nil, at, "cephfs", "v1.28", "v1.31")
+	w.removedPlugin(v.RBD != nil, at, "rbd", "v1.28", "v1.31")
 }
 
 // placed is a path in a volume, and what is put there.

@@ -247,21 +247,23 @@ func (w *warnings) volume(spec *field.Path, v *corev1.PersistentVolume) {
 		}
 	}
 	s := &v.Spec.PersistentVolumeSource
-	w.removedPlugin(s.CephFS != nil, spec.Child("cephfs"), "v1.28", "v1.31")
-	w.removedPlugin(s.PhotonPersistentDisk != nil, spec.Child("photonPersistentDisk"), "v1.11", "v1.16")
-	w.removedPlugin(s.ScaleIO != nil, spec.Child("scaleIO"), "v1.16", "v1.22")
-	w.removedPlugin(s.StorageOS != nil, spec.Child("storageOS"), "v1.22", "v1.25")
-	w.removedPlugin(s.Glusterfs != nil, spec.Child("glusterfs"), "v1.25", "v1.26")
-	w.removedPlugin(s.RBD != nil, spec.Child("rbd"), "v1.28", "v1.31")
+	w.removedPlugin(s.CephFS != nil, spec, "cephfs", "v1.28", "v1.31")
+	w.removedPlugin(s.PhotonPersistentDisk != nil, spec, "photonPersistentDisk", "v1.11", "v1.16")
+	w.removedPlugin(s.ScaleIO != nil, spec, "scaleIO", "v1.16", "v1.22")
+	w.removedPlugin(s.StorageOS != nil, spec, "storageOS", "v1.22", "v1.25")
+	w.removedPlugin(s.Glusterfs != nil, spec, "glusterfs", "v1.25", "v1.26")
+	w.removedPlugin(s.RBD != nil, spec, "rbd", "v1.28", "v1.31")
 }
 
-func (w *warnings) removedPlugin(used bool, at *field.Path, deprecated, gone string) {
-	w.add(used, "%s: deprecated in %s, non-functional in %s+", at, deprecated, gone)
+func (w *warnings) removedPlugin(used bool, of *field.Path, plugin, deprecated, gone string) {
+	if used {
+		w.add(true, "%s: deprecated in %s, non-functional in %s+", of.Child(plugin), deprecated, gone)
+	}
 }
 
 func (w *warnings) claim(spec *field.Path, c *corev1.PersistentVolumeClaimSpec) {
-	w.wholeBytes(spec.Child("resources", "requests"), c.Resources.Requests, corev1.ResourceStorage)
-	w.wholeBytes(spec.Child("resources", "limits"), c.Resources.Limits, corev1.ResourceStorage)
+	w.wholeBytes(spec, "resources.requests", c.Resources.Requests, corev1.ResourceStorage)
+	w.wholeBytes(spec, "resources.limits", c.Resources.Limits, corev1.ResourceStorage)
 }
 
 func (w *warnings) statefulSet(spec *field.Path, s *appsv1.StatefulSetSpec) {
