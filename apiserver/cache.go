@@ -310,6 +310,11 @@ func (c *cache) put(ctx context.Context, s *shelf, key string, obj runtime.Objec
 	if err != nil {
 		return err
 	}
+	return c.putStored(ctx, s, key, obj, data, rev)
+}
+
+// putStored does the same with an object whose stored form is known.
+func (c *cache) putStored(ctx context.Context, s *shelf, key string, obj runtime.Object, data []byte, rev uint64) error {
 	if len(data) > maxObject {
 		return apierrors.NewRequestEntityTooLargeError(fmt.Sprintf("limit is %d", maxObject))
 	}

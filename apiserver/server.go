@@ -62,6 +62,7 @@ type Server struct {
 	advertise  atomic.Pointer[netip.AddrPort] // See advertised.
 	table      []*api.Resource
 	cache      *cache
+	verdicts   verdicts
 	snapshots  snapshots
 	allocator  allocator
 	peers      peers
@@ -156,6 +157,7 @@ func (s *Server) Forget() {
 	}
 	s.cache.encodings.dropAll()
 	s.cache.alike.forget()
+	s.verdicts.forget()
 	s.served.Load().documents.Forget()
 }
 

@@ -17,12 +17,14 @@ type podParts struct {
 const (
 	podMetadata protowire.Number = 1
 	podSpec     protowire.Number = 2
+
+	podAnnotations protowire.Number = 12 // Of its metadata.
 )
 
 // inCommon tells which fields of its metadata a pod may have in common with others: labels, annotations, owners, finalizers and
 // managed fields, which are written last.
 func inCommon(field protowire.Number) bool {
-	return slices.Contains([]protowire.Number{11, 12, 13, 14, 17}, field)
+	return slices.Contains([]protowire.Number{11, podAnnotations, 13, 14, 17}, field)
 }
 
 // splitPod splits the stored form of a pod. What is its own is appended to own.

@@ -85,7 +85,11 @@ func (s *Server) createNamed(ctx context.Context, sh *shelf, namespace string, o
 		return nil, err
 	}
 	defer given.done()
-	if errs := validate(r, obj); len(errs) > 0 {
+	stored, err := marshalStored(obj)
+	if err != nil {
+		return nil, err
+	}
+	if errs := s.validate(r, obj, stored); len(errs) > 0 {
 		return nil, apierrors.NewInvalid(r.GroupVersionKind().GroupKind(), m.GetName(), errs)
 	}
 	key := objectKey(namespace, m.GetName())
@@ -98,8 +102,12 @@ func (s *Server) createNamed(ctx context.Context, sh *shelf, namespace string, o
 	if err := given.claim(ctx); err != nil {
 		return nil, err
 	}
-	if err = given.inTime(); err == nil {
+	switch err = given.inTime(); {
+	case err != nil:
+	case given != nil: // The claim may have found something else for it.
 		err = s.cache.put(ctx, sh, key, obj, 0)
+	default:
+		err = s.cache.putStored(ctx, sh, key, obj, stored, 0)
 	}
 	given.written(ctx, err)
 	if err == nil && r.Custom {
@@ -204,14 +212,17 @@ func setStatus(obj, from runtime.Object) {
 	status.Set(reflect.ValueOf(from).Elem().FieldByName("Status"))
 }
 
-func validate(r *api.Resource, obj runtime.Object) field.ErrorList {
+// validate finds what is wrong with a new object that has this stored form.
+func (s *Server) validate(r *api.Resource, obj runtime.Object, stored []byte) field.ErrorList {
 	name := r.ValidateName
 	if name == nil {
 		name = metavalidation.NameIsDNSSubdomain
 	}
 	errs := metavalidation.ValidateObjectMetaAccessor(metaOf(obj), r.Namespaced, name, field.NewPath("metadata"))
 	errs = append(errs, validateFinalizers(r, obj)...)
-	if r.Validate != nil {
+	if pod, ok := obj.(*corev1.Pod); ok && pod.Spec.Resources == nil { // Of theirs it matters whether a list is there, which is not stored.
+		errs = append(errs, s.verdicts.pod(stored, func() field.ErrorList { return r.Validate(obj) })...)
+	} else if r.Validate != nil {
 		errs = append(errs, r.Validate(obj)...)
 	}
 	if r.ValidateCreate != nil {

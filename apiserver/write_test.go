@@ -722,7 +722,7 @@ func TestOldErrorsAreNoErrorsOfAChange(t *testing.T) {
 	r := s.shelf("pods").resource
 	old := s.createPod(t, "p")
 	old.Spec.Containers[0].Image = " i" // Refused today.
-	if errs := validate(r, old); len(errs) != 1 {
+	if errs := r.Validate(old); len(errs) != 1 {
 		t.Fatalf("the stored pod has the errors %v, want one", errs)
 	}
 	next := old.DeepCopy()
