@@ -136,7 +136,11 @@ func (h *resource) read(r *http.Request, v *validation) (runtime.Object, error) 
 
 func (h *resource) decode(r *http.Request, body []byte, v *validation) (runtime.Object, error) {
 	v.warnings = nil // This may be the second try.
-	obj, err := readerOf(h.Resource)(body, r.Header.Get("Content-Type"), v)
+	read := readerOf(h.Resource)
+	if h.Kind == "Pod" {
+		read = h.server.templates.reader(read)
+	}
+	obj, err := read(body, r.Header.Get("Content-Type"), v)
 	if err != nil {
 		return nil, err
 	}

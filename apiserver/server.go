@@ -62,6 +62,7 @@ type Server struct {
 	advertise  atomic.Pointer[netip.AddrPort] // See advertised.
 	table      []*api.Resource
 	cache      *cache
+	templates  templates
 	verdicts   verdicts
 	snapshots  snapshots
 	allocator  allocator
@@ -157,6 +158,7 @@ func (s *Server) Forget() {
 	}
 	s.cache.encodings.dropAll()
 	s.cache.alike.forget()
+	s.templates.forget()
 	s.verdicts.forget()
 	s.served.Load().documents.Forget()
 }
