@@ -192,16 +192,18 @@ func (c *caller) tell(value float64, what string) { c.b.ReportMetric(value, c.na
 
 const podsOfBench = "/api/v1/namespaces/bench/pods"
 
-// benchPod is a pod of about 2 KB that no scheduler takes.
-func benchPod(name string, n int) string {
+// benchPod is a pod of about 2 KB that no scheduler takes. Those with the same image have the same template.
+func benchPod(name, image string, n int) string {
 	return fmt.Sprintf(`{"kind":"Pod","apiVersion":"v1","metadata":{"name":%q,"labels":{"app":"web","pod-template-hash":"5d8f9c7b6d","n":"%d"},
 		"annotations":{"example.com/config":%q}},
-		"spec":{"schedulerName":"none","serviceAccountName":"bench","automountServiceAccountToken":false,"containers":[{"name":"web","image":"registry.example/team/web:1.2.3",
+		"spec":{"schedulerName":"none","serviceAccountName":"bench","automountServiceAccountToken":false,"containers":[{"name":"web","image":%q,
 		"env":[{"name":"A","value":"1"},{"name":"B","valueFrom":{"fieldRef":{"fieldPath":"metadata.name"}}}],
 		"ports":[{"containerPort":8080,"name":"http"}],"resources":{"requests":{"cpu":"100m","memory":"128Mi"},"limits":{"memory":"256Mi"}},
 		"readinessProbe":{"httpGet":{"path":"/healthz","port":"http"}},"volumeMounts":[{"name":"config","mountPath":"/etc/web"}]}],
-		"volumes":[{"name":"config","configMap":{"name":"web"}}]}}`, name, n, strings.Repeat("x", 600))
+		"volumes":[{"name":"config","configMap":{"name":"web"}}]}}`, name, n, strings.Repeat("x", 600), image)
 }
+
+const benchImage = "registry.example/team/web:1.2.3"
 
 // makeNamespace makes what pods need that no controller is waited for.
 func (c *caller) makeNamespace() {
@@ -211,6 +213,7 @@ func (c *caller) makeNamespace() {
 
 func (c *caller) measure() {
 	c.makeNamespace()
+	c.differing()
 	c.rate("create", benchPods, func(i int) request { return createOf(podOfBench(i)) })
 	c.rate("update", benchPods, func(i int) request { return updateOf(podOfBench(i), 1) })
 	c.reads()
@@ -218,14 +221,22 @@ func (c *caller) measure() {
 	c.tell(c.resident(), "MB-resident")
 }
 
+// differing creates pods that have no template in common, and removes them.
+func (c *caller) differing() {
+	c.rate("differing-create", benchPods/3, func(i int) request {
+		return request{method: "POST", path: podsOfBench, body: benchPod(podOfBench(i), fmt.Sprint(benchImage, i), 0)}
+	})
+	c.call("DELETE", podsOfBench+"?gracePeriodSeconds=0", "")
+}
+
 func podOfBench(i int) string { return fmt.Sprintf("web-%05d", i) }
 
 func createOf(pod string) request {
-	return request{method: "POST", path: podsOfBench, body: benchPod(pod, 0)}
+	return request{method: "POST", path: podsOfBench, body: benchPod(pod, benchImage, 0)}
 }
 
 func updateOf(pod string, n int) request {
-	return request{method: "PUT", path: podsOfBench + "/" + pod, body: benchPod(pod, n)}
+	return request{method: "PUT", path: podsOfBench + "/" + pod, body: benchPod(pod, benchImage, n)}
 }
 
 // counted gives so many requests.
@@ -388,7 +399,7 @@ func floorOfWrites(b *testing.B, n *node) {
 		b.Fatal(err)
 	}
 	defer client.Close()
-	value := benchPod("web-00000", 0)
+	value := benchPod("web-00000", benchImage, 0)
 	b.ReportMetric(atOnce(benchWriters, benchPods, func(i int) {
 		if _, err := client.Put(context.Background(), fmt.Sprintf("/registry/pods/bench/web-%05d", i), value); err != nil {
 			panic(err)
