@@ -72,14 +72,15 @@ func (h *resource) readPatch(r *http.Request) (patch, error) {
 // apply makes the patched version of an object, read with the care that the client asked for.
 func (p patch) apply(old *item, v *validation) (runtime.Object, error) {
 	v.warnings = nil // This may be the second try.
-	if obj, ok := p.patched(old.obj); ok {
+	odd := p.oddities(v)
+	if obj, ok := p.patched(old.obj); ok && len(odd) == 0 {
 		return obj, nil
 	}
-	return p.rewritten(old, v)
+	return p.rewritten(old, v, odd)
 }
 
 // rewritten makes it out of the object's JSON.
-func (p patch) rewritten(old *item, v *validation) (runtime.Object, error) {
+func (p patch) rewritten(old *item, v *validation, odd []error) (runtime.Object, error) {
 	before, err := old.jsonBytes()
 	if err != nil {
 		return nil, err
@@ -95,9 +96,18 @@ func (p patch) rewritten(old *item, v *validation) (runtime.Object, error) {
 		obj, err = decode(after, typeJSON, old.obj.GetObjectKind().GroupVersionKind(), v)
 	}
 	if bad := (*undecodable)(nil); errors.As(err, &bad) {
-		err = p.invalid(after, old.obj, bad.why)
+		return nil, p.invalid(after, old.obj, withOddities(odd, bad.why))
 	}
-	return obj, err
+	if err != nil || len(odd) == 0 {
+		return obj, err
+	}
+	if v.level == metav1.FieldValidationStrict {
+		return nil, p.invalid(after, old.obj, withOddities(odd, nil))
+	}
+	for i, err := range odd {
+		v.warnings = slices.Insert(v.warnings, i, err.Error())
+	}
+	return obj, nil
 }
 
 // shownOfPatch bounds how much of what a patch has made is shown to who sent it.

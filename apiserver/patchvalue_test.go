@@ -41,7 +41,7 @@ func TestPatchedValue(t *testing.T) {
 					continue
 				}
 				told++
-				want, err := p.rewritten(&item{obj: old}, v)
+				want, err := p.rewritten(&item{obj: old}, v, nil)
 				if err != nil {
 					t.Fatalf("%s %s is taken, but: %v", kind, p.body, err)
 				}

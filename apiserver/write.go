@@ -359,6 +359,9 @@ func conflict(r *api.Resource, name string) error {
 func follow(r *api.Resource, obj runtime.Object, it *item, sub string) (runtime.Object, error) {
 	m, old := metaOf(obj), it.meta()
 	if rv := m.GetResourceVersion(); rv != "" && rv != strconv.FormatUint(it.rev, 10) {
+		if _, err := strconv.ParseUint(rv, 10, 64); err != nil {
+			return nil, unclassified(err)
+		}
 		return nil, conflict(r, old.GetName())
 	}
 	if uid := m.GetUID(); uid != "" && uid != old.GetUID() {

@@ -307,6 +307,39 @@ func TestFieldValidation(t *testing.T) {
 		refused(t, 422, metav1.StatusReasonInvalid, ` "" is invalid: patch: Invalid value: "{\"apiVersion\"`, `: strict decoding error: unknown field "nope"`)
 }
 
+// What is odd about a patch is told of, though the object does not show it.
+func TestOddPatches(t *testing.T) {
+	s := start(t)
+	s.createConfigMap(t, "a")
+	for _, tc := range []struct {
+		body string
+		kind []string
+		want []string
+	}{
+		{`{"data":{"x":"1","x":"2"}}`, merge, []string{`duplicate field "data.x"`}},
+		{`{"data":{"x":"1","x":"2"},"nope":1}`, strategic, []string{`duplicate field "data.x"`, `unknown field "nope"`}},
+		{`[{"op":"add","path":"/data/z","value":"1","value":"2","extra":1}]`, jsonPatch, []string{`json patch duplicate field "[0].value"`, `json patch unknown field "[0].extra"`}},
+		{`[{"op":"add","path":"/data/z","value":"1"}]`, jsonPatch, nil},
+	} {
+		patch := func(level string) answer {
+			return s.do(t, "PATCH", configMapsPath+"/a?dryRun=All&fieldValidation="+level, tc.body, tc.kind...)
+		}
+		var warnings []string
+		for _, text := range tc.want {
+			warnings = append(warnings, fmt.Sprintf("299 - %q", text))
+		}
+		if diff := cmp.Diff(warnings, patch("Warn").want(t, 200).header["Warning"]); diff != "" {
+			t.Errorf("%s: warnings (-want +got):\n%s", tc.body, diff)
+		}
+		if len(tc.want) > 0 {
+			patch("Strict").refused(t, 422, metav1.StatusReasonInvalid, "strict decoding error: "+strings.Join(tc.want, ", "))
+		}
+		if got := patch("Ignore").want(t, 200).header["Warning"]; got != nil {
+			t.Errorf("%s: who does not want to know is warned: %v", tc.body, got)
+		}
+	}
+}
+
 // What is odd is told of, also where something else is wrong.
 func TestWarningsBesideAnError(t *testing.T) {
 	s := start(t)
@@ -380,6 +413,7 @@ func TestPatches(t *testing.T) {
 	patch(`{"spec":{"selector":{"matchLabels":{"app":"other"}}}}`, merge).refused(t, 422, metav1.StatusReasonInvalid, "spec.selector")
 	patch(`{"metadata":{"name":"other"}}`, merge).refused(t, 400, metav1.StatusReasonBadRequest, "does not match the name on the URL")
 	patch(`{"metadata":{"resourceVersion":"1"}}`, merge).refused(t, 409, metav1.StatusReasonConflict)
+	patch(`{"metadata":{"resourceVersion":"new"}}`, merge).refused(t, 500, metav1.StatusReasonUnknown, `strconv.ParseUint: parsing "new": invalid syntax`)
 	for _, body := range []string{`[]`, ` [{}]`, `"a"`, `1`} {
 		patch(body, merge).refused(t, 400, metav1.StatusReasonBadRequest, "error decoding patch: json: cannot unmarshal")
 		patch(body, strategic).refused(t, 400, metav1.StatusReasonBadRequest, "json: cannot unmarshal")
