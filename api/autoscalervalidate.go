@@ -15,12 +15,6 @@ func validateAutoscaler(a *autoscalingv2.HorizontalPodAutoscaler) field.ErrorLis
 	path, s := field.NewPath("spec"), &a.Spec
 	errs := nonNegative(path.Child("minReplicas"), deref(s.MinReplicas))
 	at := path.Child("maxReplicas")
-	switch {
-	case s.MaxReplicas == 0:
-		errs = append(errs, field.Required(at, "must be set and greater than 0"))
-	case s.MaxReplicas < 0:
-		errs = append(errs, field.Invalid(at, s.MaxReplicas, "must be greater than or equal to 1"))
-	}
 	if s.MaxReplicas < deref(s.MinReplicas) {
 		errs = append(errs, field.Invalid(at, s.MaxReplicas, "must be greater than or equal to `minReplicas`"))
 	}
@@ -39,6 +33,12 @@ func validateAutoscaler(a *autoscalingv2.HorizontalPodAutoscaler) field.ErrorLis
 	if b := s.Behavior; b != nil {
 		errs = append(errs, validateScalingRules(path.Child("behavior", "scaleUp"), b.ScaleUp)...)
 		errs = append(errs, validateScalingRules(path.Child("behavior", "scaleDown"), b.ScaleDown)...)
+	}
+	switch { // Last, as all that Kubernetes has only declared.
+	case s.MaxReplicas == 0:
+		errs = append(errs, field.Required(at, ""))
+	case s.MaxReplicas < 0:
+		errs = append(errs, field.Invalid(at, s.MaxReplicas, "must be greater than or equal to 1"))
 	}
 	return errs
 }
@@ -152,7 +152,10 @@ func validateMetric(path *field.Path, m *autoscalingv2.MetricSpec) field.ErrorLi
 	errs = append(errs, oneOfAll(path.Child("type"), m.Type, autoscalingv2.ContainerResourceMetricSourceType,
 		autoscalingv2.ExternalMetricSourceType, autoscalingv2.ObjectMetricSourceType, autoscalingv2.PodsMetricSourceType,
 		autoscalingv2.ResourceMetricSourceType)...)
-	first := true
+	first, known := true, false
+	for _, s := range sources {
+		known = known || s.kind == m.Type
+	}
 	for _, s := range sources {
 		if s.set && first {
 			errs = append(errs, s.validate(path.Child(s.name))...)
@@ -161,7 +164,7 @@ func validateMetric(path *field.Path, m *autoscalingv2.MetricSpec) field.ErrorLi
 		if s.kind == m.Type && !s.set {
 			errs = append(errs, field.Required(path.Child(s.name), "must populate information for the given metric source"))
 		}
-		if s.kind != m.Type && s.set {
+		if s.kind != m.Type && s.set && known {
 			errs = append(errs, field.Forbidden(path.Child(s.name), "must populate the given metric source only"))
 		}
 	}

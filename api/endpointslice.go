@@ -28,6 +28,12 @@ func endpointSlice() *Resource {
 		},
 	}, rules[discoveryv1.EndpointSlice]{
 		Default: func(e *discoveryv1.EndpointSlice) {
+			if len(e.Endpoints) == 0 { // As it reads when it has been stored.
+				e.Endpoints = nil
+			}
+			if len(e.Ports) == 0 {
+				e.Ports = nil
+			}
 			for i := range e.Ports {
 				setDefaultPtr(&e.Ports[i].Name, "")
 				setDefaultPtr(&e.Ports[i].Protocol, corev1.ProtocolTCP)
@@ -88,7 +94,7 @@ func validateEndpointSlice(e *discoveryv1.EndpointSlice) field.ErrorList {
 		at := endpoints.Index(i)
 		switch n := len(endpoint.Addresses); {
 		case n == 0:
-			errs = append(errs, field.Required(at.Child("addresses"), "must contain at least 1 address"))
+			errs = append(errs, field.Required(at.Child("addresses"), ""))
 		case n > maxAddresses:
 			errs = append(errs, field.TooMany(at.Child("addresses"), n, maxAddresses))
 		}
@@ -120,7 +126,7 @@ func validateSlicePorts(path *field.Path, ports []discoveryv1.EndpointPort) fiel
 			errs = append(errs, field.Duplicate(at.Child("name"), name))
 		}
 		seen[name] = true
-		errs = append(errs, validateProtocol(at.Child("protocol"), deref(p.Protocol))...)
+		errs = append(errs, oneOfIfSet(at.Child("protocol"), p.Protocol, corev1.ProtocolSCTP, corev1.ProtocolTCP, corev1.ProtocolUDP)...)
 		if p.AppProtocol != nil {
 			errs = append(errs, invalid(at.Child("appProtocol"), *p.AppProtocol, validation.IsQualifiedName(*p.AppProtocol))...)
 		}

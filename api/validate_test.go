@@ -434,10 +434,11 @@ func TestValidate(t *testing.T) {
 				"subsets[0].ports[0].port: Invalid value: 0: must be between 1 and 65535, inclusive",
 				`subsets[1].addresses[0].ip: Invalid value: "127.0.0.1": may not be in the loopback range (127.0.0.0/8, ::1/128)`,
 			}},
-			{"EndpointSlice", "{addressType: IPv4, endpoints: [{addresses: []}, {addresses: ['fd00::1']}], ports: [{}, {protocol: X}]}", []string{
+			{"EndpointSlice", "{addressType: IPv4, endpoints: [{addresses: []}, {addresses: ['fd00::1']}], ports: [{}, {protocol: X}, {name: c, protocol: ''}]}", []string{
 				`ports[1].name: Duplicate value: ""`,
 				`ports[1].protocol: Unsupported value: "X": supported values: "SCTP", "TCP", "UDP"`,
-				"endpoints[0].addresses: Required value: must contain at least 1 address",
+				`ports[2].protocol: Unsupported value: "": supported values: "SCTP", "TCP", "UDP"`,
+				"endpoints[0].addresses: Required value",
 				`endpoints[1].addresses: Invalid value: "fd00::1": must be an IPv4 address`,
 			}},
 			{"EndpointSlice", "{addressType: IPv6, endpoints: [{addresses: ['fd00::1', 10.0.0.1, 'FD00::2', '::1']}]}", []string{

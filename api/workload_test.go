@@ -385,12 +385,12 @@ func TestAutoscalers(t *testing.T) {
 		{"HorizontalPodAutoscaler", "{spec: {" + target + "}}", nil},
 		{"HorizontalPodAutoscaler", "{spec: {minReplicas: 0, " + target + ", metrics: [{type: External, external: {" + value + "}}]}}", nil},
 		{"HorizontalPodAutoscaler", "{spec: {minReplicas: 0, scaleTargetRef: {apiVersion: v1, kind: Pod}}}", []string{
-			"spec.maxReplicas: Required value: must be set and greater than 0",
 			"spec.scaleTargetRef.name: Required value",
 			`spec.scaleTargetRef.apiVersion: Invalid value: "v1": apiVersion must specify API group`,
 			"spec.metrics: Forbidden: must specify at least one Object or External metric to support scaling to zero replicas",
+			"spec.maxReplicas: Required value",
 		}},
-		{"HorizontalPodAutoscaler", "{spec: {minReplicas: 4, " + target + ", metrics: [{type: Pods, external: {" + value + "}}, {type: CPU}, " +
+		{"HorizontalPodAutoscaler", "{spec: {minReplicas: 4, " + target + ", metrics: [{type: Pods, external: {" + value + "}}, {type: CPU, external: {" + value + "}}, " +
 			"{type: Resource, resource: {name: cpu, target: {type: Percent, averageUtilization: 0, averageValue: 0}}}]}}", []string{
 			"spec.maxReplicas: Invalid value: 3: must be greater than or equal to `minReplicas`",
 			"spec.metrics[0].external: Forbidden: must populate the given metric source only",
