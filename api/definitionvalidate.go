@@ -16,7 +16,7 @@ import (
 func validateDefinition(c *apiextensionsv1.CustomResourceDefinition) field.ErrorList {
 	path, s := field.NewPath("spec"), &c.Spec
 	var errs field.ErrorList
-	if want := s.Names.Plural + "." + s.Group; c.Name != want {
+	if want := s.Names.Plural + "." + s.Group; c.Name != "" && c.Name != want {
 		errs = append(errs, field.Invalid(field.NewPath("metadata", "name"), c.Name, `must be spec.names.plural+"."+spec.group`))
 	}
 	errs = append(errs, validateApproval(c)...)

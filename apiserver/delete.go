@@ -20,6 +20,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
 // finished tells whether an object that is being deleted has nothing left that holds it.
@@ -80,11 +81,12 @@ func (d deletion) check(it *item) error {
 		return apierrors.NewConflict(r.GroupResource(), m.GetName(), errors.New("unsafe deletion is not allowed because the object is decodable from storage"))
 	}
 	if p := d.options.Preconditions; p != nil {
+		kind := schema.GroupResource{Group: r.Group, Resource: r.Kind} // As Kubernetes calls it here.
 		if p.UID != nil && *p.UID != m.GetUID() {
-			return apierrors.NewConflict(r.GroupResource(), m.GetName(), fmt.Errorf("Precondition failed: UID in precondition: %s, UID in object meta: %s", *p.UID, m.GetUID()))
+			return apierrors.NewConflict(kind, m.GetName(), fmt.Errorf("the UID in the precondition (%s) does not match the UID in record (%s). The object might have been deleted and then recreated", *p.UID, m.GetUID()))
 		}
 		if p.ResourceVersion != nil && *p.ResourceVersion != m.GetResourceVersion() {
-			return apierrors.NewConflict(r.GroupResource(), m.GetName(), fmt.Errorf("Precondition failed: ResourceVersion in precondition: %s, ResourceVersion in object meta: %s", *p.ResourceVersion, m.GetResourceVersion()))
+			return apierrors.NewConflict(kind, m.GetName(), fmt.Errorf("the ResourceVersion in the precondition (%s) does not match the ResourceVersion in record (%s). The object might have been modified", *p.ResourceVersion, m.GetResourceVersion()))
 		}
 	}
 	if r.Kind == "Namespace" && slices.Contains(protected, m.GetName()) {
@@ -224,9 +226,13 @@ func deleteOptions(r *http.Request) (*metav1.DeleteOptions, error) {
 
 func checkDeleteOptions(o *metav1.DeleteOptions) error {
 	if errs := metav1validation.ValidateDeleteOptions(o); len(errs) > 0 {
-		return apierrors.NewInvalid(schema.GroupKind{Group: metav1.GroupName, Kind: deleteOptionsKind.Kind}, "", errs)
+		return invalidDeleteOptions(errs)
 	}
 	return nil
+}
+
+func invalidDeleteOptions(errs field.ErrorList) error {
+	return apierrors.NewInvalid(schema.GroupKind{Group: metav1.GroupName, Kind: deleteOptionsKind.Kind}, "", errs)
 }
 
 // decodeDeleteOptions reads the options under the name of any group version. Clients call them after the group of what they
@@ -288,6 +294,10 @@ func (h *resource) deleteAll(w http.ResponseWriter, r *http.Request) error {
 	o, err := deleteOptions(r)
 	if err != nil {
 		return err
+	}
+	if ptrOr(o.IgnoreStoreReadErrorWithClusterBreakingPotential, false) {
+		at := field.NewPath("ignoreStoreReadErrorWithClusterBreakingPotential")
+		return invalidDeleteOptions(field.ErrorList{field.Invalid(at, true, "is not allowed with DELETECOLLECTION, try again after removing the option")})
 	}
 	h.warnOfOrphans(w, o)
 	p, err := h.server.list(r.Context(), h.shelf, sel, list)

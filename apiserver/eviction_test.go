@@ -55,8 +55,8 @@ func TestEviction(t *testing.T) {
 	s.evictPod(t, "p", "", "?dryRun=All").want(t, 201)
 	s.evictPod(t, "p", `,"deleteOptions":{"dryRun":["All"]}`, "").want(t, 201)
 	s.stays(t, "p")
-	s.evictPod(t, "p", `,"deleteOptions":{"preconditions":{"uid":"another"}}`, "").refused(t, 409, metav1.StatusReasonConflict, "UID in precondition: another")
-	s.evictPod(t, "p", `,"deleteOptions":{"preconditions":{"resourceVersion":"1"}}`, "").refused(t, 409, metav1.StatusReasonConflict, "ResourceVersion in precondition: 1")
+	s.evictPod(t, "p", `,"deleteOptions":{"preconditions":{"uid":"another"}}`, "").refused(t, 409, metav1.StatusReasonConflict, "the UID in the precondition (another)")
+	s.evictPod(t, "p", `,"deleteOptions":{"preconditions":{"resourceVersion":"1"}}`, "").refused(t, 409, metav1.StatusReasonConflict, "the ResourceVersion in the precondition (1)")
 	s.do(t, "POST", podsPath+"/p/eviction", `{"kind":"Eviction","apiVersion":"policy/v1","metadata":{"name":"q"}}`).
 		refused(t, 400, metav1.StatusReasonBadRequest, "name in URL does not match name in Eviction object")
 	s.do(t, "POST", podsPath+"/p/eviction?dryRun=All", `{"kind":"Eviction","apiVersion":"policy/v1beta1","metadata":{"name":"p"}}`).want(t, 201)

@@ -440,11 +440,11 @@ func TestDeleteWithPreconditions(t *testing.T) {
 	s := start(t)
 	c := s.createConfigMap(t, "a")
 	del := func(body string) answer { return s.do(t, "DELETE", configMapsPath+"/a", body) }
-	del(`{"preconditions":{"uid":"another"}}`).refused(t, 409, metav1.StatusReasonConflict, "UID in precondition: another, UID in object meta: "+string(c.UID))
-	del(`{"preconditions":{"resourceVersion":"1"}}`).refused(t, 409, metav1.StatusReasonConflict, "ResourceVersion in precondition: 1")
+	del(`{"preconditions":{"uid":"another"}}`).refused(t, 409, metav1.StatusReasonConflict, `Operation cannot be fulfilled on ConfigMap "a": the UID in the precondition (another) does not match the UID in record (`+string(c.UID)+"). The object might have been deleted and then recreated")
+	del(`{"preconditions":{"resourceVersion":"1"}}`).refused(t, 409, metav1.StatusReasonConflict, "the ResourceVersion in the precondition (1) does not match the ResourceVersion in record ("+c.ResourceVersion+"). The object might have been modified")
 	del(`{"propagationPolicy":"Sideways","dryRun":["Some"]}`).refused(t, 422, metav1.StatusReasonInvalid,
 		`DeleteOptions.meta.k8s.io "" is invalid: [propagationPolicy: Unsupported value: "Sideways": supported values: "Foreground", "Background", "Orphan", "nil", dryRun: Unsupported value: ["Some"]: supported values: "All"]`)
-	s.do(t, "DELETE", configMapsPath+"/a?uid=another", "").refused(t, 409, metav1.StatusReasonConflict, "UID in precondition: another")
+	s.do(t, "DELETE", configMapsPath+"/a?uid=another", "").refused(t, 409, metav1.StatusReasonConflict, "the UID in the precondition (another)")
 	s.do(t, "DELETE", configMapsPath+"/a?gracePeriodSeconds=long", "").refused(t, 400, metav1.StatusReasonBadRequest, "invalid syntax")
 	a := del(`{"kind":"DeleteOptions","apiVersion":"v1","preconditions":{"uid":"`+string(c.UID)+`"}}`).want(t, 200)
 	status := parse[metav1.Status](t, a)
@@ -785,6 +785,7 @@ func TestUnsafeDeletion(t *testing.T) {
 	const option = "ignoreStoreReadErrorWithClusterBreakingPotential"
 	s.do(t, "DELETE", configMapsPath+"/a?"+option+"=true", "").refused(t, 409, metav1.StatusReasonConflict, "unsafe deletion is not allowed because the object is decodable from storage")
 	s.do(t, "DELETE", configMapsPath+"/a", `{"`+option+`":true}`).want(t, 409)
+	s.do(t, "DELETE", configMapsPath+"?"+option+"=true", "").refused(t, 422, metav1.StatusReasonInvalid, option+": Invalid value: true: is not allowed with DELETECOLLECTION, try again after removing the option")
 	s.do(t, "DELETE", configMapsPath+"/a", `{"`+option+`":false}`).want(t, 200)
 }
 
