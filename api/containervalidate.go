@@ -185,6 +185,7 @@ func validateSecurityContext(path *field.Path, c *corev1.SecurityContext) field.
 		corev1.DefaultProcMount, corev1.UnmaskedProcMount)...)
 	errs = append(errs, validateSeccomp(path.Child("seccompProfile"), c.SeccompProfile)...)
 	errs = append(errs, validateAppArmor(path.Child("appArmorProfile"), c.AppArmorProfile)...)
+	errs = append(errs, validateWindows(path, c.WindowsOptions)...)
 	if c.AllowPrivilegeEscalation == nil || *c.AllowPrivilegeEscalation {
 		return errs
 	}

@@ -239,8 +239,9 @@ func validatePodSecurity(path *field.Path, s *corev1.PodSpec) field.ErrorList {
 			corev1.SupplementalGroupsPolicyMerge, corev1.SupplementalGroupsPolicyStrict)...)
 		errs = append(errs, oneOfIfSet(at.Child("seLinuxChangePolicy"), c.SELinuxChangePolicy,
 			corev1.SELinuxChangePolicyMountOption, corev1.SELinuxChangePolicyRecursive)...)
+		errs = append(errs, validateWindows(at, c.WindowsOptions)...)
 	}
-	return errs
+	return append(errs, validateHostProcess(path, s)...)
 }
 
 func validateAppArmor(path *field.Path, p *corev1.AppArmorProfile) field.ErrorList {
