@@ -78,7 +78,7 @@ func openStamped(path string) (*bbolt.DB, stamp, error) {
 	// It may have been a write which nobody was told of, cut short by a power failure, or, if the disk is bad, one that was
 	// answered. Its revisions have to stay unused in either case.
 	next := c.stamp
-	next.rev += maxBatch
+	next.rev += maxBatch + 1
 	slog.Warn("the last write to the store's file is not whole: the file is as it was before it", "file", path, "revision", c.stamp.rev)
 	if err := next.alone(db); err != nil {
 		db.Close()
