@@ -23,7 +23,7 @@ type contents struct {
 	stamp   stamp  // What the last transaction said of the file.
 	sum     uint64 // Of the data that is there.
 	torn    bool   // The other meta page, or the transaction that it begins, is not whole: this may be the one before the last.
-	written pages  // What the last transaction wrote, where it is known.
+	written pages  // What the last transaction wrote, if none has begun after it.
 }
 
 // readContents reads a file whole before bbolt sees it. bbolt has checksums for its two meta pages only, and trusts all
@@ -54,8 +54,17 @@ func readContents(file io.ReaderAt) (contents, error) {
 
 // readState reads all that a meta page leads to, and tells which pages that is.
 func readState(file io.ReaderAt, m metaPage) (contents, pages, error) {
-	c := contents{metaPage: m}
 	w := newWalker(&readAhead{file: file}, m)
+	c, err := w.contents(m)
+	if err == nil && c.stamp.sum != c.sum {
+		err = damaged("the entries are not those that were written: their sum is %016x, not %016x", c.sum, c.stamp.sum)
+	}
+	return c, w.seen, err
+}
+
+// contents visits all that a meta page leads to.
+func (w *walker) contents(m metaPage) (contents, error) {
+	c := contents{metaPage: m}
 	meta, data, ours, others := map[string][]byte{}, false, false, false
 	err := w.buckets(m.root, func(name []byte) func(key, value []byte) {
 		switch {
@@ -70,45 +79,49 @@ func readState(file io.ReaderAt, m metaPage) (contents, pages, error) {
 		return func([]byte, []byte) {}
 	})
 	if err != nil {
-		return c, nil, err
+		return c, err
 	}
 	if others && !ours {
-		return c, nil, errors.New("this is a bbolt file, but not one of skiff's")
+		return c, errors.New("this is a bbolt file, but not one of skiff's")
 	}
 	switch found := string(meta[string(formatKey)]); found {
 	case "":
-		return c, nil, damaged("it has no format")
+		return c, damaged("it has no format")
 	case format:
 		c.stamp, err = readStamp(meta[string(stampKey)])
 	default:
-		return c, nil, fmt.Errorf("the file has format %.10s, but this skiff reads format %s: use the skiff that wrote it", found, format)
+		return c, fmt.Errorf("the file has format %.10s, but this skiff reads format %s: use the skiff that wrote it", found, format)
 	}
 	switch {
 	case err != nil:
-		return c, nil, err
+		return c, err
 	case !data:
-		return c, nil, damaged("it has no data")
+		return c, damaged("it has no data")
 	case c.stamp.tx != c.tx:
-		return c, nil, damaged("transaction %d was the last, but the pages are of transaction %d", c.tx, c.stamp.tx)
-	case c.stamp.sum != c.sum:
-		return c, nil, damaged("the entries are not those that were written: their sum is %016x, not %016x", c.sum, c.stamp.sum)
+		return c, damaged("transaction %d was the last, but the pages are of transaction %d", c.tx, c.stamp.tx)
 	}
-	return c, w.seen, nil
+	return c, nil
 }
 
 // writtenBy are the pages of the newest state that the one before it has not. Only those are read, of both: below a page that both
-// have, they are the same. Where the older one cannot be followed, it may be more of them.
+// have, they are the same, and so is the sum of what is there.
+//
+// Where the older state is not whole, a transaction after the newest one has written to its pages. It began when all of the newest
+// was on the disk: so none need be written again, and in a large file it could be most of them.
 func writtenBy(file io.ReaderAt, newest, older metaPage, ofNewest pages) (pages, error) {
-	nothing := func([]byte) func(key, value []byte) { return func([]byte, []byte) {} }
 	before := newWalker(file, older)
 	before.known = ofNewest
-	if err := before.buckets(older.root, nothing); err != nil && !errors.Is(err, ErrDamaged) {
-		return nil, err
+	was, err := before.contents(older)
+	if err != nil {
+		return nil, nil // Whatever it is: nobody needs that state any more.
 	}
 	last := newWalker(file, newest)
 	last.known = before.met
-	err := last.buckets(newest.root, nothing)
-	return last.seen, err
+	is, err := last.contents(newest)
+	if err != nil || is.stamp.sum-is.sum != was.stamp.sum-was.sum {
+		return nil, err
+	}
+	return last.seen, nil
 }
 
 // What follows is bbolt's layout of a file: numbers are in the machine's own order.
