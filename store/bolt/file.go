@@ -72,10 +72,9 @@ func isAt(file *os.File, path string) bool {
 }
 
 // openDB gives a locked file to bbolt, which owns it from then on. bbolt writes no free list: it works it out from the
-// pages in use, which have been checked, instead of believing a page that may be an old one. Nor does it wait for the disk: see
-// commitTx.
+// pages in use, which have been checked, instead of believing a page that may be an old one.
 func openDB(file *os.File, o bbolt.Options) (*bbolt.DB, error) {
-	o.NoFreelistSync, o.NoSync = true, true
+	o.NoFreelistSync = true
 	o.OpenFile = func(string, int, os.FileMode) (*os.File, error) { return file, nil }
 	return bbolt.Open(file.Name(), 0o600, &o)
 }
@@ -153,7 +152,7 @@ func newFile(path string, fill func(put func(key, stored []byte) error) (rev uin
 		file.Close()
 		return nil, stamp{}, err
 	}
-	db, err := openDB(file, bbolt.Options{NoGrowSync: true})
+	db, err := openDB(file, bbolt.Options{NoSync: true, NoGrowSync: true})
 	if err != nil {
 		return nil, stamp{}, err
 	}
@@ -166,7 +165,7 @@ func newFile(path string, fill func(put func(key, stored []byte) error) (rev uin
 		os.Remove(path)
 		return nil, s, err
 	}
-	db.NoGrowSync = false
+	db.NoSync, db.NoGrowSync = false, false
 	return db, s, nil
 }
 

@@ -168,12 +168,18 @@ func (s *Store) apply(batch []*write) (applied, error) {
 // commitTx ends a transaction that is stamped, and waits for the disk once. bbolt alone would wait twice, so that its meta page is
 // never there before the pages that it leads to. Here it may be: a transaction that is not whole is found out by its stamp
 // (readContents), and the state before it is still there, as none of its pages was free for this one.
+//
+// But it waits twice, as bbolt would, if it is the first one on this file since it was opened or since a fault. There may have been
+// another one of its number, cut short by a power failure or refused, which left its pages where those of this one go: this meta
+// page, on the disk alone, would lead to them, and they are whole.
 func commitTx(tx *bbolt.Tx) error {
 	db := tx.DB()
-	if err := tx.Commit(); err != nil {
-		return err
+	err := tx.Commit()
+	if err == nil && db.NoSync {
+		err = db.Sync()
 	}
-	return db.Sync()
+	db.NoSync = err == nil
+	return err
 }
 
 // apply does one write, if the caller saw what is stored. An error is the store's, not the caller's.
