@@ -17,11 +17,11 @@ import (
 //   - The writes of the batch end with store.ErrRefused, and the log says so once. Reads go on.
 //   - Later batches try anew, but not all the time: when the disk is back, so is the store. A batch that changes nothing tries too, by
 //     writing the stamp again, so that its answer tells whether the store can write.
-//   - If bbolt could not write pages, or not wait for them, nothing was changed: all of them were free ones, and they are
-//     written again the next time. But if the wait for the meta page failed, readers see the new state, the disk may hold
-//     the old one, and the kernel takes the page for clean. Those writes end with store.ErrUnavailable. The next transaction would overwrite pages of the old state,
-//     and a power failure then leave neither. So the file is closed and opened again, which makes its two meta pages
-//     durable as they are seen (settle) before anything is built on them.
+//   - If the pages of a transaction could not be written, nothing was changed: all of them were free ones, and they are written again
+//     the next time. But if the wait for them failed, readers see the new state, the disk may hold the old one, and the kernel takes
+//     the pages for clean. Those writes end with store.ErrUnavailable. The next transaction would overwrite pages of the old
+//     state, and a power failure then leave neither. So the file is closed and opened again, which makes the new state
+//     durable as it is seen (settle) before anything is built on it.
 
 // retryAfter is how long a fault is believed without another try: that costs a look at all pages.
 const retryAfter = 100 * time.Millisecond
@@ -54,20 +54,22 @@ func (s *Store) mend() error {
 	if !s.changed() {
 		return nil
 	}
-	if err := s.settle(); err != nil {
-		return err // Until then readers keep the file as it is.
+	if s.db != nil { // Without it nobody here has the file's lock.
+		if err := s.settle(); err != nil {
+			return err // Until then readers keep the file as it is.
+		}
 	}
 	return s.reopen()
 }
 
 // changed tells whether readers see something else than the last transaction that succeeded, or nothing at all.
 func (s *Store) changed() bool {
-	seen := stamp{}
-	err := s.view(func(tx *bbolt.Tx) (err error) {
-		seen, err = stampOf(tx)
-		return err
+	seen := 0
+	err := s.view(func(tx *bbolt.Tx) error { // Its pages are not looked at: the kernel may have dropped them.
+		seen = tx.ID()
+		return nil
 	})
-	return err != nil || seen != s.last
+	return err != nil || uint64(seen) != s.last.tx
 }
 
 func refused(err error) error { return fmt.Errorf("%w: %w", store.ErrRefused, err) }
