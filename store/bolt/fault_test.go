@@ -130,6 +130,9 @@ func testFullDisk(t *testing.T, dir string, mend func()) {
 	if !errors.Is(refused, store.ErrRefused) && !errors.Is(refused, store.ErrUnavailable) || !errors.Is(refused, unix.ENOSPC) || strings.Contains(refused.Error(), "\n") {
 		t.Fatalf("Put on a full disk: error %q, want one line with ErrRefused and ENOSPC", refused)
 	}
+	if s.db.NoSync {
+		t.Error("the next write would not wait for its pages before its meta page: those of the one that was refused may be in their place")
+	}
 	w.check(t, s)
 	for until := time.Now().Add(5 * retryAfter); time.Now().Before(until); { // It tries again meanwhile, and reads go on.
 		_ = w.write(t, s)
