@@ -30,14 +30,14 @@ func testTerminal(t *testing.T, s *shell) {
 		term := s.terminal("kubectl exec -it deploy/app1 -- /bin/sh")
 		term.sees("# ")
 		term.types("tty; stty size\n")
-		term.sees(`/dev/pts/\d+\r\n24 80\r\n`)
+		term.sees(`/dev/pts/\d+\r\n24 80\r\n# `) // The shell is back: what is typed earlier is shown before its prompt.
 		term.resizes(132, 43)
 		term.types("until stty size | grep '43 132'; do sleep 0.1; done\n")
-		term.sees("\n43 132\r\n")
+		term.sees("\n43 132\r\n# ")
 		term.types("echo before; sleep 1000\n")
 		term.sees("\nbefore\r\n")
 		term.types("\x03") // Ctrl-C ends the sleep, not the session.
-		term.sees(`\^C`)
+		term.sees(`\^C\s+# `)
 		term.types("echo status $?\n")
 		term.sees("\nstatus 130\r\n")
 		term.types("exit 42\n")
