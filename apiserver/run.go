@@ -21,6 +21,7 @@ type elements struct {
 	at         func(*item) *atomic.Pointer[encoding] // where they are kept,
 	between    []byte                                // what is written between them,
 	write      func(to io.Writer, encoded []byte)    // and each of them.
+	text       bytes.Buffer                          // Room for that of a run.
 }
 
 // encode makes the encodings. Those of a list that is not long are there before an answer begins, as no error can come after.
@@ -76,11 +77,12 @@ func (e *elements) run(items []*item) (*run, error) {
 	if kept := at.Load(); kept != nil && kept.run.is(items) {
 		return kept.run, nil
 	}
-	var text bytes.Buffer
-	if err := e.join(&text, items); err != nil {
+	e.text.Reset()
+	e.text.Grow(2 * runSize)
+	if err := e.join(&e.text, items); err != nil {
 		return nil, err
 	}
-	r := newRun(items, text.Bytes())
+	r := newRun(items, e.text.Bytes())
 	if kept := at.Load(); kept != nil {
 		with := *kept
 		with.run = r
