@@ -12,7 +12,7 @@ import (
 )
 
 // patience is how long a test waits for what must come.
-const patience = 20 * time.Second
+const patience = time.Minute
 
 func TestStore(t *testing.T) {
 	etcd := storetest.StartEtcd(t)
