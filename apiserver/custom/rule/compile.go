@@ -8,6 +8,7 @@ import (
 	"sync"
 
 	"github.com/google/cel-go/cel"
+	"k8s.io/apiextensions-apiserver/pkg/apis/apiextensions"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	"k8s.io/apiextensions-apiserver/pkg/apiserver/schema"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -133,14 +134,14 @@ func (r *Rules) compileOwn(place place) ([]compiled, field.ErrorList) {
 		c, wrong := r.compileRule(place, at, v, env)
 		errs = append(errs, wrong...)
 		switch {
-		case len(wrong) > 0:
-			continue
 		case c.usesOld && place.oldless != nil:
 			errs = append(errs, field.Invalid(at.Child("rule"), v.Rule, fmt.Sprintf("oldSelf cannot be used on the uncorrelatable portion of the schema within %v", place.oldless)))
 		case !c.usesOld && v.OptionalOldSelf != nil:
 			errs = append(errs, field.Invalid(at.Child("optionalOldSelf"), *v.OptionalOldSelf, "may not be set if oldSelf is not used in rule"))
 		}
-		all = append(all, c)
+		if len(wrong) == 0 {
+			all = append(all, c)
+		}
 	}
 	return all, errs
 }
@@ -149,7 +150,7 @@ func (r *Rules) compileRule(place place, at *field.Path, v apiextensionsv1.Valid
 	c = compiled{ValidationRule: v}
 	ast, program, message := expression(env, v.Rule, cel.BoolType, "cel expression must evaluate to a bool")
 	if message != "" {
-		return c, field.ErrorList{field.Invalid(at.Child("rule"), v.Rule, message)}
+		return c, field.ErrorList{field.Invalid(at.Child("rule"), internal(v), message)}
 	}
 	c.program = program
 	for _, use := range ast.NativeRep().ReferenceMap() {
@@ -161,7 +162,7 @@ func (r *Rules) compileRule(place place, at *field.Path, v apiextensionsv1.Valid
 	if v.MessageExpression != "" {
 		ast, program, message = expression(env, v.MessageExpression, cel.StringType, "must evaluate to a string")
 		if message != "" {
-			return c, append(errs, field.Invalid(at.Child("messageExpression"), v.MessageExpression, "messageExpression "+message))
+			return c, append(errs, field.Invalid(at.Child("messageExpression"), internal(v), "messageExpression "+message))
 		}
 		c.message = program
 		if place.bill != nil {
@@ -176,6 +177,14 @@ func (r *Rules) compileRule(place place, at *field.Path, v apiextensionsv1.Valid
 		}
 	}
 	return c, errs
+}
+
+// internal is a rule in the form in which Kubernetes shows it where it does not compile.
+func internal(v apiextensionsv1.ValidationRule) apiextensions.ValidationRule {
+	return apiextensions.ValidationRule{
+		Rule: v.Rule, Message: v.Message, MessageExpression: v.MessageExpression,
+		Reason: (*apiextensions.FieldValueErrorReason)(v.Reason), FieldPath: v.FieldPath, OptionalOldSelf: v.OptionalOldSelf,
+	}
 }
 
 // charge puts on the bill what an expression could cost in one object.

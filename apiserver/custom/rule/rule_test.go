@@ -158,7 +158,7 @@ func TestRules(t *testing.T) {
 // A rule that cannot be asked is found when its definition is written.
 func TestRulesThatAreWrong(t *testing.T) {
 	tests := []struct{ name, rule, want string }{
-		{"syntax", `rule: "self."`, "compilation failed"},
+		{"syntax", `rule: "self."`, `Invalid value: {"Rule":"self.","Message":"","MessageExpression":"","Reason":null,"FieldPath":"","OptionalOldSelf":null}: compilation failed`},
 		{"unknown field", `rule: "self.spec.mast > 1"`, "undefined field 'mast'"},
 		{"types", `rule: "self.spec.length > 'x'"`, "no matching overload"},
 		{"no truth", `rule: "self.spec.length"`, "cel expression must evaluate to a bool"},
@@ -177,6 +177,14 @@ func TestRulesThatAreWrong(t *testing.T) {
 				t.Errorf("errors are %v, want one with %q", errs, tc.want)
 			}
 		})
+	}
+}
+
+// What is wrong with the use of oldSelf is told beside what is wrong with the rule.
+func TestRuleThatIsWrongTwice(t *testing.T) {
+	_, errs := Compile(field.NewPath("schema"), parseSchema(t, boatSchema(`{rule: "self.", optionalOldSelf: true}`)))
+	if len(errs) != 2 || errs[1].Detail != "may not be set if oldSelf is not used in rule" {
+		t.Errorf("errors are %v, want two", errs)
 	}
 }
 
