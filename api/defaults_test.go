@@ -5,7 +5,9 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/distribution/reference"
 	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"sigs.k8s.io/yaml"
 )
@@ -361,6 +363,27 @@ func TestDefaultPullPolicy(t *testing.T) {
 	} {
 		if got := string(defaultPullPolicy(image)); got != want {
 			t.Errorf("defaultPullPolicy(%q) = %s, want %s", image, got, want)
+		}
+	}
+}
+
+// What is quickly seen of a name is what its parser says.
+func TestPullPolicyOfEveryName(t *testing.T) {
+	for _, host := range []string{"", "/", "registry.local:5000/", "registry.local:latest/", "[::1]:5000/team/"} {
+		for _, name := range []string{"", "nginx", "Nginx", strings.Repeat("a", 64)} {
+			for _, tag := range []string{"", ":", ":1.27", ":latest", ":latest:1", ":1:latest", ":5000/b"} {
+				for _, digest := range []string{"", "@", "@sha256:" + strings.Repeat("a", 64), "@sha256:latest"} {
+					image, want := host+name+tag+digest, corev1.PullIfNotPresent
+					if ref, err := reference.ParseNormalizedNamed(image); err == nil {
+						if tagged, ok := reference.TagNameOnly(ref).(reference.Tagged); ok && tagged.Tag() == "latest" {
+							want = corev1.PullAlways
+						}
+					}
+					if got := defaultPullPolicy(image); got != want {
+						t.Errorf("defaultPullPolicy(%q) = %s, want %s", image, got, want)
+					}
+				}
+			}
 		}
 	}
 }

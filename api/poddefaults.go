@@ -3,6 +3,7 @@ package api
 import (
 	"maps"
 	"slices"
+	"strings"
 
 	"github.com/distribution/reference"
 	corev1 "k8s.io/api/core/v1"
@@ -190,6 +191,10 @@ func defaultContainer(c *corev1.Container) {
 
 // defaultPullPolicy is Always for what may change under the same name (the tag latest, or none), else IfNotPresent.
 func defaultPullPolicy(image string) corev1.PullPolicy {
+	last := image[strings.LastIndexByte(image, '/')+1:]
+	if _, tag, tagged := strings.Cut(last, ":"); tagged && tag != "latest" && !strings.Contains(last, "@") {
+		return corev1.PullIfNotPresent // That is true of nearly all, and also if it is no image's name: to parse one takes long.
+	}
 	ref, err := reference.ParseNormalizedNamed(image)
 	if err != nil {
 		return corev1.PullIfNotPresent // Validation, or the pull, has more to say about such an image.
