@@ -3,6 +3,7 @@ package apiserver
 import (
 	"context"
 	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -87,9 +88,10 @@ func (s *Server) whoAsks(r *http.Request) (identified, bool) {
 	}
 	if r.TLS != nil && len(r.TLS.VerifiedChains) > 0 {
 		cert := r.TLS.VerifiedChains[0][0]
+		sum := sha256.Sum256(cert.Raw)
 		return identified{User: User{
 			Name: cert.Subject.CommonName, Groups: append(slices.Clone(cert.Subject.Organization), authenticated),
-			Extra: map[string][]string{credentialKey: {fmt.Sprintf("X509SHA256=%x", sha256.Sum256(cert.Raw))}},
+			Extra: map[string][]string{credentialKey: {"X509SHA256=" + hex.EncodeToString(sum[:])}},
 		}}, true
 	}
 	token := bearer(r)
