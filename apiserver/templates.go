@@ -10,11 +10,12 @@ import (
 )
 
 // templates remembers the specs of pods that were sent lately as JSON, by their text. Who makes many pods mostly makes them of one
-// template, and who replaces a pod mostly leaves its spec: then only the rest of the text is read. They are forgotten when they have
-// become many.
+// template, and who replaces a pod mostly leaves its spec: then only the rest of the text is read. A spec is remembered when it comes
+// for the second time. They are forgotten when they have become many.
 type templates struct {
 	mu    sync.Mutex
 	specs parts[*corev1.PodSpec] // They never change.
+	seen  sightings              // Of texts.
 }
 
 // reader reads pods with what reads objects. A spec is remembered only if nothing is wrong with the pod, not even a field that does
@@ -35,7 +36,7 @@ func (t *templates) reader(read objectReader) objectReader {
 		}
 		obj, err := read(body, contentType, v)
 		if pod, ok := obj.(*corev1.Pod); ok && err == nil && len(v.warnings) == 0 {
-			t.remember(body[from:to], pod.Spec.DeepCopy())
+			t.remember(body[from:to], &pod.Spec)
 		}
 		return obj, err
 	}
@@ -50,7 +51,9 @@ func (t *templates) find(text []byte) *corev1.PodSpec {
 func (t *templates) remember(text []byte, spec *corev1.PodSpec) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.specs.remember(text, spec)
+	if t.seen.again(text) {
+		t.specs.remember(text, spec.DeepCopy())
+	}
 }
 
 // forget drops what is remembered.

@@ -10,12 +10,13 @@ import (
 
 // verdicts remembers which pods were found valid, by all that their kind's validation looks at: annotations and spec, as they are
 // stored. Pods that are made of one template have these the same, byte for byte, and are judged once. What is not valid is judged each
-// time. They are forgotten when they have become many.
+// time. A verdict is remembered when it is given for the second time. They are forgotten when they have become many.
 type verdicts struct {
 	mu    sync.Mutex
 	valid parts[struct{}]
-	own   []byte // What the last pod had besides,
-	key   []byte // and what it was judged by.
+	seen  sightings // Of keys.
+	own   []byte    // What the last pod had besides,
+	key   []byte    // and what it was judged by.
 }
 
 // pod is what judge finds wrong with a pod that has this stored form.
@@ -40,7 +41,9 @@ func (v *verdicts) knows(stored []byte) bool {
 func (v *verdicts) remember(stored []byte) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.valid.remember(v.keyOf(stored), struct{}{})
+	if key := v.keyOf(stored); v.seen.again(key) {
+		v.valid.remember(key, struct{}{})
+	}
 }
 
 // forget drops what is remembered.

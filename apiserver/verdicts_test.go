@@ -11,7 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
-// Pods that have the same to be judged by are judged once; another annotation or spec is judged for itself, and what is invalid is
+// Pods that have the same to be judged by are judged twice; another annotation or spec is judged for itself, and what is invalid is
 // judged each time.
 func TestVerdicts(t *testing.T) {
 	var v verdicts
@@ -32,10 +32,11 @@ func TestVerdicts(t *testing.T) {
 	}{
 		{alikePod("one", "web:1", "100m"), verdict(wrong), 1, 1},
 		{alikePod("one", "web:1", "100m"), verdict(), 2, 0},
-		{other, verdict(wrong), 2, 0},
-		{alikePod("image", "web:2", "100m"), verdict(wrong), 3, 1},
-		{annotated, verdict(wrong), 4, 1},
-		{&corev1.Pod{}, verdict(wrong), 5, 1},
+		{alikePod("two", "web:1", "100m"), verdict(), 3, 0},
+		{other, verdict(wrong), 3, 0},
+		{alikePod("image", "web:2", "100m"), verdict(wrong), 4, 1},
+		{annotated, verdict(wrong), 5, 1},
+		{&corev1.Pod{}, verdict(wrong), 6, 1},
 	} {
 		stored, err := marshalStored(tc.pod)
 		if err != nil {
@@ -83,5 +84,6 @@ func TestNoClaimsOfPods(t *testing.T) {
 		return s.do(t, "POST", podsPath, `{"metadata":{"name":"`+name+`"},"spec":{"resources":{"requests":{"cpu":"1"}`+claims+`},"containers":[{"name":"c","image":"i"}]}}`)
 	}
 	pod("one", "").want(t, 201)
+	pod("one-more", "").want(t, 201)
 	pod("two", `,"claims":[]`).refused(t, 422, metav1.StatusReasonInvalid, "claims may not be set for Resources at pod-level")
 }
