@@ -29,7 +29,7 @@ func (k *kind) describe(r *api.Resource) *openapi.Custom {
 // described is the schema with the fields that every object has. By OpenAPI v2, kubectl takes any property that is named to
 // mean that there are no others; so of a kind that keeps unknown fields it says none.
 func (k *kind) described(v2 bool) *spec.Schema {
-	s := k.schema.Unfold()
+	s := k.schema.DeepCopy().Unfold() // Of its own: objects are judged by the schema as it is.
 	switch {
 	case v2 && s.XPreserveUnknownFields:
 		return &spec.Schema{SchemaProps: spec.SchemaProps{Type: spec.StringOrArray{"object"}}}

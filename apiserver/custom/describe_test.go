@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	"k8s.io/apiextensions-apiserver/pkg/apiserver/schema"
 	"k8s.io/kube-openapi/pkg/validation/spec"
 )
 
@@ -58,6 +59,18 @@ func TestDescribedEmbeddedResource(t *testing.T) {
 	}
 	if v2 := item(true); len(v2.Properties) != 0 {
 		t.Errorf("by OpenAPI v2 it is %s", asText(t, v2))
+	}
+}
+
+// What the documents say of a number or a string is not what its values are judged by.
+func TestDescribedLeavesTheSchema(t *testing.T) {
+	either := schema.Structural{Extensions: schema.Extensions{XIntOrString: true}}
+	k := &kind{schema: &schema.Structural{Generic: schema.Generic{Type: "object"}, Properties: map[string]schema.Structural{"a": either}}}
+	if s := k.described(false); len(s.Properties["a"].AnyOf) != 2 {
+		t.Errorf("it is described as %s", asText(t, s))
+	}
+	if v := k.schema.Properties["a"].ValueValidation; v != nil {
+		t.Errorf("it is judged by %s", asText(t, v))
 	}
 }
 
