@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -132,6 +133,9 @@ func (l *lightClient) encode() {
 		l.field(":path", r.path)
 		if !slices.Contains(r.headers, "content-type") {
 			l.field("content-type", jsonType)
+		}
+		if r.body != "" {
+			l.field("content-length", strconv.Itoa(len(r.body)))
 		}
 		for i := 0; i < len(r.headers); i += 2 {
 			l.field(r.headers[i], r.headers[i+1])
