@@ -53,6 +53,9 @@ func BenchmarkAPI(b *testing.B) {
 		callers = append(callers, newCaller(b, "peer", config, strings.Split(os.Getenv("SKIFF_PEER_PIDS"), ",")...))
 	}
 	for _, c := range callers {
+		c.settle()
+	}
+	for _, c := range callers {
 		c.measure()
 	}
 	time.Sleep(restBeforeMemory)
@@ -227,6 +230,21 @@ func (c *caller) differing() {
 		return request{method: "POST", path: podsOfBench, body: benchPod(podOfBench(i), fmt.Sprint(benchImage, i), 0)}
 	})
 	c.call("DELETE", podsOfBench+"?gracePeriodSeconds=0", "")
+}
+
+// settle waits until a server has done what it does after a start, and takes no time from the others: less than a tenth of a processor.
+func (c *caller) settle() {
+	const look = 2 * time.Second
+	for deadline := time.Now().Add(3 * time.Minute); ; {
+		before := c.processorTime()
+		time.Sleep(look)
+		if c.processorTime()-before < look/10 {
+			return
+		}
+		if time.Now().After(deadline) {
+			c.b.Fatalf("%s does not come to rest", c.name)
+		}
+	}
 }
 
 func podOfBench(i int) string { return fmt.Sprintf("web-%05d", i) }
