@@ -2,6 +2,7 @@ package api
 
 import (
 	"fmt"
+	"slices"
 
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	corev1 "k8s.io/api/core/v1"
@@ -152,10 +153,7 @@ func validateMetric(path *field.Path, m *autoscalingv2.MetricSpec) field.ErrorLi
 	errs = append(errs, oneOfAll(path.Child("type"), m.Type, autoscalingv2.ContainerResourceMetricSourceType,
 		autoscalingv2.ExternalMetricSourceType, autoscalingv2.ObjectMetricSourceType, autoscalingv2.PodsMetricSourceType,
 		autoscalingv2.ResourceMetricSourceType)...)
-	first, known := true, false
-	for _, s := range sources {
-		known = known || s.kind == m.Type
-	}
+	first, known := true, slices.ContainsFunc(sources, func(s metricSource) bool { return s.kind == m.Type })
 	for _, s := range sources {
 		if s.set && first {
 			errs = append(errs, s.validate(path.Child(s.name))...)

@@ -49,7 +49,7 @@ func (w *warnings) pod(at *field.Path, s *corev1.PodSpec, m *metav1.ObjectMeta) 
 	w.nodeSelection(spec, s)
 	for _, d := range deprecatedAnnotations {
 		if hasKey(m.Annotations, d.key) {
-			w.add(true, "%s: %s", annotations.Key(d.key), d.message)
+			w.say("%s: %s", annotations.Key(d.key), d.message)
 		}
 	}
 	for i := range s.Volumes {
@@ -71,7 +71,7 @@ func (w *warnings) pod(at *field.Path, s *corev1.PodSpec, m *metav1.ObjectMeta) 
 	})
 	w.ports(spec, s)
 	if deref(s.TerminationGracePeriodSeconds) < 0 {
-		w.add(true, "%s: must be >= 0; negative values are invalid and will be treated as 1", spec.Child("terminationGracePeriodSeconds"))
+		w.say("%s: must be >= 0; negative values are invalid and will be treated as 1", spec.Child("terminationGracePeriodSeconds"))
 	}
 	w.podAffinity(spec, s.Affinity)
 	if s.DNSConfig != nil {
@@ -205,7 +205,7 @@ func annotatedProfile(text string) *corev1.AppArmorProfile {
 func (w *warnings) wholeBytes(at *field.Path, part string, list corev1.ResourceList, names ...corev1.ResourceName) {
 	for _, name := range names {
 		if value, ok := list[name]; ok && value.MilliValue()%1000 != 0 {
-			w.add(true, "%s: fractional byte value %q is invalid, must be an integer", at.Child(part).Key(string(name)), value.String())
+			w.say("%s: fractional byte value %q is invalid, must be an integer", at.Child(part).Key(string(name)), value.String())
 		}
 	}
 }
@@ -217,7 +217,7 @@ func (w *warnings) hiddenVariables(container *field.Path, env []corev1.EnvVar) {
 		ref := "$(" + v.Name + ")"
 		uses := v.ValueFrom == nil && v.Value != ref && strings.Contains(v.Value, ref)
 		if seen[v.Name] && !uses {
-			w.add(true, "%s: hides previous definition of %q, which may be dropped when using apply", container.Child("env").Index(i), v.Name)
+			w.say("%s: hides previous definition of %q, which may be dropped when using apply", container.Child("env").Index(i), v.Name)
 		}
 		seen[v.Name] = true
 	}

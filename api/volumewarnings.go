@@ -13,7 +13,7 @@ import (
 func (w *warnings) podVolume(at *field.Path, v *corev1.Volume) {
 	w.removedPlugin(v.PhotonPersistentDisk != nil, at, "photonPersistentDisk", "v1.11", "v1.16")
 	if v.GitRepo != nil {
-		w.add(true, "%s: deprecated in v1.11, and disabled by default in v1.33+", at.Child("gitRepo"))
+		w.say("%s: deprecated in v1.11, and disabled by default in v1.33+", at.Child("gitRepo"))
 	}
 	w.removedPlugin(v.ScaleIO != nil, at, "scaleIO", "v1.16", "v1.22")
 	w.removedPlugin(v.Flocker != nil, at, "flocker", "v1.22", "v1.25")

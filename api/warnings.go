@@ -83,8 +83,13 @@ type warnings struct{ texts []string }
 
 func (w *warnings) add(on bool, format string, args ...any) {
 	if on {
-		w.texts = append(w.texts, fmt.Sprintf(format, args...))
+		w.say(format, args...)
 	}
+}
+
+// say is for what needs a path, which costs more than to look whether there is anything to say.
+func (w *warnings) say(format string, args ...any) {
+	w.texts = append(w.texts, fmt.Sprintf(format, args...))
 }
 
 // other warns of kinds that make no pods.
@@ -97,7 +102,7 @@ func (w *warnings) other(obj, old runtime.Object) {
 		w.endpoints(o)
 	case *discoveryv1.EndpointSlice:
 		if o.AddressType == discoveryv1.AddressTypeFQDN {
-			w.add(true, "%s: FQDN endpoints are deprecated", spec.Child("addressType"))
+			w.say("%s: FQDN endpoints are deprecated", spec.Child("addressType"))
 			break
 		}
 		for i, endpoint := range o.Endpoints {
@@ -257,7 +262,7 @@ func (w *warnings) volume(spec *field.Path, v *corev1.PersistentVolume) {
 
 func (w *warnings) removedPlugin(used bool, of *field.Path, plugin, deprecated, gone string) {
 	if used {
-		w.add(true, "%s: deprecated in %s, non-functional in %s+", of.Child(plugin), deprecated, gone)
+		w.say("%s: deprecated in %s, non-functional in %s+", of.Child(plugin), deprecated, gone)
 	}
 }
 

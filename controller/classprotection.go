@@ -47,7 +47,7 @@ func (c *classProtection) Reconcile(ctx context.Context, name string) (time.Dura
 	if err != nil {
 		return 0, err
 	}
-	if class.DeletionTimestamp == nil || !slices.Contains(class.Finalizers, api.AttributesClassProtection) {
+	if !waitsFor(class, api.AttributesClassProtection) {
 		return 0, nil
 	}
 	if used, err := c.used(ctx, name); used || err != nil {

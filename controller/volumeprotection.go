@@ -64,7 +64,7 @@ func (c *claimProtection) Reconcile(ctx context.Context, key string) (time.Durat
 	if err != nil {
 		return 0, err
 	}
-	if claim.DeletionTimestamp == nil || !slices.Contains(claim.Finalizers, api.ClaimProtection) {
+	if !waitsFor(claim, api.ClaimProtection) {
 		return 0, nil
 	}
 	pods, err := indexed[*corev1.Pod](c.pods, podOfClaim, key)
@@ -117,13 +117,18 @@ func (c *volumeProtection) Reconcile(ctx context.Context, name string) (time.Dur
 	if err != nil {
 		return 0, err
 	}
-	if v.DeletionTimestamp == nil || !slices.Contains(v.Finalizers, api.VolumeProtection) || v.Status.Phase == corev1.VolumeBound {
+	if !waitsFor(v, api.VolumeProtection) || v.Status.Phase == corev1.VolumeBound {
 		return 0, nil
 	}
 	return 0, dropFinalizer(ctx, v, api.VolumeProtection, func(next *corev1.PersistentVolume) error {
 		_, err := c.client.CoreV1().PersistentVolumes().Update(ctx, next, metav1.UpdateOptions{})
 		return err
 	})
+}
+
+// waitsFor says that an object has been deleted, and one of its finalizers keeps it.
+func waitsFor(obj metav1.Object, finalizer string) bool {
+	return obj.GetDeletionTimestamp() != nil && slices.Contains(obj.GetFinalizers(), finalizer)
 }
 
 // dropFinalizer writes a copy of the object without one of its finalizers.
